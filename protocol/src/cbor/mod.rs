@@ -1,0 +1,41 @@
+//! CBOR as the envelope needs it (RFC 8949): the walk that finds where an item ends and that it is well-formed.
+//!
+//! Everything that a payload holds passes here on its way in; nothing is built from it. Cold items (meta, error,
+//! hello) are read and written with `minicbor`.
+
+/// What is wrong with an item, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalkFault {
+    /// Offset of the byte at which it was noticed, from the start of the item that was walked.
+    pub at: usize,
+    /// What it is.
+    pub kind: WalkFaultKind,
+}
+
+/// The ways in which bytes are not one well-formed CBOR item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalkFaultKind {
+    /// The item goes on past the end of the input.
+    Truncated,
+    /// Additional information 28, 29 or 30, or 31 where the major type has no indefinite length (RFC 8949 §3).
+    Reserved,
+    /// A "break" that ends nothing, or that stands where a map needs a value.
+    Break,
+    /// A two-byte simple value below 32 (RFC 8949 §3.3).
+    Simple,
+    /// A chunk of an indefinite-length string that is not a definite-length string of its own kind.
+    Chunk,
+    /// Text that is not UTF-8.
+    Utf8,
+    /// Nesting deeper than the caller allows.
+    Depth,
+}
+
+/// Walks one item and returns its length in bytes. `depth_max` bounds the nesting, the root being depth 1.
+///
+/// # Errors
+/// The first fault found, see [`WalkFault`].
+pub fn walk(bytes: &[u8], depth_max: usize) -> Result<usize, WalkFault> {
+    let _ = (bytes, depth_max);
+    todo!()
+}
