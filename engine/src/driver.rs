@@ -1,0 +1,120 @@
+//! The narrow waist of the engine: operations go down, completions come up.
+//!
+//! [`crate::uring`] is the driver of a running gateway, one io_uring a core. [`crate::sim`] is the driver of the
+//! simulation: a virtual clock and a seeded network that cuts reads and writes short, reorders completions and
+//! runs out of buffers. Everything above this trait, from the connection table to the FLUXAR session, is the same
+//! code in both.
+//!
+//! Rules that both keep and the reactor relies on:
+//! - An operation names its owner by a [`Token`]; after the owner is gone its completions still arrive and are
+//!   recognised as stale by the generation.
+//! - An operation owns what it works on (a [`Gather`], a buffer) until its last completion gives it back.
+//! - At most one send is in flight for a socket. Receives are multishot: one `receive` yields any number of
+//!   [`Completion::Received`] and exactly one final [`Completion::ReceiveEnded`].
+
+use std::io;
+use std::ops::{Deref, DerefMut};
+
+use crate::gather::Gather;
+use crate::listener::{ListenerId, Peer};
+
+/// Names the owner of an operation: a slot of the reactor's table and the generation it had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token {
+    /// Index in the owner's table.
+    pub slot: u32,
+    /// How often the slot had been given out before.
+    pub generation: u32,
+}
+
+/// What a kernel, or its simulation, does for one core.
+pub trait Driver {
+    /// A receive buffer on loan; dropping it gives it back. Mutable so that WebSocket payloads are unmasked in place.
+    type Lease: Deref<Target = [u8]> + DerefMut;
+    /// A connected socket. Dropping it closes it.
+    type Socket: Send + 'static;
+
+    /// Monotonic time in nanoseconds, sampled once a turn: the same value until the next [`Driver::turn`].
+    fn now_ns(&self) -> u64;
+
+    /// Arms accepting on a listener that was registered with this driver.
+    fn accept(&mut self, listener: ListenerId);
+    /// Stops accepting on it.
+    fn stop_accept(&mut self, listener: ListenerId);
+    /// Arms a multishot receive.
+    fn receive(&mut self, token: Token, socket: &Self::Socket);
+    /// Asks for the receive to end; [`Completion::ReceiveEnded`] with [`ReceiveEnd::Stopped`] follows, unless it ends otherwise first.
+    fn stop_receive(&mut self, token: Token);
+    /// Sends a gather list; [`Completion::Sent`] gives it back.
+    fn send(&mut self, token: Token, socket: &Self::Socket, gather: Box<Gather>);
+    /// Half-closes: the peer reads end-of-stream behind what was sent.
+    fn shutdown_write(&mut self, socket: &Self::Socket);
+    /// Wakes another core if it is parked. Cheap if it is not.
+    fn wake(&mut self, core: usize);
+
+    /// Submits what was asked for and gathers completions. Parks until one arrives, a wake, or `park_until_ns`
+    /// (0: not at all, `None`: without limit).
+    ///
+    /// # Errors
+    /// Only what leaves the ring unusable.
+    fn turn(&mut self, park_until_ns: Option<u64>) -> io::Result<()>;
+    /// The next gathered completion.
+    fn poll(&mut self) -> Option<Completion<Self::Lease, Self::Socket>>;
+}
+
+/// How an operation ended, or what a lasting one yielded.
+#[derive(Debug)]
+pub enum Completion<Lease, Socket> {
+    /// A listener has a new connection.
+    Accepted {
+        /// Which.
+        listener: ListenerId,
+        /// The connection.
+        socket: Socket,
+        /// Who is at the other end.
+        peer: Peer,
+    },
+    /// Accepting failed (out of descriptors …); the driver arms it again by itself after a pause.
+    AcceptFailed {
+        /// Which.
+        listener: ListenerId,
+        /// Why.
+        error: io::Error,
+    },
+    /// Bytes arrived.
+    Received {
+        /// Whose.
+        token: Token,
+        /// At least one byte.
+        lease: Lease,
+    },
+    /// A receive is over.
+    ReceiveEnded {
+        /// Whose.
+        token: Token,
+        /// Why.
+        end: ReceiveEnd,
+    },
+    /// A send is over; it may have been short.
+    Sent {
+        /// Whose.
+        token: Token,
+        /// Bytes taken, or why none were.
+        result: io::Result<usize>,
+        /// The list, given back.
+        gather: Box<Gather>,
+    },
+}
+
+/// Why a receive is over.
+#[derive(Debug)]
+pub enum ReceiveEnd {
+    /// The peer closed its direction.
+    EndOfStream,
+    /// The buffer ring ran dry; arm again when leases came back.
+    NoBuffers,
+    /// [`Driver::stop_receive`].
+    Stopped,
+    /// The socket failed.
+    Failed(io::Error),
+}
