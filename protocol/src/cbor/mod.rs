@@ -3,10 +3,19 @@
 //! Everything that a payload holds passes here on its way in; nothing is built from it. Cold items (meta, error,
 //! hello) are read and written with `minicbor`.
 
+mod scalar;
+
+pub use scalar::walk_scalar;
+
+/// Deepest nesting that any walk follows; a larger `depth_max` counts as this.
+pub const DEPTH_MAX: usize = crate::limits::PAYLOAD_DEPTH_MAX;
+
 /// What is wrong with an item, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalkFault {
-    /// Offset of the byte at which it was noticed, from the start of the item that was walked.
+    /// Offset of the byte at which it was noticed, from the start of the item that was walked: the first byte of
+    /// the item or chunk at fault; for [`WalkFaultKind::Utf8`] the first byte that is not UTF-8; for
+    /// [`WalkFaultKind::Truncated`] the end of the input.
     pub at: usize,
     /// What it is.
     pub kind: WalkFaultKind,
@@ -31,11 +40,15 @@ pub enum WalkFaultKind {
     Depth,
 }
 
-/// Walks one item and returns its length in bytes. `depth_max` bounds the nesting, the root being depth 1.
+/// Walks one item and returns its length in bytes; what follows it in `bytes` is not looked at.
+///
+/// `depth_max` bounds the nesting of arrays, maps and tags, the root being depth 1: with 1, `[7]` passes and `[[]]`
+/// does not. Numbers and strings add no depth. More than [`DEPTH_MAX`] counts as [`DEPTH_MAX`].
+///
+/// Nothing is allocated and the time is bounded by the bytes that are there, whatever lengths the heads claim.
 ///
 /// # Errors
 /// The first fault found, see [`WalkFault`].
 pub fn walk(bytes: &[u8], depth_max: usize) -> Result<usize, WalkFault> {
-    let _ = (bytes, depth_max);
-    todo!()
+    walk_scalar(bytes, depth_max)
 }
