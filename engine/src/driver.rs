@@ -31,7 +31,8 @@ pub struct Token {
 pub trait Driver {
     /// A receive buffer on loan; dropping it gives it back. Mutable so that WebSocket payloads are unmasked in place.
     type Lease: Deref<Target = [u8]> + DerefMut;
-    /// A connected socket. Dropping it closes it.
+    /// A connected socket. Dropping one that was never handed to an operation closes it; others go to
+    /// [`Driver::close`].
     type Socket: Send + 'static;
 
     /// Monotonic time in nanoseconds, sampled once a turn: the same value until the next [`Driver::turn`].
@@ -49,7 +50,16 @@ pub trait Driver {
     fn send(&mut self, token: Token, socket: &Self::Socket, gather: Box<Gather>);
     /// Half-closes: the peer reads end-of-stream behind what was sent.
     fn shutdown_write(&mut self, socket: &Self::Socket);
-    /// Wakes another core if it is parked. Cheap if it is not.
+    /// Ends whatever is still in flight for a socket, then closes it. What was asked for before this call must not
+    /// reach a descriptor that was closed and given out anew: the descriptor is let go only behind the submission of
+    /// those operations. Their completions still arrive, a gather with them; by then the token is stale. Bytes that
+    /// the kernel took are still delivered, if the peer reads them.
+    fn close(&mut self, token: Token, socket: Self::Socket);
+    /// How many receive buffers are neither on loan nor filled: so many receives may be armed anew after
+    /// [`ReceiveEnd::NoBuffers`].
+    fn free_buffers(&self) -> usize;
+    /// Wakes another core if it is parked. Cheap if it is not. A wake is never lost: if the core is not parked now,
+    /// its next park returns at once.
     fn wake(&mut self, core: usize);
 
     /// Submits what was asked for and gathers completions. Parks until one arrives, a wake, or `park_until_ns`
