@@ -1,0 +1,255 @@
+//! Frame headers (RFC 6455, 5.2): reading a client's, with every rule that the header alone can break, and writing
+//! ours.
+
+use super::close::CLOSE_PROTOCOL;
+use super::fault::WsFault;
+
+/// The longest payload of a control frame.
+pub(super) const CONTROL_MAX_BYTES: usize = 125;
+
+const FIN: u8 = 0x80;
+const RSV: u8 = 0x70;
+const MASKED: u8 = 0x80;
+
+const CONTINUATION: u8 = 0x0;
+const TEXT: u8 = 0x1;
+const BINARY: u8 = 0x2;
+const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xa;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Opcode {
+    Continuation = CONTINUATION,
+    Text = TEXT,
+    Binary = BINARY,
+    Close = CLOSE,
+    Ping = PING,
+    Pong = PONG,
+}
+
+impl Opcode {
+    pub(super) fn is_control(self) -> bool {
+        matches!(self, Opcode::Close | Opcode::Ping | Opcode::Pong)
+    }
+}
+
+/// A client frame's header. Its mask is there: an unmasked frame is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FrameHeader {
+    pub(super) fin: bool,
+    pub(super) opcode: Opcode,
+    pub(super) mask: [u8; 4],
+    pub(super) payload_bytes: u64,
+}
+
+/// What the bytes at hand hold of a header.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Parsed {
+    /// All of it, in so many bytes.
+    Whole(FrameHeader, usize),
+    /// Only its beginning; at least so many bytes are missing.
+    Missing(usize),
+}
+
+impl FrameHeader {
+    /// Reads the header at the start of `bytes`. What breaks a rule is refused as soon as the octet that does so is
+    /// there.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, WsFault> {
+        let [first, second, rest @ ..] = bytes else {
+            return Ok(Parsed::Missing(2 - bytes.len()));
+        };
+        let fin = first & FIN != 0;
+        let opcode = match first & 0x0f {
+            CONTINUATION => Opcode::Continuation,
+            TEXT => Opcode::Text,
+            BINARY => Opcode::Binary,
+            CLOSE => Opcode::Close,
+            PING => Opcode::Ping,
+            PONG => Opcode::Pong,
+            _ => return Err(refused("a reserved opcode")),
+        };
+        if first & RSV != 0 {
+            return Err(refused("a reserved bit is set, and no extension was agreed"));
+        }
+        if second & MASKED == 0 {
+            return Err(refused("a client's frame that is not masked"));
+        }
+        let short_length = second & !MASKED;
+        if opcode.is_control() && (!fin || usize::from(short_length) > CONTROL_MAX_BYTES) {
+            return Err(refused("a control frame that is fragmented or over 125 bytes"));
+        }
+
+        let (payload_bytes, mask) = match (short_length, rest) {
+            (126, [a, b, mask @ ..]) => {
+                let length = u16::from_be_bytes([*a, *b]);
+                if length < 126 {
+                    return Err(refused("a length that is not in its shortest form"));
+                }
+                (u64::from(length), mask)
+            }
+            (127, [a, b, c, d, e, f, g, h, mask @ ..]) => {
+                let length = u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);
+                if length >> 63 != 0 {
+                    return Err(refused("a 64-bit length whose first bit is set"));
+                }
+                if length <= u64::from(u16::MAX) {
+                    return Err(refused("a length that is not in its shortest form"));
+                }
+                (length, mask)
+            }
+            (126, _) => return Ok(Parsed::Missing(2 + 4 - rest.len())),
+            (127, _) => return Ok(Parsed::Missing(8 + 4 - rest.len())),
+            (length, mask) => (u64::from(length), mask),
+        };
+        let Some(mask) = mask.first_chunk() else {
+            return Ok(Parsed::Missing(4 - mask.len()));
+        };
+        let header_bytes = 2 + 4 + [0, 2, 8][usize::from(short_length.saturating_sub(125))];
+        Ok(Parsed::Whole(
+            FrameHeader {
+                fin,
+                opcode,
+                mask: *mask,
+                payload_bytes,
+            },
+            header_bytes,
+        ))
+    }
+}
+
+fn refused(reason: &'static str) -> WsFault {
+    WsFault::frame(CLOSE_PROTOCOL, reason)
+}
+
+/// Writes the header of one whole binary message of `message_bytes` bytes, which follow it as they are (a server
+/// does not mask). Returns how many bytes of `out` it takes: 2, 4 or 10.
+pub fn frame_header(message_bytes: usize, out: &mut [u8; 10]) -> usize {
+    header(FIN | BINARY, message_bytes, out)
+}
+
+/// [`frame_header`] for a text message; its bytes must be UTF-8.
+pub fn text_frame_header(message_bytes: usize, out: &mut [u8; 10]) -> usize {
+    header(FIN | TEXT, message_bytes, out)
+}
+
+/// A ping to send. Bytes of `payload` beyond 125 are left out.
+pub fn ping_frame(payload: &[u8]) -> Vec<u8> {
+    let payload = &payload[..payload.len().min(CONTROL_MAX_BYTES)];
+    let mut frame = Vec::with_capacity(2 + payload.len());
+    frame.extend_from_slice(&[FIN | PING, payload.len() as u8]);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// Appends the pong that answers a ping with this payload (at most 125 bytes, as its header was checked).
+pub(super) fn append_pong(payload: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&[FIN | PONG, payload.len() as u8]);
+    out.extend_from_slice(payload);
+}
+
+/// Takes the pong with a payload of `payload_bytes` off the end of `out`, if that is what stands there.
+pub(super) fn remove_pong(payload_bytes: u8, out: &mut Vec<u8>) -> bool {
+    let Some(start) = out.len().checked_sub(2 + usize::from(payload_bytes)) else {
+        return false;
+    };
+    let found = out[start..].starts_with(&[FIN | PONG, payload_bytes]);
+    if found {
+        out.truncate(start);
+    }
+    found
+}
+
+fn header(first: u8, payload_bytes: usize, out: &mut [u8; 10]) -> usize {
+    out[0] = first;
+    match payload_bytes {
+        0..=125 => {
+            out[1] = payload_bytes as u8;
+            2
+        }
+        126..=0xffff => {
+            out[1] = 126;
+            out[2..4].copy_from_slice(&(payload_bytes as u16).to_be_bytes());
+            4
+        }
+        _ => {
+            out[1] = 127;
+            out[2..].copy_from_slice(&(payload_bytes as u64).to_be_bytes());
+            10
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(bytes: &[u8]) -> (FrameHeader, usize) {
+        match FrameHeader::parse(bytes) {
+            Ok(Parsed::Whole(header, used)) => (header, used),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_form_of_length_is_read() {
+        let mask = [1, 2, 3, 4];
+        for (length, form) in [
+            (0_u64, vec![0x80]),
+            (125, vec![0xfd]),
+            (126, vec![0xfe, 0, 126]),
+            (65_535, vec![0xfe, 0xff, 0xff]),
+            (65_536, vec![0xff, 0, 0, 0, 0, 0, 1, 0, 0]),
+            (
+                u64::MAX >> 1,
+                vec![0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+            ),
+        ] {
+            let bytes = [&[0x82][..], &form, &mask].concat();
+            let header = FrameHeader {
+                fin: true,
+                opcode: Opcode::Binary,
+                mask,
+                payload_bytes: length,
+            };
+            assert_eq!(whole(&bytes), (header, bytes.len()));
+            for cut in 0..bytes.len() {
+                let missing = match FrameHeader::parse(&bytes[..cut]) {
+                    Ok(Parsed::Missing(missing)) => missing,
+                    other => panic!("{cut} of {length}: {other:?}"),
+                };
+                assert!(missing > 0 && cut + missing <= bytes.len());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_the_shortest_form() {
+        let mut out = [0; 10];
+        for (length, expected) in [
+            (0, &[0x82, 0][..]),
+            (125, &[0x82, 125]),
+            (126, &[0x82, 126, 0, 126]),
+            (65_535, &[0x82, 126, 0xff, 0xff]),
+            (65_536, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            let used = frame_header(length, &mut out);
+            assert_eq!(&out[..used], expected);
+        }
+        let used = text_frame_header(5, &mut out);
+        assert_eq!(out[..used], [0x81, 5]);
+        assert_eq!(ping_frame(&[7; 200]).len(), 2 + 125);
+    }
+
+    #[test]
+    fn only_a_pong_at_the_end_is_removed() {
+        let mut out = vec![1, 2];
+        append_pong(b"abc", &mut out);
+        assert!(!remove_pong(2, &mut out));
+        assert!(!remove_pong(100, &mut out));
+        assert!(remove_pong(3, &mut out));
+        assert_eq!(out, [1, 2]);
+    }
+}
