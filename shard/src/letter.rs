@@ -1,0 +1,121 @@
+//! What cores tell each other. A letter is small, owns what it carries, and may be sent to another thread.
+//!
+//! Letters that a shard writes come out of [`crate::Shard::poll_letter`]; [`Letter::Forward`] and [`Letter::Answer`]
+//! are written by the gateway. All go into [`crate::Shard::handle_letter`] of the core they are for, in the order
+//! they were written between any two cores.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use fluxar_protocol::Id;
+
+use crate::peer::PeerId;
+use crate::runs::Run;
+
+/// A message between two cores.
+#[derive(Debug, Clone)]
+pub enum Letter {
+    /// The sending core wants plain events of the topics that match, or no longer does.
+    Want {
+        /// The pattern.
+        pattern: Arc<str>,
+        /// Wants them.
+        wanted: bool,
+    },
+    /// The sending core now has so many members of a group.
+    Members {
+        /// The pattern of the group's members.
+        pattern: Arc<str>,
+        /// Their group's name.
+        group: Arc<str>,
+        /// How the sender finds it when it gets [`Letter::Share`].
+        handle: GroupHandle,
+        /// How many; 0 ends it.
+        members: u32,
+    },
+    /// A peer of the sending core serves the methods that match.
+    Offer {
+        /// Who serves.
+        server: PeerId,
+        /// The subscription by which it offered.
+        sub: Id,
+        /// The methods.
+        pattern: Arc<str>,
+        /// Its share, relative to the others'.
+        weight: u32,
+    },
+    /// That offer is over; calls open at the peer go on.
+    Withdraw {
+        /// Who served.
+        server: PeerId,
+        /// The subscription by which it had offered.
+        sub: Id,
+    },
+    /// A peer that served is lost: its offers are over, and calls open at it fail.
+    ServerLost {
+        /// Who.
+        server: PeerId,
+    },
+    /// Events for the receiving core's plain subscriptions.
+    Run(Run),
+    /// Events for the receiving core's members of one group.
+    Share {
+        /// Which group, by the receiver's handle.
+        handle: GroupHandle,
+        /// The events, back to back, without a frame's prefix.
+        events: Bytes,
+        /// Where each event ends in them.
+        ends: Box<[u32]>,
+    },
+    /// Bytes for one of the receiving core's connections, as they are: a call on its way to its server, a cancel.
+    Forward {
+        /// To whom.
+        to: PeerId,
+        /// What.
+        bytes: Bytes,
+    },
+    /// An answer on its way to the core on which its call began.
+    Answer {
+        /// Who answers.
+        from: PeerId,
+        /// The answer's ref: the id under which the call was forwarded.
+        reference: Id,
+        /// The answer; its ref is patched on arrival.
+        bytes: BytesMut,
+    },
+}
+
+/// How a core finds one of its groups again; stale ones are recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GroupHandle {
+    pub(crate) at: u32,
+    pub(crate) serial: u32,
+}
+
+/// What a letter comes to, for the gateway to do.
+#[derive(Debug)]
+pub enum Arrival {
+    /// It was taken in. There may be deliveries, failed calls and letters to poll.
+    Taken,
+    /// Send these bytes to this connection, if it is still there.
+    Forward {
+        /// To whom.
+        to: PeerId,
+        /// What.
+        bytes: Bytes,
+    },
+    /// Patch the answer's ref and send it to the asker.
+    Answer {
+        /// Who asked.
+        asker: PeerId,
+        /// The asker's id of the call.
+        reference: Id,
+        /// The answer.
+        bytes: BytesMut,
+    },
+}
+
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Letter>();
+};

@@ -1,0 +1,46 @@
+//! Every bound of a shard in one place. What is refused at a bound is refused with `resource_exhausted` and the
+//! number; nothing that exists already is taken away.
+//!
+//! Sum of the defaults on one core, in the worst case of nothing but distinct patterns of the longest kind:
+//! subscriptions 2^20 x ~0.2 KiB, pattern texts 64 MiB (held again by each other core that is told of them), open
+//! calls 2^17 x ~0.2 KiB, remembered topics 2 x 8,192 x ~0.3 KiB.
+
+/// Longest name of a group, in bytes.
+pub const GROUP_BYTES_MAX: usize = 255;
+/// Heaviest weight of a serving peer.
+pub const WEIGHT_MAX: u32 = 1 << 16;
+/// How many serving peers of one pattern are compared to give a call away; more take turns in being compared.
+pub const PICK_SCAN_MAX: usize = 64;
+/// Most cores of a gateway.
+pub const CORES_MAX: u16 = 1024;
+
+/// The bounds that a configuration may choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Subscriptions, served patterns included, of one connection. One more is refused.
+    pub subscriptions_per_peer: u32,
+    /// Subscriptions, served patterns included, of all connections of one core. One more is refused.
+    pub subscriptions_per_core: u32,
+    /// Bytes of pattern and group texts of one core's connections together. Beyond it a subscription is refused.
+    pub pattern_bytes_per_core: usize,
+    /// Calls that one connection has open at a time. One more is refused.
+    pub calls_per_peer: u32,
+    /// Calls that the connections of one core have open at a time. One more is refused.
+    pub calls_per_core: u32,
+    /// Topics, and likewise methods, whose receivers are remembered; up to twice as many for a while. The ones
+    /// unused for longest are forgotten and found again when they are needed.
+    pub names_remembered: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            subscriptions_per_peer: 16 * 1024,
+            subscriptions_per_core: 1024 * 1024,
+            pattern_bytes_per_core: 64 * 1024 * 1024,
+            calls_per_peer: 4 * 1024,
+            calls_per_core: 128 * 1024,
+            names_remembered: 8 * 1024,
+        }
+    }
+}
