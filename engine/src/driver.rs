@@ -23,8 +23,13 @@ use crate::listener::{ListenerId, Peer};
 pub struct Token {
     /// Index in the owner's table.
     pub slot: u32,
-    /// How often the slot had been given out before.
+    /// How often the slot had been given out before, below 2 to the power of [`Token::GENERATION_BITS`].
     pub generation: u32,
+}
+
+impl Token {
+    /// Bits of a generation that are used, so that a driver can pack slot, generation and a kind of operation into 64.
+    pub const GENERATION_BITS: u32 = 24;
 }
 
 /// What a kernel, or its simulation, does for one core.

@@ -10,14 +10,7 @@
 
 use bytes::Bytes;
 
-/// Most bytes that one send carries. 64 KiB costs 20% more a byte (measured), more than this pins memory for nothing.
-pub const SEND_BYTES_MAX: usize = 256 * 1024;
-/// Most slices that one send carries, well below the kernel's 1,024.
-pub const SLICES_MAX: usize = 64;
-/// A piece below this size is copied into the coalescing buffer if it has neighbours.
-pub const COPY_BELOW_BYTES: usize = 512;
-/// What a cleared list keeps of its coalescing buffer for the next send.
-const COALESCED_KEPT_BYTES: usize = 16 * 1024;
+use crate::limits::{COALESCED_KEPT_BYTES, COPY_BELOW_BYTES, SLICES_MAX};
 
 /// Byte slices that leave in one send, in order.
 #[derive(Debug, Default)]
@@ -215,6 +208,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::limits::SEND_BYTES_MAX;
 
     fn joined(gather: &Gather) -> Vec<u8> {
         gather.slices().flatten().copied().collect()

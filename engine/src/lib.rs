@@ -6,6 +6,9 @@
 
 pub mod driver;
 pub mod gather;
+pub mod limits;
 pub mod listener;
+pub mod mail;
 pub mod reactor;
+pub mod timer;
 pub mod ws;
