@@ -102,7 +102,7 @@ impl fmt::Display for WsFault {
                 write!(
                     f,
                     "WebSocket handshake refused ({status}): {}",
-                    self.reason.escape_debug()
+                    self.reason
                 )
             }
             WsFaultKind::Frame { code } => write!(f, "WebSocket failed ({code}): {}", self.reason),
