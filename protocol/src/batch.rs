@@ -1,21 +1,46 @@
 //! The body of a frame: envelopes back to back, a CBOR sequence (RFC 8742) [P-2.2].
+//!
+//! Bodies come from [`crate::frame`] or from a WebSocket message; each envelope goes to whoever handles its verb.
 
-use crate::envelope::Decoded;
-use crate::error::Reject;
+use crate::envelope::{self, Decoded};
+use crate::error::{Fault, Reject};
+use crate::limits;
+
+/// First byte of a zstd frame.
+const ZSTD: u8 = 0x28;
+/// First byte of a gzip member.
+const GZIP: u8 = 0x1f;
 
 /// Walks the envelopes of one frame body. After a [`Reject`] with a known end it goes on behind it; after one
-/// without, it is finished.
+/// without, it is finished. Each envelope ends where its walk ended, so nothing inside a payload is ever taken for
+/// another one.
 #[derive(Debug, Clone)]
 pub struct Batch<'a> {
     body: &'a [u8],
     at: usize,
+    max_frame_bytes: usize,
 }
 
 impl<'a> Batch<'a> {
-    /// Over this frame body. An empty body holds no envelopes.
+    /// Over this frame body. An empty body holds no envelopes. An envelope may be as long as the body.
     #[must_use]
     pub fn new(body: &'a [u8]) -> Self {
-        Self { body, at: 0 }
+        Self {
+            body,
+            at: 0,
+            max_frame_bytes: usize::MAX,
+        }
+    }
+
+    /// Over a body that arrived at a receiver with this frame limit: larger envelopes than that allows are refused
+    /// with [`Fault::TooLarge`].
+    #[must_use]
+    pub fn within(body: &'a [u8], max_frame_bytes: usize) -> Self {
+        Self {
+            body,
+            at: 0,
+            max_frame_bytes,
+        }
     }
 
     /// Offset of the next envelope in the body.
@@ -28,8 +53,44 @@ impl<'a> Batch<'a> {
 impl<'a> Iterator for Batch<'a> {
     type Item = Result<Decoded<'a>, Reject>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let _ = self.body;
-        todo!()
+        let rest = &self.body[self.at..];
+        let first = *rest.first()?;
+        let decoded = if self.at == 0 && matches!(first, ZSTD | GZIP) {
+            Err(compressed())
+        } else {
+            envelope::decode(rest)
+        };
+        match decoded {
+            Ok(decoded) => {
+                self.at += decoded.bytes.len();
+                if decoded.bytes.len() > limits::envelope_bytes_max(self.max_frame_bytes) {
+                    return decoded.check_size(self.max_frame_bytes).err().map(Err);
+                }
+                Some(Ok(decoded))
+            }
+            Err(reject) => {
+                match reject.end {
+                    Some(end) => self.at += end,
+                    None => self.body = &self.body[..self.at],
+                }
+                Some(Err(reject))
+            }
+        }
+    }
+}
+
+impl core::iter::FusedIterator for Batch<'_> {}
+
+#[cold]
+fn compressed() -> Reject {
+    Reject {
+        fault: Fault::Compressed,
+        at: 0,
+        kind: None,
+        id: None,
+        has_ref: None,
+        end: None,
     }
 }

@@ -15,6 +15,7 @@ pub mod envelope;
 pub mod error;
 pub mod exchange;
 pub mod frame;
+mod head;
 pub mod hello;
 pub mod limits;
 pub mod meta;

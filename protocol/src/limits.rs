@@ -27,12 +27,22 @@ pub const RUN_BYTES_MAX: usize = 64 * 1024;
 
 /// Heartbeat that a peer announces when it says nothing.
 pub const HEARTBEAT_MS_DEFAULT: u32 = 15_000;
+/// Shortest heartbeat that is kept; what a peer announces below it is read as this, in ms.
+pub const HEARTBEAT_MS_LEAST: u32 = 1_000;
+/// Longest heartbeat that is kept; what a peer announces above it is read as this, in ms.
+pub const HEARTBEAT_MS_MOST: u32 = 3_600_000;
 /// Stream credit that a peer announces when it says nothing.
 pub const CREDIT_BYTES_DEFAULT: u32 = 64 * 1024;
 /// A handshake that takes longer is closed.
 pub const HANDSHAKE_MS_MAX: u32 = 5_000;
 /// How long a closed connection is drained so that the last `cancel` arrives.
 pub const CLOSE_DRAIN_MS: u32 = 1_000;
+
+/// Largest envelope that a receiver with this frame limit takes, in bytes.
+#[must_use]
+pub const fn envelope_bytes_max(max_frame_bytes: usize) -> usize {
+    max_frame_bytes.saturating_sub(FRAME_RESERVE_BYTES)
+}
 
 const _: () = assert!(FRAME_BYTES_BEFORE_HELLO < FRAME_BYTES_LEAST);
 const _: () = assert!(RUN_BYTES_MAX <= FRAME_BYTES_LEAST);

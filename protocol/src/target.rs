@@ -1,8 +1,15 @@
 //! Dotted names: topics, methods, and the patterns that match them [P-5.1].
 //!
-//! Only the rules stand here, with a plain matcher that is the oracle of the shard's tables.
+//! Only the rules stand here, with a plain matcher that is the oracle of the shard's tables. Tokens are compared
+//! byte for byte; `*` and `>` mean something only as whole tokens of a pattern.
 
 use crate::error::Fault;
+use crate::limits::{TARGET_BYTES_MAX, TARGET_TOKENS_MAX};
+
+/// Stands for exactly one token of a name.
+const ONE: &str = "*";
+/// Stands for one or more tokens at the end of a name.
+const REST: &str = ">";
 
 /// Checks a topic or a method: 1..=16 tokens, none empty, no `*` or `>` token, first token not beginning with `$`
 /// unless `system` allows it.
@@ -10,8 +17,14 @@ use crate::error::Fault;
 /// # Errors
 /// [`Fault::Topic`] says which rule.
 pub fn check_name(name: &str, system: bool) -> Result<(), Fault> {
-    let _ = (name, system);
-    todo!()
+    check_tokens(name, |_, token| match token {
+        ONE | REST => Err(Fault::Topic("a name may not hold the wildcard tokens `*` or `>`")),
+        _ => Ok(()),
+    })?;
+    if !system && is_system(name) {
+        return Err(Fault::Topic("names that begin with `$` belong to the gateway"));
+    }
+    Ok(())
 }
 
 /// Checks a pattern: tokens like a name's, `*` as a whole token anywhere, `>` as the last.
@@ -19,20 +32,134 @@ pub fn check_name(name: &str, system: bool) -> Result<(), Fault> {
 /// # Errors
 /// [`Fault::Topic`] says which rule.
 pub fn check_pattern(pattern: &str) -> Result<(), Fault> {
-    let _ = pattern;
-    todo!()
+    check_tokens(pattern, |is_last, token| match token {
+        REST if !is_last => Err(Fault::Topic(
+            "`>` stands for the rest and can only be the last token",
+        )),
+        _ => Ok(()),
+    })
 }
 
 /// Whether a pattern has wildcards.
 #[must_use]
 pub fn is_wild(pattern: &str) -> bool {
-    let _ = pattern;
-    todo!()
+    pattern.split('.').any(|token| matches!(token, ONE | REST))
+}
+
+/// Whether a name or pattern is in the gateway's own part: its first token begins with `$`.
+#[must_use]
+pub fn is_system(target: &str) -> bool {
+    target.starts_with('$')
 }
 
 /// Whether a checked pattern matches a checked name, token by token.
 #[must_use]
 pub fn matches(pattern: &str, name: &str) -> bool {
-    let _ = (pattern, name);
-    todo!()
+    if is_system(name) && !is_system(pattern) {
+        return false; // a wildcard never reaches the gateway's own names
+    }
+    let mut name_tokens = name.split('.');
+    for token in pattern.split('.') {
+        match (token, name_tokens.next()) {
+            (_, None) => return false,
+            (REST, Some(_)) => return true,
+            (ONE, Some(_)) => {}
+            (_, Some(name_token)) if token == name_token => {}
+            _ => return false,
+        }
+    }
+    name_tokens.next().is_none()
+}
+
+/// What holds for names and patterns alike; `rule` sees each token and whether it is the last.
+fn check_tokens(target: &str, rule: impl Fn(bool, &str) -> Result<(), Fault>) -> Result<(), Fault> {
+    if target.is_empty() {
+        return Err(Fault::Topic("it is empty"));
+    }
+    if target.len() > TARGET_BYTES_MAX {
+        return Err(Fault::Topic("it is longer than 255 bytes"));
+    }
+    let mut tokens = target.split('.').peekable();
+    let mut count = 0;
+    while let Some(token) = tokens.next() {
+        count += 1;
+        if token.is_empty() {
+            return Err(Fault::Topic("a token between dots is empty"));
+        }
+        if count > TARGET_TOKENS_MAX {
+            return Err(Fault::Topic("it has more than 16 tokens"));
+        }
+        rule(tokens.peek().is_none(), token)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        let longest = "a.".repeat(15) + "a";
+        for name in ["a", "users.get", "größe.µ", "a*.b>", "a.$b", longest.as_str()] {
+            assert_eq!(check_name(name, false), Ok(()), "{name}");
+        }
+        let too_many = "a.".repeat(16) + "a";
+        let too_long = "a".repeat(256);
+        for name in [
+            "", ".", "a.", ".a", "a..b", "*", "a.*", ">", "a.>", "$keys", "$", &too_many, &too_long,
+        ] {
+            assert!(matches!(check_name(name, false), Err(Fault::Topic(_))), "{name}");
+        }
+        assert_eq!(check_name("$keys.get", true), Ok(()));
+        assert!(check_name("$keys.*", true).is_err());
+    }
+
+    #[test]
+    fn patterns() {
+        for pattern in ["a", "*", ">", "a.*.c", "*.*.>", "$sys.>", "a*.b"] {
+            assert_eq!(check_pattern(pattern), Ok(()), "{pattern}");
+        }
+        for pattern in ["", "a..b", ">.a", "a.>.b", ".>", &("*.".repeat(16) + "*")] {
+            assert!(
+                matches!(check_pattern(pattern), Err(Fault::Topic(_))),
+                "{pattern}"
+            );
+        }
+    }
+
+    #[test]
+    fn matching() {
+        for (pattern, name) in [
+            ("a.b", "a.b"),
+            ("*.b", "a.b"),
+            ("a.*", "a.b"),
+            (">", "a"),
+            (">", "a.b.c"),
+            ("a.>", "a.b"),
+            ("*.>", "a.b.c"),
+            ("$sys.*", "$sys.load"),
+            ("a.>", "a.$b"),
+        ] {
+            assert!(matches(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [
+            ("a.b", "a"),
+            ("a", "a.b"),
+            ("a.*", "a"),
+            ("*", "a.b"),
+            ("a.>", "a"),
+            ("*.>", "a"),
+            (">", "$sys.load"),
+            ("*.load", "$sys.load"),
+            ("a*.b", "ab.b"),
+        ] {
+            assert!(!matches(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn wildcards_are_whole_tokens() {
+        assert!(is_wild("a.*.b") && is_wild(">") && !is_wild("a*.b>"));
+    }
 }

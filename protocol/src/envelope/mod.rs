@@ -3,10 +3,15 @@
 //! A compact envelope is decoded in place: it borrows from the buffer it arrived in and allocates nothing. Type,
 //! id and ref stand at fixed offsets, so a forwarder patches sixteen bytes instead of encoding again.
 
-use alloc::vec::Vec;
+mod decode;
+mod encode;
+mod salvage;
 
-use crate::error::Reject;
+use crate::error::{Fault, Reject};
+use crate::limits;
 use crate::meta::Meta;
+
+pub use decode::decode;
 
 /// The seven message types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +25,37 @@ pub enum Kind {
     Event = 5,
     Cancel = 6,
     Ping = 7,
+}
+
+impl Kind {
+    /// The type with this number.
+    #[must_use]
+    pub const fn from_number(number: u64) -> Option<Self> {
+        Some(match number {
+            1 => Self::Hello,
+            2 => Self::Call,
+            3 => Self::Stream,
+            4 => Self::Subscribe,
+            5 => Self::Event,
+            6 => Self::Cancel,
+            7 => Self::Ping,
+            _ => return None,
+        })
+    }
+
+    /// Its published name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hello => "hello",
+            Self::Call => "call",
+            Self::Stream => "stream",
+            Self::Subscribe => "subscribe",
+            Self::Event => "event",
+            Self::Cancel => "cancel",
+            Self::Ping => "ping",
+        }
+    }
 }
 
 /// A message id: a binary UUID, unique to its sender.
@@ -66,27 +102,37 @@ pub struct Decoded<'a> {
     pub bytes: &'a [u8],
 }
 
+impl Decoded<'_> {
+    /// Checks the envelope against what a receiver with this frame limit takes: 1 KiB less [P-6].
+    ///
+    /// # Errors
+    /// [`Fault::TooLarge`]. The envelope's end is known, so the connection lives.
+    pub fn check_size(&self, max_frame_bytes: usize) -> Result<(), Reject> {
+        let most_bytes = limits::envelope_bytes_max(max_frame_bytes);
+        if self.bytes.len() <= most_bytes {
+            return Ok(());
+        }
+        Err(Reject {
+            fault: Fault::TooLarge,
+            at: most_bytes,
+            kind: Some(self.envelope.kind),
+            id: Some(self.envelope.id),
+            has_ref: Some(self.envelope.reference.is_some()),
+            end: Some(self.bytes.len()),
+        })
+    }
+}
+
+/// First byte of a compact envelope: a definite array of 7.
+pub const COMPACT_HEAD: u8 = 0x87;
+/// First byte of a named envelope: a definite map of 7.
+pub const NAMED_HEAD: u8 = 0xa7;
+/// The published names of the seven fields, in their order.
+pub const FIELD_NAMES: [&str; 7] = ["type", "id", "ref", "target", "meta", "payload", "error"];
 /// Offset of the 16 id bytes in a compact envelope.
 pub const COMPACT_ID_AT: usize = 3;
 /// Offset of the 16 ref bytes in a compact envelope whose ref is set.
 pub const COMPACT_REF_AT: usize = 20;
-
-/// Decodes the envelope at the start of `bytes`; what follows it is left alone.
-///
-/// # Errors
-/// See [`Reject`]: what is wrong, and all that could be read nonetheless.
-pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, Reject> {
-    let _ = bytes;
-    todo!()
-}
-
-impl Envelope<'_> {
-    /// Appends the encoded envelope. Heads are shortest-form; payload, meta and error go out as they are.
-    pub fn encode(&self, form: Form, out: &mut Vec<u8>) {
-        let _ = (form, out);
-        todo!()
-    }
-}
 
 /// Overwrites the id of a compact envelope.
 ///
