@@ -7,13 +7,56 @@
 //!   turn(park_until) ─ submit, park, gather ──> poll() ─> Event ─> (user) ─> send/close/post … ─> flush() ─┐
 //!        ^─────────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
+//!
+//! Order of a turn: completions, then letters, as [`Reactor::poll`] yields them; the reactor's own deadlines
+//! (handshakes, drains) are looked at behind the park. What a user queues leaves at the flush: one send a connection,
+//! however many times it was queued for.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `table` | slots and generations |
+//! | `connection` | one connection's state |
+//! | `placement` | which core a connection goes to, and how it gets there |
+//! | `receiving` | completions of receives, pause and resume, receives that found no buffer |
+//! | `handshake` | bytes of a WebSocket that is not open yet |
+//! | `input` | a chunk's pieces for the user |
+//! | `outgoing`, `sending` | queues, gather lists, completions of sends |
+//! | `closing` | every way in which a connection ends |
 
+mod closing;
+mod config;
+mod connection;
+mod handshake;
+mod input;
+mod outgoing;
+mod placement;
+mod receiving;
+mod sending;
+mod table;
+
+use std::collections::VecDeque;
+use std::hint::spin_loop;
 use std::io;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::driver::{Driver, Token};
+use crate::driver::{Completion, Driver, Token};
 use crate::listener::{ListenerId, Peer};
+use crate::mail::Endpoint;
+use crate::timer::Wheel;
+use crate::ws::WebSocket;
+
+pub use config::{Counters, ReactorConfig, Transport};
+pub use input::Input;
+pub use placement::{Board, Parcel};
+
+use connection::{Connection, Flags, Layer, State};
+use outgoing::{Kind, Pools};
+use placement::{Content, Newcomer};
+use table::Table;
+
+const NS_PER_MS: u64 = 1_000_000;
 
 /// A connection, for as long as it lives. Stale ones are recognised and ignored by every verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -107,95 +150,414 @@ pub enum Piece<'a> {
 
 /// One core's connections over driver `D`; letters are `L`.
 pub struct Reactor<D: Driver, L> {
-    _p: std::marker::PhantomData<(D, L)>,
+    driver: D,
+    mail: Endpoint<Parcel<D::Socket, L>>,
+    board: Board,
+    /// How each listener's bytes are read, by its index.
+    transports: Vec<Option<Transport>>,
+    config: ReactorConfig,
+    accepting: bool,
+    table: Table<Connection<D::Socket>>,
+    /// Events beyond the one that a completion yields at once.
+    upcoming: VecDeque<Upcoming<L, D::Lease>>,
+    /// A completion that was taken from the driver to see whether there is one.
+    pending: Option<Completion<D::Lease, D::Socket>>,
+    /// Connections with something queued since the last flush.
+    dirty: Vec<Token>,
+    /// Connections whose receive found no buffer, first come first served.
+    starved: VecDeque<Token>,
+    timers: Wheel<Token>,
+    /// Scratch of [`Reactor::expire`].
+    expired: Vec<Token>,
+    pools: Pools,
+    /// What the WebSocket layer answers to the chunk at hand. Empty between chunks.
+    reply: Vec<u8>,
+    counters: Counters,
 }
 
-/// The pieces of one chunk, one after the other (a lending iterator).
-pub struct Input<'r, D: Driver, L> {
-    _p: std::marker::PhantomData<&'r mut (D, L)>,
-}
-
-impl<D: Driver, L> Input<'_, D, L> {
-    /// The next piece. A transport fault ends the input and closes the connection with its proper reason.
-    #[allow(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> Option<Piece<'_>> {
-        todo!()
-    }
+/// What [`Reactor::poll`] looks at before it takes another completion.
+enum Upcoming<L, Lease> {
+    Event(Event<Lease, L>),
+    /// Bytes that were held while the connection was paused.
+    Held(Token),
+    /// The peer's end of stream came while it was paused.
+    PeerEnded(Token),
 }
 
 impl<D: Driver, L: Send> Reactor<D, L> {
+    /// A core's reactor. `mail` is one of the endpoints of a [`crate::mail::mesh`], and says which core this is; all
+    /// reactors share one `board`. Accepting begins at once on `listeners`, which the driver already knows.
+    pub fn new(
+        mut driver: D,
+        mail: Endpoint<Parcel<D::Socket, L>>,
+        board: Board,
+        listeners: Vec<(ListenerId, Transport)>,
+        config: ReactorConfig,
+    ) -> Reactor<D, L> {
+        let mut transports = Vec::new();
+        for (listener, transport) in listeners {
+            let index = usize::from(listener.0);
+            if transports.len() <= index {
+                transports.resize_with(index + 1, || None);
+            }
+            transports[index] = Some(transport);
+            driver.accept(listener);
+        }
+        let timers = Wheel::new(driver.now_ns() / NS_PER_MS);
+        Reactor {
+            driver,
+            mail,
+            board,
+            transports,
+            config,
+            accepting: true,
+            table: Table::new(),
+            upcoming: VecDeque::new(),
+            pending: None,
+            dirty: Vec::new(),
+            starved: VecDeque::new(),
+            timers,
+            expired: Vec::new(),
+            pools: Pools::default(),
+            reply: Vec::new(),
+            counters: Counters::default(),
+        }
+    }
+
     /// This core's index.
     #[must_use]
     pub fn core(&self) -> usize {
-        todo!()
+        self.mail.core()
     }
+
     /// How many cores there are.
     #[must_use]
     pub fn cores(&self) -> usize {
-        todo!()
+        self.mail.cores()
     }
+
     /// Monotonic time, sampled once a turn.
     #[must_use]
     pub fn now_ns(&self) -> u64 {
-        todo!()
+        self.driver.now_ns()
     }
-    /// Submits, parks (see [`Driver::turn`]; the reactor's own deadlines are taken in), gathers.
+
+    /// How many connections this core has, handshakes and drains included.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.table.len()
+    }
+
+    /// How many gather lists are with the driver.
+    #[must_use]
+    pub fn gathers_lent(&self) -> usize {
+        self.pools.gathers_lent()
+    }
+
+    /// What was done since the beginning.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The driver, for figures that only it has.
+    #[must_use]
+    pub fn driver(&self) -> &D {
+        &self.driver
+    }
+
+    /// Submits, parks (see [`Driver::turn`]; the reactor's own deadlines are taken in), gathers. It does not park over
+    /// anything that is still to be polled.
     ///
     /// # Errors
     /// Only what leaves the driver unusable.
     pub fn turn(&mut self, park_until_ns: Option<u64>) -> io::Result<()> {
-        let _ = park_until_ns;
-        todo!()
+        self.rearm_starved();
+        self.flush();
+        let own_ns = self
+            .timers
+            .next_deadline()
+            .map(|at_ms| at_ms.saturating_mul(NS_PER_MS));
+        let until_ns = match (park_until_ns, own_ns) {
+            (Some(user), Some(own)) => Some(user.min(own)),
+            (either, None) | (None, either) => either,
+        };
+        let busy = !self.upcoming.is_empty() || self.pending.is_some();
+        if busy || until_ns.is_some_and(|until_ns| until_ns <= self.driver.now_ns()) {
+            self.mail.unpark();
+            self.driver.turn(Some(0))?;
+        } else {
+            self.park(until_ns)?;
+        }
+        self.mail.begin_turn();
+        self.expire();
+        Ok(())
     }
+
+    /// Waits for completions or mail: first awake, then asleep.
+    fn park(&mut self, until_ns: Option<u64>) -> io::Result<()> {
+        if self.config.spin_us > 0 && self.mail.cores() > 1 {
+            // What was asked for must not wait for the spin.
+            self.driver.turn(Some(0))?;
+            if self.has_work() || self.spin() {
+                self.mail.unpark();
+                return Ok(());
+            }
+        }
+        if !self.mail.park() {
+            return self.driver.turn(Some(0));
+        }
+        self.driver.turn(until_ns)?;
+        // A turn without effect leaves the flag up: this core goes to sleep again without doing anything meanwhile.
+        // (In the simulation that is the sleep: its turns return at once.)
+        if self.has_work() || until_ns.is_some_and(|until_ns| until_ns <= self.driver.now_ns()) {
+            self.mail.unpark();
+        }
+        Ok(())
+    }
+
+    fn has_work(&mut self) -> bool {
+        if self.pending.is_none() {
+            self.pending = self.driver.poll();
+        }
+        self.pending.is_some() || self.mail.has_mail()
+    }
+
+    /// Watches the mailboxes for a while; true if mail came.
+    fn spin(&self) -> bool {
+        let span = Duration::from_micros(u64::from(self.config.spin_us));
+        let begun = Instant::now();
+        loop {
+            for _ in 0..16 {
+                if self.mail.has_mail() {
+                    return true;
+                }
+                spin_loop();
+            }
+            if begun.elapsed() >= span {
+                return false;
+            }
+        }
+    }
+
+    /// Acts on the deadlines that passed.
+    fn expire(&mut self) {
+        let mut expired = std::mem::take(&mut self.expired);
+        self.timers
+            .expire(self.driver.now_ns() / NS_PER_MS, |token| expired.push(token));
+        for token in expired.drain(..) {
+            self.deadline_passed(token);
+        }
+        self.expired = expired;
+    }
+
     /// The next event.
     pub fn poll(&mut self) -> Option<Event<D::Lease, L>> {
-        todo!()
+        loop {
+            if let Some(upcoming) = self.upcoming.pop_front() {
+                let event = match upcoming {
+                    Upcoming::Event(event) => Some(event),
+                    Upcoming::Held(token) => self.hand_held(token),
+                    Upcoming::PeerEnded(token) => {
+                        self.hand_peer_end(token);
+                        None
+                    }
+                };
+                match event {
+                    Some(event) => return Some(event),
+                    None => continue,
+                }
+            }
+            if let Some(completion) = self.pending.take().or_else(|| self.driver.poll()) {
+                if let Some(event) = self.complete(completion) {
+                    return Some(event);
+                }
+                continue;
+            }
+            match self.mail.take()? {
+                (from, Parcel(Content::Letter(letter))) => return Some(Event::Letter { from, letter }),
+                (_, Parcel(Content::Connection(newcomer))) => self.adopt(newcomer),
+            }
+        }
     }
-    /// Opens a chunk: byte streams yield it as it is, WebSocket yields whole messages.
+
+    fn complete(&mut self, completion: Completion<D::Lease, D::Socket>) -> Option<Event<D::Lease, L>> {
+        match completion {
+            Completion::Accepted {
+                listener,
+                socket,
+                peer,
+            } => {
+                self.accepted(Newcomer {
+                    listener,
+                    socket,
+                    peer,
+                });
+                None
+            }
+            Completion::AcceptFailed { .. } => {
+                self.counters.accepts_failed += 1;
+                None
+            }
+            Completion::Received { token, lease } => self.received(token, lease),
+            Completion::ReceiveEnded { token, end } => {
+                self.receive_ended(token, end);
+                None
+            }
+            Completion::Sent {
+                token,
+                result,
+                gather,
+            } => self.sent(token, result, gather),
+        }
+    }
+
+    /// Finds the core for a new connection.
+    fn accepted(&mut self, newcomer: Newcomer<D::Socket>) {
+        if !self.accepting {
+            return;
+        }
+        let here = self.core();
+        let core = self.board.place(here);
+        if core == here {
+            self.adopt(newcomer);
+        } else if let Err(Parcel(content)) = self.mail.post(core, Parcel(Content::Connection(newcomer))) {
+            // It does not keep up with its mail, so it is no better a place.
+            self.board.move_to(core, here);
+            if let Content::Connection(newcomer) = content {
+                self.adopt(newcomer);
+            }
+        }
+    }
+
+    /// Takes a connection that was counted on the board into the table.
+    fn adopt(&mut self, newcomer: Newcomer<D::Socket>) {
+        let Newcomer {
+            listener,
+            socket,
+            peer,
+        } = newcomer;
+        let transport = self
+            .transports
+            .get(usize::from(listener.0))
+            .and_then(Option::as_ref);
+        let (state, layer) = match transport {
+            Some(Transport::Stream) => (State::Open, Layer::Stream),
+            Some(Transport::WebSocket(_)) => (
+                State::Handshake(Box::new(peer)),
+                Layer::WebSocket(WebSocket::new()),
+            ),
+            None => {
+                self.refuse();
+                return;
+            }
+        };
+        if self.table.len() >= self.config.connections_max {
+            self.refuse();
+            return;
+        }
+        self.counters.adopted += 1;
+        let opened = matches!(state, State::Open);
+        let token = self.table.insert(Connection {
+            socket,
+            listener,
+            flags: Flags::default(),
+            state,
+            layer,
+            outgoing: None,
+            held: None,
+            deadline: None,
+        });
+        if opened {
+            self.opened(token, listener, peer);
+        } else {
+            self.set_deadline(token, self.config.handshake_ms);
+        }
+        self.arm_receive(token);
+    }
+
+    fn refuse(&mut self) {
+        self.counters.refused += 1;
+        self.board.left(self.core());
+    }
+
+    /// Tells the user of a connection.
+    fn opened(&mut self, token: Token, listener: ListenerId, peer: Peer) {
+        if let Some(connection) = self.table.get(token) {
+            connection.flags.set(Flags::OPENED);
+            let conn = Conn(token);
+            self.upcoming
+                .push_back(Upcoming::Event(Event::Opened { conn, listener, peer }));
+        }
+    }
+
+    fn set_deadline(&mut self, token: Token, after_ms: u64) {
+        if let Some(connection) = self.table.get(token) {
+            if let Some(timer) = connection.deadline.take() {
+                self.timers.cancel(timer);
+            }
+            let now_ms = self.driver.now_ns() / NS_PER_MS;
+            // A started millisecond does not count.
+            connection.deadline = Some(self.timers.arm(now_ms + after_ms + 1, token));
+        }
+    }
+
+    /// Opens a chunk: byte streams yield it as it is, WebSocket yields whole messages. Dropping the input before its
+    /// end discards the rest of the chunk. A connection that is closing yields nothing.
     pub fn input(&mut self, conn: Conn, chunk: Chunk<D::Lease>) -> Input<'_, D, L> {
-        let _ = (conn, chunk);
-        todo!()
+        Input::new(self, conn.0, chunk)
     }
+
     /// Queues bytes: on a byte stream as they are, on a WebSocket as one binary message. They leave at the next
     /// [`Reactor::flush`]. The caller bounds what it queues (it is told by [`Event::Sent`]).
     pub fn send(&mut self, conn: Conn, bytes: Bytes) {
-        let _ = (conn, bytes);
-        todo!()
+        let Some(connection) = self.table.get(conn.0) else {
+            return;
+        };
+        let kind = match (&connection.state, &connection.layer) {
+            (State::Open, Layer::Stream) => Kind::Bytes,
+            (State::Open, Layer::WebSocket(_)) => Kind::Message,
+            _ => return,
+        };
+        self.enqueue(conn.0, bytes, kind);
     }
-    /// Stops reading: the peer's TCP window fills. What had arrived is held.
-    pub fn pause(&mut self, conn: Conn) {
-        let _ = conn;
-        todo!()
-    }
-    /// Reads on.
-    pub fn resume(&mut self, conn: Conn) {
-        let _ = conn;
-        todo!()
-    }
-    /// Closes; [`Event::Closed`] follows.
-    pub fn close(&mut self, conn: Conn, how: Close) {
-        let _ = (conn, how);
-        todo!()
-    }
+
     /// Raises or lowers the largest WebSocket message that is taken from this peer.
     pub fn set_message_limit(&mut self, conn: Conn, bytes: usize) {
-        let _ = (conn, bytes);
-        todo!()
+        if let Some(Connection {
+            layer: Layer::WebSocket(ws),
+            ..
+        }) = self.table.get(conn.0)
+        {
+            ws.set_max_message_bytes(u32::try_from(bytes).unwrap_or(u32::MAX));
+        }
     }
-    /// Stops accepting on all listeners.
+
+    /// Stops accepting on all listeners. Connections that were accepted but not yet polled are closed.
     pub fn stop_accepting(&mut self) {
-        todo!()
+        if std::mem::take(&mut self.accepting) {
+            for (index, transport) in self.transports.iter().enumerate() {
+                if transport.is_some() {
+                    self.driver.stop_accept(ListenerId(index as u16));
+                }
+            }
+        }
     }
-    /// Puts a letter into another core's mailbox.
+
+    /// Puts a letter into another core's mailbox. It is woken at the next [`Reactor::flush`].
     ///
     /// # Errors
     /// The letter, if the mailbox is full: stop what fills it, try again next turn.
     pub fn post(&mut self, core: usize, letter: L) -> Result<(), L> {
-        let _ = core;
-        Err(letter)
+        match self.mail.post(core, Parcel::from(letter)) {
+            Err(Parcel(Content::Letter(letter))) => Err(letter),
+            _ => Ok(()),
+        }
     }
+
     /// Starts a send for every connection with something queued and none in flight, and wakes the cores that got mail.
     pub fn flush(&mut self) {
-        todo!()
+        self.start_sends();
+        self.mail.wake_receivers(|core| self.driver.wake(core));
     }
 }

@@ -1,0 +1,134 @@
+//! Every way in which a connection ends. All of them lead through [`Reactor::finish`], which says so to the user,
+//! once, if the user knew of it.
+
+use std::io;
+
+use crate::driver::{Driver, Token};
+
+use super::connection::{Flags, Layer, State};
+use super::{Cause, Close, Conn, Event, Reactor, Upcoming};
+
+impl<D: Driver, L: Send> Reactor<D, L> {
+    /// Closes; [`Event::Closed`] follows. Until then only [`Event::Sent`] may come.
+    pub fn close(&mut self, conn: Conn, how: Close) {
+        let token = conn.0;
+        let Some(connection) = self.table.get(token) else {
+            return;
+        };
+        match how {
+            Close::Now => self.finish(token, Cause::Ours),
+            Close::Drain { ws_code } if matches!(connection.state, State::Open) => {
+                if let Layer::WebSocket(ws) = &mut connection.layer {
+                    ws.close(ws_code, "", &mut self.reply);
+                    self.enqueue_reply(token);
+                }
+                self.drain(token, Cause::Ours, self.config.flush_ms);
+            }
+            Close::Drain { .. } => {}
+        }
+    }
+
+    /// Begins to drain: nothing is handed up any more, what is queued is sent within `flush_ms`.
+    pub(super) fn drain(&mut self, token: Token, cause: Cause, flush_ms: u64) {
+        let Some(connection) = self.table.get(token) else {
+            return;
+        };
+        if connection.is_draining() {
+            return;
+        }
+        if matches!(connection.state, State::Handshake(_)) {
+            self.counters.handshakes_failed += 1;
+        }
+        connection.state = State::Draining(Box::new(cause));
+        connection.held = None;
+        self.set_deadline(token, flush_ms);
+        // Bytes go on to be read: a socket that is closed with bytes unread resets the connection, and the peer may
+        // lose what it was sent.
+        if let Some(connection) = self.table.get(token) {
+            connection.flags.clear(Flags::PAUSED);
+        }
+        self.arm_receive(token);
+        self.end_if_flushed(token);
+    }
+
+    /// In a draining connection: ends this side's direction as soon as all is sent, and the connection as soon as
+    /// both directions are ended.
+    pub(super) fn end_if_flushed(&mut self, token: Token) {
+        let Some(connection) = self.table.get(token) else {
+            return;
+        };
+        if !connection.is_draining() || !connection.is_flushed() {
+            return;
+        }
+        if connection.flags.has(Flags::PEER_ENDED) {
+            self.finish(token, Cause::Ours);
+        } else if !connection.flags.has(Flags::HALF_CLOSED) {
+            connection.flags.set(Flags::HALF_CLOSED);
+            self.driver.shutdown_write(&connection.socket);
+            self.set_deadline(token, self.config.linger_ms);
+        }
+    }
+
+    pub(super) fn deadline_passed(&mut self, token: Token) {
+        let Some(connection) = self.table.get(token) else {
+            return;
+        };
+        connection.deadline = None;
+        let flushed = connection.flags.has(Flags::HALF_CLOSED);
+        match &mut connection.state {
+            State::Draining(cause) if !flushed && matches!(**cause, Cause::Ours) => {
+                **cause = Cause::Failed(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the peer did not read what was queued before the close",
+                ));
+            }
+            _ => {}
+        }
+        self.finish(token, Cause::Ours);
+    }
+
+    /// The socket failed.
+    pub(super) fn failed(&mut self, token: Token, error: io::Error) {
+        let Some(connection) = self.table.get(token) else {
+            return;
+        };
+        let flushed = connection.is_flushed();
+        if let State::Draining(cause) = &mut connection.state
+            && matches!(**cause, Cause::Ours)
+            && !flushed
+        {
+            **cause = Cause::Failed(error);
+            self.finish(token, Cause::Ours);
+        } else {
+            self.finish(token, Cause::Failed(error));
+        }
+    }
+
+    /// The end: closes the socket, frees the slot, tells the user. The cause of a drain under way takes precedence.
+    pub(super) fn finish(&mut self, token: Token, cause: Cause) {
+        let Some(connection) = self.table.remove(token) else {
+            return;
+        };
+        if let Some(timer) = connection.deadline {
+            self.timers.cancel(timer);
+        }
+        if let Some(outgoing) = connection.outgoing {
+            self.pools.queue_back(outgoing);
+        }
+        self.board.left(self.mail.core());
+        self.driver.close(token, connection.socket);
+        let cause = match connection.state {
+            State::Draining(cause) => *cause,
+            State::Open => cause,
+            State::Handshake(_) => {
+                self.counters.handshakes_failed += 1;
+                return;
+            }
+        };
+        if connection.flags.has(Flags::OPENED) {
+            let conn = Conn(token);
+            self.upcoming
+                .push_back(Upcoming::Event(Event::Closed { conn, cause }));
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The pieces of one received chunk, lent to the user one after the other.
+
+use crate::driver::{Driver, Token};
+use crate::ws::{WsEvent, WsFault};
+
+use super::connection::{Layer, State};
+use super::outgoing::Kind;
+use super::{Cause, Chunk, Piece, Reactor, Transport};
+
+/// The pieces of one chunk, one after the other (a lending iterator). Dropping it discards the rest of the chunk.
+pub struct Input<'r, D: Driver, L: Send> {
+    reactor: &'r mut Reactor<D, L>,
+    token: Token,
+    chunk: Chunk<D::Lease>,
+    /// So many bytes of the chunk are taken.
+    taken: usize,
+    /// What ends the connection once the chunk is let go.
+    end: Option<End>,
+}
+
+enum End {
+    PeerClosed,
+    Fault(WsFault),
+}
+
+impl<'r, D: Driver, L: Send> Input<'r, D, L> {
+    pub(super) fn new(reactor: &'r mut Reactor<D, L>, token: Token, chunk: Chunk<D::Lease>) -> Self {
+        Input {
+            reactor,
+            token,
+            chunk,
+            taken: 0,
+            end: None,
+        }
+    }
+
+    /// The next piece. A transport fault ends the input and closes the connection with its proper reason.
+    #[allow(clippy::should_implement_trait)] // It lends.
+    pub fn next(&mut self) -> Option<Piece<'_>> {
+        if self.end.is_some() {
+            return None;
+        }
+        let connection = self.reactor.table.get(self.token)?;
+        if !matches!(connection.state, State::Open) {
+            return None;
+        }
+        let listener = usize::from(connection.listener.0);
+        let bytes: &mut [u8] = match &mut self.chunk {
+            Chunk::Lease(lease) => lease,
+            Chunk::Held(held) => held,
+        };
+        let mut rest = &mut bytes[self.taken..];
+        let ws = match &mut connection.layer {
+            Layer::Stream => {
+                self.taken += rest.len();
+                return (!rest.is_empty()).then_some(Piece::Stream(rest));
+            }
+            Layer::WebSocket(ws) => ws,
+        };
+        let Some(Transport::WebSocket(config)) = self.reactor.transports.get(listener)?.as_ref() else {
+            return None;
+        };
+        let before = rest.len();
+        let event = ws.next(&mut rest, config, &mut self.reactor.reply);
+        self.taken += before - rest.len();
+        match event {
+            Ok(Some(WsEvent::Message(message))) => Some(Piece::Message(message)),
+            Ok(Some(WsEvent::MessageText(text))) => Some(Piece::Message(text.as_bytes())),
+            Ok(Some(WsEvent::Closed { .. })) => {
+                self.end = Some(End::PeerClosed);
+                None
+            }
+            // Opened came before the first chunk that is handed up.
+            Ok(Some(WsEvent::Opened { .. }) | None) => None,
+            Err(fault) => {
+                self.end = Some(End::Fault(fault));
+                None
+            }
+        }
+    }
+}
+
+impl<D: Driver, L: Send> Drop for Input<'_, D, L> {
+    fn drop(&mut self) {
+        let token = self.token;
+        self.reactor.enqueue_reply(token);
+        match self.end.take() {
+            None => {}
+            Some(End::PeerClosed) => self
+                .reactor
+                .drain(token, Cause::Peer, self.reactor.config.flush_ms),
+            Some(End::Fault(fault)) => {
+                let cause = Cause::Transport(fault.reason().to_owned());
+                self.reactor.enqueue(token, fault.reply().into(), Kind::Control);
+                self.reactor.drain(token, cause, self.reactor.config.flush_ms);
+            }
+        }
+    }
+}
