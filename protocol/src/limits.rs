@@ -28,7 +28,7 @@ pub const RUN_BYTES_MAX: usize = 64 * 1024;
 /// Heartbeat that a peer announces when it says nothing.
 pub const HEARTBEAT_MS_DEFAULT: u32 = 15_000;
 /// Shortest heartbeat that is kept; what a peer announces below it is read as this, in ms.
-pub const HEARTBEAT_MS_LEAST: u32 = 1_000;
+pub const HEARTBEAT_MS_LEAST: u32 = 100;
 /// Longest heartbeat that is kept; what a peer announces above it is read as this, in ms.
 pub const HEARTBEAT_MS_MOST: u32 = 3_600_000;
 /// Stream credit that a peer announces when it says nothing.

@@ -1,10 +1,14 @@
 //! The hello: how a session is opened and what both sides say about themselves [P-7].
+//!
+//! Here is what the two payloads say; `payload` reads and writes them, `handshake` says when they may come.
 
-use alloc::vec::Vec;
+mod handshake;
+mod payload;
 
-use crate::envelope::{Envelope, Form, Id};
-use crate::error::Fault;
+use crate::envelope::Id;
 use crate::limits;
+
+pub use handshake::Handshake;
 
 /// Capabilities. A session has those that both sides name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,6 +25,20 @@ pub struct Caps {
     pub resume: bool,
 }
 
+impl Caps {
+    /// Those that both have.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self {
+            zstd: self.zstd && other.zstd,
+            gzip: self.gzip && other.gzip,
+            multi: self.multi && other.multi,
+            datagram: self.datagram && other.datagram,
+            resume: self.resume && other.resume,
+        }
+    }
+}
+
 /// Credentials, by scheme; only the gateway that checks them looks inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Auth<'a> {
@@ -28,7 +46,7 @@ pub struct Auth<'a> {
     pub scheme: &'a str,
     /// `token`, if there is one.
     pub token: Option<&'a str>,
-    /// The whole encoded map.
+    /// The whole encoded map, for what else the scheme needs. Empty when encoding: it is made of the two above.
     pub raw: &'a [u8],
 }
 
@@ -104,80 +122,4 @@ pub struct Welcome<'a> {
     pub limits: Option<&'a [u8]>,
     /// Name and version of the software.
     pub agent: &'a str,
-}
-
-impl<'a> Hello<'a> {
-    /// Reads the payload; what is absent has its default, unknown keys are ignored, ranges are clamped or refused
-    /// as [P-7] says.
-    ///
-    /// # Errors
-    /// [`Fault::Hello`] names the part.
-    pub fn decode(payload: &'a [u8]) -> Result<Self, Fault> {
-        let _ = payload;
-        todo!()
-    }
-    /// Appends the encoded payload.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        let _ = out;
-        todo!()
-    }
-}
-
-impl<'a> Welcome<'a> {
-    /// Reads the payload.
-    ///
-    /// # Errors
-    /// [`Fault::Hello`] names the part.
-    pub fn decode(payload: &'a [u8]) -> Result<Self, Fault> {
-        let _ = payload;
-        todo!()
-    }
-    /// Appends the encoded payload.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        let _ = out;
-        todo!()
-    }
-}
-
-/// The answerer's side of a handshake: says what an envelope that arrives may be.
-///
-/// ```text
-///   AwaitHello --hello, ref null--> Greeted --answer(ok)--> Open --cancel, ref null--> Closing
-///        |                            |                      |
-///        +--anything else: close      +--answer(refused)     +--second hello: close
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Handshake {
-    /// Nothing but a hello is accepted.
-    #[default]
-    AwaitHello,
-    /// A resuming hello arrived; nothing may follow until it is answered.
-    Greeted,
-    /// Everything but a hello is accepted.
-    Open,
-    /// A session-closing cancel went or came; nothing more is accepted.
-    Closing,
-}
-
-impl Handshake {
-    /// Checks an arriving envelope against the state and moves on: `Open` is reached by the caller's
-    /// [`Handshake::opened`].
-    ///
-    /// # Errors
-    /// [`Fault::State`]: the connection is to be closed with that reason.
-    pub fn admit(&mut self, envelope: &Envelope<'_>) -> Result<(), Fault> {
-        let _ = envelope;
-        todo!()
-    }
-
-    /// The hello was accepted.
-    pub fn opened(&mut self) {
-        *self = Self::Open;
-    }
-
-    /// The form in which this side speaks: the one that the hello came in.
-    #[must_use]
-    pub fn answer_form(hello_form: Form) -> Form {
-        hello_form
-    }
 }
