@@ -10,5 +10,7 @@ pub mod limits;
 pub mod listener;
 pub mod mail;
 pub mod reactor;
+pub mod rlimit;
 pub mod timer;
+pub mod uring;
 pub mod ws;

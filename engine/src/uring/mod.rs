@@ -1,0 +1,439 @@
+//! The driver of a running gateway: one io_uring a core, driven by the core's own thread.
+//!
+//! ```text
+//!                 receive, send, accept, close, wake           turn
+//!   reactor ─────────────────────────────────────> queue ──────────────> kernel
+//!      ^                                                                    │
+//!      └────── poll ─── completions (a copy; the ring has room again) <─────┘
+//! ```
+//!
+//! Order within a turn: buffers that came back are published, then everything queued is submitted in the order in
+//! which it was asked for, and in the same system call completions are waited for; then the clock is sampled and the
+//! completions are taken over. Nothing completes between two turns, and a turn with nothing to submit, nothing to
+//! fetch and no wish to park costs no system call.
+//!
+//! What each file holds: [`config`] sizes · `ring` the two queues and the system call · `user_data` how a completion
+//! finds its owner · `buffers` receive buffers and their leases · `sends` sends in flight · `accepts` accepting ·
+//! [`hub`] cores waking each other · `socket` a connection's descriptor.
+//!
+//! # Soundness
+//! The kernel holds addresses of receive buffers, gather lists and address fields while operations are in flight.
+//! Their owners live in [`UringDriver`]; its `drop` cancels what is in flight and waits for the last completion, and
+//! leaks those owners if that does not come.
+
+#![allow(unsafe_code)]
+
+mod accepts;
+mod buffers;
+pub mod config;
+pub mod hub;
+pub(crate) mod ring;
+mod sends;
+mod socket;
+mod user_data;
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use io_uring::types::{CancelBuilder, Fd};
+use io_uring::{cqueue, opcode, squeue};
+use rustix::time::{ClockId, clock_gettime};
+
+pub use self::buffers::Lease;
+pub use self::config::UringConfig;
+pub use self::hub::{UringHub, Waker};
+pub use self::socket::Socket;
+pub use self::user_data::SLOTS_MAX;
+
+use self::accepts::{Accepts, Outcome};
+use self::buffers::{GROUP, Pool};
+use self::ring::Ring;
+use self::sends::Sends;
+use self::user_data::{Kind, pack, unpack};
+use crate::driver::{Completion, Driver, ReceiveEnd, Token};
+use crate::gather::Gather;
+use crate::listener::{Listener, ListenerId};
+
+/// How long the end of a driver waits for the kernel to let go of its memory.
+const DROP_WAIT_NS: u64 = 1_000_000_000;
+
+/// For operations whose completion tells nothing.
+const QUIET: Token = Token {
+    slot: 0,
+    generation: 0,
+};
+
+/// One core's ring and what its operations own. Made on the thread that uses it, and bound to it: the kernel refuses
+/// other threads, and so does the compiler (it is not `Send`).
+#[derive(Debug)]
+pub struct UringDriver {
+    hub: Arc<UringHub>,
+    core: usize,
+    ring: ManuallyDrop<Ring>,
+    owners: ManuallyDrop<Owners>,
+    /// Completions taken over from the ring, not yet polled.
+    completions: VecDeque<cqueue::Entry>,
+    /// The end that goes with data that was just polled.
+    ended: Option<Token>,
+    now_ns: u64,
+    /// Whether other rings take messages; else their eventfds are written.
+    ring_messages: bool,
+}
+
+/// What the kernel may hold addresses of.
+#[derive(Debug)]
+struct Owners {
+    pool: Rc<Pool>,
+    sends: Sends,
+    accepts: Accepts,
+    /// Where the eventfd's counter is read to. Boxed and never looked at.
+    count: Box<u64>,
+}
+
+impl UringDriver {
+    /// Makes the ring of one core of a hub, on the calling thread, which is the one that uses it.
+    ///
+    /// # Errors
+    /// Sizes out of bounds, a core that has a driver already, or what the kernel refuses; [`crate::probe`] says what
+    /// that means and what to do about it.
+    pub fn new(hub: &Arc<UringHub>, core: usize, config: &UringConfig) -> io::Result<UringDriver> {
+        config.check()?;
+        let ring = Ring::new(config)?;
+        let pool = Pool::register(ring.registrar(), config)?;
+        hub.claim(core)?;
+        let mut probe = io_uring::Probe::new();
+        let ring_messages = ring.registrar().submitter().register_probe(&mut probe).is_ok()
+            && probe.is_supported(opcode::MsgRingData::CODE);
+        let owners = Owners {
+            pool,
+            sends: Sends::default(),
+            accepts: Accepts::default(),
+            count: Box::new(0),
+        };
+        let mut driver = UringDriver {
+            hub: Arc::clone(hub),
+            core,
+            ring: ManuallyDrop::new(ring),
+            owners: ManuallyDrop::new(owners),
+            completions: VecDeque::with_capacity(config.cq_entries as usize),
+            ended: None,
+            now_ns: clock_ns(),
+            ring_messages,
+        };
+        driver.listen_to_eventfd();
+        driver.ring.enter(false, None)?;
+        hub.introduce(core, driver.ring.duplicate()?);
+        Ok(driver)
+    }
+
+    /// Makes a listener known by its id, before [`Driver::accept`]. Every core registers the same ones.
+    ///
+    /// # Panics
+    /// If the id has a listener already.
+    pub fn register(&mut self, id: ListenerId, listener: &Arc<Listener>) {
+        self.owners.accepts.register(id, Arc::clone(listener));
+    }
+
+    /// Which core's this is.
+    #[must_use]
+    pub fn core(&self) -> usize {
+        self.core
+    }
+
+    /// Arms the read of this core's eventfd, by which threads without a ring wake it.
+    fn listen_to_eventfd(&mut self) {
+        let fd = Fd(self.hub.eventfd(self.core).as_raw_fd());
+        let count = (&raw mut *self.owners.count).cast();
+        let user_data = pack(Kind::Eventfd, QUIET);
+        // SAFETY: the count is boxed, used by this one operation, and lives in `owners`; the hub keeps the eventfd open.
+        unsafe {
+            self.ring
+                .push(opcode::Read::new(fd, count, 8).build().user_data(user_data))
+        };
+    }
+
+    /// Tells another core by its ring, or by its eventfd where there is none.
+    fn tell(&mut self, core: usize) {
+        let ring = if self.ring_messages {
+            self.hub.ring(core)
+        } else {
+            None
+        };
+        let Some(ring) = ring else {
+            return self.hub.signal(core);
+        };
+        let slot = core as u32;
+        let here = pack(Kind::WakeFailed, Token { slot, generation: 0 });
+        let there = pack(
+            Kind::Woken,
+            Token {
+                slot: self.core as u32,
+                generation: 0,
+            },
+        );
+        let entry = opcode::MsgRingData::new(Fd(ring), 0, there, None)
+            .build()
+            .user_data(here)
+            .flags(squeue::Flags::SKIP_SUCCESS);
+        // SAFETY: it names no memory; the hub keeps the other ring's descriptor open.
+        unsafe { self.ring.push(entry) };
+    }
+
+    /// What a completion means to the reactor. `None`: nothing.
+    fn translate(&mut self, entry: &cqueue::Entry) -> Option<Completion<Lease, Socket>> {
+        let (kind, token) = unpack(entry.user_data())?;
+        let result = entry.result();
+        match kind {
+            Kind::Receive => Some(self.received(token, entry)),
+            Kind::Send => {
+                let (token, gather) = self.owners.sends.finish(token.slot)?;
+                let result = usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result));
+                Some(Completion::Sent {
+                    token,
+                    result,
+                    gather,
+                })
+            }
+            Kind::Accept => {
+                let listener = ListenerId(token.slot as u16);
+                // SAFETY: this is the result of that listener's accept, and each completion is translated once.
+                let (outcome, next) = unsafe { self.owners.accepts.finish(listener, result, self.now_ns) };
+                if let Some(next) = next {
+                    // SAFETY: made by `accepts`, in `owners`, which holds the listener too.
+                    unsafe { self.ring.push(next) };
+                }
+                match outcome {
+                    Outcome::Accepted(socket, peer) => Some(Completion::Accepted {
+                        listener,
+                        socket: Socket::from(socket),
+                        peer,
+                    }),
+                    Outcome::Failed(error) => Some(Completion::AcceptFailed { listener, error }),
+                    Outcome::Nothing => None,
+                }
+            }
+            Kind::Eventfd => {
+                self.listen_to_eventfd();
+                None
+            }
+            Kind::WakeFailed => {
+                self.hub.signal(token.slot as usize);
+                None
+            }
+            Kind::Woken | Kind::Quiet => None,
+        }
+    }
+
+    fn received(&mut self, token: Token, entry: &cqueue::Entry) -> Completion<Lease, Socket> {
+        let (result, more) = (entry.result(), cqueue::more(entry.flags()));
+        let lease = cqueue::buffer_select(entry.flags()).map(|id| {
+            // SAFETY: this completion names the buffer, it was noted when it was taken over from the ring, and each
+            // completion is translated once.
+            unsafe { self.owners.pool.lend(id, usize::try_from(result).unwrap_or(0)) }
+        });
+        if let Some(lease) = lease.filter(|lease| !lease.is_empty()) {
+            // Data that ends the receive: the completion queue ran over. Armed again like one that found no buffer.
+            self.ended = (!more).then_some(token);
+            return Completion::Received { token, lease };
+        }
+        let end = match -result {
+            0 => ReceiveEnd::EndOfStream,
+            libc::ENOBUFS => ReceiveEnd::NoBuffers,
+            libc::ECANCELED => ReceiveEnd::Stopped,
+            error => ReceiveEnd::Failed(io::Error::from_raw_os_error(error)),
+        };
+        debug_assert!(!more, "a receive that yields nothing is over");
+        Completion::ReceiveEnded { token, end }
+    }
+
+    /// Submits, waits if allowed, takes completions over.
+    fn enter(&mut self, wait: bool, timeout_ns: Option<u64>) -> io::Result<()> {
+        self.owners.pool.publish();
+        self.ring.enter(wait, timeout_ns)?;
+        let (completions, pool) = (&mut self.completions, &self.owners.pool);
+        self.ring.drain(|entry| {
+            if cqueue::buffer_select(entry.flags()).is_some() {
+                pool.note_filled();
+            }
+            completions.push_back(entry);
+        });
+        Ok(())
+    }
+}
+
+impl Driver for UringDriver {
+    type Lease = Lease;
+    type Socket = Socket;
+
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    fn accept(&mut self, listener: ListenerId) {
+        if let Some(entry) = self.owners.accepts.start(listener) {
+            // SAFETY: made by `accepts`, in `owners`, which holds the listener too.
+            unsafe { self.ring.push(entry) };
+        }
+    }
+
+    fn stop_accept(&mut self, listener: ListenerId) {
+        if let Some(entry) = self.owners.accepts.stop(listener) {
+            // SAFETY: a cancel names no memory.
+            unsafe { self.ring.push(entry) };
+        }
+    }
+
+    fn receive(&mut self, token: Token, socket: &Socket) {
+        let fd = Fd(socket.as_fd().as_raw_fd());
+        let entry = opcode::RecvMulti::new(fd, GROUP)
+            .build()
+            .user_data(pack(Kind::Receive, token));
+        // SAFETY: the buffers are in `owners`. The socket goes back by `close`, which is queued behind this.
+        unsafe { self.ring.push(entry) };
+    }
+
+    fn stop_receive(&mut self, token: Token) {
+        let entry = opcode::AsyncCancel::new(pack(Kind::Receive, token))
+            .build()
+            .user_data(pack(Kind::Quiet, QUIET))
+            .flags(squeue::Flags::SKIP_SUCCESS);
+        // SAFETY: a cancel names no memory.
+        unsafe { self.ring.push(entry) };
+    }
+
+    fn send(&mut self, token: Token, socket: &Socket, gather: Box<Gather>) {
+        let entry = self.owners.sends.begin(token, socket.as_fd(), gather);
+        // SAFETY: the list and what points into it are in `owners` until `finish`, which follows the completion. The
+        // socket goes back by `close`, which is queued behind this.
+        unsafe { self.ring.push(entry) };
+    }
+
+    fn shutdown_write(&mut self, socket: &Socket) {
+        // It fails only on a socket whose peer is gone, which the receive tells. Directly, because the ring would
+        // hand it to a worker thread; the reactor calls it when its last send has completed.
+        let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
+    }
+
+    fn close(&mut self, _token: Token, socket: Socket) {
+        // Both run at submission, in this order, behind whatever was asked for before: nothing queued ever meets the
+        // descriptor's next owner. The kernel keeps the socket itself until what is in flight has let go of it.
+        let fd = Fd(OwnedFd::from(socket).into_raw_fd());
+        let quiet = pack(Kind::Quiet, QUIET);
+        let cancel = opcode::AsyncCancel2::new(CancelBuilder::fd(fd).all()).build();
+        let close = opcode::Close::new(fd).build();
+        for entry in [cancel, close] {
+            // SAFETY: they name no memory. The descriptor was this socket's alone and is closed here, once.
+            unsafe {
+                self.ring
+                    .push(entry.user_data(quiet).flags(squeue::Flags::SKIP_SUCCESS))
+            };
+        }
+    }
+
+    fn free_buffers(&self) -> usize {
+        self.owners.pool.free()
+    }
+
+    fn wake(&mut self, core: usize) {
+        if self.hub.note(core) {
+            self.tell(core);
+        }
+    }
+
+    fn turn(&mut self, park_until_ns: Option<u64>) -> io::Result<()> {
+        while let Some(entry) = self.owners.accepts.retry(self.now_ns) {
+            // SAFETY: made by `accepts`, in `owners`, which holds the listener too.
+            unsafe { self.ring.push(entry) };
+        }
+        let until_ns = match (park_until_ns, self.owners.accepts.next_retry_ns()) {
+            (Some(user), Some(retry)) => Some(user.min(retry)),
+            (user, retry) => user.or(retry),
+        };
+        let timeout_ns = match until_ns {
+            Some(0) => Some(0),
+            Some(until) => Some(until.saturating_sub(clock_ns())),
+            None => None,
+        };
+        let nothing_to_do = self.completions.is_empty() && self.ended.is_none();
+        let wait = timeout_ns != Some(0) && nothing_to_do && self.hub.park(self.core);
+        let entered = self.enter(wait, timeout_ns);
+        self.hub.unpark(self.core);
+        self.now_ns = clock_ns();
+        entered
+    }
+
+    fn poll(&mut self) -> Option<Completion<Lease, Socket>> {
+        if let Some(token) = self.ended.take() {
+            return Some(Completion::ReceiveEnded {
+                token,
+                end: ReceiveEnd::NoBuffers,
+            });
+        }
+        while let Some(entry) = self.completions.pop_front() {
+            if let Some(completion) = self.translate(&entry) {
+                return Some(completion);
+            }
+        }
+        None
+    }
+}
+
+impl Drop for UringDriver {
+    fn drop(&mut self) {
+        self.hub.retire(self.core);
+        // What completed and was not polled: descriptors are closed, buffers given back.
+        let give_up_at_ns = clock_ns() + DROP_WAIT_NS;
+        let cancel_all = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
+        // SAFETY: a cancel names no memory.
+        unsafe { self.ring.push(cancel_all.user_data(pack(Kind::Quiet, QUIET))) };
+        loop {
+            self.discard_completions();
+            let now_ns = clock_ns();
+            if self.ring.in_flight() == 0 || now_ns >= give_up_at_ns {
+                break;
+            }
+            if self.enter(true, Some(give_up_at_ns - now_ns)).is_err() {
+                break;
+            }
+        }
+        let unregistered = self.ring.registrar().submitter().unregister_buf_ring(GROUP);
+        if self.ring.in_flight() == 0 && unregistered.is_ok() {
+            // SAFETY: both are dropped once, here, and not used afterwards. No operation is in flight and the buffer
+            // group is gone, so the kernel has no address into the owners.
+            unsafe {
+                ManuallyDrop::drop(&mut self.owners);
+                ManuallyDrop::drop(&mut self.ring);
+            }
+        }
+    }
+}
+
+impl UringDriver {
+    /// Ends what has completed without asking for anything new.
+    fn discard_completions(&mut self) {
+        self.ended = None;
+        while let Some(entry) = self.completions.pop_front() {
+            match unpack(entry.user_data()) {
+                Some((Kind::Accept, token)) => {
+                    let listener = ListenerId(token.slot as u16);
+                    let _ = self.owners.accepts.stop(listener);
+                    // SAFETY: as in `translate`. Stopped, so that nothing is armed again.
+                    let _ = unsafe { self.owners.accepts.finish(listener, entry.result(), self.now_ns) };
+                }
+                Some((Kind::Eventfd, _)) => {}
+                _ => drop(self.translate(&entry)),
+            }
+        }
+    }
+}
+
+/// The kernel's monotonic clock, the one that its timeouts use.
+fn clock_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    // Monotonic time begins at 0 and lasts 584 years.
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
