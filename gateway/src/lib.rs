@@ -1,1 +1,23 @@
-//! Under construction.
+//! The FLUXAR gateway: puts the engine and the shards together, one of each a core.
+//!
+//! A message comes in through [`worker`], is understood in [`front`] and [`exchanges`], finds its receivers in the
+//! shard, and leaves through [`delivery`] and [`outbox`]. The binary is `main.rs`; the simulation drives [`worker`]
+//! over the simulated engine.
+#![forbid(unsafe_code)]
+
+pub mod args;
+pub mod config;
+pub mod counters;
+pub mod deadlines;
+pub mod delivery;
+pub mod exchanges;
+pub mod front;
+pub mod gateway;
+pub mod greeting;
+pub mod limits;
+pub mod mail;
+pub mod outbox;
+pub mod rate;
+pub mod session;
+pub mod settings;
+pub mod worker;

@@ -1,2 +1,137 @@
-//! Under construction.
-fn main() {}
+//! `fluxar-gateway`: reads its configuration, looks at the kernel, starts the cores, says what it listens on, and
+//! drains on SIGTERM.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use clap::Parser;
+use fluxar_gateway::args::Args;
+use fluxar_gateway::config::Config;
+use fluxar_gateway::counters::Counters;
+use fluxar_gateway::gateway::{CoreEnd, Gateway};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The configuration is wrong.
+const EXIT_CONFIG: u8 = 2;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let config = match args.configuration(std::env::vars()) {
+        Ok(config) => config,
+        Err(faults) => {
+            for fault in &faults {
+                eprintln!("{fault}");
+            }
+            let s = if faults.len() == 1 { "" } else { "s" };
+            eprintln!("{} fault{s} in the configuration; nothing was started", faults.len());
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    if args.print_config {
+        print!("{}", config.to_toml());
+        return ExitCode::SUCCESS;
+    }
+    if args.check {
+        println!("the configuration is good");
+        return ExitCode::SUCCESS;
+    }
+    match run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: &Config) -> Result<(), String> {
+    let started = Instant::now();
+    let filter = tracing_subscriber::EnvFilter::new(&config.log_level);
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).init();
+
+    let report = fluxar_engine::probe::probe();
+    if !report.fatal.is_empty() {
+        let lines: Vec<String> = report.fatal.iter().map(ToString::to_string).collect();
+        return Err(format!("this gateway cannot run here:\n{}", lines.join("\n")));
+    }
+    for missing in &report.missing {
+        tracing::warn!("{missing}");
+    }
+    let (_, descriptors) = fluxar_engine::rlimit::raise_descriptor_limit()
+        .map_err(|error| format!("the limit on open files cannot be read: {error}"))?;
+
+    // A first signal drains, a second ends at once.
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .map_err(|error| format!("signals cannot be handled: {error}"))?;
+    }
+
+    let gateway = Gateway::start(config).map_err(|error| error.to_string())?;
+    announce(&gateway, config, descriptors, started)
+        .map_err(|error| format!("standard output cannot be written: {error}"))?;
+    if let Some(core) = gateway.wait(|| stop.load(Ordering::Relaxed)) {
+        let ends = gateway.stop();
+        let why = ends.into_iter().nth(core).and_then(Result::err);
+        return Err(match why {
+            Some(error) => format!("core {core} failed: {error}"),
+            None => format!("core {core} ended by itself"),
+        });
+    }
+    tracing::info!("draining: no new connections, goodbye to all clients");
+    report_ends(gateway.stop())
+}
+
+/// Says what runs where. Scripts may wait for the last line.
+fn announce(gateway: &Gateway, config: &Config, descriptors: u64, started: Instant) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let processors: Vec<String> = gateway.processors().iter().map(usize::to_string).collect();
+    let s = if processors.len() == 1 { "" } else { "s" };
+    writeln!(out, "Fluxar Gateway {}", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "  cores    {} on processor{s} {}", processors.len(), processors.join(", "))?;
+    for (at, address) in gateway.addresses().iter().enumerate() {
+        writeln!(out, "  {}{address}", if at == 0 { "listens  " } else { "         " })?;
+    }
+    writeln!(
+        out,
+        "  bounds   {} connections a core, {} open files, {} KiB queued a connection",
+        config.limits.connections,
+        descriptors,
+        config.limits.queue_bytes / 1024
+    )?;
+    writeln!(out, "ready in {} ms; stop with Ctrl-C", started.elapsed().as_millis())?;
+    out.flush()
+}
+
+fn report_ends(ends: Vec<io::Result<CoreEnd>>) -> Result<(), String> {
+    let mut faults = Vec::new();
+    for (core, end) in ends.into_iter().enumerate() {
+        match end {
+            Ok(CoreEnd { counters, cut_off }) => {
+                let Counters { opened, received, delivered, dropped, calls, rejected, refused, .. } = counters;
+                tracing::info!(
+                    core,
+                    connections = opened,
+                    received,
+                    delivered,
+                    dropped,
+                    calls,
+                    rejected,
+                    refused,
+                    cut_off,
+                    "stopped"
+                );
+            }
+            Err(error) => faults.push(format!("core {core} failed: {error}")),
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
+}

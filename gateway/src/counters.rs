@@ -1,0 +1,36 @@
+//! What happened on a core, counted. Plain numbers of one thread; nobody else reads them while it runs.
+
+/// Totals since start.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections accepted.
+    pub opened: u64,
+    /// Connections gone.
+    pub closed: u64,
+    /// Envelopes received.
+    pub received: u64,
+    /// Runs handed to connections.
+    pub runs: u64,
+    /// Events handed to connections.
+    pub delivered: u64,
+    /// Events dropped because their receiver's queue was full, or because they were too large for it.
+    pub dropped: u64,
+    /// Events dropped because another core's mailbox stayed full.
+    pub dropped_between_cores: u64,
+    /// Envelopes that were malformed.
+    pub rejected: u64,
+    /// Envelopes that were answered with an error.
+    pub refused: u64,
+    /// Calls forwarded to a serving peer.
+    pub calls: u64,
+    /// Answers that named no open call.
+    pub late_answers: u64,
+    /// Connections closed because they did not read.
+    pub overrun: u64,
+    /// Connections closed because a handshake or a frame was not completed.
+    pub timed_out: u64,
+    /// Connections lost to silence.
+    pub lost: u64,
+    /// Pauses because a connection sent more than its rate.
+    pub rate_pauses: u64,
+}

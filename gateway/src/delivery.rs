@@ -1,0 +1,143 @@
+//! From the shard to the connections: runs by reference, pieces for group members, letters for other cores, and what
+//! became of calls whose other end is lost.
+
+use fluxar_protocol::frame::PREFIX_BYTES;
+use fluxar_protocol::{Id, Kind};
+use fluxar_shard::{Arrival, Delivery, Letter, PeerId};
+
+use crate::front::{Effect, Front};
+use crate::limits::DROP_NOTE_MS;
+use crate::mail::Mail;
+
+impl Front {
+    /// A letter from another core.
+    pub fn handle_mail(&mut self, from: usize, mail: Mail) {
+        match mail {
+            Mail::Stop => self.handle_stop(),
+            Mail::Shard(letter) => self.handle_letter(from as u16, letter),
+        }
+    }
+
+    fn handle_letter(&mut self, from: u16, letter: Letter) {
+        match self.shard.handle_letter(from, letter) {
+            Arrival::Taken => self.after_shard(),
+            Arrival::Forward { to, bytes } => {
+                // A call comes with its id replaced; a cancel passes through here as well and needs no room.
+                let is_call = bytes.get(1) == Some(&(Kind::Call as u8));
+                let id = bytes.get(3..19).and_then(|id| <[u8; 16]>::try_from(id).ok());
+                match (is_call, id) {
+                    (true, Some(id)) => self.forward_call(to, Id(id), &bytes),
+                    _ => self.pass(to, &bytes),
+                }
+            }
+            Arrival::Answer { asker, reference, bytes } => self.deliver_answer(asker, reference, &bytes),
+        }
+    }
+
+    fn pass(&mut self, to: PeerId, compact: &[u8]) {
+        let Some(slot) = self.slot_of_peer(to) else { return };
+        let Some(session) = &mut self.sessions[slot] else { return };
+        if let Ok(Some(bytes)) = session.outbox.push_patched(compact, None, None) {
+            self.effects.push_back(Effect::Send { conn: session.conn, bytes });
+        }
+        self.mark_dirty(slot);
+        self.watch_queue(slot);
+    }
+
+    /// Takes out of the shard what a verb left in it.
+    pub(crate) fn after_shard(&mut self) {
+        while let Some(delivery) = self.shard.poll_delivery() {
+            self.deliver(&delivery);
+        }
+        while let Some((core, letter)) = self.shard.poll_letter() {
+            self.post(core, letter);
+        }
+        while let Some(failed) = self.shard.poll_failed() {
+            if let Some(slot) = self.slot_of_peer(failed.asker) {
+                self.refuse(slot, Kind::Call, failed.reference, failed.refusal.code, &failed.refusal.message);
+            }
+        }
+        while let Some(route) = self.shard.poll_cancelled() {
+            self.cancel_onwards(route);
+        }
+    }
+
+    fn deliver(&mut self, delivery: &Delivery) {
+        let run = &delivery.run;
+        let framed = run.framed();
+        let body_bytes = framed.len() - PREFIX_BYTES;
+        self.counters.runs += (delivery.plain.len() + delivery.grouped.len()) as u64;
+        for &peer in delivery.plain.iter() {
+            let Some(slot) = self.slot_of_peer(peer) else { continue };
+            let Some(session) = &mut self.sessions[slot] else { continue };
+            if session.outbox.queued_bytes() + body_bytes > self.limits.queue_bytes {
+                self.counters.dropped += run.events();
+                self.shard.dropped(peer, run);
+                self.drops_to_tell(slot);
+                continue;
+            }
+            self.counters.delivered += run.events();
+            if session.outbox.takes_shared(body_bytes) {
+                let conn = session.conn;
+                if let Some(bytes) = session.outbox.seal() {
+                    self.effects.push_back(Effect::Send { conn, bytes });
+                }
+                let bytes = session.outbox.share(framed);
+                self.effects.push_back(Effect::Send { conn, bytes });
+            } else {
+                let too_large = self.push_private(slot, &framed[PREFIX_BYTES..]);
+                if too_large > 0 {
+                    self.counters.dropped += too_large;
+                    self.counters.delivered -= too_large;
+                    self.shard.dropped(peer, run);
+                    self.drops_to_tell(slot);
+                }
+            }
+        }
+        for piece in &delivery.grouped {
+            let Some(slot) = self.slot_of_peer(piece.peer) else { continue };
+            let Some(session) = &mut self.sessions[slot] else { continue };
+            let body_bytes = piece.framed.len() - PREFIX_BYTES;
+            let events = u64::from(piece.events);
+            let fits = session.outbox.queued_bytes() + body_bytes <= self.limits.queue_bytes;
+            if fits && session.outbox.takes_shared(body_bytes) {
+                self.counters.delivered += events;
+                let conn = session.conn;
+                if let Some(bytes) = session.outbox.seal() {
+                    self.effects.push_back(Effect::Send { conn, bytes });
+                }
+                let bytes = session.outbox.share(&piece.framed);
+                self.effects.push_back(Effect::Send { conn, bytes });
+            } else if fits && session.outbox.takes_transcoded(body_bytes) {
+                self.counters.delivered += events;
+                // The header and its events stay in one body.
+                self.seal(slot);
+                self.push_private(slot, &piece.framed[PREFIX_BYTES..]);
+                self.seal(slot);
+            } else {
+                self.counters.dropped += events;
+                self.shard.dropped_grouped(piece);
+                self.drops_to_tell(slot);
+            }
+        }
+    }
+
+    fn push_private(&mut self, slot: usize, body: &[u8]) -> u64 {
+        let Some(session) = &mut self.sessions[slot] else { return 0 };
+        let conn = session.conn;
+        let effects = &mut self.effects;
+        let too_large =
+            session.outbox.push_events(body, |bytes| effects.push_back(Effect::Send { conn, bytes }));
+        self.mark_dirty(slot);
+        too_large
+    }
+
+    fn drops_to_tell(&mut self, slot: usize) {
+        let Some(session) = &mut self.sessions[slot] else { return };
+        if session.due.drops_ms == u64::MAX {
+            session.due.drops_ms = self.now_ms + DROP_NOTE_MS;
+            self.arm(slot);
+        }
+    }
+}
+

@@ -1,0 +1,278 @@
+//! What a greeted peer wants, by the verb of its message: events go to the shard's runs, calls are routed to who
+//! serves them, answers back to who asked. Nothing here waits.
+
+use bytes::{Bytes, BytesMut};
+use fluxar_protocol::envelope::{Decoded, Envelope};
+use fluxar_protocol::error::Code;
+use fluxar_protocol::exchange::{Verb, verb};
+use fluxar_protocol::meta::{Meta, MetaWriter, Qos};
+use fluxar_protocol::{Fault, Form, Id, Kind};
+use fluxar_shard::{AnswerRoute, Letter, PeerId, Refusal, Route};
+
+use crate::front::{Effect, Front, answer, ws_code};
+use crate::mail::Mail;
+
+impl Front {
+    /// One envelope that the handshake admits.
+    pub(crate) fn handle_envelope(&mut self, slot: usize, decoded: &Decoded<'_>) {
+        let envelope = &decoded.envelope;
+        let verb = match verb(envelope) {
+            Ok(verb) => verb,
+            Err(fault) => {
+                if envelope.reference.is_none() {
+                    self.refuse_fault(slot, envelope.kind, envelope.id, &fault);
+                }
+                return;
+            }
+        };
+        if verb == Verb::Hello {
+            return self.greet(slot, decoded);
+        }
+        if decoded.form == Form::Compact {
+            return self.handle_verb(slot, verb, envelope, decoded.bytes);
+        }
+        // Inside, everything is compact: named input is transcoded as it enters [P-3.2].
+        let mut compact = std::mem::take(&mut self.scratch);
+        compact.clear();
+        envelope.encode(Form::Compact, &mut compact);
+        self.handle_verb(slot, verb, envelope, &compact);
+        self.scratch = compact;
+    }
+
+    fn handle_verb(&mut self, slot: usize, verb: Verb, envelope: &Envelope<'_>, compact: &[u8]) {
+        match verb {
+            Verb::Publish => self.publish(slot, envelope, compact),
+            Verb::Call => self.call(slot, envelope, compact),
+            Verb::Answer(reference) => {
+                if let Some(session) = &self.sessions[slot] {
+                    let from = session.peer;
+                    self.route_answer(from, reference, compact);
+                }
+            }
+            Verb::Subscribe | Verb::Serve => self.subscribe(slot, verb == Verb::Serve, envelope),
+            Verb::Cancel(reference) => self.cancel(slot, reference),
+            Verb::Ping => {
+                let own = self.ids.next();
+                self.push(slot, &answer(Kind::Ping, own, envelope.id, None));
+            }
+            Verb::Close => self.say_goodbye(slot, None, ws_code::NORMAL),
+            Verb::StreamOpen => {
+                self.refuse(slot, Kind::Stream, envelope.id, Code::Unimplemented, "this gateway does not forward streams yet; use a call");
+            }
+            // About things that this gateway does not have open: ignored, as [P-3.10] says.
+            Verb::StreamPart(_) | Verb::SubscriptionNote(_) | Verb::Ack(_) | Verb::Pong(_) => {}
+            // The handshake admits neither here.
+            Verb::Hello | Verb::Welcome(_) => {}
+        }
+    }
+
+    fn publish(&mut self, slot: usize, envelope: &Envelope<'_>, compact: &[u8]) {
+        let Some(topic) = envelope.target else { return };
+        if let Some(meta) = &envelope.meta {
+            if let Err((code, message)) = takes_event(meta) {
+                self.refuse(slot, Kind::Event, envelope.id, code, &message);
+                return;
+            }
+        }
+        self.shard.publish(topic, compact);
+    }
+
+    fn subscribe(&mut self, slot: usize, serve: bool, envelope: &Envelope<'_>) {
+        let (Some(pattern), Some(session)) = (envelope.target, &self.sessions[slot]) else { return };
+        let (peer, id) = (session.peer, envelope.id);
+        let wish = match Wish::read(envelope.meta.as_ref(), serve) {
+            Ok(wish) => wish,
+            Err(Refused { code, message }) => return self.refuse(slot, Kind::Subscribe, id, code, &message),
+        };
+        let result = if serve {
+            self.shard.serve(peer, id, pattern, wish.weight)
+        } else {
+            self.shard.subscribe(peer, id, pattern, wish.group)
+        };
+        match result {
+            Ok(()) => {
+                let payload = crate::greeting::encode_accepted(self.shard.epoch());
+                let own = self.ids.next();
+                let mut accepted = answer(Kind::Subscribe, own, id, None);
+                accepted.payload = &payload;
+                self.push(slot, &accepted);
+            }
+            Err(Refusal { code, message }) => self.refuse(slot, Kind::Subscribe, id, code, &message),
+        }
+    }
+
+    fn call(&mut self, slot: usize, envelope: &Envelope<'_>, compact: &[u8]) {
+        let (Some(method), Some(session)) = (envelope.target, &self.sessions[slot]) else { return };
+        match self.shard.call(session.peer, envelope.id, method) {
+            Ok(Route { server, forward_id }) => {
+                self.counters.calls += 1;
+                if server.core == self.core {
+                    self.forward_call(server, forward_id, compact);
+                } else {
+                    let mut bytes = BytesMut::from(compact);
+                    fluxar_protocol::envelope::patch_id(&mut bytes, forward_id);
+                    self.post(server.core, Letter::Forward { to: server, bytes: bytes.freeze() });
+                }
+            }
+            Err(Refusal { code, message }) => self.refuse(slot, Kind::Call, envelope.id, code, &message),
+        }
+    }
+
+    /// A call for one of this core's connections, its id already or to be replaced by `forward_id`.
+    pub(crate) fn forward_call(&mut self, server: PeerId, forward_id: Id, compact: &[u8]) {
+        // A server that is gone fails its open calls by itself, on every core.
+        let Some(slot) = self.slot_of_peer(server) else { return };
+        let Some(session) = &mut self.sessions[slot] else { return };
+        let queued = session.outbox.queued_bytes();
+        if queued > self.limits.queue_bytes {
+            let message = format!("the serving peer has {queued} bytes to read before this call; try again later");
+            return self.fail_call(server, forward_id, Code::ResourceExhausted, &message);
+        }
+        match session.outbox.push_patched(compact, Some(forward_id), None) {
+            Ok(full) => {
+                if let Some(bytes) = full {
+                    self.effects.push_back(Effect::Send { conn: session.conn, bytes });
+                }
+                self.mark_dirty(slot);
+                self.watch_queue(slot);
+            }
+            Err(too_large) => {
+                let message = format!(
+                    "the call is {} bytes, the serving peer takes {}",
+                    too_large.envelope_bytes, too_large.limit_bytes
+                );
+                self.fail_call(server, forward_id, Code::ResourceExhausted, &message);
+            }
+        }
+    }
+
+    /// Answers a forwarded call in its server's place.
+    fn fail_call(&mut self, server: PeerId, forward_id: Id, code: Code, message: &str) {
+        let error = crate::greeting::encode_error(code, message);
+        let own = self.ids.next();
+        let mut compact = Vec::new();
+        answer(Kind::Call, own, forward_id, Some(&error)).encode(Form::Compact, &mut compact);
+        self.route_answer(server, forward_id, &compact);
+    }
+
+    fn route_answer(&mut self, from: PeerId, reference: Id, compact: &[u8]) {
+        match self.shard.answer(from, reference) {
+            AnswerRoute::Deliver { asker, reference } => self.deliver_answer(asker, reference, compact),
+            AnswerRoute::Elsewhere { core } => {
+                self.post(core, Letter::Answer { from, reference, bytes: BytesMut::from(compact) });
+            }
+            AnswerRoute::Unknown => self.counters.late_answers += 1,
+        }
+    }
+
+    /// An answer for one of this core's connections.
+    pub(crate) fn deliver_answer(&mut self, asker: PeerId, reference: Id, compact: &[u8]) {
+        let Some(slot) = self.slot_of_peer(asker) else { return };
+        let Some(session) = &mut self.sessions[slot] else { return };
+        match session.outbox.push_patched(compact, None, Some(reference)) {
+            Ok(full) => {
+                if let Some(bytes) = full {
+                    self.effects.push_back(Effect::Send { conn: session.conn, bytes });
+                }
+                self.mark_dirty(slot);
+                self.watch_queue(slot);
+            }
+            Err(too_large) => {
+                let message = format!(
+                    "the answer is {} bytes, your max_frame leaves room for {}",
+                    too_large.envelope_bytes, too_large.limit_bytes
+                );
+                self.refuse(slot, Kind::Call, reference, Code::ResourceExhausted, &message);
+            }
+        }
+    }
+
+    fn cancel(&mut self, slot: usize, reference: Id) {
+        let Some(session) = &self.sessions[slot] else { return };
+        let peer = session.peer;
+        if let Some(route) = self.shard.cancel(peer, reference) {
+            self.refuse(slot, Kind::Call, reference, Code::Cancelled, "cancelled by you");
+            self.cancel_onwards(route);
+        } else if let Some(ended) = self.shard.end_subscription(peer, reference) {
+            let mut meta = MetaWriter::new().flag("end", true);
+            if ended.dropped > 0 {
+                meta = meta.uint("dropped", ended.dropped);
+            }
+            let meta = meta.finish().unwrap_or_default();
+            let own = self.ids.next();
+            let mut confirmation = answer(Kind::Subscribe, own, reference, None);
+            confirmation.meta = Some(Meta::from_checked(&meta));
+            self.push(slot, &confirmation);
+            self.after_shard();
+        }
+        // Otherwise it ended a moment ago, or never was: ignored.
+    }
+
+    /// Tells a serving peer that nobody waits for its answer any more.
+    pub(crate) fn cancel_onwards(&mut self, route: Route) {
+        let own = self.ids.next();
+        let cancel = answer(Kind::Cancel, own, route.forward_id, None);
+        if route.server.core == self.core {
+            if let Some(slot) = self.slot_of_peer(route.server) {
+                self.push(slot, &cancel);
+            }
+        } else {
+            let mut compact = Vec::new();
+            cancel.encode(Form::Compact, &mut compact);
+            self.post(route.server.core, Letter::Forward { to: route.server, bytes: Bytes::from(compact) });
+        }
+    }
+
+    pub(crate) fn post(&mut self, core: u16, letter: Letter) {
+        self.effects.push_back(Effect::Post { core: usize::from(core), mail: Mail::Shard(letter), cause: self.cause });
+    }
+}
+
+/// What a subscribe asks for beyond its pattern.
+struct Wish<'a> {
+    group: Option<&'a str>,
+    weight: u32,
+}
+
+struct Refused {
+    code: Code,
+    message: String,
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Self {
+        Self { code: fault.code(), message: fault.to_string() }
+    }
+}
+
+impl<'a> Wish<'a> {
+    fn read(meta: Option<&Meta<'a>>, serve: bool) -> Result<Self, Refused> {
+        let Some(meta) = meta else { return Ok(Self { group: None, weight: 1 }) };
+        if !serve {
+            let later = if meta.qos()? != Qos::AtMostOnce {
+                Some("qos 1 and 2")
+            } else {
+                ["durable", "from", "retain"].into_iter().find(|key| meta.get(key).is_some())
+            };
+            if let Some(what) = later {
+                return Err(Refused {
+                    code: Code::Unimplemented,
+                    message: format!("{what} needs a log, which this gateway does not keep yet; subscribe at qos 0"),
+                });
+            }
+        }
+        let weight = meta.uint("weight")?.unwrap_or(1);
+        Ok(Self { group: meta.text("group")?, weight: u32::try_from(weight).unwrap_or(u32::MAX) })
+    }
+}
+
+/// Whether an event can be passed on as it is asked: at qos 0, without a log.
+fn takes_event(meta: &Meta<'_>) -> Result<(), (Code, String)> {
+    let wish = match (meta.qos(), meta.flag("retain")) {
+        (Err(fault), _) | (_, Err(fault)) => return Err((fault.code(), fault.to_string())),
+        (Ok(Qos::AtMostOnce), Ok(false)) => return Ok(()),
+        (Ok(Qos::AtMostOnce), Ok(true)) => "retain",
+        (Ok(_), Ok(_)) => "qos 1 and 2",
+    };
+    Err((Code::Unimplemented, format!("{wish} needs a log, which this gateway does not keep yet; publish at qos 0")))
+}

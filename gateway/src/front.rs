@@ -1,0 +1,645 @@
+//! The FLUXAR side of one core, sans-I/O: bytes of connections, letters of other cores and the time go in by
+//! `handle_*`; what is to be done comes out of [`Front::poll_effect`]. The worker moves both between here and the
+//! engine; the simulation does the same with a virtual clock.
+//!
+//! The way of a message: [`Front::handle_input`] cuts frames → `batch` → [`crate::exchanges`] reads the verb and asks
+//! the shard → [`crate::delivery`] puts runs and envelopes into outboxes → [`Front::handle_turn_end`] seals them.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use fluxar_engine::driver::Token;
+use fluxar_engine::listener::ListenerId;
+use fluxar_engine::reactor::{Close, Conn, Piece};
+use fluxar_engine::timer::Wheel;
+use fluxar_protocol::envelope::Envelope;
+use fluxar_protocol::error::{Code, ErrorBody, Reject};
+use fluxar_protocol::frame::{Deframer, FrameTooLarge};
+use fluxar_protocol::hello::Handshake;
+use fluxar_protocol::{Batch, Fault, Id, Kind};
+use fluxar_shard::{PeerId, Seed, Shard};
+
+use crate::counters::Counters;
+use crate::limits::Limits;
+use crate::mail::Mail;
+use crate::outbox::Framing;
+use crate::session::{Rate, Session, pause};
+
+/// What the worker is to do, in order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Queue bytes on a connection.
+    Send {
+        /// The connection.
+        conn: Conn,
+        /// A frame with its prefix, or a WebSocket message.
+        bytes: Bytes,
+    },
+    /// Stop reading.
+    Pause(Conn),
+    /// Read on.
+    Resume(Conn),
+    /// Close.
+    Close {
+        /// The connection.
+        conn: Conn,
+        /// How.
+        how: Close,
+    },
+    /// A greeted WebSocket may send larger messages.
+    MessageLimit {
+        /// The connection.
+        conn: Conn,
+        /// The limit.
+        bytes: usize,
+    },
+    /// Post a letter.
+    Post {
+        /// To whom.
+        core: usize,
+        /// The letter.
+        mail: Mail,
+        /// The connection whose input caused it, to be paused if the mailbox is full.
+        cause: Option<Conn>,
+    },
+}
+
+/// WebSocket close codes (RFC 6455 §7.4.1) as the gateway uses them [P-8].
+pub mod ws_code {
+    /// The session ended in good order.
+    pub const NORMAL: u16 = 1000;
+    /// The gateway goes away.
+    pub const GOING_AWAY: u16 = 1001;
+    /// The peer broke the protocol.
+    pub const POLICY: u16 = 1008;
+}
+
+/// One core's sessions and its shard.
+pub struct Front {
+    pub(crate) core: u16,
+    pub(crate) limits: Limits,
+    pub(crate) framings: Vec<Framing>,
+    pub(crate) shard: Shard,
+    pub(crate) sessions: Vec<Option<Session>>,
+    pub(crate) open_sessions: u32,
+    pub(crate) effects: VecDeque<Effect>,
+    pub(crate) dirty: Vec<u32>,
+    pub(crate) timers: Wheel<Conn>,
+    pub(crate) expired: Vec<Conn>,
+    pub(crate) now_ms: u64,
+    pub(crate) ids: Ids,
+    pub(crate) counters: Counters,
+    pub(crate) scratch: Vec<u8>,
+    pub(crate) welcome_limits: Vec<u8>,
+    pub(crate) stopping: bool,
+    /// The connection whose input is being handled: what it causes elsewhere is charged to it.
+    pub(crate) cause: Option<Conn>,
+}
+
+/// Where ids come from: random for sessions, a random start and a counter for messages.
+pub(crate) struct Ids {
+    entropy: Box<dyn FnMut(&mut [u8])>,
+    prefix: [u8; 8],
+    count: u64,
+}
+
+impl Ids {
+    fn new(mut entropy: Box<dyn FnMut(&mut [u8])>) -> Self {
+        let mut prefix = [0; 8];
+        entropy(&mut prefix);
+        Self { entropy, prefix, count: 0 }
+    }
+
+    /// An id that nobody can guess.
+    pub(crate) fn secret(&mut self) -> Id {
+        let mut id = [0; 16];
+        (self.entropy)(&mut id);
+        Id(id)
+    }
+
+    /// The next message id of this core.
+    pub(crate) fn next(&mut self) -> Id {
+        self.count += 1;
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.prefix);
+        id[8..].copy_from_slice(&self.count.to_be_bytes());
+        Id(id)
+    }
+}
+
+impl Front {
+    /// For core `core` of `cores`. `framings` says what each listener speaks, by [`ListenerId`]; `epoch` names this
+    /// start of the gateway, the same on all cores; `entropy` fills buffers with randomness (the simulation's is
+    /// seeded).
+    #[must_use]
+    pub fn new(
+        core: u16,
+        cores: u16,
+        limits: Limits,
+        framings: Vec<Framing>,
+        epoch: u64,
+        mut entropy: Box<dyn FnMut(&mut [u8])>,
+    ) -> Self {
+        let mut number = || {
+            let mut bytes = [0; 8];
+            entropy(&mut bytes);
+            u64::from_le_bytes(bytes)
+        };
+        let seed = Seed { hash: number(), ids: number(), epoch };
+        let shard = Shard::new(core, cores, shard_limits(&limits), seed);
+        let welcome_limits = crate::greeting::encode_limits(&limits);
+        Self {
+            core,
+            limits,
+            framings,
+            shard,
+            sessions: Vec::new(),
+            open_sessions: 0,
+            effects: VecDeque::new(),
+            dirty: Vec::new(),
+            timers: Wheel::new(0),
+            expired: Vec::new(),
+            now_ms: 0,
+            ids: Ids::new(entropy),
+            counters: Counters::default(),
+            scratch: Vec::new(),
+            welcome_limits,
+            stopping: false,
+            cause: None,
+        }
+    }
+
+    /// What happened on this core so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Connections that this core holds.
+    #[must_use]
+    pub fn sessions(&self) -> u32 {
+        self.open_sessions
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When [`Front::handle_time`] has something to do, ms.
+    #[must_use]
+    pub fn poll_timeout_ms(&self) -> Option<u64> {
+        self.timers.next_deadline()
+    }
+
+    /// A connection was accepted.
+    pub fn handle_opened(&mut self, conn: Conn, listener: ListenerId) {
+        let slot = conn.0.slot as usize;
+        if self.sessions.len() <= slot {
+            self.sessions.resize_with(slot + 1, || None);
+        }
+        debug_assert!(self.sessions[slot].is_none(), "a slot is given out again only after its Closed");
+        let peer = PeerId { core: self.core, slot: conn.0.slot, generation: conn.0.generation };
+        let framing = self.framings[usize::from(listener.0)];
+        let mut session = Session::new(conn, peer, framing, self.now_ms);
+        session.due.complete_ms = self.now_ms + u64::from(self.limits.handshake_ms);
+        if self.limits.messages_per_s > 0 || self.limits.bytes_per_s > 0 {
+            let full = crate::rate::Bucket::full(self.now_ms);
+            session.rate = Some(Box::new(Rate { messages: full, bytes: full }));
+        }
+        self.sessions[slot] = Some(session);
+        self.open_sessions += 1;
+        self.counters.opened += 1;
+        self.arm(slot);
+        if self.open_sessions > self.limits.connections {
+            let message = format!(
+                "this core of the gateway holds {} connections and takes no more; try another gateway, or raise limits.connections",
+                self.limits.connections
+            );
+            self.say_goodbye(slot, Some((Code::ResourceExhausted, &message)), ws_code::POLICY);
+        } else if self.stopping {
+            self.say_goodbye(slot, Some((Code::Unavailable, "the gateway is stopping")), ws_code::GOING_AWAY);
+        }
+    }
+
+    /// A connection is gone, for whatever reason.
+    pub fn handle_closed(&mut self, conn: Conn) {
+        let slot = conn.0.slot as usize;
+        let Some(session) = self.sessions.get_mut(slot).and_then(|place| place.take_if(|s| s.conn == conn)) else {
+            return;
+        };
+        if let Some((timer, _)) = session.timer {
+            self.timers.cancel(timer);
+        }
+        self.open_sessions -= 1;
+        self.counters.closed += 1;
+        if session.handshake != Handshake::Closing {
+            self.shard.peer_lost(session.peer);
+            self.after_shard();
+        }
+    }
+
+    /// The kernel took bytes that were queued.
+    pub fn handle_sent(&mut self, conn: Conn, bytes: usize) {
+        let Some(slot) = self.slot_of(conn) else { return };
+        let Some(session) = &mut self.sessions[slot] else { return };
+        session.outbox.sent(bytes);
+        let queued = session.outbox.queued_bytes();
+        if session.due.stall_ms != u64::MAX {
+            session.due.stall_ms = self.now_ms + u64::from(self.limits.stall_ms);
+        }
+        if queued <= self.limits.queue_bytes / 2 {
+            session.due.stall_ms = u64::MAX;
+            self.unpause(slot, pause::QUEUE);
+        }
+    }
+
+    /// Bytes of a connection: some of its stream, or a whole WebSocket message.
+    pub fn handle_input(&mut self, conn: Conn, piece: Piece<'_>) {
+        let Some(slot) = self.slot_of(conn) else { return };
+        let Some(session) = &mut self.sessions[slot] else { return };
+        session.received_ms = self.now_ms;
+        session.pinged = false;
+        self.cause = Some(conn);
+        match piece {
+            Piece::Message(body) => {
+                self.charge_bytes(slot, body.len());
+                self.handle_body(slot, body);
+            }
+            Piece::Stream(mut bytes) => {
+                self.charge_bytes(slot, bytes.len());
+                // Out of the session while its bodies are handled: they borrow from it.
+                let mut deframer = std::mem::take(&mut session_mut(&mut self.sessions, slot).deframer);
+                let whole = self.cut(slot, &mut deframer, &mut bytes);
+                let partial = deframer.is_partial();
+                if let Some(session) = &mut self.sessions[slot] {
+                    session.deframer = deframer;
+                    self.watch_partial(slot, partial, whole);
+                }
+            }
+        }
+        // Runs end with the input that they came in: what follows may be hours away.
+        self.shard.flush_run();
+        self.after_shard();
+        self.cause = None;
+    }
+
+    /// The end of a turn: every frame that was begun is handed over.
+    pub fn handle_turn_end(&mut self) {
+        while let Some(slot) = self.dirty.pop() {
+            if let Some(session) = &mut self.sessions[slot as usize] {
+                session.dirty = false;
+                if let Some(bytes) = session.outbox.seal() {
+                    self.effects.push_back(Effect::Send { conn: session.conn, bytes });
+                }
+            }
+        }
+    }
+
+    /// Handles the frames in `bytes`; returns whether any became whole.
+    fn cut<'a>(&mut self, slot: usize, deframer: &'a mut Deframer, bytes: &mut &'a [u8]) -> bool {
+        let mut whole = false;
+        loop {
+            let Some(session) = &self.sessions[slot] else { return whole };
+            if session.handshake == Handshake::Closing {
+                return whole;
+            }
+            let limit_bytes = if session.handshake == Handshake::Open {
+                self.limits.max_frame_bytes as usize
+            } else {
+                fluxar_protocol::limits::FRAME_BYTES_BEFORE_HELLO
+            };
+            match deframer.next(bytes, limit_bytes) {
+                Ok(Some(body)) => {
+                    whole = true;
+                    self.handle_body(slot, body);
+                }
+                Ok(None) => return whole,
+                Err(FrameTooLarge { announced_bytes, limit_bytes }) => {
+                    let message = format!(
+                        "a frame of {announced_bytes} bytes was announced, {limit_bytes} are taken here; split what you send into smaller frames"
+                    );
+                    self.counters.rejected += 1;
+                    self.say_goodbye(slot, Some((Code::ResourceExhausted, &message)), ws_code::POLICY);
+                    return whole;
+                }
+            }
+        }
+    }
+
+    /// One frame body: its envelopes in order, until one closes the connection.
+    fn handle_body(&mut self, slot: usize, body: &[u8]) {
+        let mut envelopes = 0;
+        for decoded in Batch::new(body) {
+            let Some(session) = &mut self.sessions[slot] else { return };
+            if session.handshake == Handshake::Closing {
+                break;
+            }
+            envelopes += 1;
+            match decoded {
+                Ok(decoded) => {
+                    if let Err(fault) = session.handshake.admit(&decoded.envelope) {
+                        self.counters.rejected += 1;
+                        let message = fault.to_string();
+                        self.say_goodbye(slot, Some((fault.code(), &message)), ws_code::POLICY);
+                        break;
+                    }
+                    self.handle_envelope(slot, &decoded);
+                }
+                Err(reject) => self.handle_reject(slot, &reject),
+            }
+        }
+        self.counters.received += envelopes;
+        self.charge_messages(slot, envelopes);
+    }
+
+    /// An envelope that could not be taken: answered, passed over, or the end, as [P-3.8] says.
+    fn handle_reject(&mut self, slot: usize, reject: &Reject) {
+        self.counters.rejected += 1;
+        let Some(session) = &self.sessions[slot] else { return };
+        if reject.end.is_none() || !session.is_open() {
+            let message = reject.to_string();
+            self.say_goodbye(slot, Some((reject.fault.code(), &message)), ws_code::POLICY);
+            return;
+        }
+        if let (Some(id), Some(false)) = (reject.id, reject.has_ref) {
+            let message = reject.to_string();
+            self.refuse(slot, reject.kind.unwrap_or(Kind::Cancel), id, reject.fault.code(), &message);
+        }
+        self.charge_refusal(slot);
+    }
+
+    /// Answers an envelope by its own type with an error. A publish is told at most once a second.
+    pub(crate) fn refuse(&mut self, slot: usize, kind: Kind, id: Id, code: Code, message: &str) {
+        self.counters.refused += 1;
+        let now_ms = self.now_ms;
+        let Some(session) = &mut self.sessions[slot] else { return };
+        let mut details = Vec::new();
+        if kind == Kind::Event {
+            session.refusals_untold += 1;
+            session.refused_last = id;
+            if session.due.refusals_ms != u64::MAX {
+                return;
+            }
+            details = crate::greeting::encode_refused(std::mem::take(&mut session.refusals_untold));
+            session.due.refusals_ms = now_ms + crate::limits::REFUSAL_NOTE_MS;
+            self.arm(slot);
+        }
+        let mut error = Vec::new();
+        ErrorBody { code, message, details: (!details.is_empty()).then_some(&details), retry_after_ms: None }
+            .encode(&mut error);
+        let own = self.ids.next();
+        self.push(slot, &answer(kind, own, id, Some(&error)));
+    }
+
+    /// Refuses an envelope that was understood.
+    pub(crate) fn refuse_fault(&mut self, slot: usize, kind: Kind, id: Id, fault: &Fault) {
+        let message = fault.to_string();
+        self.refuse(slot, kind, id, fault.code(), &message);
+        self.charge_refusal(slot);
+    }
+
+    fn charge_refusal(&mut self, slot: usize) {
+        let per_s = u64::from(self.limits.refusals_per_s);
+        let now_ms = self.now_ms;
+        let Some(session) = &mut self.sessions[slot] else { return };
+        if per_s > 0 && session.refusals.take(1, per_s, now_ms) > now_ms && session.handshake != Handshake::Closing {
+            let message = format!("more than {per_s} envelopes in a second had to be refused");
+            self.say_goodbye(slot, Some((Code::ResourceExhausted, &message)), ws_code::POLICY);
+        }
+    }
+
+    /// The session ends: a last `cancel` says why, then the connection is half-closed and drained.
+    pub(crate) fn say_goodbye(&mut self, slot: usize, why: Option<(Code, &str)>, ws_code: u16) {
+        self.say_goodbye_until(slot, why, None, ws_code);
+    }
+
+    pub(crate) fn say_goodbye_until(
+        &mut self,
+        slot: usize,
+        why: Option<(Code, &str)>,
+        retry_after_ms: Option<u32>,
+        ws_code: u16,
+    ) {
+        let id = self.ids.next();
+        let Some(session) = &mut self.sessions[slot] else { return };
+        if session.handshake == Handshake::Closing {
+            return;
+        }
+        session.handshake = Handshake::Closing;
+        let error = why.map(|(code, message)| {
+            let mut error = Vec::new();
+            ErrorBody { code, message, details: None, retry_after_ms }.encode(&mut error);
+            error
+        });
+        let goodbye = Envelope {
+            kind: Kind::Cancel,
+            id,
+            reference: None,
+            target: None,
+            meta: None,
+            payload: &[],
+            error: error.as_deref(),
+        };
+        let (conn, peer) = (session.conn, session.peer);
+        session.due = crate::session::Due::NEVER;
+        if let Some(bytes) = session.outbox.push(&goodbye) {
+            self.effects.push_back(Effect::Send { conn, bytes });
+        }
+        self.seal(slot);
+        self.effects.push_back(Effect::Close { conn, how: Close::Drain { ws_code } });
+        // From here on nothing reaches it, and nobody waits for it.
+        self.shard.peer_lost(peer);
+        self.after_shard();
+    }
+
+    /// Appends an envelope of the gateway's own to a connection's open frame.
+    pub(crate) fn push(&mut self, slot: usize, envelope: &Envelope<'_>) {
+        let Some(session) = &mut self.sessions[slot] else { return };
+        if session.handshake == Handshake::Closing {
+            return;
+        }
+        if let Some(bytes) = session.outbox.push(envelope) {
+            self.effects.push_back(Effect::Send { conn: session.conn, bytes });
+        }
+        self.mark_dirty(slot);
+        self.watch_queue(slot);
+    }
+
+    /// Hands a connection's open frame over now, since something else follows it.
+    pub(crate) fn seal(&mut self, slot: usize) {
+        let Some(session) = &mut self.sessions[slot] else { return };
+        if let Some(bytes) = session.outbox.seal() {
+            self.effects.push_back(Effect::Send { conn: session.conn, bytes });
+        }
+    }
+
+    pub(crate) fn mark_dirty(&mut self, slot: usize) {
+        if let Some(session) = &mut self.sessions[slot] {
+            if !session.dirty && session.outbox.is_open() {
+                session.dirty = true;
+                self.dirty.push(slot as u32);
+            }
+        }
+    }
+
+    /// Holds the two bounds of a queue: at the first reading stops, at the second the connection ends.
+    pub(crate) fn watch_queue(&mut self, slot: usize) {
+        let Some(session) = &mut self.sessions[slot] else { return };
+        let queued = session.outbox.queued_bytes();
+        if queued <= self.limits.queue_bytes {
+            return;
+        }
+        if session.handshake == Handshake::Closing {
+            return;
+        }
+        if queued > 2 * self.limits.queue_bytes {
+            let message = format!(
+                "{queued} bytes are waiting to be read by you, {} is the bound; read what you ask for",
+                2 * self.limits.queue_bytes
+            );
+            self.counters.overrun += 1;
+            self.say_goodbye(slot, Some((Code::ResourceExhausted, &message)), ws_code::POLICY);
+            return;
+        }
+        if session.due.stall_ms == u64::MAX {
+            session.due.stall_ms = self.now_ms + u64::from(self.limits.stall_ms);
+            self.arm(slot);
+        }
+        self.pause(slot, pause::QUEUE);
+    }
+
+    pub(crate) fn pause(&mut self, slot: usize, reason: u8) {
+        let Some(session) = &mut self.sessions[slot] else { return };
+        if session.paused == 0 {
+            self.effects.push_back(Effect::Pause(session.conn));
+        }
+        session.paused |= reason;
+    }
+
+    pub(crate) fn unpause(&mut self, slot: usize, reason: u8) {
+        let Some(session) = &mut self.sessions[slot] else { return };
+        if session.paused & reason == 0 {
+            return;
+        }
+        session.paused &= !reason;
+        if session.paused == 0 {
+            // It could not have spoken: its silence begins now.
+            session.received_ms = self.now_ms;
+            self.effects.push_back(Effect::Resume(session.conn));
+        }
+    }
+
+    /// The mailbox that this connection's input fills is full; it is read again after [`Front::handle_mail_room`].
+    pub fn handle_mail_full(&mut self, conn: Conn) {
+        if let Some(slot) = self.slot_of(conn) {
+            self.pause(slot, pause::MAIL);
+        }
+    }
+
+    /// There is room again.
+    pub fn handle_mail_room(&mut self, conn: Conn) {
+        if let Some(slot) = self.slot_of(conn) {
+            self.unpause(slot, pause::MAIL);
+        }
+    }
+
+    /// The gateway stops: every session is told, with a moment of its own to come back at.
+    pub fn handle_stop(&mut self) {
+        self.stopping = true;
+        for slot in 0..self.sessions.len() {
+            // Spread over two seconds, so that the next gateway is not stormed.
+            let retry_after_ms = 100 + (self.ids.next().0[15] as u32 * 31 + slot as u32 * 37) % 2000;
+            self.say_goodbye_until(
+                slot,
+                Some((Code::Unavailable, "the gateway is stopping; connect again")),
+                Some(retry_after_ms),
+                ws_code::GOING_AWAY,
+            );
+        }
+    }
+
+    pub(crate) fn framings_of(&self, slot: usize) -> Framing {
+        self.sessions[slot].as_ref().map_or(Framing::Prefixed, |session| session.outbox.framing())
+    }
+
+    pub(crate) fn slot_of(&self, conn: Conn) -> Option<usize> {
+        let Token { slot, .. } = conn.0;
+        let slot = slot as usize;
+        (self.sessions.get(slot)?.as_ref()?.conn == conn).then_some(slot)
+    }
+
+    /// The local session that a shard's peer id names.
+    pub(crate) fn slot_of_peer(&self, peer: PeerId) -> Option<usize> {
+        debug_assert_eq!(peer.core, self.core);
+        self.slot_of(Conn(Token { slot: peer.slot, generation: peer.generation }))
+    }
+
+    fn charge_bytes(&mut self, slot: usize, bytes: usize) {
+        let (per_s, now_ms) = (u64::from(self.limits.bytes_per_s), self.now_ms);
+        let Some(session) = &mut self.sessions[slot] else { return };
+        if per_s == 0 {
+            return;
+        }
+        if let Some(rate) = &mut session.rate {
+            let ready_ms = rate.bytes.take(bytes as u64, per_s, now_ms);
+            self.wait_for_rate(slot, ready_ms);
+        }
+    }
+
+    fn charge_messages(&mut self, slot: usize, messages: u64) {
+        let (per_s, now_ms) = (u64::from(self.limits.messages_per_s), self.now_ms);
+        let Some(session) = &mut self.sessions[slot] else { return };
+        if per_s == 0 {
+            return;
+        }
+        if let Some(rate) = &mut session.rate {
+            let ready_ms = rate.messages.take(messages, per_s, now_ms);
+            self.wait_for_rate(slot, ready_ms);
+        }
+    }
+
+    fn wait_for_rate(&mut self, slot: usize, ready_ms: u64) {
+        if ready_ms <= self.now_ms {
+            return;
+        }
+        self.counters.rate_pauses += 1;
+        if let Some(session) = &mut self.sessions[slot] {
+            let later = if session.due.rate_ms == u64::MAX { 0 } else { session.due.rate_ms };
+            session.due.rate_ms = ready_ms.max(later);
+        }
+        self.arm(slot);
+        self.pause(slot, pause::RATE);
+    }
+
+    /// Holds the time that a frame may take: from the input that began it to the one that completed it.
+    fn watch_partial(&mut self, slot: usize, partial: bool, whole: bool) {
+        let Some(session) = &mut self.sessions[slot] else { return };
+        if !session.is_open() {
+            return; // the handshake's deadline covers it
+        }
+        if !partial {
+            session.due.complete_ms = u64::MAX;
+        } else if whole || session.due.complete_ms == u64::MAX {
+            session.due.complete_ms = self.now_ms + u64::from(self.limits.frame_ms);
+            self.arm(slot);
+        }
+    }
+}
+
+fn shard_limits(limits: &Limits) -> fluxar_shard::Limits {
+    fluxar_shard::Limits {
+        subscriptions_per_peer: limits.subscriptions_per_connection,
+        calls_per_peer: limits.calls_per_connection,
+        ..fluxar_shard::Limits::default()
+    }
+}
+
+fn session_mut(sessions: &mut [Option<Session>], slot: usize) -> &mut Session {
+    sessions[slot].as_mut().expect("the caller looked it up in this turn")
+}
+
+/// An answer of the gateway's own to message `id`.
+pub(crate) fn answer<'a>(kind: Kind, own: Id, id: Id, error: Option<&'a [u8]>) -> Envelope<'a> {
+    Envelope { kind, id: own, reference: Some(id), target: None, meta: None, payload: &[], error }
+}

@@ -1,0 +1,285 @@
+//! A running gateway: listeners, one thread a core, and the way to stop it. The binary and the tests start it here.
+
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+use fluxar_engine::listener::{Address, Listener, ListenerId};
+use fluxar_engine::mail::{self, Control, Endpoint, Wake};
+use fluxar_engine::reactor::{Board, Parcel, Reactor, ReactorConfig, Transport};
+use fluxar_engine::uring::{UringConfig, UringDriver, UringHub, Waker};
+use fluxar_engine::ws::WsConfig;
+
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::front::Front;
+use crate::mail::Mail;
+use crate::outbox::Framing;
+use crate::worker::{Turn, Worker};
+
+/// The driver of a running gateway, and what its mail carries.
+type Socket = <UringDriver as fluxar_engine::driver::Driver>::Socket;
+type Post = Parcel<Socket, Mail>;
+
+/// A gateway that runs. Dropping it leaves its threads running; call [`Gateway::stop`].
+pub struct Gateway {
+    addresses: Vec<Address>,
+    processors: Vec<usize>,
+    control: Control<Post>,
+    cores: Vec<JoinHandle<io::Result<CoreEnd>>>,
+    ends: mpsc::Receiver<usize>,
+}
+
+/// Why a gateway could not be started.
+#[derive(Debug)]
+pub enum StartError {
+    /// Listeners could not be opened: all of them that failed, one line each.
+    Listen(Vec<String>),
+    /// A core could not be started.
+    Core {
+        /// Which, counted from 0.
+        core: usize,
+        /// Why.
+        error: io::Error,
+    },
+    /// Threads or descriptors could not be had.
+    System(io::Error),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Listen(faults) => f.write_str(&faults.join("\n")),
+            Self::Core { core, error } => write!(f, "core {core} could not be started: {error}"),
+            Self::System(error) => write!(f, "the gateway could not be started: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// How a core ended.
+#[derive(Debug, Clone, Copy)]
+pub struct CoreEnd {
+    /// What it did.
+    pub counters: Counters,
+    /// Connections that were cut off because they did not drain in time.
+    pub cut_off: u32,
+}
+
+/// What a core's thread is started with.
+struct Seat {
+    core: usize,
+    cores: usize,
+    processor: usize,
+    epoch: u64,
+    hub: Arc<UringHub>,
+    listeners: Vec<Arc<Listener>>,
+    endpoint: Endpoint<Post>,
+    board: Board,
+    config: Config,
+}
+
+impl Gateway {
+    /// Opens the listeners and starts the cores; returns when all of them accept.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        let processors =
+            config.cores.pick().map_err(|message| StartError::System(io::Error::other(message)))?;
+        let listeners = open_listeners(config)?;
+        let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
+        let cores = processors.len();
+        let hub = UringHub::new(cores).map_err(StartError::System)?;
+        let (mut control, endpoints) = mail::mesh(cores, config.engine.mailbox_letters);
+        let board = Board::new(cores);
+        let mut epoch = [0; 8];
+        getrandom::fill(&mut epoch).map_err(|error| StartError::System(io::Error::other(error)))?;
+        // Positive as a signed number too: some clients know no others.
+        let epoch = u64::from_le_bytes(epoch) >> 1;
+
+        let (ready, readiness) = mpsc::channel();
+        let (end, ends) = mpsc::channel();
+        let mut threads = Vec::with_capacity(cores);
+        for (core, (endpoint, &processor)) in endpoints.into_iter().zip(&processors).enumerate() {
+            let seat = Seat {
+                core,
+                cores,
+                processor,
+                epoch,
+                hub: Arc::clone(&hub),
+                listeners: listeners.clone(),
+                endpoint,
+                board: board.clone(),
+                config: config.clone(),
+            };
+            let (ready, end) = (ready.clone(), end.clone());
+            let run = move || {
+                let result = run_core(seat, &ready);
+                let _ = end.send(core);
+                result
+            };
+            threads.push(
+                thread::Builder::new().name(format!("core-{core}")).spawn(run).map_err(StartError::System)?,
+            );
+            control.attach(core, Box::new(CoreWaker { waker: hub.waker(), core }));
+        }
+        drop(ready);
+        let gateway = Self { addresses, processors, control, cores: threads, ends };
+        for _ in 0..cores {
+            match readiness.recv() {
+                Ok((_, Ok(()))) => {}
+                Ok((core, Err(error))) => {
+                    gateway.stop();
+                    return Err(StartError::Core { core, error });
+                }
+                Err(_) => {
+                    return Err(StartError::System(io::Error::other("a core ended before it was ready")));
+                }
+            }
+        }
+        Ok(gateway)
+    }
+
+    /// Where it listens, with the real port where port 0 was asked for.
+    #[must_use]
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// The processors that its cores are pinned to.
+    #[must_use]
+    pub fn processors(&self) -> &[usize] {
+        &self.processors
+    }
+
+    /// Blocks until a core ends by itself (which only a failure of its ring makes it do), or until `or` says so.
+    /// Returns the core that ended.
+    pub fn wait(&self, mut or: impl FnMut() -> bool) -> Option<usize> {
+        loop {
+            match self.ends.recv_timeout(std::time::Duration::from_millis(50)) {
+                Ok(core) => return Some(core),
+                Err(mpsc::RecvTimeoutError::Timeout) if !or() => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Says goodbye to all clients, flushes, and ends; returns how each core ended.
+    pub fn stop(mut self) -> Vec<io::Result<CoreEnd>> {
+        for core in 0..self.cores.len() {
+            let mut mail = Parcel::from(Mail::Stop);
+            while let Err(back) = self.control.post(core, mail) {
+                // Only a core that has ended keeps its mailbox full.
+                if self.cores[core].is_finished() {
+                    break;
+                }
+                mail = back;
+                thread::yield_now();
+            }
+        }
+        self.cores
+            .into_iter()
+            .map(|core| core.join().unwrap_or_else(|_| Err(io::Error::other("the core's thread panicked"))))
+            .collect()
+    }
+}
+
+/// Wakes one core from the main thread.
+struct CoreWaker {
+    waker: Waker,
+    core: usize,
+}
+
+impl Wake for CoreWaker {
+    fn wake(&self) {
+        self.waker.wake(self.core);
+    }
+}
+
+fn open_listeners(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
+    let addresses = config.addresses().map_err(|fault| StartError::Listen(vec![fault]))?;
+    let mut faults = Vec::new();
+    let mut listeners = Vec::new();
+    for address in &addresses {
+        match Listener::open(address) {
+            Ok(listener) => listeners.push(Arc::new(listener)),
+            Err(error) => faults.push(error.to_string()),
+        }
+    }
+    if faults.is_empty() { Ok(listeners) } else { Err(StartError::Listen(faults)) }
+}
+
+fn run_core(seat: Seat, ready: &mpsc::Sender<(usize, io::Result<()>)>) -> io::Result<CoreEnd> {
+    let core = seat.core;
+    let mut worker = match seat.sit_down() {
+        Ok(worker) => worker,
+        Err(error) => {
+            let _ = ready.send((core, Err(io::Error::new(error.kind(), error.to_string()))));
+            return Err(error);
+        }
+    };
+    let _ = ready.send((core, Ok(())));
+    loop {
+        if let Turn::Stopped { cut_off } = worker.turn()? {
+            return Ok(CoreEnd { counters: *worker.front().counters(), cut_off });
+        }
+    }
+}
+
+impl Seat {
+    /// Makes everything of a core on the core's own thread: its ring belongs to it.
+    fn sit_down(self) -> io::Result<Worker<UringDriver>> {
+        if !core_affinity::set_for_current(core_affinity::CoreId { id: self.processor }) {
+            tracing::warn!(processor = self.processor, "could not be pinned; the kernel will move this core about");
+        }
+        let sizes = &self.config.engine;
+        let uring = UringConfig {
+            entries: sizes.ring_entries.next_power_of_two(),
+            cq_entries: sizes.ring_entries.next_power_of_two() * 4,
+            buffers: sizes.buffers,
+            buffer_bytes: sizes.buffer_bytes,
+        };
+        let mut driver = UringDriver::new(&self.hub, self.core, &uring)?;
+        let websocket = Arc::new(WsConfig {
+            subprotocol: Some("fluxar.v0".into()),
+            origins: self.config.origins.clone(),
+            max_message_bytes: fluxar_protocol::limits::FRAME_BYTES_BEFORE_HELLO,
+            text: false,
+            greeting: "This is a FLUXAR gateway; connect with a WebSocket client that speaks fluxar.v0.".into(),
+        });
+        let mut transports = Vec::new();
+        let mut framings = Vec::new();
+        for (at, listener) in self.listeners.iter().enumerate() {
+            let id = ListenerId(at as u16);
+            driver.register(id, listener);
+            let (transport, framing) = match listener.address() {
+                Address::WebSocket { .. } => (Transport::WebSocket(Arc::clone(&websocket)), Framing::Message),
+                Address::Tcp { .. } | Address::Unix { .. } => (Transport::Stream, Framing::Prefixed),
+            };
+            transports.push((id, transport));
+            framings.push(framing);
+        }
+        let reactor_config = ReactorConfig {
+            spin_us: sizes.spin_us,
+            // The front says why it refuses one too many; this is the bound behind that.
+            connections_max: self.config.limits.connections + 1024,
+            handshake_ms: u64::from(self.config.limits.handshake_ms),
+            ..ReactorConfig::default()
+        };
+        let reactor = Reactor::new(driver, self.endpoint, self.board, transports, reactor_config);
+        let entropy = Box::new(|bytes: &mut [u8]| {
+            getrandom::fill(bytes).expect("the kernel has randomness once it is up");
+        });
+        let front = Front::new(
+            self.core as u16,
+            self.cores as u16,
+            self.config.limits.clone(),
+            framings,
+            self.epoch,
+            entropy,
+        );
+        Ok(Worker::new(reactor, front))
+    }
+}

@@ -1,0 +1,122 @@
+//! The hello and its answer, and the other small CBOR items that the gateway says about itself.
+
+use fluxar_protocol::envelope::Decoded;
+use fluxar_protocol::error::{Code, ErrorBody};
+use fluxar_protocol::hello::{Caps, Handshake, Hello, Welcome};
+use fluxar_protocol::{Kind, limits as wire};
+use minicbor::Encoder;
+
+use crate::front::{Effect, Front, answer, ws_code};
+use crate::limits::Limits;
+use crate::outbox::Framing;
+
+/// Who the gateway says it is.
+const AGENT: &str = concat!("fluxar-gateway/", env!("CARGO_PKG_VERSION"));
+
+impl Front {
+    /// Answers an opening hello: accepts it, or refuses it and closes.
+    pub(crate) fn greet(&mut self, slot: usize, decoded: &Decoded<'_>) {
+        let id = decoded.envelope.id;
+        let form = Handshake::answer_form(decoded.form);
+        let hello = match Hello::decode(decoded.envelope.payload) {
+            Ok(hello) if hello.v0 => hello,
+            Ok(_) => {
+                let message = "this gateway speaks version 0 only, which your hello does not offer in `v`";
+                return self.refuse_hello(slot, decoded, Code::Unimplemented, message);
+            }
+            Err(fault) => {
+                let message = fault.to_string();
+                return self.refuse_hello(slot, decoded, fault.code(), &message);
+            }
+        };
+        let session_id = self.ids.secret();
+        let own = self.ids.next();
+        let Some(session) = &mut self.sessions[slot] else { return };
+        session.handshake.opened();
+        session.outbox.greeted(hello.max_frame, form);
+        session.due.complete_ms = u64::MAX;
+        session.due.heartbeat_ms = self.now_ms + u64::from(self.limits.heartbeat_ms);
+        let conn = session.conn;
+        if self.framings_of(slot) == Framing::Message {
+            self.effects
+                .push_back(Effect::MessageLimit { conn, bytes: self.limits.max_frame_bytes as usize });
+        }
+        let mut payload = Vec::with_capacity(192);
+        Welcome {
+            v: 0,
+            session: session_id,
+            token: None,
+            caps: Caps::default(),
+            max_frame: self.limits.max_frame_bytes,
+            heartbeat_ms: self.limits.heartbeat_ms,
+            credit: wire::CREDIT_BYTES_DEFAULT,
+            resumed: false,
+            recv: 0,
+            limits: Some(&self.welcome_limits),
+            agent: AGENT,
+        }
+        .encode(&mut payload);
+        let mut welcome = answer(Kind::Hello, own, id, None);
+        welcome.payload = &payload;
+        self.push(slot, &welcome);
+        self.arm(slot);
+    }
+
+    fn refuse_hello(&mut self, slot: usize, decoded: &Decoded<'_>, code: Code, message: &str) {
+        if let Some(session) = &mut self.sessions[slot] {
+            session.outbox.greeted(wire::FRAME_BYTES_BEFORE_HELLO as u32, decoded.form);
+        }
+        self.refuse(slot, Kind::Hello, decoded.envelope.id, code, message);
+        self.say_goodbye(slot, Some((code, message)), ws_code::POLICY);
+    }
+}
+
+/// Encodes into a `Vec`, which cannot fail.
+fn encode(write: impl FnOnce(&mut Encoder<&mut Vec<u8>>) -> Result<(), minicbor::encode::Error<core::convert::Infallible>>) -> Vec<u8> {
+    let mut out = Vec::new();
+    match write(&mut Encoder::new(&mut out)) {
+        Ok(()) => out,
+        Err(_) => unreachable!("a Vec takes all that is written to it"),
+    }
+}
+
+/// `limits` of the welcome: what a client can count on.
+pub(crate) fn encode_limits(limits: &Limits) -> Vec<u8> {
+    encode(|e| {
+        e.map(5)?
+            .str("queue_bytes")?
+            .u64(limits.queue_bytes as u64)?
+            .str("subscriptions")?
+            .u32(limits.subscriptions_per_connection)?
+            .str("calls")?
+            .u32(limits.calls_per_connection)?
+            .str("messages_per_s")?
+            .u32(limits.messages_per_s)?
+            .str("bytes_per_s")?
+            .u32(limits.bytes_per_s)?;
+        Ok(())
+    })
+}
+
+/// `details` of a refused publish: how many were refused since the last word about it.
+pub(crate) fn encode_refused(refused: u64) -> Vec<u8> {
+    encode(|e| {
+        e.map(1)?.str("refused")?.u64(refused)?;
+        Ok(())
+    })
+}
+
+/// The payload of an accepted subscription to topics without a log.
+pub(crate) fn encode_accepted(epoch: u64) -> Vec<u8> {
+    encode(|e| {
+        e.map(2)?.str("epoch")?.u64(epoch)?.str("at")?.array(0)?;
+        Ok(())
+    })
+}
+
+/// An `error` field.
+pub(crate) fn encode_error(code: Code, message: &str) -> Vec<u8> {
+    let mut error = Vec::new();
+    ErrorBody { code, message, details: None, retry_after_ms: None }.encode(&mut error);
+    error
+}

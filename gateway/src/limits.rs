@@ -1,0 +1,70 @@
+//! Every bound that a core of the gateway holds, with the named thing that happens when it is full.
+//!
+//! The memory that one connection can make a core hold is the sum of its parts:
+//! a partial frame (`max_frame_bytes`), what is queued to it (`queue_bytes` for events, `queue_bytes` more for
+//! answers and calls before it is closed), its subscriptions and open calls (bounded in the shard), and what the
+//! kernel had received when reading stopped (one receive buffer).
+
+use fluxar_protocol::limits as wire;
+
+/// Bounds of one core and of each of its connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections that a core holds. One more is told `resource_exhausted` and closed.
+    pub connections: u32,
+    /// Bytes queued to a connection beyond which at-most-once events to it are dropped, counted and told; and at
+    /// which reading from it stops, so that a peer that asks without reading the answers stalls itself. At twice
+    /// this it is closed with `resource_exhausted`.
+    pub queue_bytes: usize,
+    /// Largest frame body taken from a client that was greeted. A larger one closes the connection.
+    pub max_frame_bytes: u32,
+    /// From accept to an accepted hello. Later: closed with `deadline_exceeded`.
+    pub handshake_ms: u32,
+    /// Silence after which a client is pinged; after twice this it is lost.
+    pub heartbeat_ms: u32,
+    /// From the first byte of a frame to its last. Later: closed with `deadline_exceeded`.
+    pub frame_ms: u32,
+    /// How long a client whose queue is over its bound may take nothing. Later: closed with `resource_exhausted`.
+    pub stall_ms: u32,
+    /// From SIGTERM to the end, however much is still unsent.
+    pub drain_ms: u32,
+    /// Envelopes a second from one connection; beyond, reading from it pauses. 0: no bound.
+    pub messages_per_s: u32,
+    /// Bytes a second from one connection; beyond, reading from it pauses. 0: no bound.
+    pub bytes_per_s: u32,
+    /// Refused envelopes a second from one connection; beyond, it is closed with `resource_exhausted`.
+    pub refusals_per_s: u32,
+    /// Subscriptions and served patterns of one connection. One more is refused `resource_exhausted`.
+    pub subscriptions_per_connection: u32,
+    /// Calls in flight of one connection. One more is refused `resource_exhausted`.
+    pub calls_per_connection: u32,
+    /// Letters waiting for a full mailbox, for each other core. Beyond it, runs of at-most-once events to that core
+    /// are dropped and counted; calls and answers still wait, since the connections that cause them are paused.
+    pub letters_waiting: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 200_000,
+            queue_bytes: 1024 * 1024,
+            max_frame_bytes: wire::FRAME_BYTES_DEFAULT as u32,
+            handshake_ms: wire::HANDSHAKE_MS_MAX,
+            heartbeat_ms: wire::HEARTBEAT_MS_DEFAULT,
+            frame_ms: 60_000,
+            stall_ms: 30_000,
+            drain_ms: 5_000,
+            messages_per_s: 0,
+            bytes_per_s: 0,
+            refusals_per_s: 1_000,
+            subscriptions_per_connection: 10_000,
+            calls_per_connection: 10_000,
+            letters_waiting: 16_384,
+        }
+    }
+}
+
+/// How soon drops are told: well within the second that [P-5] promises.
+pub const DROP_NOTE_MS: u64 = 500;
+/// Refused publishes are told at most this often.
+pub const REFUSAL_NOTE_MS: u64 = 1_000;

@@ -1,0 +1,234 @@
+//! What a connection still has to send, as the session sees it: the frame that is being filled and how much has
+//! been handed to the engine but not taken by the kernel yet.
+//!
+//! Envelopes that belong to this connection alone (answers, calls to serve, acceptances, pings) are appended to one
+//! open frame, so that everything of a turn leaves as one frame. Shared runs are not copied here: they pass by
+//! reference, after the open frame was sealed, so that the order in which things were said is kept.
+
+use bytes::Bytes;
+use fluxar_protocol::envelope::{self, Envelope};
+use fluxar_protocol::frame::{self, PREFIX_BYTES};
+use fluxar_protocol::{Batch, Form, Id};
+
+/// What the connection runs on, as far as framing is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// TCP, Unix: a length in front of each body.
+    Prefixed,
+    /// WebSocket: a message is a body.
+    Message,
+}
+
+/// One connection's outgoing side.
+#[derive(Debug)]
+pub struct Outbox {
+    /// The frame being filled, its prefix reserved in front. Without capacity when there is none.
+    open: Vec<u8>,
+    /// Handed to the engine since the beginning, bytes.
+    handed_bytes: u64,
+    /// Taken by the kernel since the beginning, bytes.
+    sent_bytes: u64,
+    /// Largest body that the peer takes.
+    body_bytes_max: u32,
+    framing: Framing,
+    form: Form,
+}
+
+/// An envelope that is too large for this receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLarge {
+    /// Its size, bytes.
+    pub envelope_bytes: usize,
+    /// The largest that the receiver takes, bytes.
+    pub limit_bytes: usize,
+}
+
+impl Outbox {
+    /// For a new connection, before its hello.
+    #[must_use]
+    pub fn new(framing: Framing) -> Self {
+        Self {
+            open: Vec::new(),
+            handed_bytes: 0,
+            sent_bytes: 0,
+            body_bytes_max: fluxar_protocol::limits::FRAME_BYTES_BEFORE_HELLO as u32,
+            framing,
+            form: Form::Compact,
+        }
+    }
+
+    /// The peer's hello said what it takes and in which form.
+    pub fn greeted(&mut self, body_bytes_max: u32, form: Form) {
+        self.body_bytes_max = body_bytes_max;
+        self.form = form;
+    }
+
+    /// The form in which this peer is spoken to.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// Bytes not taken by the kernel yet, those of the open frame included.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        (self.handed_bytes - self.sent_bytes) as usize + self.open.len()
+    }
+
+    /// Position in the outgoing stream behind everything said so far.
+    #[must_use]
+    pub fn end_position(&self) -> u64 {
+        self.handed_bytes + self.open.len() as u64
+    }
+
+    /// Position up to which the kernel took it.
+    #[must_use]
+    pub fn sent_position(&self) -> u64 {
+        self.sent_bytes
+    }
+
+    /// The kernel took so many bytes.
+    pub fn sent(&mut self, bytes: usize) {
+        self.sent_bytes += bytes as u64;
+        debug_assert!(self.sent_bytes <= self.handed_bytes);
+    }
+
+    /// Whether a frame is being filled.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// The largest envelope that this peer takes, bytes.
+    #[must_use]
+    pub fn envelope_bytes_max(&self) -> usize {
+        (self.body_bytes_max as usize).saturating_sub(fluxar_protocol::limits::FRAME_RESERVE_BYTES)
+    }
+
+    /// Whether a body of this size can be shared with this peer as it is.
+    #[must_use]
+    pub fn takes_shared(&self, body_bytes: usize) -> bool {
+        self.form == Form::Compact && body_bytes <= self.body_bytes_max as usize
+    }
+
+    /// Appends an envelope of the gateway's own. The frame that had to be closed for it, if any, is returned to be sent.
+    pub fn push(&mut self, envelope: &Envelope<'_>) -> Option<Bytes> {
+        let start = self.begin();
+        envelope.encode(self.form, &mut self.open);
+        self.split_if_over(start)
+    }
+
+    /// Appends a compact envelope with its id and ref replaced; in a named session it is transcoded.
+    ///
+    /// # Errors
+    /// [`TooLarge`]: nothing was appended.
+    pub fn push_patched(
+        &mut self,
+        compact: &[u8],
+        id: Option<Id>,
+        reference: Option<Id>,
+    ) -> Result<Option<Bytes>, TooLarge> {
+        let start = self.begin();
+        self.open.extend_from_slice(compact);
+        let appended = &mut self.open[start..];
+        if let Some(id) = id {
+            envelope::patch_id(appended, id);
+        }
+        if let Some(reference) = reference {
+            envelope::patch_ref(appended, reference);
+        }
+        if self.form == Form::Named {
+            let copy = self.open.split_off(start);
+            if let Ok(decoded) = envelope::decode(&copy) {
+                decoded.envelope.encode(Form::Named, &mut self.open);
+            }
+        }
+        let envelope_bytes = self.open.len() - start;
+        if envelope_bytes > self.envelope_bytes_max() {
+            self.open.truncate(start);
+            self.forget_if_empty();
+            return Err(TooLarge { envelope_bytes, limit_bytes: self.envelope_bytes_max() });
+        }
+        Ok(self.split_if_over(start))
+    }
+
+    /// Closes the open frame and returns it for the engine.
+    pub fn seal(&mut self) -> Option<Bytes> {
+        if self.open.is_empty() {
+            return None;
+        }
+        let mut full = std::mem::take(&mut self.open);
+        let body_bytes = full.len() - PREFIX_BYTES;
+        full[..PREFIX_BYTES].copy_from_slice(&frame::prefix(body_bytes));
+        Some(self.hand_over(Bytes::from(full)))
+    }
+
+    /// A shared frame (prefix and body), as this connection's transport wants it. The caller sealed the open frame and
+    /// asked [`Outbox::takes_shared`].
+    pub fn share(&mut self, framed: &Bytes) -> Bytes {
+        debug_assert!(!self.is_open());
+        self.hand_over(framed.clone())
+    }
+
+    /// Whether a body of this size can be sent to this peer after transcoding it.
+    #[must_use]
+    pub fn takes_transcoded(&self, body_bytes: usize) -> bool {
+        // The seven names add 38 bytes to an envelope of at least 25.
+        self.form == Form::Named && body_bytes <= self.body_bytes_max as usize / 3
+    }
+
+    /// What it runs on.
+    #[must_use]
+    pub fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// Private copies of the events of a shared body, one by one, for a peer that cannot take it as it is: transcoded
+    /// for a named session, and in frames of its size. Returns how many events were too large for it.
+    pub fn push_events(&mut self, body: &[u8], mut full: impl FnMut(Bytes)) -> u64 {
+        let mut too_large = 0;
+        for decoded in Batch::new(body).flatten() {
+            match self.push_patched(decoded.bytes, None, None) {
+                Ok(Some(frame)) => full(frame),
+                Ok(None) => {}
+                Err(TooLarge { .. }) => too_large += 1,
+            }
+        }
+        too_large
+    }
+
+    fn begin(&mut self) -> usize {
+        if self.open.is_empty() {
+            self.open.reserve(256);
+            self.open.extend_from_slice(&[0; PREFIX_BYTES]);
+        }
+        self.open.len()
+    }
+
+    fn forget_if_empty(&mut self) {
+        if self.open.len() == PREFIX_BYTES {
+            self.open = Vec::new();
+        }
+    }
+
+    /// If the envelope that begins at `start` made the frame too large, it opens the next one.
+    fn split_if_over(&mut self, start: usize) -> Option<Bytes> {
+        if self.open.len() - PREFIX_BYTES <= self.body_bytes_max as usize || start == PREFIX_BYTES {
+            return None;
+        }
+        let last = self.open.split_off(start);
+        let full = self.seal();
+        self.begin();
+        self.open.extend_from_slice(&last);
+        full
+    }
+
+    fn hand_over(&mut self, framed: Bytes) -> Bytes {
+        let bytes = match self.framing {
+            Framing::Prefixed => framed,
+            Framing::Message => framed.slice(PREFIX_BYTES..),
+        };
+        self.handed_bytes += bytes.len() as u64;
+        bytes
+    }
+}

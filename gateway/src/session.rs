@@ -1,0 +1,151 @@
+//! One client's session: what the gateway knows of a connection between its accept and its end.
+//!
+//! Small on purpose: an idle connection is one of these in a table and nothing on the heap.
+
+use fluxar_engine::reactor::Conn;
+use fluxar_engine::timer::TimerId;
+use fluxar_protocol::frame::Deframer;
+use fluxar_protocol::Id;
+use fluxar_protocol::hello::Handshake;
+use fluxar_shard::PeerId;
+
+use crate::outbox::{Framing, Outbox};
+use crate::rate::Bucket;
+
+/// Why reading from a connection stands still; it goes on when none is left.
+pub mod pause {
+    /// Its own queue is over the bound.
+    pub const QUEUE: u8 = 1;
+    /// It sent more than its rate.
+    pub const RATE: u8 = 2;
+    /// It fills the mailbox of another core.
+    pub const MAIL: u8 = 4;
+}
+
+/// What a session must do later, each at a time in ms; [`u64::MAX`] for not at all.
+#[derive(Debug, Clone, Copy)]
+pub struct Due {
+    /// The handshake or the partial frame must be complete.
+    pub complete_ms: u64,
+    /// The heartbeat is looked at.
+    pub heartbeat_ms: u64,
+    /// Drops are told.
+    pub drops_ms: u64,
+    /// Refused publishes are told.
+    pub refusals_ms: u64,
+    /// Reading goes on after a pause for its rate.
+    pub rate_ms: u64,
+    /// A queue over its bound that did not move closes the connection.
+    pub stall_ms: u64,
+}
+
+impl Due {
+    /// Nothing.
+    pub const NEVER: Self = Self {
+        complete_ms: u64::MAX,
+        heartbeat_ms: u64::MAX,
+        drops_ms: u64::MAX,
+        refusals_ms: u64::MAX,
+        rate_ms: u64::MAX,
+        stall_ms: u64::MAX,
+    };
+
+    /// The first of them.
+    #[must_use]
+    pub fn first_ms(&self) -> u64 {
+        self.complete_ms
+            .min(self.heartbeat_ms)
+            .min(self.drops_ms)
+            .min(self.refusals_ms)
+            .min(self.rate_ms)
+            .min(self.stall_ms)
+    }
+}
+
+/// One connection as the gateway sees it.
+#[derive(Debug)]
+pub struct Session {
+    /// The engine's name for it.
+    pub conn: Conn,
+    /// The shard's name for it.
+    pub peer: PeerId,
+    /// How far the handshake is.
+    pub handshake: Handshake,
+    /// Cuts its bytes into frames; unused on a WebSocket.
+    pub deframer: Deframer,
+    /// What it still gets.
+    pub outbox: Outbox,
+    /// When it last sent anything, ms.
+    pub received_ms: u64,
+    /// When it was last pinged without having answered since, ms.
+    pub pinged: bool,
+    /// Reasons, see [`pause`].
+    pub paused: u8,
+    /// Whether it is in the list of outboxes to be sealed this turn.
+    pub dirty: bool,
+    /// Deadlines.
+    pub due: Due,
+    /// The one timer that stands for them, and when it rings, ms.
+    pub timer: Option<(TimerId, u64)>,
+    /// Where the last drop note ends in its outgoing stream: the next waits until the kernel took it.
+    pub note_position: u64,
+    /// Refused publishes that were not told yet.
+    pub refusals_untold: u64,
+    /// The last of them.
+    pub refused_last: Id,
+    /// Refused envelopes in this second.
+    pub refusals: Bucket,
+    /// Its rate, if it has a bound.
+    pub rate: Option<Box<Rate>>,
+}
+
+/// The two rates of a connection.
+#[derive(Debug)]
+pub struct Rate {
+    /// Envelopes.
+    pub messages: Bucket,
+    /// Bytes.
+    pub bytes: Bucket,
+}
+
+impl Session {
+    /// For a connection that was just accepted.
+    #[must_use]
+    pub fn new(conn: Conn, peer: PeerId, framing: Framing, now_ms: u64) -> Self {
+        Self {
+            conn,
+            peer,
+            handshake: Handshake::default(),
+            deframer: Deframer::new(),
+            outbox: Outbox::new(framing),
+            received_ms: now_ms,
+            pinged: false,
+            paused: 0,
+            dirty: false,
+            due: Due::NEVER,
+            timer: None,
+            note_position: 0,
+            refusals_untold: 0,
+            refused_last: Id([0; 16]),
+            refusals: Bucket::full(now_ms),
+            rate: None,
+        }
+    }
+
+    /// Whether the hello was accepted and no goodbye was said.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.handshake, Handshake::Open)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_session_stays_small() {
+        let bytes = size_of::<Option<Session>>();
+        assert!(bytes <= 320, "a session is {bytes} bytes; each of 200,000 idle connections pays for it");
+    }
+}

@@ -1,0 +1,231 @@
+//! Every setting of the gateway in one table: its name, its meaning, how it is read. The configuration file, the
+//! environment and the example configuration all go by this table, so none can lag behind the others.
+
+use fluxar_engine::ws::Origins;
+use fluxar_protocol::limits as wire;
+
+use crate::config::{Config, Cores};
+
+/// A value as a file or the environment gives it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// A whole number.
+    Number(i128),
+    /// A text.
+    Text(String),
+    /// A list of texts.
+    List(Vec<String>),
+    /// Anything else; what it is.
+    Other(&'static str),
+}
+
+/// One setting.
+pub struct Setting {
+    /// Its name, section first: `limits.queue_bytes`.
+    pub key: &'static str,
+    /// For the example configuration: what it is, with its unit.
+    pub what: &'static str,
+    /// Reads it into a configuration; the text says what is wrong and what would be right.
+    pub set: fn(&mut Config, Value) -> Result<(), String>,
+    /// Its present value, as TOML.
+    pub show: fn(&Config) -> String,
+}
+
+impl Setting {
+    /// The environment variable that overrides it: `FLUXAR_LIMITS_QUEUE_BYTES`.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("FLUXAR_{}", self.key.replace('.', "_").to_uppercase())
+    }
+}
+
+/// A numeric setting: where it is stored, and the range that it may have.
+macro_rules! number {
+    ($key:literal, $what:literal, $($field:ident).+, $range:expr) => {
+        Setting {
+            key: $key,
+            what: $what,
+            set: |config, value| {
+                config.$($field).+ = number(value, $range)?;
+                Ok(())
+            },
+            show: |config| config.$($field).+.to_string(),
+        }
+    };
+}
+
+/// All settings, in the order of the example configuration.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "cores",
+        what: "which cores: \"all\", how many, or a list like \"0,2-3\"",
+        set: |config, value| {
+            config.cores = match value {
+                Value::Number(count) => Cores::parse(&count.to_string())?,
+                Value::Text(text) => Cores::parse(&text)?,
+                other => return Err(format!("{} where \"all\", a number or a list like \"0,2-3\" belongs", other.kind())),
+            };
+            Ok(())
+        },
+        show: |config| format!("{:?}", config.cores.to_string()),
+    },
+    Setting {
+        key: "listen",
+        what: "where to listen: tcp://HOST:PORT, ws://HOST:PORT, unix:///PATH",
+        set: |config, value| {
+            config.listen = texts(value)?;
+            if config.listen.is_empty() {
+                return Err("an empty list: the gateway would be unreachable".into());
+            }
+            for url in &config.listen {
+                fluxar_engine::listener::Address::parse(url).map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        },
+        show: |config| format!("{:?}", config.listen),
+    },
+    number!("limits.connections", "connections a core", limits.connections, 1..=10_000_000),
+    number!(
+        "limits.queue_bytes",
+        "bytes queued to a connection: beyond it events are dropped, at twice it the connection is closed",
+        limits.queue_bytes,
+        64 * 1024..=1 << 30
+    ),
+    number!(
+        "limits.max_frame_bytes",
+        "largest frame taken from a client",
+        limits.max_frame_bytes,
+        wire::FRAME_BYTES_LEAST as i128..=wire::FRAME_BYTES_MOST as i128
+    ),
+    number!("limits.handshake_ms", "from accept to hello", limits.handshake_ms, 100..=60_000),
+    number!("limits.heartbeat_ms", "silence after which a client is pinged; it is lost after two", limits.heartbeat_ms, 1_000..=3_600_000),
+    number!("limits.frame_ms", "from the first byte of a frame to its last", limits.frame_ms, 1_000..=3_600_000),
+    number!("limits.stall_ms", "how long a full queue may stand still", limits.stall_ms, 1_000..=3_600_000),
+    number!("limits.drain_ms", "from SIGTERM to the end", limits.drain_ms, 0..=600_000),
+    number!("limits.messages_per_s", "envelopes a second from a connection, 0: no bound", limits.messages_per_s, 0..=u32::MAX.into()),
+    number!("limits.bytes_per_s", "bytes a second from a connection, 0: no bound", limits.bytes_per_s, 0..=u32::MAX.into()),
+    number!("limits.refusals_per_s", "refused envelopes a second from a connection, 0: no bound", limits.refusals_per_s, 0..=u32::MAX.into()),
+    number!("limits.subscriptions_per_connection", "subscriptions and offers to serve", limits.subscriptions_per_connection, 1..=1_000_000),
+    number!("limits.calls_per_connection", "calls in flight", limits.calls_per_connection, 1..=1_000_000),
+    number!("limits.letters_waiting", "letters for a core whose mailbox is full", limits.letters_waiting, 16..=1_000_000),
+    Setting {
+        key: "websocket.origins",
+        what: "web pages that may connect: \"loopback\", \"any\", or a list like [\"https://example.com\"]",
+        set: |config, value| {
+            config.origins = match value {
+                Value::Text(text) if text == "loopback" => Origins::Loopback,
+                Value::Text(text) if text == "any" => Origins::Any,
+                other => Origins::List(texts(other)?),
+            };
+            Ok(())
+        },
+        show: |config| match &config.origins {
+            Origins::Loopback => "\"loopback\"".into(),
+            Origins::Any => "\"any\"".into(),
+            Origins::List(list) => format!("{list:?}"),
+        },
+    },
+    number!("engine.spin_us", "how long a core looks for mail before it parks; 0 saves power", engine.spin_us, 0..=1_000),
+    number!("engine.ring_entries", "submission entries of a core's ring", engine.ring_entries, 64..=32_768),
+    number!("engine.buffers", "receive buffers of a core, a power of two", engine.buffers, 16..=32_768),
+    number!("engine.buffer_bytes", "size of a receive buffer", engine.buffer_bytes, 1_024..=1_048_576),
+    number!("engine.mailbox_letters", "letters under way from one core to another", engine.mailbox_letters, 64..=1_048_576),
+    Setting {
+        key: "log.level",
+        what: "off, error, warn, info, debug or trace",
+        set: |config, value| {
+            let text = match value {
+                Value::Text(text) => text,
+                other => return Err(format!("{} where a text belongs", other.kind())),
+            };
+            if !["off", "error", "warn", "info", "debug", "trace"].contains(&text.as_str()) {
+                return Err(format!("{text:?} is none of off, error, warn, info, debug, trace"));
+            }
+            config.log_level = text;
+            Ok(())
+        },
+        show: |config| format!("{:?}", config.log_level),
+    },
+];
+
+/// The setting of this name.
+#[must_use]
+pub fn find(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+/// The name that was probably meant: the nearest one, if it is near.
+#[must_use]
+pub fn nearest(key: &str) -> Option<&'static str> {
+    SETTINGS
+        .iter()
+        .map(|setting| (distance(key, setting.key), setting.key))
+        .min()
+        .filter(|(distance, known)| *distance <= known.len() / 3)
+        .map(|(_, known)| known)
+}
+
+/// How many letters must be changed to make one of the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+impl Value {
+    /// What it is, for a message.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Value::Number(_) => "a number",
+            Value::Text(_) => "a text",
+            Value::List(_) => "a list",
+            Value::Other(kind) => kind,
+        }
+    }
+}
+
+fn number<N: TryFrom<i128>>(value: Value, range: std::ops::RangeInclusive<i128>) -> Result<N, String> {
+    let Value::Number(number) = value else {
+        return Err(format!("{} where a whole number belongs", value.kind()));
+    };
+    if !range.contains(&number) {
+        return Err(format!("{number} is outside {}..{}", range.start(), range.end()));
+    }
+    N::try_from(number).map_err(|_| format!("{number} is too large for this machine"))
+}
+
+fn texts(value: Value) -> Result<Vec<String>, String> {
+    match value {
+        Value::Text(text) => Ok(vec![text]),
+        Value::List(list) => Ok(list),
+        other => Err(format!("{} where a list of texts belongs", other.kind())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_finger_is_recognised() {
+        assert_eq!(nearest("limits.queue_byte"), Some("limits.queue_bytes"));
+        assert_eq!(nearest("lissten"), Some("listen"));
+        assert_eq!(nearest("colour"), None);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn variables_follow_the_names() {
+        assert_eq!(find("limits.queue_bytes").map(Setting::variable).as_deref(), Some("FLUXAR_LIMITS_QUEUE_BYTES"));
+    }
+}
