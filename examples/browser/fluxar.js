@@ -1,0 +1,498 @@
+// A FLUXAR client for the browser, by hand: no dependency, no build step. It speaks the Core level over WebSocket,
+// and subscribes and publishes at qos 0. docs/protocol.md is all that it knows; [P-…] names the clause.
+//
+// A classic script, because pages opened from file:// cannot load modules. It leaves one name: `fluxar`.
+//
+//   const client = new fluxar.Client("ws://localhost:9001", { agent: "my-page/1" });
+//   client.subscribe("host.>", (payload, { target }) => console.log(target, payload));
+//   console.log(await client.call("host.info", null, { timeoutMs: 2000 }));
+"use strict";
+(() => {
+  // --- CBOR (RFC 8949) ------------------------------------------------------------------------------------------
+
+  const DEPTH_MAX = 64; // [P-3.5]
+  const utf8 = new TextEncoder();
+  const strictUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+  /** A tagged item, whose meaning is left to the application; a simple value without one has the tag "simple". */
+  class Tagged {
+    constructor(tag, value) {
+      Object.assign(this, { tag, value });
+    }
+  }
+
+  function concat(parts) {
+    const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+    parts.reduce((at, part) => (whole.set(part, at), at + part.length), 0);
+    return whole;
+  }
+
+  /** Encodes null, booleans, numbers, BigInts, strings, Uint8Arrays, arrays, Maps, plain objects and Tagged. */
+  function encode(value) {
+    const parts = [];
+    const head = (major, n) => {
+      if (n < 24) return parts.push([(major << 5) | Number(n)]);
+      const width = [0xff, 0xffff, 0xffffffff].findIndex((most) => n <= most);
+      const wide = new Uint8Array(8);
+      new DataView(wide.buffer).setBigUint64(0, BigInt(n));
+      parts.push([(major << 5) | (24 + (width < 0 ? 3 : width))]); // the shortest that can say it [P-3.4]
+      return parts.push(wide.subarray(8 - (width < 0 ? 8 : 1 << width)));
+    };
+    const pairs = (entries) => [head(5, entries.length), entries.flat(1).forEach(put)];
+    const put = (item) => {
+      if (item === null || item === undefined) parts.push([0xf6]);
+      else if (item === false) parts.push([0xf4]);
+      else if (item === true) parts.push([0xf5]);
+      else if (typeof item === "number") {
+        if (Number.isSafeInteger(item) && !Object.is(item, -0)) return item < 0 ? head(1, -1 - item) : head(0, item);
+        const double = new Uint8Array(8);
+        new DataView(double.buffer).setFloat64(0, item);
+        parts.push([0xfb], double);
+      } else if (typeof item === "bigint") {
+        if (item >= 1n << 64n || item < -(1n << 64n)) throw new RangeError("a CBOR integer has 64 bits");
+        return item < 0n ? head(1, -1n - item) : head(0, item);
+      } else if (typeof item === "string" || item instanceof Uint8Array) {
+        const bytes = typeof item === "string" ? utf8.encode(item) : item;
+        head(typeof item === "string" ? 3 : 2, bytes.length);
+        parts.push(bytes);
+      } else if (Array.isArray(item)) {
+        head(4, item.length);
+        item.forEach(put);
+      } else if (item instanceof Tagged) {
+        head(6, item.tag);
+        put(item.value);
+      } else if (item instanceof Map) pairs([...item]);
+      else if (typeof item === "object") pairs(Object.entries(item).filter(([, v]) => v !== undefined));
+      else throw new TypeError(`no CBOR for a ${typeof item}`);
+    };
+    put(value);
+    return concat(parts);
+  }
+
+  /**
+   * Decodes the item at `start` and says where it ended: `{ value, end }`. Maps whose keys are all texts become
+   * objects, others Maps; integers beyond 2^53 become BigInts. Throws for what is not well-formed [P-3.5].
+   */
+  function decode(bytes, start = 0) {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    let at = start;
+    const fail = (what) => {
+      throw new SyntaxError(`CBOR: ${what} (at byte ${at})`);
+    };
+    const take = (count) => {
+      if (count > bytes.length - at) fail("the input ends inside an item");
+      at += Number(count);
+      return at - Number(count);
+    };
+    const endsHere = () => bytes[at] === 0xff && take(1) >= 0; // a break
+    const argument = (info) => {
+      if (info < 24) return info;
+      if (info === 24) return view.getUint8(take(1));
+      if (info === 25) return view.getUint16(take(2));
+      if (info === 26) return view.getUint32(take(4));
+      if (info > 27) return fail("a reserved head, or a break that ends nothing");
+      const wide = view.getBigUint64(take(8));
+      return wide <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(wide) : wide;
+    };
+    const string = (major, length) => {
+      const from = take(length);
+      return major === 2 ? bytes.slice(from, at) : strictUtf8.decode(bytes.subarray(from, at));
+    };
+    const chunks = (major) => {
+      const parts = [];
+      while (!endsHere()) {
+        const first = bytes[take(1)];
+        if (first >> 5 !== major) fail("a chunk of another kind");
+        parts.push(string(major, argument(first & 31)));
+      }
+      return major === 3 ? parts.join("") : concat(parts);
+    };
+    const half = (bits) => {
+      const exponent = (bits >> 10) & 31;
+      const fraction = bits & 1023;
+      const size = exponent === 31 ? (fraction ? NaN : Infinity)
+        : exponent === 0 ? fraction * 2 ** -24 : (1024 + fraction) * 2 ** (exponent - 25);
+      return bits & 0x8000 ? -size : size;
+    };
+    const simple = (info) => {
+      if (info === 25) return half(view.getUint16(take(2)));
+      if (info === 26) return view.getFloat32(take(4));
+      if (info === 27) return view.getFloat64(take(8));
+      const number = argument(info);
+      if (info === 24 && number < 32) fail("a two-byte simple value below 32");
+      return number < 20 || number > 23 ? new Tagged("simple", number) : [false, true, null, undefined][number - 20];
+    };
+    const item = (depth) => {
+      const first = bytes[take(1)];
+      const major = first >> 5;
+      const info = first & 31;
+      if (major === 7) return simple(info);
+      if (major >= 4 && depth === DEPTH_MAX + 1) fail(`nested deeper than ${DEPTH_MAX}`); // the envelope is one itself
+      const isEndless = info === 31 && major >= 2 && major <= 5;
+      if (isEndless && major < 4) return chunks(major);
+      const count = isEndless ? Infinity : argument(info);
+      if (major === 0) return count;
+      if (major === 1) return count < Number.MAX_SAFE_INTEGER ? -1 - count : -1n - BigInt(count);
+      if (major < 4) return string(major, count);
+      if (major === 6) return new Tagged(count, item(depth + 1));
+      const items = [];
+      for (let n = 0; n < count && !(isEndless && endsHere()); n += 1) {
+        const first = item(depth + 1);
+        items.push(major === 4 ? first : [first, item(depth + 1)]);
+      }
+      if (major === 4) return items;
+      return items.every(([key]) => typeof key === "string") ? Object.fromEntries(items) : new Map(items);
+    };
+    return { value: item(0), end: at };
+  }
+
+  // --- envelopes ------------------------------------------------------------------------------------------------
+
+  const HELLO = 1, CALL = 2, STREAM = 3, SUBSCRIBE = 4, EVENT = 5, CANCEL = 6, PING = 7; // [P-3.7]
+  const NAMES = "type,id,ref,target,meta,payload,error"; // [P-3.2]
+  const CODES = ["ok", "cancelled", "unknown", "invalid_argument", "deadline_exceeded", "not_found", "already_exists",
+    "permission_denied", "resource_exhausted", "failed_precondition", "aborted", "out_of_range", "unimplemented",
+    "internal", "unavailable", "data_loss", "unauthenticated"]; // [P-3.6]
+
+  /** An error of the protocol; `code` is one of the names of P-3.6. */
+  class FluxarError extends Error {
+    constructor(code, message, details = null, retryAfterMs = null) {
+      super(message);
+      Object.assign(this, { name: "FluxarError", code, details, retryAfterMs });
+    }
+    static from = (map) => new FluxarError(CODES[map.code] ?? "unknown", map.message, map.details, map.retry_after_ms);
+    toMap = () => ({ code: Math.max(1, CODES.indexOf(this.code)), message: this.message, details: this.details ?? undefined });
+  }
+
+  const isId = (value) => value instanceof Uint8Array && value.length === 16;
+  const isMap = (value) => value !== null && typeof value === "object" && Object.getPrototypeOf(value) === Object.prototype;
+  const hex = (id) => Array.from(id, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const newId = () => crypto.getRandomValues(new Uint8Array(16));
+
+  /** Reads the envelopes of a frame body [P-2.2], in either form. Throws at the first that is none. */
+  function* readBody(body) {
+    for (let at = 0; at < body.length; ) {
+      const { value, end } = decode(body, at);
+      const isNamed = isMap(value) && Object.keys(value).join() === NAMES;
+      const fields = Array.isArray(value) ? value : isNamed ? Object.values(value) : [];
+      if (fields.length !== 7) throw new SyntaxError(`not an envelope (at byte ${at})`);
+      const [type, id, ref, target, meta, payload, error] = fields;
+      const isRight = type >= HELLO && type <= PING && isId(id) && (ref === null || isId(ref)) && (meta === null || isMap(meta))
+        && (target === null || (typeof target === "string" && target !== "" && utf8.encode(target).length <= 255))
+        && (error === null || (isMap(error) && Number.isInteger(error.code) && typeof error.message === "string"));
+      if (!isRight) throw new SyntaxError(`a field of the envelope at byte ${at} is not as it must be`);
+      yield { type, id, ref, target, meta: meta ?? {}, payload, error };
+      at = end;
+    }
+  }
+
+  /** Whether a pattern matches a name [P-5.1]. */
+  function matches(pattern, name) {
+    if (name.startsWith("$") && !pattern.startsWith("$")) return false;
+    const tokens = name.split(".");
+    const parts = pattern.split(".");
+    const fits = parts.every((part, n) => n < tokens.length && (part === tokens[n] || part === "*" || part === ">"));
+    return fits && (parts.length === tokens.length || parts.at(-1) === ">");
+  }
+
+  // --- the client -----------------------------------------------------------------------------------------------
+
+  const DEFAULTS = {
+    agent: "fluxar.js/0.1", auth: null, maxFrameBytes: 1024 * 1024, // auth: { scheme: "bearer", token }
+    heartbeatMs: 15000, handshakeMs: 5000, callTimeoutMs: 10000, retryLeastMs: 250, retryMostMs: 10000,
+  };
+  const HELLO_LIMIT_BYTES = 16 * 1024; // until the gateway has said how much it takes [P-1.3]
+  const FINAL = ["unauthenticated", "permission_denied", "unimplemented", "invalid_argument"];
+
+  /**
+   * A connection that comes back by itself. `onstate(state, info)` hears "connecting", "open" (info: the gateway's
+   * hello), "waiting" (info: { error, delayMs }) and "closed" (info: the error, or null).
+   */
+  class Client {
+    #url; #options; #state; #socket = null; #isOpen = false; #attempts = 0; #openedAt = 0; #heardAt = 0;
+    #timer = null; #heartbeat = null; #hello = null; #isClosed = false; #reason = null;
+    #limitBytes = HELLO_LIMIT_BYTES; // of one envelope
+    #calls = new Map(); // id → an open call of ours
+    #subscriptions = new Set(); // wanted, whether or not connected
+    #byId = new Map(); // id → subscription, in this connection
+    #serving = new Map(); // id → AbortController of a call that we serve
+    #pings = new Map();
+
+    constructor(url, options = {}) {
+      this.#url = url;
+      this.#options = { ...DEFAULTS, ...options };
+      this.#state = (state, info = null) => this.#options.onstate?.(state, info);
+      this.#connect();
+    }
+
+    /** Calls a method; resolves with the answer's payload, rejects with a FluxarError. Waits for a connection. */
+    call(target, payload = null, { timeoutMs = this.#options.callTimeoutMs, signal } = {}) {
+      return new Promise((resolve, reject) => {
+        signal?.throwIfAborted();
+        if (this.#isClosed) throw new FluxarError("failed_precondition", "this client is closed");
+        const id = newId();
+        const bytes = encode([CALL, id, null, target, { timeout_ms: timeoutMs }, payload, null]);
+        const call = { id, bytes, resolve, reject, isSent: false };
+        const give = (error) => {
+          if (!this.#calls.has(hex(id))) return;
+          if (call.isSent) this.#send(CANCEL, newId(), id); // nobody waits for it any more [P-3.10]
+          this.#finish(call, error);
+        };
+        call.timer = setTimeout(() => give(new FluxarError("deadline_exceeded", call.isSent
+          ? `${target} did not answer within ${timeoutMs} ms` : `no connection to ${this.#url} within ${timeoutMs} ms`)), timeoutMs);
+        signal?.addEventListener("abort", () => give(new FluxarError("cancelled", `${target} was cancelled`)));
+        this.#calls.set(hex(id), call);
+        if (this.#isOpen) this.#sendCall(call);
+      });
+    }
+
+    /**
+     * Subscribes; `handler(payload, { target, meta })` for each event. Survives reconnects. `onerror(error)` hears
+     * that it was refused or ended, `ondropped(count)` how many events the gateway dropped in all.
+     */
+    subscribe(pattern, handler, { group, onerror = console.error, ondropped } = {}) {
+      const meta = group ? { group } : null;
+      return this.#want({ pattern, handler, meta, isPlain: !group, onerror, ondropped, droppedBefore: 0, dropped: 0 });
+    }
+
+    /** Serves methods: what `handler(payload, { target, meta, signal })` returns, or resolves to, is the answer. */
+    serve(pattern, handler, { onerror = console.error } = {}) {
+      return this.#want({ pattern, handler, meta: { serve: true }, isServing: true, onerror, droppedBefore: 0, dropped: 0 });
+    }
+
+    /** Publishes at most once; says whether there was a connection to send it on. */
+    publish(target, payload, meta = null) {
+      return this.#isOpen && this.#send(EVENT, newId(), null, target, meta, payload);
+    }
+
+    /** Round trip to the gateway, in milliseconds. */
+    ping() {
+      return new Promise((resolve, reject) => {
+        const id = newId();
+        if (!this.#send(PING, id)) throw new FluxarError("unavailable", "not connected");
+        this.#pings.set(hex(id), { at: performance.now(), resolve, reject });
+      });
+    }
+
+    /** Says goodbye [P-7.8]; the client cannot be used again. */
+    close() {
+      this.#send(CANCEL, newId());
+      this.#end(null);
+    }
+
+    #connect() {
+      this.#state("connecting");
+      this.#reason = null;
+      const socket = new WebSocket(this.#url, "fluxar.v0"); // [P-8.4]
+      socket.binaryType = "arraybuffer";
+      this.#socket = socket;
+      const late = new FluxarError("deadline_exceeded", `${this.#url} did not answer the hello in time`);
+      this.#timer = setTimeout(() => this.#drop(late), this.#options.handshakeMs);
+      const { agent, auth, maxFrameBytes: max_frame, heartbeatMs: heartbeat_ms } = this.#options;
+      socket.onopen = () => {
+        this.#hello = newId();
+        this.#send(HELLO, this.#hello, null, null, null, { v: [0], agent, max_frame, heartbeat_ms, auth: auth ?? undefined });
+      };
+      socket.onmessage = ({ data }) => this.#receive(data);
+      socket.onclose = ({ code, reason }) => this.#lost(new FluxarError("unavailable", this.#openedAt
+        ? `the connection ended (${reason || `close code ${code}`})` : `cannot connect to ${this.#url}`));
+    }
+
+    #receive(data) {
+      this.#heardAt = performance.now();
+      let messages;
+      try {
+        if (typeof data === "string") throw new SyntaxError("a text message");
+        messages = [...readBody(new Uint8Array(data))];
+      } catch (error) {
+        return this.#drop(new FluxarError("invalid_argument", `the gateway sent what cannot be read: ${error.message}`));
+      }
+      let run = null; // a header of a run and how many of its events are still to come [P-5.4]
+      for (const message of messages) {
+        if (run?.left > 0 && message.type === EVENT && message.ref === null) {
+          run.left -= 1;
+          this.#deliver(run.subscription, message);
+        } else run = this.#dispatch(message);
+      }
+    }
+
+    #dispatch({ type, id, ref, target, meta, payload, error }) {
+      const key = ref && hex(ref);
+      if (type === HELLO && ref && !this.#isOpen && this.#hello && key === hex(this.#hello)) {
+        if (!error) this.#opened(payload ?? {});
+        else if (FINAL.includes(CODES[error.code])) this.#end(FluxarError.from(error));
+        else this.#drop(FluxarError.from(error));
+      } else if (type === CALL && ref) {
+        const call = this.#calls.get(key);
+        if (call) this.#finish(call, error && FluxarError.from(error), payload);
+      } else if (type === CALL) this.#answer(id, target, meta, payload);
+      else if (type === SUBSCRIBE && ref) return this.#note(this.#byId.get(key), key, meta, payload, error);
+      else if ((type === STREAM || type === SUBSCRIBE) && !ref) this.#refuse(type, id, "unimplemented", "not at this level");
+      else if (type === EVENT && !ref) {
+        for (const each of this.#byId.values()) {
+          if (each.isPlain && matches(each.pattern, target)) this.#deliver(each, { target, meta, payload });
+        }
+      } else if (type === CANCEL && ref) this.#serving.get(key)?.abort();
+      else if (type === CANCEL) this.#drop(FluxarError.from(error ?? { code: 14, message: "the gateway said goodbye" }));
+      else if (type === PING && ref) {
+        const ping = this.#pings.get(key);
+        this.#pings.delete(key);
+        ping?.resolve(performance.now() - ping.at);
+      } else if (type === PING) this.#send(PING, newId(), id);
+      return null;
+    }
+
+    #opened(welcome) {
+      clearTimeout(this.#timer);
+      this.#isOpen = true;
+      this.#limitBytes = (welcome.max_frame ?? DEFAULTS.maxFrameBytes) - 1024; // [P-3.8]
+      this.#openedAt = performance.now();
+      this.#heartbeat = setInterval(() => {
+        const silentMs = performance.now() - this.#heardAt; // [P-7.5]
+        const { heartbeatMs } = this.#options;
+        if (silentMs > 2 * heartbeatMs) this.#drop(new FluxarError("deadline_exceeded", "the gateway went silent"));
+        else if (silentMs > heartbeatMs) this.#send(PING, newId());
+      }, this.#options.heartbeatMs / 4);
+      for (const each of this.#subscriptions) this.#ask(each);
+      for (const call of this.#calls.values()) this.#sendCall(call);
+      this.#state("open", welcome);
+    }
+
+    #send(type, id, ref = null, target = null, meta = null, payload = null, error = null) {
+      return this.#transmit(encode([type, id, ref, target, meta, payload, error]));
+    }
+
+    #transmit(bytes) {
+      if (this.#socket?.readyState !== WebSocket.OPEN) return false;
+      const over = bytes.length > this.#limitBytes; // the gateway would close the connection [P-1.4]
+      if (over) throw new FluxarError("resource_exhausted", `${bytes.length} bytes; the gateway takes ${this.#limitBytes}`);
+      this.#socket.send(bytes);
+      return true;
+    }
+
+    /** Gives this connection up for a reason that is better known than its close code. */
+    #drop(error) {
+      this.#reason ??= error;
+      this.#socket.close();
+      this.#lost(error);
+    }
+
+    #lost(error) {
+      if (this.#isClosed || !this.#socket) return;
+      const reason = this.#reason ?? error;
+      this.#clear();
+      const sent = [...this.#calls.values()].filter((call) => call.isSent);
+      sent.forEach((call) => this.#finish(call, new FluxarError("unavailable", reason.message)));
+      if (performance.now() - this.#openedAt > 5000 && this.#openedAt) this.#attempts = 0;
+      const ceilingMs = Math.min(this.#options.retryMostMs, this.#options.retryLeastMs * 2 ** this.#attempts);
+      const delayMs = Math.round(reason.retryAfterMs ?? ceilingMs * (0.5 + Math.random() / 2));
+      this.#attempts += 1;
+      this.#openedAt = 0;
+      this.#timer = setTimeout(() => this.#connect(), delayMs);
+      this.#state("waiting", { error: reason, delayMs });
+    }
+
+    #end(error) {
+      if (this.#isClosed) return;
+      this.#isClosed = true;
+      this.#socket?.close(1000);
+      this.#clear();
+      const why = error ?? new FluxarError("cancelled", "the client was closed");
+      [...this.#calls.values()].forEach((call) => this.#finish(call, why));
+      this.#state("closed", error);
+    }
+
+    #clear() {
+      clearTimeout(this.#timer);
+      clearInterval(this.#heartbeat);
+      if (this.#socket) Object.assign(this.#socket, { onopen: null, onmessage: null, onclose: null });
+      this.#socket = this.#hello = null;
+      this.#isOpen = false;
+      this.#limitBytes = HELLO_LIMIT_BYTES;
+      for (const each of this.#byId.values()) {
+        each.droppedBefore += each.dropped;
+        each.dropped = 0;
+      }
+      for (const each of this.#subscriptions) each.id = null;
+      for (const ping of this.#pings.values()) ping.reject(new FluxarError("unavailable", "the connection ended"));
+      for (const abort of this.#serving.values()) abort.abort();
+      [this.#byId, this.#pings, this.#serving].forEach((map) => map.clear());
+    }
+
+    #sendCall(call) {
+      try {
+        call.isSent = this.#transmit(call.bytes);
+      } catch (error) {
+        this.#finish(call, error);
+      }
+    }
+
+    #finish(call, error, payload) {
+      clearTimeout(call.timer);
+      this.#calls.delete(hex(call.id));
+      return error ? call.reject(error) : call.resolve(payload);
+    }
+
+    #want(subscription) {
+      this.#subscriptions.add(subscription);
+      if (this.#isOpen) this.#ask(subscription);
+      return {
+        cancel: () => {
+          this.#subscriptions.delete(subscription);
+          if (subscription.id) this.#send(CANCEL, newId(), subscription.id);
+          subscription.isPlain = false; // nothing is delivered any more, though the confirmation is still to come
+          subscription.handler = () => {};
+        },
+      };
+    }
+
+    #ask(subscription) {
+      subscription.id = newId();
+      this.#byId.set(hex(subscription.id), subscription);
+      this.#send(SUBSCRIBE, subscription.id, null, subscription.pattern, subscription.meta);
+    }
+
+    /** A message about a subscription of ours: its verdict, a run, drops or its end. Returns the run that begins. */
+    #note(subscription, key, meta, payload, error) {
+      if (!subscription) return null;
+      if (error || meta.end) {
+        this.#byId.delete(key);
+        this.#subscriptions.delete(subscription);
+        if (error) subscription.onerror(FluxarError.from(error));
+      } else if (Number.isInteger(meta.run)) return { subscription, left: meta.run };
+      else if (meta.dropped !== undefined) {
+        subscription.dropped = meta.dropped;
+        subscription.ondropped?.(subscription.droppedBefore + meta.dropped);
+      }
+      return null;
+    }
+
+    #deliver(subscription, { target, meta, payload }) {
+      try {
+        subscription.handler(payload, { target, meta });
+      } catch (error) {
+        console.error(`a handler of ${subscription.pattern} failed`, error); // costs this event, not the connection
+      }
+    }
+
+    async #answer(id, target, meta, payload) {
+      const serving = [...this.#byId.values()].find((each) => each.isServing && matches(each.pattern, target));
+      if (!serving) return this.#refuse(CALL, id, "unavailable", `${target} is not served here`);
+      const abort = new AbortController();
+      this.#serving.set(hex(id), abort); // aborted by a cancel, and when this connection ends
+      const reply = (payload, error = null) => abort.signal.aborted || this.#send(CALL, newId(), id, null, null, payload, error);
+      try {
+        reply(await serving.handler(payload, { target, meta, signal: abort.signal }));
+      } catch (error) {
+        reply(null, (error instanceof FluxarError ? error : new FluxarError("internal", String(error?.message ?? error))).toMap());
+      }
+      this.#serving.delete(hex(id));
+    }
+
+    #refuse(type, id, code, why) {
+      this.#send(type, newId(), id, null, null, null, new FluxarError(code, why).toMap());
+    }
+  }
+
+  globalThis.fluxar = { Client, FluxarError, Tagged, encode, decode, readBody, matches };
+})();
