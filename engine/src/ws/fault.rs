@@ -99,11 +99,7 @@ impl fmt::Display for WsFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             WsFaultKind::Handshake { status } => {
-                write!(
-                    f,
-                    "WebSocket handshake refused ({status}): {}",
-                    self.reason
-                )
+                write!(f, "WebSocket handshake refused ({status}): {}", self.reason)
             }
             WsFaultKind::Frame { code } => write!(f, "WebSocket failed ({code}): {}", self.reason),
         }

@@ -120,6 +120,21 @@ impl FrameHeader {
     }
 }
 
+/// The lengths of header and payload, if `bytes` begins with the header of a binary message in one frame, of at most
+/// 64 KiB and without a fault. What it does not know is for [`FrameHeader::parse`].
+#[inline]
+pub(super) fn common_header(bytes: &[u8]) -> Option<(usize, usize)> {
+    const FIRST: u8 = FIN | BINARY;
+    match *bytes {
+        [FIRST, second @ 0x80..=0xfd, ..] => Some((2 + 4, usize::from(second & !MASKED))),
+        [FIRST, 0xfe, a, b, ..] if (a, b) >= (0, 126) => {
+            Some((2 + 2 + 4, usize::from(u16::from_be_bytes([a, b]))))
+        }
+        _ => None,
+    }
+}
+
+#[cold]
 fn refused(reason: &'static str) -> WsFault {
     WsFault::frame(CLOSE_PROTOCOL, reason)
 }

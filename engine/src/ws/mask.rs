@@ -4,18 +4,15 @@
 //! unmasked piece by piece: after each one the mask is [rotated](rotated), so that its first octet again belongs
 //! to the next octet of payload and the loop below never needs to know where in the payload it stands.
 
-/// Octets that one step of the loop takes: wide enough for two AVX2 registers.
-const STEP: usize = 64;
-
 /// XORs `data` with `mask`, whose first octet belongs to the first octet of `data`.
 pub(super) fn unmask(data: &mut [u8], mask: [u8; 4]) {
-    // Fixed-size arrays, so that the compiler turns each step into vector XORs on its own.
-    let pattern: [u8; STEP] = std::array::from_fn(|i| mask[i % 4]);
-    let (steps, rest) = data.as_chunks_mut::<STEP>();
-    for step in steps {
-        for (octet, key) in step.iter_mut().zip(pattern) {
-            *octet ^= key;
-        }
+    let [a, b, c, d] = mask;
+    let pattern = [a, b, c, d, a, b, c, d];
+    // The compiler makes vectors of these words on its own.
+    let word = u64::from_ne_bytes(pattern);
+    let (words, rest) = data.as_chunks_mut::<8>();
+    for octets in words {
+        *octets = (u64::from_ne_bytes(*octets) ^ word).to_ne_bytes();
     }
     for (octet, key) in rest.iter_mut().zip(pattern) {
         *octet ^= key;
@@ -23,9 +20,10 @@ pub(super) fn unmask(data: &mut [u8], mask: [u8; 4]) {
 }
 
 /// The mask for what follows after `done` octets of payload.
-pub(super) fn rotated(mut mask: [u8; 4], done: usize) -> [u8; 4] {
-    mask.rotate_left(done % 4);
-    mask
+pub(super) fn rotated(mask: [u8; 4], done: usize) -> [u8; 4] {
+    u32::from_le_bytes(mask)
+        .rotate_right(8 * (done % 4) as u32)
+        .to_le_bytes()
 }
 
 #[cfg(test)]

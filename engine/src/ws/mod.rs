@@ -199,6 +199,9 @@ impl WebSocket {
         if self.flags.take(Flags::LENT) {
             self.held = Vec::new();
         }
+        if let Some(message) = self.common_message(input, config) {
+            return Ok(Some(WsEvent::Message(message)));
+        }
         match self.advance(input, config, reply) {
             Ok(Some(step)) => Ok(Some(self.event(step))),
             Ok(None) => {

@@ -39,6 +39,26 @@ fn take<'i>(input: &mut &'i mut [u8], bytes: usize) -> &'i mut [u8] {
 }
 
 impl WebSocket {
+    /// The common case, ahead of all others: the input begins with a whole binary message in one frame. It tells the
+    /// same as [`advance`](Self::advance) would, in a fraction of the steps.
+    #[inline]
+    pub(super) fn common_message<'i>(
+        &mut self,
+        input: &mut &'i mut [u8],
+        config: &WsConfig,
+    ) -> Option<&'i [u8]> {
+        if self.phase != Phase::Header || self.message != Kind::None || !self.held.is_empty() {
+            return None;
+        }
+        let (header_bytes, payload_bytes) = frame::common_header(input)?;
+        if payload_bytes > self.limit_bytes(config) as usize || input.len() < header_bytes + payload_bytes {
+            return None;
+        }
+        let (header, message) = take(input, header_bytes + payload_bytes).split_at_mut(header_bytes);
+        unmask(message, *header.last_chunk()?);
+        Some(message)
+    }
+
     /// Reads until there is an event, or no more input.
     pub(super) fn advance<'i>(
         &mut self,
