@@ -264,7 +264,7 @@ impl Seat {
         let reactor_config = ReactorConfig {
             spin_us: sizes.spin_us,
             // The front says why it refuses one too many; this is the bound behind that.
-            connections_max: self.config.limits.connections + 1024,
+            connections_max: self.config.limits.connections as usize + 1024,
             handshake_ms: u64::from(self.config.limits.handshake_ms),
             ..ReactorConfig::default()
         };
