@@ -14,8 +14,8 @@
 //! the bytes that arrived, never with the length that a header claims, and is freed with the message. So an idle
 //! open connection is one `WebSocket` of [48 bytes](WebSocket) and nothing on the heap.
 //!
-//! No extension is spoken (no `permessage-deflate`): runs are made once for all subscribers, and compressing for each
-//! connection anew would undo that.
+//! No extension is spoken (no `permessage-deflate`): bytes for many connections are made once, and compressing them
+//! for each anew would undo that.
 
 mod close;
 mod fault;
