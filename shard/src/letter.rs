@@ -86,7 +86,7 @@ pub enum Letter {
 }
 
 /// How a core finds one of its groups again; stale ones are recognised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupHandle {
     pub(crate) at: u32,
     pub(crate) serial: u32,

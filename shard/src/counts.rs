@@ -1,0 +1,30 @@
+//! How much there is of everything, and what went wrong quietly.
+
+/// A shard in numbers. When all connections are gone and all letters have arrived, all but the `Ever` ones are 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections of this core that subscribe or serve.
+    pub subscribers: usize,
+    /// Subscriptions and offers of this core's connections.
+    pub subscriptions: usize,
+    /// Bytes of their pattern and group texts.
+    pub pattern_bytes: usize,
+    /// Distinct topic patterns known, other cores' included.
+    pub topic_patterns: usize,
+    /// Distinct method patterns known, other cores' included.
+    pub method_patterns: usize,
+    /// Groups known, other cores' included.
+    pub groups: usize,
+    /// Serving peers known, other cores' included.
+    pub servers: usize,
+    /// Connections of this core with calls open.
+    pub askers: usize,
+    /// Calls open by this core's connections.
+    pub open_calls: usize,
+    /// Ever: answers that were late or made up.
+    pub unknown_answers: u64,
+    /// Ever: events that nobody wanted.
+    pub unheard_events: u64,
+    /// Ever: events for a group whose members had left in the meantime.
+    pub orphaned_events: u64,
+}

@@ -1,0 +1,260 @@
+//! Subscribing, offering, and telling the other cores about it.
+
+use fluxar_protocol::{Code, Id, target};
+
+use crate::letter::{GroupHandle, Letter};
+use crate::limits::{GROUP_BYTES_MAX, WEIGHT_MAX};
+use crate::peer::PeerId;
+use crate::post::News;
+use crate::refusal::Refusal;
+use crate::shard::Shard;
+use crate::subscriptions::Role;
+
+/// A subscription that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// It was an offer to serve.
+    pub serve: bool,
+    /// Events that it missed, ever (`meta.dropped`).
+    pub dropped: u64,
+}
+
+impl Shard {
+    /// Subscribes a connection of this core at qos 0.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a pattern that is none or a group's name that is empty or too long, `already_exists` for
+    /// a sub id that the peer uses already, `resource_exhausted` at a bound.
+    pub fn subscribe(
+        &mut self,
+        peer: PeerId,
+        sub: Id,
+        pattern: &str,
+        group: Option<&str>,
+    ) -> Result<(), Refusal> {
+        check_pattern(pattern)?;
+        if group.is_some_and(|name| name.is_empty() || name.len() > GROUP_BYTES_MAX) {
+            return Err(Refusal::fixed(
+                Code::InvalidArgument,
+                "a group's name has 1 to 255 bytes",
+            ));
+        }
+        let text_bytes = pattern.len() + group.map_or(0, str::len);
+        self.subscriptions.admit(peer, sub, text_bytes)?;
+        let pattern = self.topics.patterns.entry(pattern);
+        match group {
+            None => {
+                let seat = self.topics.patterns[pattern].plain.len() as u32;
+                let at = self
+                    .subscriptions
+                    .add(peer, sub, Role::Plain, pattern, seat, text_bytes);
+                self.topics.patterns[pattern].plain.push(at);
+                self.topics.forget(pattern);
+                self.plain_changed(pattern);
+            }
+            Some(name) => {
+                let group = self.group(pattern, name);
+                let seat = self.groups[group].members.len() as u32;
+                let at = self
+                    .subscriptions
+                    .add(peer, sub, Role::Member(group), pattern, seat, text_bytes);
+                self.groups[group].members.push(at);
+                self.members_changed(group);
+            }
+        }
+        Ok(())
+    }
+
+    /// Offers a connection of this core as a server of the methods that match.
+    ///
+    /// # Errors
+    /// As [`Shard::subscribe`]; `invalid_argument` also for a weight of 0 or above [`WEIGHT_MAX`], and for a pattern of
+    /// the gateway's own part.
+    pub fn serve(&mut self, peer: PeerId, sub: Id, pattern: &str, weight: u32) -> Result<(), Refusal> {
+        check_pattern(pattern)?;
+        if target::is_system(pattern) {
+            return Err(Refusal::fixed(
+                Code::InvalidArgument,
+                "methods that begin with `$` are the gateway's own",
+            ));
+        }
+        if weight == 0 || weight > WEIGHT_MAX {
+            return Err(Refusal::worded(
+                Code::InvalidArgument,
+                format!("the weight {weight} is not between 1 and {WEIGHT_MAX}"),
+            ));
+        }
+        self.subscriptions.admit(peer, sub, pattern.len())?;
+        let text_bytes = pattern.len();
+        let (pattern, offer) = self.serving.offer(peer, sub, pattern, weight);
+        self.subscriptions
+            .add(peer, sub, Role::Server(offer), pattern, 0, text_bytes);
+        let pattern = self.serving.text(pattern);
+        self.post.announce(News::Letter(Letter::Offer {
+            server: peer,
+            sub,
+            pattern,
+            weight,
+        }));
+        Ok(())
+    }
+
+    /// Ends a subscription or an offer, for its peer cancelled it. Calls open at the peer go on.
+    pub fn end_subscription(&mut self, peer: PeerId, sub: Id) -> Option<Ended> {
+        let at = self.subscriptions.find(peer, sub)?;
+        if let Role::Server(offer) = self.subscriptions[at].role {
+            self.serving.withdraw(offer);
+            self.post
+                .announce(News::Letter(Letter::Withdraw { server: peer, sub }));
+        }
+        Some(self.unsubscribe(at))
+    }
+
+    /// A connection of this core is gone, and with it its subscriptions and offers. Calls that it opened are
+    /// cancelled onwards ([`Shard::poll_cancelled`]), calls open at it fail ([`Shard::poll_failed`], on every core).
+    pub fn peer_lost(&mut self, peer: PeerId) {
+        self.asker_lost(peer);
+        if self.server_lost(peer) {
+            self.post
+                .announce(News::Letter(Letter::ServerLost { server: peer }));
+        }
+        while let Some(&at) = self.subscriptions.of(peer).last() {
+            self.unsubscribe(at);
+        }
+    }
+
+    /// Appends each subscription of the peer that missed events since the last time, with how many it missed ever.
+    pub fn drop_notes(&mut self, peer: PeerId, out: &mut Vec<(Id, u64)>) {
+        self.subscriptions.tell_missed(peer, out);
+    }
+
+    /// Another core wants plain events of a pattern, or no longer does.
+    pub(crate) fn want(&mut self, core: u16, pattern: &str, wanted: bool) {
+        let pattern = self.topics.patterns.entry(pattern);
+        let cores = &mut self.topics.patterns[pattern].cores;
+        cores.retain(|&other| other != core);
+        if wanted {
+            cores.push(core);
+        }
+        self.topics.forget(pattern);
+        self.topics.release(pattern);
+    }
+
+    /// Another core has so many members of a group.
+    pub(crate) fn members(
+        &mut self,
+        core: u16,
+        pattern: &str,
+        name: &str,
+        handle: GroupHandle,
+        members: u32,
+    ) {
+        let pattern = self.topics.patterns.entry(pattern);
+        let group = self.group(pattern, name);
+        self.groups[group].set_elsewhere(core, handle, members);
+        self.release_group(group);
+    }
+
+    /// Words what the other cores are to be told, if it is news to them.
+    pub(crate) fn word(&mut self, news: News) -> Option<Letter> {
+        match news {
+            News::Letter(letter) => Some(letter),
+            News::Pattern(pattern) => {
+                let interest = &mut self.topics.patterns[pattern];
+                interest.is_queued = false;
+                let wanted = !interest.plain.is_empty();
+                let is_news = std::mem::replace(&mut interest.is_told, wanted) != wanted;
+                let letter = is_news.then(|| Letter::Want {
+                    pattern: self.topics.patterns.text(pattern).clone(),
+                    wanted,
+                });
+                self.topics.release(pattern);
+                letter
+            }
+            News::Group(at) => {
+                let handle = self.groups.handle(at);
+                let group = &mut self.groups[at];
+                group.is_queued = false;
+                let members = group.members.len() as u32;
+                let is_news = std::mem::replace(&mut group.told, members) != members;
+                let letter = is_news.then(|| Letter::Members {
+                    pattern: self.topics.patterns.text(group.pattern).clone(),
+                    group: group.name.clone(),
+                    handle,
+                    members,
+                });
+                self.release_group(at);
+                letter
+            }
+        }
+    }
+
+    /// Takes a subscription out of its list; an offer was withdrawn already.
+    fn unsubscribe(&mut self, at: u32) -> Ended {
+        let (sub, dropped) = self.subscriptions.remove(at);
+        let seats = match sub.role {
+            Role::Plain => &mut self.topics.patterns[sub.pattern].plain,
+            Role::Member(group) => &mut self.groups[group].members,
+            Role::Server(_) => return Ended { serve: true, dropped },
+        };
+        seats.swap_remove(sub.seat as usize);
+        if let Some(&moved) = seats.get(sub.seat as usize) {
+            self.subscriptions.reseat(moved, sub.seat);
+        }
+        match sub.role {
+            Role::Member(group) => self.members_changed(group),
+            _ => {
+                self.topics.forget(sub.pattern);
+                self.plain_changed(sub.pattern);
+            }
+        }
+        Ended {
+            serve: false,
+            dropped,
+        }
+    }
+
+    /// The number of a group, new if it is not there.
+    fn group(&mut self, pattern: u32, name: &str) -> u32 {
+        if let Some(group) = self.groups.find(pattern, name) {
+            return group;
+        }
+        let group = self.groups.add(pattern, name, self.ids.next());
+        self.topics.patterns[pattern].groups.push(group);
+        self.topics.forget(pattern);
+        group
+    }
+
+    /// The plain subscriptions of a pattern are more or fewer: news, if there were none, or are none.
+    fn plain_changed(&mut self, pattern: u32) {
+        let interest = &mut self.topics.patterns[pattern];
+        if interest.is_told == interest.plain.is_empty() && !interest.is_queued && !self.post.is_alone() {
+            interest.is_queued = true;
+            self.post.announce(News::Pattern(pattern));
+        }
+        self.topics.release(pattern);
+    }
+
+    fn members_changed(&mut self, at: u32) {
+        let group = &mut self.groups[at];
+        if !group.is_queued && !self.post.is_alone() {
+            group.is_queued = true;
+            self.post.announce(News::Group(at));
+        }
+        self.release_group(at);
+    }
+
+    fn release_group(&mut self, at: u32) {
+        let pattern = self.groups[at].pattern;
+        if self.groups.release(at) {
+            self.topics.patterns[pattern].groups.retain(|&other| other != at);
+            self.topics.forget(pattern);
+            self.topics.release(pattern);
+        }
+    }
+}
+
+fn check_pattern(pattern: &str) -> Result<(), Refusal> {
+    target::check_pattern(pattern)
+        .map_err(|fault| Refusal::worded(Code::InvalidArgument, format!("the pattern `{pattern}`: {fault}")))
+}

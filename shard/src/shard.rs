@@ -1,0 +1,182 @@
+//! The shard: its parts, and how the outside takes from it what has come about.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use foldhash::fast::FixedState;
+
+use crate::asking::{AnswerRoute, FailedCall, Route};
+use crate::calls::Calls;
+use crate::counts::Counts;
+use crate::delivery::Delivery;
+use crate::groups::Groups;
+use crate::ids::Ids;
+use crate::letter::{Arrival, Letter};
+use crate::limits::{CORES_MAX, Limits};
+use crate::peer::PeerId;
+use crate::post::Post;
+use crate::runs::RunBuilder;
+use crate::serving::Serving;
+use crate::subscriptions::Subscriptions;
+use crate::topics::Topics;
+
+/// What a shard cannot make itself, since it has no source of randomness.
+#[derive(Debug, Clone, Copy)]
+pub struct Seed {
+    /// Secret, another one for each core: hashing.
+    pub hash: u64,
+    /// Secret, another one for each core and independent of `hash`: the ids that are given to forwarded messages.
+    pub ids: u64,
+    /// Public, the same on all cores: this incarnation of the gateway.
+    pub epoch: u64,
+}
+
+/// One core's share.
+#[derive(Debug)]
+pub struct Shard {
+    pub(crate) core: u16,
+    pub(crate) epoch: u64,
+    pub(crate) ids: Ids,
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) topics: Topics,
+    pub(crate) groups: Groups,
+    pub(crate) serving: Serving,
+    pub(crate) calls: Calls,
+    pub(crate) run: RunBuilder,
+    pub(crate) post: Post,
+    pub(crate) ready: VecDeque<Delivery>,
+    pub(crate) failed: VecDeque<FailedCall>,
+    pub(crate) cancelled: VecDeque<Route>,
+    /// The receivers of what has none: shared, so that none is made.
+    pub(crate) nobody: Rc<[PeerId]>,
+    pub(crate) unknown_answers: u64,
+    pub(crate) unheard_events: u64,
+    pub(crate) orphaned_events: u64,
+}
+
+impl Shard {
+    /// The share of core `core` out of `cores`.
+    ///
+    /// # Panics
+    /// If `core` is not one of at most [`CORES_MAX`] `cores`.
+    #[must_use]
+    pub fn new(core: u16, cores: u16, limits: Limits, seed: Seed) -> Self {
+        assert!(core < cores && cores <= CORES_MAX, "core {core} of {cores}");
+        let hasher = &FixedState::with_seed(seed.hash);
+        Self {
+            core,
+            epoch: seed.epoch,
+            ids: Ids::new(seed.ids),
+            subscriptions: Subscriptions::new(hasher, limits),
+            topics: Topics::new(hasher, limits.names_remembered),
+            groups: Groups::new(hasher),
+            serving: Serving::new(core, hasher, limits.names_remembered),
+            calls: Calls::new(core, hasher, limits),
+            run: RunBuilder::default(),
+            post: Post::new(core, cores),
+            ready: VecDeque::new(),
+            failed: VecDeque::new(),
+            cancelled: VecDeque::new(),
+            nobody: Rc::from([]),
+            unknown_answers: 0,
+            unheard_events: 0,
+            orphaned_events: 0,
+        }
+    }
+
+    /// Names this incarnation of the gateway.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// How much there is of everything.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            subscribers: self.subscriptions.holders(),
+            subscriptions: self.subscriptions.len(),
+            pattern_bytes: self.subscriptions.text_bytes(),
+            topic_patterns: self.topics.patterns.len(),
+            method_patterns: self.serving.patterns(),
+            groups: self.groups.len(),
+            servers: self.serving.servers(),
+            askers: self.calls.askers(),
+            open_calls: self.calls.len(),
+            unknown_answers: self.unknown_answers,
+            unheard_events: self.unheard_events,
+            orphaned_events: self.orphaned_events,
+        }
+    }
+
+    /// Takes a letter from another core.
+    pub fn handle_letter(&mut self, from: u16, letter: Letter) -> Arrival {
+        match letter {
+            Letter::Want { pattern, wanted } => self.want(from, &pattern, wanted),
+            Letter::Members {
+                pattern,
+                group,
+                handle,
+                members,
+            } => {
+                self.members(from, &pattern, &group, handle, members);
+            }
+            Letter::Offer {
+                server,
+                sub,
+                pattern,
+                weight,
+            } => {
+                self.serving.offer(server, sub, &pattern, weight);
+            }
+            Letter::Withdraw { server, sub } => self.serving.withdraw_named(server, sub),
+            Letter::ServerLost { server } => {
+                self.server_lost(server);
+            }
+            Letter::Run(run) => self.arrived(run),
+            Letter::Share { handle, events, ends } => self.share_arrived(handle, &events, &ends),
+            Letter::Forward { to, bytes } => return Arrival::Forward { to, bytes },
+            Letter::Answer {
+                from,
+                reference,
+                bytes,
+            } => {
+                if let AnswerRoute::Deliver { asker, reference } = self.answer_here(from, reference) {
+                    return Arrival::Answer {
+                        asker,
+                        reference,
+                        bytes,
+                    };
+                }
+            }
+        }
+        Arrival::Taken
+    }
+
+    /// The next run for connections of this core, in order. Poll until `None` after each flush and letter: what one
+    /// input leads to is bounded by that input, and nothing else bounds this queue.
+    pub fn poll_delivery(&mut self) -> Option<Delivery> {
+        self.ready.pop_front()
+    }
+
+    /// The next letter to post, and the core it is for. Runs and changes of interest keep their order between any two
+    /// cores each for itself; a letter that cannot be posted yet is the caller's to keep.
+    pub fn poll_letter(&mut self) -> Option<(u16, Letter)> {
+        while let Some(news) = self.post.next_news() {
+            if let Some(letter) = self.word(news) {
+                self.post.circulate(letter);
+            }
+        }
+        self.post.next()
+    }
+
+    /// The next call whose server is lost.
+    pub fn poll_failed(&mut self) -> Option<FailedCall> {
+        self.failed.pop_front()
+    }
+
+    /// The next call whose asker is lost: send a cancel of `forward_id` to the server.
+    pub fn poll_cancelled(&mut self) -> Option<Route> {
+        self.cancelled.pop_front()
+    }
+}
