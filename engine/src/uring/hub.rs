@@ -18,6 +18,8 @@ use std::sync::{Arc, OnceLock};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::mail::Wake;
+
 const AWAKE: u8 = 0;
 const PARKED: u8 = 1;
 const NOTED: u8 = 2;
@@ -65,11 +67,16 @@ impl UringHub {
         self.ports.len()
     }
 
-    /// A way to wake cores for threads that have no ring.
+    /// A way to wake a core for threads that have no ring.
+    ///
+    /// # Panics
+    /// If the hub has no such core.
     #[must_use]
-    pub fn waker(self: &Arc<UringHub>) -> Waker {
+    pub fn waker(self: &Arc<UringHub>, core: usize) -> Waker {
+        assert!(core < self.cores(), "core {core} of a hub for {}", self.cores());
         Waker {
             hub: Arc::clone(self),
+            core,
         }
     }
 
@@ -135,21 +142,17 @@ impl UringHub {
     }
 }
 
-/// Wakes cores from any thread.
+/// Wakes one core from any thread, by its eventfd.
 #[derive(Debug, Clone)]
 pub struct Waker {
     hub: Arc<UringHub>,
+    core: usize,
 }
 
-impl Waker {
-    /// Wakes a core if it is parked; if it is not, its next park returns at once. Put the letter into its mailbox
-    /// first.
-    ///
-    /// # Panics
-    /// If the hub has no such core.
-    pub fn wake(&self, core: usize) {
-        if self.hub.note(core) {
-            self.hub.signal(core);
+impl Wake for Waker {
+    fn wake(&self) {
+        if self.hub.note(self.core) {
+            self.hub.signal(self.core);
         }
     }
 }

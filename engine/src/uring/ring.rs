@@ -24,9 +24,9 @@ pub(super) struct Ring {
     in_flight: usize,
 }
 
-/// How the ring was made: each step leaves out what an older kernel refuses.
+/// How a ring was made: each step leaves out what an older kernel refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Setup {
+pub(crate) enum Setup {
     /// Linux 6.1: one issuing thread, completions made only when this thread asks for them.
     Deferred,
     /// Linux 6.0: one issuing thread, no interrupts of it.
@@ -36,14 +36,27 @@ pub(super) enum Setup {
 }
 
 impl Setup {
-    pub(super) const BEST_FIRST: [Setup; 3] = [Setup::Deferred, Setup::SingleIssuer, Setup::Cooperative];
+    const BEST_FIRST: [Setup; 3] = [Setup::Deferred, Setup::SingleIssuer, Setup::Cooperative];
 }
 
-/// Makes a ring of one kind.
+/// Makes the best ring that the kernel grants.
 ///
 /// # Errors
-/// The kernel's: `EINVAL` for flags that it does not know.
-pub(super) fn set_up(config: &UringConfig, setup: Setup) -> io::Result<IoUring> {
+/// The kernel's; [`crate::probe`] knows what they mean.
+pub(crate) fn set_up_best(config: &UringConfig) -> io::Result<(IoUring, Setup)> {
+    let mut refused = None;
+    for setup in Setup::BEST_FIRST {
+        match set_up(config, setup) {
+            Ok(ring) => return Ok((ring, setup)),
+            // Flags that it does not know; any other refusal would meet the next attempt too.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused.unwrap_or_else(|| io::Error::from_raw_os_error(libc::EINVAL)))
+}
+
+fn set_up(config: &UringConfig, setup: Setup) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     // TASKRUN_FLAG: a turn that does not park sees without a system call whether there is anything to fetch.
     builder
@@ -67,17 +80,9 @@ impl Ring {
     /// Makes the best ring that the kernel grants.
     ///
     /// # Errors
-    /// The kernel's; [`crate::probe`] knows what they mean.
+    /// Those of [`set_up_best`].
     pub(super) fn new(config: &UringConfig) -> io::Result<Ring> {
-        let mut refused = None;
-        for setup in Setup::BEST_FIRST {
-            match set_up(config, setup) {
-                Ok(ring) => return Ok(Ring::around(ring)),
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-        Err(refused.unwrap_or_else(|| io::Error::from_raw_os_error(libc::EINVAL)))
+        set_up_best(config).map(|(ring, _)| Ring::around(ring))
     }
 
     fn around(ring: IoUring) -> Ring {
