@@ -2,8 +2,18 @@
 //!
 //! Everything that a payload holds passes here on its way in; nothing is built from it. Cold items (meta, error,
 //! hello) are read and written with `minicbor`.
+//!
+//! There are two walks with one result. [`walk_scalar`] takes item after item and is plainly right. [`walk`] is
+//! many times faster on sound items, because it hardly ever branches on what the bytes hold (`fast.rs` tells how);
+//! it only notices that something is wrong and leaves it to the plain one to say what and where.
 
+mod fast;
+mod nesting;
+mod numbers;
 mod scalar;
+mod simd;
+#[cfg(test)]
+mod tests;
 
 pub use scalar::walk_scalar;
 
@@ -50,5 +60,9 @@ pub enum WalkFaultKind {
 /// # Errors
 /// The first fault found, see [`WalkFault`].
 pub fn walk(bytes: &[u8], depth_max: usize) -> Result<usize, WalkFault> {
-    walk_scalar(bytes, depth_max)
+    match simd::walk(bytes, depth_max) {
+        Some(len) => Ok(len),
+        // Something is wrong with the item, or this machine has no SIMD: the plain walk says what there is to say.
+        None => walk_scalar(bytes, depth_max),
+    }
 }
