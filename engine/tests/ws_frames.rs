@@ -172,10 +172,18 @@ fn broken_frame_rules_are_protocol_errors() {
             [&begun[..], &frame(FIN | BINARY, b"")].concat(),
         ),
         (
+            "binary within an empty fragment",
+            [frame(BINARY, b""), frame(FIN | BINARY, b"x")].concat(),
+        ),
+        (
             "text within binary",
             [&begun[..], &frame(FIN | TEXT, b"")].concat(),
         ),
         ("16-bit length 125", vec![0x82, 0xfe, 0, 125]),
+        (
+            "16-bit length 125, all of it",
+            [&[0x82, 0xfe, 0, 125, 1, 2, 3, 4][..], &[0; 125]].concat(),
+        ),
         (
             "64-bit length 65535",
             vec![0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff],
