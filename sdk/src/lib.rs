@@ -1,1 +1,82 @@
-//! Under construction.
+//! FLUXAR for Rust, async on Tokio: calls and publish/subscribe over one connection, typed by serde.
+//!
+//! A [`Client`] dials and a [`Server`] is dialled; both get the same thing, a [`Peer`]: after the handshake either
+//! side may call, answer, publish and subscribe. Between them is a gateway, which routes calls to who serves them
+//! and events to who subscribed, or nothing at all.
+//!
+//! ```
+//! use fluxar::{Client, Message, Request, Server};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Debug, PartialEq, Serialize, Deserialize)]
+//! struct Order { id: u64, total_cents: u64 }
+//!
+//! # #[tokio::main] async fn main() -> fluxar::Result<()> {
+//! let server = Server::bind("127.0.0.1:0").build().await?;
+//! server.handle("orders.get", |req: Request| async move {
+//!     let id: u64 = req.payload()?;
+//!     Ok(Order { id, total_cents: 1999 })
+//! })?;
+//! let url = server.url().to_owned();
+//! tokio::spawn({ let server = server.clone(); async move { server.run().await } });
+//!
+//! let client = Client::connect(url).build().await?;
+//! let order: Order = client.call("orders.get", &7).await?;
+//! assert_eq!(order, Order { id: 7, total_cents: 1999 });
+//!
+//! client.subscribe("orders.*", |msg: Message| async move {
+//!     println!("{:?}", msg.payload::<Order>()?);
+//!     msg.ack().await
+//! }).await?;
+//! server.publish("orders.created", &order)?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Where a message comes from and goes
+//! Outgoing messages are encoded straight into the connection's bounded outbox; its one writer puts everything
+//! queued meanwhile into one write. Incoming frames are cut into messages that share the frame's memory; answers
+//! go to who waits for them, each call to a task of its own, events into the bounded queue of each subscription that
+//! matches.
+//!
+//! # What is bounded, and what happens when it is full
+//! | what | bound | when it is full |
+//! |---|---|---|
+//! | bytes to be written | `outbox_bytes`, 4 MiB | `call` and `publish` wait, `try_publish` [is full](Error::is_full) |
+//! | own calls without an answer | `open_calls_max`, 65,536 | a call fails `resource_exhausted` |
+//! | handlers running for a peer | `handlers_max`, 1,024 | its call is answered `resource_exhausted` |
+//! | events waiting in a subscription | `subscription_queue`, 1,024 | reading stops for up to `stall` (1 s), then its events are dropped and counted |
+//! | a frame | `max_frame_bytes`, 1 MiB | the connection is closed with the reason |
+//! | peers of a server | `connections_max`, 10,000 | further ones are closed |
+//!
+//! Streams, delivery beyond at most once, resume, compression, TLS and QUIC are not there yet. A stream that the
+//! other side opens is answered `unimplemented`.
+#![forbid(unsafe_code)]
+
+mod address;
+mod client;
+mod codec;
+mod error;
+mod handlers;
+mod handshake;
+mod ids;
+mod link;
+mod message;
+mod options;
+mod outbox;
+mod peer;
+mod receive;
+mod request;
+mod server;
+mod subscribe;
+mod subscriptions;
+mod wire;
+
+pub use address::Transport;
+pub use client::{Client, ClientBuilder};
+pub use error::{Code, Error, Origin, Result};
+pub use handshake::Auth;
+pub use message::{Message, Request};
+pub use peer::{Peer, State};
+pub use request::Call;
+pub use server::{Server, ServerBuilder};
+pub use subscribe::{Offer, Serve, Subscribe, SubscribeStream, Subscribed, Subscription};

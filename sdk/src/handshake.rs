@@ -1,0 +1,318 @@
+//! How a session begins: the opener's hello, and the answerer's welcome [P-7].
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use fluxar_protocol::{
+    Batch as Envelopes, Code, Envelope, Form, Id, Kind,
+    exchange::{self, Verb},
+    hello::{self, Handshake, Hello, Welcome},
+    limits,
+};
+
+use crate::{
+    Error, Origin, Result, codec,
+    ids::{self, Ids},
+    options::Options,
+    outbox::Batch,
+    wire::{Reader, Writer},
+};
+
+/// Credentials for the hello. The token does not appear in `Debug` output.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Auth {
+    scheme: String,
+    token: Option<String>,
+}
+
+impl Auth {
+    /// A bearer token.
+    pub fn bearer(token: impl Into<String>) -> Self {
+        Self {
+            scheme: "bearer".to_owned(),
+            token: Some(token.into()),
+        }
+    }
+
+    /// The scheme, e.g. `bearer`.
+    pub fn scheme(&self) -> &str {
+        &self.scheme
+    }
+
+    /// The token, if the scheme has one. Compare it in constant time.
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    fn encode(&self) -> Result<Vec<u8>> {
+        #[derive(serde::Serialize)]
+        struct Map<'a> {
+            scheme: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            token: Option<&'a str>,
+        }
+        codec::encode(&Map {
+            scheme: &self.scheme,
+            token: self.token(),
+        })
+    }
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth")
+            .field("scheme", &self.scheme)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Decides about the credentials of a peer that says hello.
+pub(crate) type Authenticate = Arc<dyn Fn(Option<&Auth>) -> Result<()> + Send + Sync>;
+
+/// What a handshake came to.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// The largest frame that the other side takes.
+    pub(crate) max_frame_bytes: usize,
+    pub(crate) agent: String,
+    pub(crate) form: Form,
+    /// What stood behind the handshake in its frame.
+    pub(crate) rest: Bytes,
+}
+
+/// The opener's side.
+pub(crate) async fn open(
+    reader: &mut Reader,
+    writer: &mut Writer,
+    options: &Options,
+    ids: &Ids,
+    auth: Option<&Auth>,
+) -> Result<Opened> {
+    let raw = auth.map(Auth::encode).transpose()?;
+    let auth = match (auth, &raw) {
+        (Some(auth), Some(raw)) => Some(hello::Auth {
+            scheme: auth.scheme(),
+            token: auth.token(),
+            raw,
+        }),
+        _ => None,
+    };
+    let hello = Hello {
+        max_frame: frame_limit(options),
+        heartbeat_ms: heartbeat_ms(options),
+        credit: options.credit_bytes,
+        agent: &options.agent,
+        auth,
+        ..Hello::default()
+    };
+    let mut payload = Vec::new();
+    hello.encode(&mut payload);
+    let id = ids.next();
+    send(
+        writer,
+        options.form,
+        &envelope(Kind::Hello, id, None, &payload, None),
+    )
+    .await?;
+
+    let body = receive(reader, options.max_frame_bytes).await?;
+    let mut envelopes = Envelopes::new(&body);
+    let answer = match envelopes.next() {
+        Some(Ok(decoded)) => decoded.envelope,
+        Some(Err(reject)) => return Err(refused(Code::InvalidArgument, &reject.to_string())),
+        None => return Err(refused(Code::InvalidArgument, "an empty frame")),
+    };
+    if let Some(raw) = answer.error {
+        let told = Error::from_wire(raw, &Arc::from(""));
+        return Err(refused(told.code(), told.message()).because(told));
+    }
+    match exchange::verb(&answer) {
+        Ok(Verb::Welcome(reference)) if reference == id => {}
+        Ok(Verb::Close) => return Err(refused(Code::Unavailable, "the other side said goodbye")),
+        _ => {
+            return Err(refused(
+                Code::InvalidArgument,
+                "this was no answer to a hello; is it a FLUXAR peer?",
+            ));
+        }
+    }
+    let welcome = Welcome::decode(answer.payload)
+        .map_err(|fault| refused(Code::InvalidArgument, &fault.to_string()))?;
+    Ok(Opened {
+        max_frame_bytes: sane_frame_limit(welcome.max_frame)?,
+        agent: welcome.agent.to_owned(),
+        form: options.form,
+        rest: body.slice(envelopes.position()..),
+    })
+}
+
+/// The answerer's side.
+pub(crate) async fn accept(
+    reader: &mut Reader,
+    writer: &mut Writer,
+    options: &Options,
+    ids: &Ids,
+    authenticate: Option<&Authenticate>,
+) -> Result<Opened> {
+    let body = receive(reader, limits::FRAME_BYTES_BEFORE_HELLO).await?;
+    let mut envelopes = Envelopes::new(&body);
+    let (hello_id, form, opened) = match envelopes.next() {
+        Some(Ok(decoded)) => {
+            let opened = check(&decoded.envelope, authenticate);
+            (
+                Some(decoded.envelope.id).filter(|_| decoded.envelope.kind == Kind::Hello),
+                decoded.form,
+                opened,
+            )
+        }
+        Some(Err(reject)) => {
+            let id = reject
+                .id
+                .filter(|_| reject.kind == Some(Kind::Hello) && reject.has_ref == Some(false));
+            (
+                id,
+                Form::Compact,
+                Err(refused(reject.fault.code(), &reject.to_string())),
+            )
+        }
+        None => (
+            None,
+            Form::Compact,
+            Err(refused(Code::InvalidArgument, "an empty frame")),
+        ),
+    };
+    let form = Handshake::answer_form(form);
+    match opened {
+        Ok((max_frame_bytes, agent)) => {
+            let mut session = [0; 16];
+            ids::random(&mut session)?;
+            let welcome = Welcome {
+                v: 0,
+                session: Id(session),
+                token: None,
+                caps: hello::Caps::default(),
+                max_frame: frame_limit(options),
+                heartbeat_ms: heartbeat_ms(options),
+                credit: options.credit_bytes,
+                resumed: false,
+                recv: 0,
+                limits: None,
+                agent: &options.agent,
+            };
+            let mut payload = Vec::new();
+            welcome.encode(&mut payload);
+            send(
+                writer,
+                form,
+                &envelope(Kind::Hello, ids.next(), hello_id, &payload, None),
+            )
+            .await?;
+            Ok(Opened {
+                max_frame_bytes,
+                agent,
+                form,
+                rest: body.slice(envelopes.position()..),
+            })
+        }
+        Err(error) => {
+            let kind = if hello_id.is_some() {
+                Kind::Hello
+            } else {
+                Kind::Cancel
+            };
+            send(
+                writer,
+                form,
+                &envelope(kind, ids.next(), hello_id, &[], Some(&error.to_wire())),
+            )
+            .await?;
+            writer.finish(Some(error.code())).await;
+            Err(error)
+        }
+    }
+}
+
+fn check(envelope: &Envelope<'_>, authenticate: Option<&Authenticate>) -> Result<(usize, String)> {
+    let fault = |fault: fluxar_protocol::Fault| refused(fault.code(), &fault.to_string());
+    Handshake::default().admit(envelope).map_err(fault)?;
+    let hello = Hello::decode(envelope.payload).map_err(fault)?;
+    if !hello.v0 {
+        return Err(
+            refused(Code::Unimplemented, "only version 0 is spoken here").with_details(&Versions { v: [0] })
+        );
+    }
+    if let Some(authenticate) = authenticate {
+        let auth = hello.auth.map(|auth| Auth {
+            scheme: auth.scheme.to_owned(),
+            token: auth.token.map(str::to_owned),
+        });
+        authenticate(auth.as_ref())?;
+    }
+    Ok((sane_frame_limit(hello.max_frame)?, hello.agent.to_owned()))
+}
+
+#[derive(serde::Serialize)]
+struct Versions {
+    v: [u8; 1],
+}
+
+fn frame_limit(options: &Options) -> u32 {
+    options.max_frame_bytes.min(limits::FRAME_BYTES_MOST) as u32
+}
+
+fn heartbeat_ms(options: &Options) -> u32 {
+    u32::try_from(options.heartbeat.as_millis()).unwrap_or(u32::MAX)
+}
+
+fn sane_frame_limit(told: u32) -> Result<usize> {
+    match told as usize {
+        told if told < limits::FRAME_BYTES_LEAST => Err(refused(
+            Code::InvalidArgument,
+            &format!("a max_frame of {told} bytes is below what every peer takes"),
+        )),
+        told => Ok(told.min(limits::FRAME_BYTES_MOST)),
+    }
+}
+
+fn envelope<'a>(
+    kind: Kind,
+    id: Id,
+    reference: Option<Id>,
+    payload: &'a [u8],
+    error: Option<&'a [u8]>,
+) -> Envelope<'a> {
+    Envelope {
+        kind,
+        id,
+        reference,
+        target: None,
+        meta: None,
+        payload,
+        error,
+    }
+}
+
+async fn send(writer: &mut Writer, form: Form, envelope: &Envelope<'_>) -> Result<()> {
+    writer.write(Batch::of(envelope, form)).await?;
+    Ok(())
+}
+
+/// The next body that is not empty.
+async fn receive(reader: &mut Reader, limit_bytes: usize) -> Result<Bytes> {
+    loop {
+        match reader.next(limit_bytes).await? {
+            Some(body) if body.is_empty() => {}
+            Some(body) => return Ok(body),
+            None => {
+                return Err(refused(
+                    Code::Unavailable,
+                    "the other side closed the connection during the handshake",
+                ));
+            }
+        }
+    }
+}
+
+fn refused(code: Code, message: &str) -> Error {
+    Error::from_origin(Origin::Connect, code, format!("the handshake failed: {message}"))
+}

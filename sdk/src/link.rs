@@ -1,0 +1,377 @@
+//! One connection after its handshake: its outbox, the exchanges that are open on it, and how it ends.
+//!
+//! A [`crate::Peer`] has one link at a time. What belongs to a connection dies with its link: calls that wait for an
+//! answer fail `unavailable`, handlers that work for it are dropped. What outlives it is in [`crate::peer::Shared`].
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fluxar_protocol::{Code, Envelope, Form, Id, Kind, target};
+use tokio::{
+    sync::{oneshot, watch},
+    task::AbortHandle,
+};
+
+use crate::{
+    Error, Origin, Result,
+    handshake::Opened,
+    ids::Ids,
+    options::{Options, REMOTE_SUBSCRIPTIONS_MAX},
+    outbox::{Batch, NotQueued, Outbox},
+    peer::Shared,
+    receive::{End, Receiver},
+    wire::{Reader, Writer},
+};
+
+/// How long a closed connection is read on, so that the reason arrives [P-7.8].
+const DRAIN: Duration = Duration::from_millis(fluxar_protocol::limits::CLOSE_DRAIN_MS as u64);
+
+type OpenCalls = HashMap<Id, oneshot::Sender<Result<Bytes>>, foldhash::fast::RandomState>;
+type Serving = HashMap<Id, AbortHandle, foldhash::fast::RandomState>;
+
+/// Who dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// This side.
+    Opener,
+    /// The other side; there is no gateway in between, so this side sends only the events that were asked for.
+    Answerer,
+}
+
+/// How far a link has come.
+#[derive(Debug, Clone)]
+pub(crate) enum Phase {
+    Open,
+    /// This side closes it; the code of its reason, if it has one.
+    Closing(Option<Code>),
+    /// Its socket failed.
+    Failed(Error),
+}
+
+pub(crate) struct Link {
+    pub(crate) address: Arc<str>,
+    pub(crate) options: Arc<Options>,
+    pub(crate) outbox: Outbox,
+    pub(crate) agent: String,
+    ids: Arc<Ids>,
+    role: Role,
+    calls: Mutex<OpenCalls>,
+    serving: Mutex<Serving>,
+    /// What the other side subscribed to here.
+    interest: Mutex<Vec<(Id, String)>>,
+    phase: watch::Sender<Phase>,
+}
+
+impl Link {
+    pub(crate) fn new(shared: &Shared, role: Role, form: Form, opened: &Opened) -> Self {
+        let options = shared.options.clone();
+        Self {
+            address: shared.address.clone(),
+            outbox: Outbox::new(form, options.outbox_bytes, opened.max_frame_bytes),
+            agent: opened.agent.clone(),
+            options,
+            ids: shared.ids.clone(),
+            role,
+            calls: Mutex::default(),
+            serving: Mutex::default(),
+            interest: Mutex::default(),
+            phase: watch::Sender::new(Phase::Open),
+        }
+    }
+
+    pub(crate) fn lock_serving(&self) -> MutexGuard<'_, Serving> {
+        self.serving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_calls(&self) -> MutexGuard<'_, OpenCalls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_interest(&self) -> MutexGuard<'_, Vec<(Id, String)>> {
+        self.interest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a request and waits for what is sent back with its id as ref. Dropping the future ends the exchange: the
+    /// other side is told by a `cancel`.
+    pub(crate) async fn exchange(&self, request: &Envelope<'_>, timeout: Duration) -> Result<Bytes> {
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut calls = self.lock_calls();
+            if calls.len() >= self.options.open_calls_max {
+                let message = format!(
+                    "{} calls are waiting for their answers, which is the bound",
+                    calls.len()
+                );
+                return Err(
+                    Error::from_origin(Origin::Full, Code::ResourceExhausted, message).at(&self.address)
+                );
+            }
+            calls.insert(request.id, sender);
+        }
+        let mut open = OpenExchange {
+            link: self,
+            id: request.id,
+            is_sent: false,
+            is_answered: false,
+        };
+        let exchange = async {
+            self.outbox
+                .send(request)
+                .await
+                .map_err(|why| self.not_queued(why))?;
+            open.is_sent = request.kind != Kind::Ping;
+            let answer = answer.await;
+            open.is_answered = true;
+            answer.unwrap_or_else(|_| Err(self.lost("it was closed")))
+        };
+        match tokio::time::timeout(timeout, exchange).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let message = format!("no answer within {} ms", timeout.as_millis());
+                Err(Error::from_origin(Origin::Timeout, Code::DeadlineExceeded, message).at(&self.address))
+            }
+        }
+    }
+
+    /// Hands an answer to who waits for it. False if nobody does (any more).
+    pub(crate) fn complete(&self, reference: Id, answer: Result<Bytes>) -> bool {
+        let waiting = self.lock_calls().remove(&reference);
+        waiting.is_some_and(|waiting| waiting.send(answer).is_ok())
+    }
+
+    /// Answers a call, when there is room for it.
+    pub(crate) async fn answer(&self, call: Id, answer: Result<Vec<u8>>) {
+        let (payload, error) = match &answer {
+            Ok(payload) => (&payload[..], None),
+            Err(error) => (&[][..], Some(error.to_wire())),
+        };
+        let envelope = self.reply(Kind::Call, call, payload, error.as_deref());
+        if let Err(NotQueued::TooLarge { bytes, bytes_max }) = self.outbox.send(&envelope).await {
+            let message = format!("the answer takes {bytes} bytes, and its caller takes {bytes_max}");
+            self.refuse(Kind::Call, call, &Error::new(Code::ResourceExhausted, message));
+        }
+    }
+
+    fn reply<'a>(&self, kind: Kind, to: Id, payload: &'a [u8], error: Option<&'a [u8]>) -> Envelope<'a> {
+        Envelope {
+            kind,
+            id: self.ids.next(),
+            reference: Some(to),
+            target: None,
+            meta: None,
+            payload,
+            error,
+        }
+    }
+
+    /// Sends what the connection itself has to say. A peer that lets even that pile up is cut off.
+    pub(crate) fn send_control(&self, envelope: &Envelope<'_>) {
+        if self.outbox.send_control(envelope) == Err(NotQueued::Full) {
+            let message = "the other side does not read what it is sent";
+            self.fail(
+                Error::from_origin(Origin::Connection, Code::ResourceExhausted, message).at(&self.address),
+            );
+        }
+    }
+
+    /// Answers with a payload, at once.
+    pub(crate) fn accept(&self, kind: Kind, to: Id, payload: &[u8]) {
+        self.send_control(&self.reply(kind, to, payload, None));
+    }
+
+    /// Answers with an error, at once.
+    pub(crate) fn refuse(&self, kind: Kind, to: Id, error: &Error) {
+        self.send_control(&self.reply(kind, to, &[], Some(&error.to_wire())));
+    }
+
+    /// Asks for a sign of life, without waiting for it.
+    pub(crate) fn ping(&self) {
+        self.send_control(&Envelope {
+            reference: None,
+            ..self.reply(Kind::Ping, Id([0; 16]), &[], None)
+        });
+    }
+
+    /// Ends an exchange of this side.
+    pub(crate) fn cancel(&self, exchange: Id) {
+        self.send_control(&self.reply(Kind::Cancel, exchange, &[], None));
+    }
+
+    /// Remembers a subscription of the other side. False if there are too many.
+    pub(crate) fn add_interest(&self, id: Id, pattern: &str) -> bool {
+        let mut interest = self.lock_interest();
+        let has_room = interest.len() < REMOTE_SUBSCRIPTIONS_MAX;
+        if has_room {
+            interest.push((id, pattern.to_owned()));
+        }
+        has_room
+    }
+
+    /// Forgets one. False if it was not there.
+    pub(crate) fn remove_interest(&self, id: Id) -> bool {
+        let mut interest = self.lock_interest();
+        let before = interest.len();
+        interest.retain(|(known, _)| *known != id);
+        interest.len() < before
+    }
+
+    /// Whether an event to this topic is to be sent. To a gateway always: it decides.
+    pub(crate) fn wants(&self, topic: &str) -> bool {
+        self.role == Role::Opener
+            || self
+                .lock_interest()
+                .iter()
+                .any(|(_, pattern)| target::matches(pattern, topic))
+    }
+
+    /// Says goodbye: nothing more is accepted, and what is queued still leaves.
+    pub(crate) fn close(&self, error: Option<&Error>) {
+        let raw = error.map(Error::to_wire);
+        let goodbye = self.reply(Kind::Cancel, Id([0; 16]), &[], raw.as_deref());
+        // One that does not fit any more is not missed: the peer has stopped reading long ago.
+        let _ = self.outbox.send_control(&Envelope {
+            reference: None,
+            ..goodbye
+        });
+        self.outbox.close();
+        self.phase.send_if_modified(|phase| {
+            let is_open = matches!(phase, Phase::Open);
+            if is_open {
+                *phase = Phase::Closing(error.map(Error::code));
+            }
+            is_open
+        });
+    }
+
+    pub(crate) fn fail(&self, error: Error) {
+        self.outbox.close();
+        self.phase.send_if_modified(|phase| {
+            let is_first = !matches!(phase, Phase::Failed(_));
+            if is_first {
+                *phase = Phase::Failed(error);
+            }
+            is_first
+        });
+    }
+
+    /// Completes when the link is no longer open.
+    pub(crate) async fn left_open(&self) -> Phase {
+        let mut phase = self.phase.subscribe();
+        match phase.wait_for(|phase| !matches!(phase, Phase::Open)).await {
+            Ok(phase) => phase.clone(),
+            Err(_) => Phase::Closing(None), // the sender is in this very link
+        }
+    }
+
+    pub(crate) fn not_queued(&self, why: NotQueued) -> Error {
+        match why {
+            NotQueued::Full => {
+                let message = format!(
+                    "{} bytes wait to be written, which is the bound",
+                    self.options.outbox_bytes
+                );
+                Error::from_origin(Origin::Full, Code::ResourceExhausted, message).at(&self.address)
+            }
+            NotQueued::TooLarge { bytes, bytes_max } => {
+                let message =
+                    format!("the message takes {bytes} bytes, and the other side takes {bytes_max}");
+                Error::from_origin(Origin::Payload, Code::ResourceExhausted, message).at(&self.address)
+            }
+            NotQueued::Closed => self.lost("it was closed"),
+        }
+    }
+
+    fn lost(&self, cause: &str) -> Error {
+        let message = format!("the connection is lost: {cause}");
+        Error::from_origin(Origin::Connection, Code::Unavailable, message).at(&self.address)
+    }
+
+    /// Fails what is open.
+    fn clear(&self, why: &Error) {
+        let calls = std::mem::take(&mut *self.lock_calls());
+        for waiting in calls.into_values() {
+            drop(waiting.send(Err(self.lost(why.message()).because(why.clone()))));
+        }
+        for (_, handler) in self.lock_serving().drain() {
+            handler.abort();
+        }
+    }
+}
+
+/// While it lives, somebody waits for the answer.
+struct OpenExchange<'a> {
+    link: &'a Link,
+    id: Id,
+    is_sent: bool,
+    is_answered: bool,
+}
+
+impl Drop for OpenExchange<'_> {
+    fn drop(&mut self) {
+        if self.is_answered {
+            return;
+        }
+        let was_open = self.link.lock_calls().remove(&self.id).is_some();
+        if was_open && self.is_sent {
+            self.link.cancel(self.id);
+        }
+    }
+}
+
+/// Drives a connection until it ends, and says why. `None`: this side closed it.
+pub(crate) async fn drive(
+    shared: &Arc<Shared>,
+    link: &Arc<Link>,
+    reader: Reader,
+    writer: Writer,
+    rest: Bytes,
+) -> Option<Error> {
+    let mut writing = tokio::spawn(write(link.clone(), writer));
+    let mut receiver = Receiver::new(shared, link, reader);
+    let end = receiver.run(rest).await;
+    let (why, grace) = match end {
+        End::Closed => (None, Some(link.options.close_timeout)),
+        End::ClosedByPeer(error) => (Some(error), None),
+        End::Lost(error) => (Some(error), None),
+        End::Misbehaved(error) => {
+            link.close(Some(&error));
+            (Some(error), Some(DRAIN))
+        }
+    };
+    // Nothing that is still open can be answered any more, so nobody has to wait for the goodbye.
+    link.clear(why.as_ref().unwrap_or(&closed_here()));
+    if let Some(grace) = grace {
+        if tokio::time::timeout(grace, &mut writing).await.is_ok() {
+            drop(tokio::time::timeout(DRAIN, receiver.drain()).await);
+        }
+    }
+    link.outbox.close();
+    writing.abort();
+    link.clear(why.as_ref().unwrap_or(&closed_here())); // what slipped in meanwhile
+    why.map(|why| why.at(&link.address))
+}
+
+pub(crate) fn closed_here() -> Error {
+    Error::from_origin(Origin::Connection, Code::Unavailable, "this side closed it")
+}
+
+/// The one writer of a connection: everything queued meanwhile leaves in the next write.
+async fn write(link: Arc<Link>, mut writer: Writer) {
+    let mut batch = Batch::default();
+    while let Some(next) = link.outbox.take(batch).await {
+        batch = match writer.write(next).await {
+            Ok(written) => written,
+            Err(error) => return link.fail(error),
+        };
+    }
+    let code = match &*link.phase.borrow() {
+        Phase::Failed(error) => Some(error.code()),
+        Phase::Closing(code) => *code,
+        Phase::Open => None,
+    };
+    writer.finish(code).await;
+}

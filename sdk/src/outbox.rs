@@ -1,0 +1,356 @@
+//! What a connection still has to send: envelopes, encoded back to back into frames, until its writer takes them.
+//!
+//! Senders encode straight into the buffer that the writer will hand to the socket, so a message on its way out costs
+//! no allocation, and everything that was queued since the last write leaves in one. The bound is in bytes. When it
+//! is reached senders wait ([`Outbox::send`]) or are told ([`Outbox::try_send`]); what the connection's own tasks send
+//! ([`Outbox::send_control`]) may go beyond it by a reserve, and past that the peer is one that does not read.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use fluxar_protocol::{Envelope, Form, frame, limits};
+use tokio::sync::Notify;
+
+use crate::options::{BATCH_BYTES_MAX, CONTROL_RESERVE_BYTES};
+
+/// Why an envelope was not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotQueued {
+    /// The bound is reached.
+    Full,
+    /// It is larger than the peer takes: its bytes and the most that they may be.
+    TooLarge { bytes: usize, bytes_max: usize },
+    /// Nothing is sent on this connection any more.
+    Closed,
+}
+
+/// Frames ready to be written, each with its length in front.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) bytes: Vec<u8>,
+    /// Where each frame's length begins.
+    pub(crate) frames: Vec<usize>,
+}
+
+impl Batch {
+    /// One envelope in a frame of its own.
+    pub(crate) fn of(envelope: &Envelope<'_>, form: Form) -> Self {
+        let mut bytes = frame::prefix(0).to_vec();
+        envelope.encode(form, &mut bytes);
+        let body_bytes = bytes.len() - frame::PREFIX_BYTES;
+        bytes[..frame::PREFIX_BYTES].copy_from_slice(&frame::prefix(body_bytes));
+        Self {
+            bytes,
+            frames: vec![0],
+        }
+    }
+
+    /// The frames' bodies, as ranges of `bytes`.
+    pub(crate) fn bodies(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+        let ends = self.frames.iter().skip(1).copied().chain([self.bytes.len()]);
+        self.frames
+            .iter()
+            .zip(ends)
+            .map(|(&start, end)| start + frame::PREFIX_BYTES..end)
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.frames.clear();
+    }
+}
+
+#[derive(Debug)]
+struct Queue {
+    pending: Batch,
+    /// Given back by the writer, to be filled next.
+    spare: Batch,
+    /// Taken by the writer and not yet written.
+    writing_bytes: usize,
+    /// Bytes queued and written since the connection began; `flush` compares them.
+    queued_total: u64,
+    written_total: u64,
+    is_closed: bool,
+}
+
+/// A connection's outgoing queue.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    queue: Mutex<Queue>,
+    form: Form,
+    bytes_max: usize,
+    envelope_bytes_max: usize,
+    frame_bytes_max: usize,
+    /// For the writer: there is something, or it is closed.
+    filled: Notify,
+    /// For senders and flushes: the writer took or wrote something, or it is closed.
+    drained: Notify,
+}
+
+impl Outbox {
+    /// `peer_frame_bytes` is what the other side takes.
+    pub(crate) fn new(form: Form, bytes_max: usize, peer_frame_bytes: usize) -> Self {
+        let queue = Queue {
+            pending: Batch::default(),
+            spare: Batch::default(),
+            writing_bytes: 0,
+            queued_total: 0,
+            written_total: 0,
+            is_closed: false,
+        };
+        Self {
+            queue: Mutex::new(queue),
+            form,
+            bytes_max,
+            envelope_bytes_max: peer_frame_bytes - limits::FRAME_RESERVE_BYTES,
+            frame_bytes_max: peer_frame_bytes.min(BATCH_BYTES_MAX),
+            filled: Notify::new(),
+            drained: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues an envelope if there is room.
+    pub(crate) fn try_send(&self, envelope: &Envelope<'_>) -> Result<(), NotQueued> {
+        self.push(envelope, self.bytes_max)
+    }
+
+    /// Queues an envelope as soon as there is room.
+    pub(crate) async fn send(&self, envelope: &Envelope<'_>) -> Result<(), NotQueued> {
+        match self.try_send(envelope) {
+            Err(NotQueued::Full) => {}
+            done => return done,
+        }
+        loop {
+            let drained = self.drained.notified();
+            tokio::pin!(drained);
+            drained.as_mut().enable(); // from here on no drain is missed
+            match self.try_send(envelope) {
+                Err(NotQueued::Full) => drained.await,
+                done => return done,
+            }
+        }
+    }
+
+    /// Queues what the connection itself has to say. `Full` means that the peer does not read.
+    pub(crate) fn send_control(&self, envelope: &Envelope<'_>) -> Result<(), NotQueued> {
+        self.push(envelope, self.bytes_max.saturating_add(CONTROL_RESERVE_BYTES))
+    }
+
+    fn push(&self, envelope: &Envelope<'_>, bytes_max: usize) -> Result<(), NotQueued> {
+        let mut queue = self.lock();
+        if queue.is_closed {
+            return Err(NotQueued::Closed);
+        }
+        let before = queue.pending.bytes.len();
+        if before + queue.writing_bytes >= bytes_max {
+            return Err(NotQueued::Full); // so a single large envelope fits whenever less than the bound is queued
+        }
+        let estimate = estimated_bytes(envelope);
+        let begins_frame = match queue.pending.frames.last() {
+            None => true,
+            Some(start) => before - start - frame::PREFIX_BYTES + estimate > self.frame_bytes_max,
+        };
+        if begins_frame {
+            queue.pending.frames.push(before);
+            queue.pending.bytes.extend_from_slice(&frame::prefix(0));
+        }
+        let start = queue.pending.bytes.len();
+        envelope.encode(self.form, &mut queue.pending.bytes);
+        let bytes = queue.pending.bytes.len() - start;
+        if bytes > self.envelope_bytes_max {
+            queue.pending.bytes.truncate(before);
+            if begins_frame {
+                queue.pending.frames.pop();
+            }
+            return Err(NotQueued::TooLarge {
+                bytes,
+                bytes_max: self.envelope_bytes_max,
+            });
+        }
+        let Batch { bytes, frames } = &mut queue.pending;
+        if let Some(&start) = frames.last() {
+            let body_bytes = bytes.len() - start - frame::PREFIX_BYTES;
+            bytes[start..start + frame::PREFIX_BYTES].copy_from_slice(&frame::prefix(body_bytes));
+        }
+        queue.queued_total += (queue.pending.bytes.len() - before) as u64;
+        drop(queue);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Everything queued, for the one writer; `None` once it is closed and all was taken. `written` is the batch that
+    /// was taken before, now on the wire.
+    pub(crate) async fn take(&self, mut written: Batch) -> Option<Batch> {
+        {
+            let mut queue = self.lock();
+            queue.writing_bytes = 0;
+            queue.written_total += written.bytes.len() as u64;
+            written.clear();
+            if written.bytes.capacity() > self.bytes_max {
+                written = Batch::default();
+            }
+            queue.spare = written;
+        }
+        self.drained.notify_waiters();
+        loop {
+            {
+                let queue = &mut *self.lock();
+                if !queue.pending.frames.is_empty() {
+                    let batch = std::mem::replace(&mut queue.pending, std::mem::take(&mut queue.spare));
+                    queue.writing_bytes = batch.bytes.len();
+                    return Some(batch);
+                }
+                if queue.is_closed {
+                    return None;
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Waits until everything that is queued now was handed to the socket, or nothing is sent any more.
+    pub(crate) async fn flush(&self) -> Result<(), NotQueued> {
+        let until = self.lock().queued_total;
+        loop {
+            let drained = self.drained.notified();
+            tokio::pin!(drained);
+            drained.as_mut().enable();
+            {
+                let queue = self.lock();
+                if queue.written_total >= until {
+                    return Ok(());
+                }
+                if queue.is_closed {
+                    return Err(NotQueued::Closed);
+                }
+            }
+            drained.await;
+        }
+    }
+
+    /// Accepts nothing more; what is queued is still written.
+    pub(crate) fn close(&self) {
+        self.lock().is_closed = true;
+        self.filled.notify_one();
+        self.drained.notify_waiters();
+    }
+}
+
+/// At least the bytes that the envelope will take.
+fn estimated_bytes(envelope: &Envelope<'_>) -> usize {
+    const FIXED_BYTES: usize = 128; // heads, type, id, ref, and the seven names of the named form
+    FIXED_BYTES
+        + envelope.target.map_or(0, str::len)
+        + envelope.meta.map_or(0, |meta| meta.as_bytes().len())
+        + envelope.payload.len()
+        + envelope.error.map_or(0, <[u8]>::len)
+}
+
+#[cfg(test)]
+mod tests {
+    use fluxar_protocol::{Batch as Envelopes, Id, Kind};
+
+    use super::*;
+
+    fn event(payload: &[u8]) -> Envelope<'_> {
+        Envelope {
+            kind: Kind::Event,
+            id: Id([7; 16]),
+            reference: None,
+            target: Some("a.b"),
+            meta: None,
+            payload,
+            error: None,
+        }
+    }
+
+    /// A CBOR byte string whose content is this long.
+    fn bytes_item(len: usize) -> Vec<u8> {
+        let mut item = vec![0x5a];
+        item.extend_from_slice(&(len as u32).to_be_bytes());
+        item.resize(5 + len, 0);
+        item
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_leaves_in_one_batch_of_bounded_frames() {
+        let outbox = Outbox::new(Form::Compact, 1 << 20, 1 << 20);
+        for _ in 0..1000 {
+            outbox.try_send(&event(&bytes_item(300))).unwrap();
+        }
+        let batch = outbox.take(Batch::default()).await.unwrap();
+        let mut envelopes = 0;
+        for (body, start) in batch.bodies().zip(&batch.frames) {
+            assert!(body.len() <= BATCH_BYTES_MAX);
+            assert_eq!(batch.bytes[*start..start + 4], (body.len() as u32).to_be_bytes());
+            envelopes += Envelopes::new(&batch.bytes[body]).filter(Result::is_ok).count();
+        }
+        assert_eq!(envelopes, 1000);
+        assert!(batch.frames.len() < 10, "{} frames", batch.frames.len());
+    }
+
+    #[tokio::test]
+    async fn the_bound_holds_until_the_batch_is_written() {
+        let outbox = Outbox::new(Form::Compact, 1000, 1 << 20);
+        let payload = bytes_item(1000);
+        outbox.try_send(&event(&payload)).unwrap();
+        assert_eq!(outbox.try_send(&event(&payload)), Err(NotQueued::Full));
+        let batch = outbox.take(Batch::default()).await.unwrap();
+        assert_eq!(
+            outbox.try_send(&event(&payload)),
+            Err(NotQueued::Full),
+            "taken, not yet written"
+        );
+        let (sent, taken) = {
+            let event = event(&payload);
+            tokio::join!(outbox.send(&event), outbox.take(batch))
+        };
+        sent.unwrap();
+        assert_eq!(taken.unwrap().frames.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn control_goes_beyond_the_bound_and_ends_at_the_reserve() {
+        let outbox = Outbox::new(Form::Compact, 1, 1 << 20);
+        let payload = bytes_item(100_000);
+        let queued = (0..100)
+            .take_while(|_| outbox.send_control(&event(&payload)).is_ok())
+            .count();
+        assert_eq!(queued, CONTROL_RESERVE_BYTES / 100_000 + 1);
+    }
+
+    #[tokio::test]
+    async fn too_large_leaves_nothing_behind() {
+        let outbox = Outbox::new(Form::Compact, 1 << 30, 65_536);
+        let refused = outbox.try_send(&event(&bytes_item(65_000)));
+        assert!(
+            matches!(
+                refused,
+                Err(NotQueued::TooLarge {
+                    bytes_max: 64_512,
+                    ..
+                })
+            ),
+            "{refused:?}"
+        );
+        outbox.try_send(&event(&[])).unwrap();
+        let batch = outbox.take(Batch::default()).await.unwrap();
+        assert_eq!(batch.frames, [0]);
+        assert_eq!(Envelopes::new(&batch.bytes[4..]).filter(Result::is_ok).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn closing_wakes_who_waits_and_lets_the_rest_out() {
+        let outbox = Outbox::new(Form::Compact, 1, 1 << 20);
+        outbox.try_send(&event(&[])).unwrap();
+        let event = event(&[]);
+        let close = async { outbox.close() };
+        let (sent, flushed, ()) = tokio::join!(outbox.send(&event), outbox.flush(), close);
+        assert_eq!((sent, flushed), (Err(NotQueued::Closed), Err(NotQueued::Closed)));
+        let batch = outbox.take(Batch::default()).await.expect("what was queued");
+        assert!(outbox.take(batch).await.is_none());
+    }
+}

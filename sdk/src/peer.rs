@@ -1,0 +1,427 @@
+//! The symmetric peer: what a program holds of a connection, whichever side dialled.
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak},
+    time::{Duration, Instant},
+};
+
+use fluxar_protocol::{Code, Envelope, Kind};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::watch;
+
+use crate::{
+    Error, Message, Origin, Request, Result, codec,
+    handlers::{self, Handlers},
+    ids::Ids,
+    link::{self, Link},
+    options::Options,
+    receive::Refusals,
+    request::Call,
+    subscribe::{Serve, Subscribe, SubscribeStream},
+    subscriptions::Subscriptions,
+};
+
+/// Whether a peer is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// Calls and publishes go out.
+    Connected,
+    /// The connection was lost; the next attempt to connect is this one, counted from 1. Meanwhile calls and
+    /// publishes fail `unavailable` at once.
+    Reconnecting {
+        /// The attempt that comes next or is under way.
+        attempt: u32,
+    },
+    /// It is over, for the reason that [`Peer::lost_because`] tells.
+    Closed,
+}
+
+/// A handle on the other side of a connection. Both sides have one, and both can do the same with it: call,
+/// publish, subscribe, and answer calls.
+///
+/// A clone is the same peer, and cheap. The connection is closed by [`Peer::close`], or when the last clone is
+/// dropped (a [`Server`](crate::Server) keeps one as long as the connection lives; subscriptions in stream form keep
+/// one too).
+#[derive(Clone)]
+pub struct Peer(Arc<Handle>);
+
+/// Closes the connection when the application has let go of it.
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.request_close();
+    }
+}
+
+/// What of a peer outlives its connections.
+pub(crate) struct Shared {
+    pub(crate) options: Arc<Options>,
+    pub(crate) address: Arc<str>,
+    pub(crate) ids: Arc<Ids>,
+    pub(crate) handlers: Arc<Handlers>,
+    pub(crate) subscriptions: Subscriptions,
+    /// The connection, while there is one.
+    link: RwLock<Option<Arc<Link>>>,
+    state: watch::Sender<State>,
+    close_requested: watch::Sender<bool>,
+    lost_because: Mutex<Option<Error>>,
+    refused_publishes: Mutex<(u64, Option<Error>)>,
+    handle: OnceLock<Weak<Handle>>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        options: Arc<Options>,
+        address: Arc<str>,
+        handlers: Arc<Handlers>,
+    ) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            options,
+            address,
+            ids: Arc::new(Ids::new()?),
+            handlers,
+            subscriptions: Subscriptions::default(),
+            link: RwLock::default(),
+            state: watch::Sender::new(State::Reconnecting { attempt: 1 }),
+            close_requested: watch::Sender::new(false),
+            lost_because: Mutex::default(),
+            refused_publishes: Mutex::default(),
+            handle: OnceLock::new(),
+        }))
+    }
+
+    /// A handle for the application, unless it has dropped all of them.
+    pub(crate) fn peer(&self) -> Option<Peer> {
+        self.handle.get()?.upgrade().map(Peer)
+    }
+
+    /// A connection is there. It is closed again at once if that was asked for meanwhile.
+    pub(crate) fn connected(&self, link: &Arc<Link>) {
+        *self.link.write().unwrap_or_else(PoisonError::into_inner) = Some(link.clone());
+        self.state.send_replace(State::Connected);
+        if *self.close_requested.borrow() {
+            link.close(None);
+        }
+    }
+
+    /// It was lost, or an attempt failed.
+    pub(crate) fn lost(&self, why: Option<Error>, state: State) {
+        *self.link.write().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Some(why) = why {
+            *self.lost_because.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        }
+        if state == State::Closed {
+            self.subscriptions.clear(
+                self.lost_because()
+                    .as_ref()
+                    .filter(|_| !*self.close_requested.borrow()),
+            );
+        }
+        self.state.send_replace(state);
+    }
+
+    fn lost_because(&self) -> Option<Error> {
+        self.lost_because
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn request_close(&self) {
+        self.close_requested.send_replace(true);
+        if let Some(link) = &*self.link.read().unwrap_or_else(PoisonError::into_inner) {
+            link.close(None);
+        }
+    }
+
+    /// Completes when the application wants it closed.
+    pub(crate) async fn close_requested(&self) {
+        // An error would mean that the sender, which is in `self`, is gone.
+        drop(
+            self.close_requested
+                .subscribe()
+                .wait_for(|requested| *requested)
+                .await,
+        );
+    }
+
+    pub(crate) fn is_close_requested(&self) -> bool {
+        *self.close_requested.borrow()
+    }
+
+    pub(crate) fn link(&self) -> Result<Arc<Link>> {
+        if let Some(link) = &*self.link.read().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(link.clone());
+        }
+        let why = self.lost_because().unwrap_or_else(link::closed_here);
+        let message = format!("not connected: {}", why.message());
+        Err(Error::from_origin(Origin::Connection, Code::Unavailable, message)
+            .at(&self.address)
+            .because(why))
+    }
+
+    pub(crate) fn note_refused_publishes(&self, error: Error) {
+        let refused = error.details::<Refusals>().map_or(1, |details| details.refused);
+        let mut known = self
+            .refused_publishes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *known = (known.0 + refused, Some(error));
+    }
+}
+
+impl Peer {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let handle = Arc::new(Handle { shared });
+        // A peer is made once for its Shared, so the slot is empty.
+        drop(handle.shared.handle.set(Arc::downgrade(&handle)));
+        Self(handle)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    /// Calls a method and waits for its answer, at most the peer's call timeout (30 s by default). Dropping the
+    /// future cancels the call: the other side is told, and its handler is dropped.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> fluxar::Result<()> {
+    /// # let server = fluxar::Server::bind("127.0.0.1:0").build().await?;
+    /// # server.handle("sum", |req: fluxar::Request| async move { Ok(req.payload::<Vec<i64>>()?.iter().sum::<i64>()) })?;
+    /// # tokio::spawn({ let server = server.clone(); async move { server.run().await } });
+    /// # let client = fluxar::Client::connect(server.url()).build().await?;
+    /// let sum: i64 = client.call("sum", &[1, 2, 3]).await?;
+    /// assert_eq!(sum, 6);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// What the other side answered; `unavailable` if nobody serves the method or the connection is lost;
+    /// `deadline_exceeded`; `resource_exhausted` when too many calls are open.
+    pub async fn call<A, R>(&self, method: &str, argument: &A) -> Result<R>
+    where
+        A: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
+        self.request(method).payload(argument).send().await
+    }
+
+    /// A call with settings of its own: timeout, priority, trace.
+    pub fn request<'a>(&'a self, method: &'a str) -> Call<'a> {
+        Call::new(self, method)
+    }
+
+    /// Publishes to a topic, at most once: it is sent and not acknowledged. When the outbox is full this waits.
+    ///
+    /// On a connection that a [`Server`](crate::Server) accepted there is no gateway behind it; the event is sent
+    /// if the other side subscribed to its topic.
+    ///
+    /// # Errors
+    /// If the topic is none, the value cannot be encoded or is too large, or the peer is not connected. A publish
+    /// that the other side refuses is told later: [`Peer::refused_publishes`].
+    pub async fn publish<T: Serialize + ?Sized>(&self, topic: &str, value: &T) -> Result<()> {
+        let link = self.shared().link()?;
+        handlers::check_name(topic, false)?;
+        let payload = codec::encode(value)?;
+        if !link.wants(topic) {
+            return Ok(());
+        }
+        link.outbox
+            .send(&self.event(topic, &payload))
+            .await
+            .map_err(|why| link.not_queued(why))
+    }
+
+    /// [`Peer::publish`] that never waits.
+    ///
+    /// # Errors
+    /// As for `publish`; and one that [`Error::is_full`] when the outbox is full.
+    pub fn try_publish<T: Serialize + ?Sized>(&self, topic: &str, value: &T) -> Result<()> {
+        let link = self.shared().link()?;
+        handlers::check_name(topic, false)?;
+        let payload = codec::encode(value)?;
+        if !link.wants(topic) {
+            return Ok(());
+        }
+        link.outbox
+            .try_send(&self.event(topic, &payload))
+            .map_err(|why| link.not_queued(why))
+    }
+
+    /// Whether an event was queued for this peer.
+    pub(crate) fn try_publish_encoded(&self, topic: &str, payload: &[u8]) -> bool {
+        let Ok(link) = self.shared().link() else {
+            return false;
+        };
+        link.wants(topic) && link.outbox.try_send(&self.event(topic, payload)).is_ok()
+    }
+
+    fn event<'a>(&self, topic: &'a str, payload: &'a [u8]) -> Envelope<'a> {
+        let id = self.shared().ids.next();
+        Envelope {
+            kind: Kind::Event,
+            id,
+            reference: None,
+            target: Some(topic),
+            meta: None,
+            payload,
+            error: None,
+        }
+    }
+
+    /// How many publishes the other side refused, and the last reason. It tells once a second at most, so right
+    /// after a publish this says nothing yet; after a [`Peer::ping`] it does.
+    pub fn refused_publishes(&self) -> (u64, Option<Error>) {
+        self.shared()
+            .refused_publishes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Subscribes to the topics that match a pattern (`*` is one token, `>` is one or more at the end). The handler
+    /// is called with one event after the other, in order; one that fails or panics is logged and costs its event
+    /// only. Await it, perhaps after choosing more:
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> fluxar::Result<()> {
+    /// # let server = fluxar::Server::bind("127.0.0.1:0").build().await?;
+    /// # tokio::spawn({ let server = server.clone(); async move { server.run().await } });
+    /// # let client = fluxar::Client::connect(server.url()).build().await?;
+    /// use fluxar::Message;
+    ///
+    /// let orders = client
+    ///     .subscribe("orders.*", |msg: Message| async move {
+    ///         println!("{}: {}", msg.topic(), msg.payload::<String>()?);
+    ///         msg.ack().await
+    ///     })
+    ///     .queue(256)
+    ///     .await?;
+    /// assert_eq!(orders.dropped(), 0);
+    /// orders.cancel().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// It goes on without the handle that it returns. See [`Subscription`](crate::Subscription) for what happens when
+    /// the handler is slow.
+    pub fn subscribe<F, Fut>(&self, pattern: &str, handler: F) -> Subscribe
+    where
+        F: Fn(Message) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+    {
+        Subscribe::new(self, pattern, handler)
+    }
+
+    /// A subscription whose events the program takes itself: `.open().await?`, then
+    /// [`next`](crate::Subscription::next).
+    pub fn subscription(&self, pattern: &str) -> SubscribeStream {
+        SubscribeStream::new(self, pattern)
+    }
+
+    /// Answers a method, or the methods that match a pattern, when the other side calls. The other side is not
+    /// told: it is enough between two directly connected peers. To offer methods to a gateway see [`Peer::serve`].
+    ///
+    /// # Errors
+    /// If the pattern is none.
+    pub fn handle<F, Fut, T>(&self, pattern: &str, handler: F) -> Result<()>
+    where
+        F: Fn(Request) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+        T: Serialize,
+    {
+        self.shared().handlers.add(pattern, handler)
+    }
+
+    /// Offers to serve the methods that match a pattern: a gateway routes calls to whoever offers. It is offered
+    /// again after each reconnect. Await it.
+    ///
+    /// Handlers run as tasks, each its own, up to `handlers_max` at once. One that panics is answered `internal`; one
+    /// whose caller is gone is dropped where it awaits.
+    pub fn serve<F, Fut, T>(&self, pattern: &str, handler: F) -> Serve
+    where
+        F: Fn(Request) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+        T: Serialize,
+    {
+        Serve::new(self, pattern, |handlers| handlers.add(pattern, handler))
+    }
+
+    /// Asks the other side for a sign of life and returns how long that took.
+    ///
+    /// # Errors
+    /// `unavailable` or `deadline_exceeded`.
+    pub async fn ping(&self) -> Result<Duration> {
+        let link = self.shared().link()?;
+        let id = self.shared().ids.next();
+        let ping = Envelope {
+            kind: Kind::Ping,
+            id,
+            reference: None,
+            target: None,
+            meta: None,
+            payload: &[],
+            error: None,
+        };
+        let begin = Instant::now();
+        link.exchange(&ping, self.shared().options.call_timeout).await?;
+        Ok(begin.elapsed())
+    }
+
+    /// Waits until everything published so far was handed to the operating system.
+    ///
+    /// # Errors
+    /// If the connection is lost before.
+    pub async fn flush(&self) -> Result<()> {
+        let link = self.shared().link()?;
+        link.outbox.flush().await.map_err(|why| link.not_queued(why))
+    }
+
+    /// Whether it is connected now.
+    pub fn state(&self) -> State {
+        *self.shared().state.borrow()
+    }
+
+    /// Follows the state as it changes.
+    pub fn watch_state(&self) -> watch::Receiver<State> {
+        self.shared().state.subscribe()
+    }
+
+    /// Why the connection was lost the last time, or an attempt to renew it failed.
+    pub fn lost_because(&self) -> Option<Error> {
+        self.shared().lost_because()
+    }
+
+    /// The address of the other side.
+    pub fn address(&self) -> &str {
+        &self.shared().address
+    }
+
+    /// Name and version of the other side's software, while connected.
+    pub fn agent(&self) -> Option<String> {
+        self.shared().link().ok().map(|link| link.agent.clone())
+    }
+
+    /// Closes the connection in good order: what is queued is sent, then a goodbye. Calls that are open fail
+    /// `unavailable`, handlers that run for the other side are dropped, subscriptions end.
+    pub async fn close(&self) {
+        self.shared().request_close();
+        let mut state = self.watch_state();
+        drop(state.wait_for(|state| *state == State::Closed).await);
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer")
+            .field("address", &self.address())
+            .field("state", &self.state())
+            .finish()
+    }
+}

@@ -1,0 +1,357 @@
+//! The receiving side of a connection: frame bodies are cut into envelopes, and each goes where it belongs — answers
+//! to who waits for them, calls to handlers, events to subscriptions.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fluxar_protocol::{
+    Batch, Code, Envelope, Fault, Id, Kind, Reject,
+    exchange::{self, Verb},
+};
+use tokio::time::Instant;
+
+use crate::{
+    Error, Message, Origin, codec, handlers,
+    link::{Link, Phase},
+    peer::Shared,
+    subscriptions::{self, Entry},
+    wire::Reader,
+};
+
+/// Refused publishes are told at most so often [P-3.8].
+const REFUSALS_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// This side closed it.
+    Closed,
+    /// The other side said goodbye; why.
+    ClosedByPeer(Error),
+    /// The socket failed, or nothing came for too long.
+    Lost(Error),
+    /// The other side broke the protocol, and is told.
+    Misbehaved(Error),
+}
+
+pub(crate) struct Receiver {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    reader: Reader,
+    /// The subscription to which the next so many envelopes of this frame belong.
+    run: Option<(Option<Entry>, u64)>,
+    refused_publishes: u64,
+    refusal_told_at: Option<Instant>,
+}
+
+impl Receiver {
+    pub(crate) fn new(shared: &Arc<Shared>, link: &Arc<Link>, reader: Reader) -> Self {
+        Self {
+            shared: shared.clone(),
+            link: link.clone(),
+            reader,
+            run: None,
+            refused_publishes: 0,
+            refusal_told_at: None,
+        }
+    }
+
+    /// Receives until the connection ends. `rest` is what stood behind the handshake in its frame.
+    pub(crate) async fn run(&mut self, rest: Bytes) -> End {
+        let Err(end) = self.receive(rest).await;
+        end
+    }
+
+    async fn receive(&mut self, rest: Bytes) -> Result<std::convert::Infallible, End> {
+        self.on_body(rest).await?;
+        let link = self.link.clone();
+        let heartbeat = link.options.heartbeat;
+        let left_open = link.left_open();
+        tokio::pin!(left_open);
+        let mut is_pinged = false;
+        loop {
+            let due = self.reader.read_at + if is_pinged { heartbeat * 2 } else { heartbeat };
+            let received = tokio::select! {
+                biased;
+                phase = &mut left_open => return Err(match phase {
+                    Phase::Failed(error) => End::Lost(error),
+                    Phase::Open | Phase::Closing(_) => End::Closed,
+                }),
+                received = self.reader.next(link.options.max_frame_bytes) => Some(received),
+                () = tokio::time::sleep_until(due) => None,
+            };
+            match received {
+                Some(Ok(Some(body))) => {
+                    is_pinged = false;
+                    self.on_body(body).await?;
+                }
+                Some(Ok(None)) => return Err(End::Lost(lost("the other side closed the connection"))),
+                Some(Err(error)) if error.code() == Code::Unavailable => return Err(End::Lost(error)),
+                Some(Err(error)) => return Err(End::Misbehaved(error)),
+                None if self.reader.read_at + heartbeat > Instant::now() => is_pinged = false, // part of a frame came
+                None if is_pinged => {
+                    let message = format!("nothing was received for {} ms", heartbeat.as_millis() * 2);
+                    let error = Error::from_origin(Origin::Connection, Code::DeadlineExceeded, message);
+                    return Err(End::Misbehaved(error));
+                }
+                None => {
+                    is_pinged = true;
+                    link.ping();
+                }
+            }
+        }
+    }
+
+    /// Reads on until the other side has closed, so that what was said last reaches it.
+    pub(crate) async fn drain(&mut self) {
+        while let Ok(Some(_)) = self.reader.next(self.link.options.max_frame_bytes).await {}
+    }
+
+    async fn on_body(&mut self, body: Bytes) -> Result<(), End> {
+        self.run = None; // a run never crosses the end of a frame
+        for envelope in Batch::new(&body) {
+            match envelope {
+                Ok(decoded) => self.on_envelope(&body, &decoded.envelope).await?,
+                Err(reject) => self.on_reject(&reject)?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn on_envelope(&mut self, body: &Bytes, envelope: &Envelope<'_>) -> Result<(), End> {
+        if let Some((entry, left)) = self.run.take() {
+            self.run = (left > 1).then(|| (entry.clone(), left - 1));
+            if envelope.kind == Kind::Event && envelope.reference.is_none() {
+                if let Some(entry) = entry {
+                    entry
+                        .deliver(Message::new(body, envelope), self.link.options.stall)
+                        .await;
+                }
+                return Ok(());
+            }
+        }
+        let verb = match exchange::verb(envelope) {
+            Ok(verb) => verb,
+            Err(fault) => {
+                if envelope.reference.is_none() {
+                    self.refuse(envelope.kind, envelope.id, fault);
+                }
+                return Ok(());
+            }
+        };
+        match verb {
+            Verb::Call => handlers::start(&self.shared, &self.link, body, envelope),
+            Verb::Answer(reference) | Verb::Pong(reference) => {
+                self.link.complete(reference, self.answer(body, envelope));
+            }
+            Verb::Publish => self.on_event(body, envelope).await,
+            Verb::SubscriptionNote(reference) => self.on_note(reference, body, envelope),
+            Verb::Subscribe => self.on_subscribe(envelope),
+            // A direct peer can be called for anything, so there is nothing to remember.
+            Verb::Serve => self.link.accept(Kind::Subscribe, envelope.id, &accepted()),
+            Verb::Cancel(reference) => self.on_cancel(reference),
+            Verb::Ping => self.link.accept(Kind::Ping, envelope.id, &[]),
+            Verb::Ack(reference) => self.on_publish_refused(reference, envelope),
+            Verb::StreamOpen => {
+                let error = Error::new(
+                    Code::Unimplemented,
+                    "streams are not implemented by this peer yet",
+                );
+                self.link.refuse(Kind::Stream, envelope.id, &error);
+            }
+            Verb::StreamPart(_) | Verb::Welcome(_) => {}
+            Verb::Close => {
+                let error = envelope
+                    .error
+                    .map(|raw| Error::from_wire(raw, &self.link.address));
+                return Err(End::ClosedByPeer(goodbye(error)));
+            }
+            Verb::Hello => return Err(End::Misbehaved(misbehaved("a second hello"))),
+        }
+        Ok(())
+    }
+
+    fn answer(&self, body: &Bytes, envelope: &Envelope<'_>) -> crate::Result<Bytes> {
+        match envelope.error {
+            Some(raw) => Err(Error::from_wire(raw, &self.link.address)),
+            None => Ok(body.slice_ref(envelope.payload)),
+        }
+    }
+
+    async fn on_event(&mut self, body: &Bytes, envelope: &Envelope<'_>) {
+        let entries = self.shared.subscriptions.snapshot();
+        let mut takers = subscriptions::plain(&entries, envelope.target.unwrap_or_default()).peekable();
+        if takers.peek().is_none() {
+            return;
+        }
+        let message = Message::new(body, envelope);
+        for entry in takers {
+            entry.deliver(message.clone(), self.link.options.stall).await;
+        }
+    }
+
+    /// About a subscription or an offer of this side.
+    fn on_note(&mut self, reference: Id, body: &Bytes, envelope: &Envelope<'_>) {
+        let meta = envelope.meta;
+        if let Some(count) = meta.and_then(|meta| meta.run_count().ok().flatten()) {
+            // A run for a subscription that was cancelled meanwhile is skipped, not handed to others.
+            self.run = (count > 0).then(|| (self.entry(reference), count));
+            return;
+        }
+        if let Some(total) = meta.and_then(|meta| meta.uint("dropped").ok().flatten()) {
+            if let Some(entry) = self.entry(reference) {
+                entry.sub.note_dropped(total);
+            }
+            return;
+        }
+        let has_ended = meta.is_some_and(|meta| meta.flag("end").unwrap_or(false));
+        if !has_ended && self.link.complete(reference, self.answer(body, envelope)) {
+            return;
+        }
+        // Ended, or refused when it was asked for again after a reconnect.
+        let error = envelope
+            .error
+            .map(|raw| Error::from_wire(raw, &self.link.address));
+        if has_ended || error.is_some() {
+            if let Some(error) = &error {
+                tracing::warn!(subscription = %reference, %error, "the other side ended a subscription");
+            }
+            self.shared.subscriptions.remove(reference, error);
+        }
+    }
+
+    fn entry(&self, id: Id) -> Option<Entry> {
+        self.shared
+            .subscriptions
+            .snapshot()
+            .iter()
+            .find(|entry| entry.sub.id == id)
+            .cloned()
+    }
+
+    fn on_subscribe(&self, envelope: &Envelope<'_>) {
+        let Some(pattern) = envelope.target else { return };
+        let needs_gateway = |what: &str| {
+            let message = format!("{what} needs a gateway; this is a direct peer");
+            self.link.refuse(
+                Kind::Subscribe,
+                envelope.id,
+                &Error::new(Code::Unimplemented, message),
+            );
+        };
+        if let Some(meta) = envelope.meta {
+            if !matches!(meta.text("group"), Ok(None)) {
+                return needs_gateway("a group");
+            }
+            if meta.qos() != Ok(Default::default()) {
+                return needs_gateway("delivery beyond at most once");
+            }
+        }
+        if self.link.add_interest(envelope.id, pattern) {
+            self.link.accept(Kind::Subscribe, envelope.id, &accepted());
+        } else {
+            let error = Error::new(
+                Code::ResourceExhausted,
+                "too many subscriptions on this connection",
+            );
+            self.link.refuse(Kind::Subscribe, envelope.id, &error);
+        }
+    }
+
+    /// The other side takes back what it began: nobody waits for that answer, or wants those events, any more.
+    fn on_cancel(&self, reference: Id) {
+        if let Some(handler) = self.link.lock_serving().remove(&reference) {
+            handler.abort();
+        } else if self.link.remove_interest(reference) {
+            let end = fluxar_protocol::meta::MetaWriter::new()
+                .flag("end", true)
+                .finish();
+            let meta = end.as_deref().map(fluxar_protocol::meta::Meta::from_checked);
+            let id = self.shared.ids.next();
+            self.link.send_control(&Envelope {
+                kind: Kind::Subscribe,
+                id,
+                reference: Some(reference),
+                target: None,
+                meta,
+                payload: &[],
+                error: None,
+            });
+        }
+    }
+
+    /// Publishes at qos 0 are acknowledged only when they are refused.
+    fn on_publish_refused(&self, reference: Id, envelope: &Envelope<'_>) {
+        let Some(raw) = envelope.error else { return };
+        let error = Error::from_wire(raw, &self.link.address);
+        tracing::warn!(publish = %reference, %error, "publishes were refused");
+        self.shared.note_refused_publishes(error);
+    }
+
+    fn on_reject(&mut self, reject: &Reject) -> Result<(), End> {
+        if reject.end.is_none() {
+            return Err(End::Misbehaved(misbehaved(&reject.to_string())));
+        }
+        if let (Some(id), Some(false)) = (reject.id, reject.has_ref) {
+            // A type that is none of the seven is answered by a cancel [P-3.8].
+            self.refuse(reject.kind.unwrap_or(Kind::Cancel), id, reject.fault);
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, kind: Kind, id: Id, fault: Fault) {
+        let mut error = Error::new(fault.code(), fault.to_string());
+        if kind == Kind::Event {
+            self.refused_publishes += 1;
+            if self
+                .refusal_told_at
+                .is_some_and(|told| told.elapsed() < REFUSALS_EVERY)
+            {
+                return;
+            }
+            self.refusal_told_at = Some(Instant::now());
+            error = error.with_details(&Refusals {
+                refused: std::mem::take(&mut self.refused_publishes),
+            });
+        }
+        self.link.refuse(kind, id, &error);
+    }
+}
+
+/// Details of the error that tells of refused publishes.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Refusals {
+    pub(crate) refused: u64,
+}
+
+/// The payload that accepts a subscription: there are no logs here.
+fn accepted() -> Vec<u8> {
+    #[derive(serde::Serialize)]
+    struct Accepted {
+        epoch: u64,
+        at: [(u64, u64); 0],
+    }
+    codec::encode(&Accepted { epoch: 0, at: [] }).unwrap_or_default()
+}
+
+fn goodbye(error: Option<Error>) -> Error {
+    let told = match &error {
+        Some(error) => format!("the other side closed it: {}", error.message()),
+        None => "the other side said goodbye".to_owned(),
+    };
+    let code = error.as_ref().map_or(Code::Unavailable, Error::code);
+    let mut why = Error::from_origin(Origin::Connection, code, told);
+    if let Some(after) = error.as_ref().and_then(Error::retry_after_hint) {
+        why = why.retry_after(after);
+    }
+    why
+}
+
+fn lost(message: &str) -> Error {
+    Error::from_origin(Origin::Connection, Code::Unavailable, message)
+}
+
+fn misbehaved(what: &str) -> Error {
+    let message = format!("the other side broke the protocol: {what}");
+    Error::from_origin(Origin::Connection, Code::InvalidArgument, message)
+}

@@ -1,0 +1,212 @@
+//! The subscriptions of a peer: what it asked for, where events go, what was lost.
+//!
+//! They outlive a connection: after a reconnect each is asked for again. Events come from the connection's receiver
+//! and go into a bounded queue for each subscription, which its handler or its reader empties in order.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use fluxar_protocol::{Envelope, Id, Kind, meta::Meta, meta::MetaWriter, target};
+use tokio::sync::mpsc;
+
+use crate::{Error, Message, Result, link::Link};
+
+/// What a subscription asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// Events, perhaps as a member of a group.
+    Events { group: Option<String> },
+    /// Calls.
+    Serve { weight: Option<u32> },
+    /// Events that the other side sends unasked; nothing is sent for it.
+    Unasked,
+}
+
+/// One subscription or offer, and what became of it.
+#[derive(Debug)]
+pub(crate) struct Sub {
+    pub(crate) id: Id,
+    pub(crate) pattern: String,
+    pub(crate) wish: Wish,
+    /// Lost before this side: the other side's cumulative count on this connection, and the sum of earlier ones.
+    dropped_there: AtomicU64,
+    dropped_before: AtomicU64,
+    /// Lost here, because the queue stayed full.
+    dropped_here: AtomicU64,
+    is_stalled: AtomicBool,
+    end: Mutex<Option<Error>>,
+}
+
+impl Sub {
+    pub(crate) fn new(id: Id, pattern: &str, wish: Wish) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            pattern: pattern.to_owned(),
+            wish,
+            dropped_there: AtomicU64::new(0),
+            dropped_before: AtomicU64::new(0),
+            dropped_here: AtomicU64::new(0),
+            is_stalled: AtomicBool::new(false),
+            end: Mutex::new(None),
+        })
+    }
+
+    /// Asks for it on this connection and waits until it is accepted.
+    pub(crate) async fn ask(&self, link: &Link) -> Result<()> {
+        let meta = self.meta();
+        link.exchange(&self.envelope(meta.as_deref()), link.options.call_timeout)
+            .await?;
+        Ok(())
+    }
+
+    /// Asks for it on a new connection; a refusal ends it when it comes.
+    pub(crate) fn ask_again(&self, link: &Link) {
+        if self.wish == Wish::Unasked {
+            return;
+        }
+        // A new connection counts its drops from zero.
+        let told = self.dropped_there.swap(0, Ordering::Relaxed);
+        self.dropped_before.fetch_add(told, Ordering::Relaxed);
+        let meta = self.meta();
+        link.send_control(&self.envelope(meta.as_deref()));
+    }
+
+    fn meta(&self) -> Option<Vec<u8>> {
+        let meta = MetaWriter::new();
+        let meta = match &self.wish {
+            Wish::Events { group: Some(group) } => meta.text("group", group),
+            Wish::Serve { weight: Some(weight) } => meta.flag("serve", true).uint("weight", (*weight).into()),
+            Wish::Serve { weight: None } => meta.flag("serve", true),
+            Wish::Events { group: None } | Wish::Unasked => meta,
+        };
+        meta.finish()
+    }
+
+    fn envelope<'a>(&'a self, meta: Option<&'a [u8]>) -> Envelope<'a> {
+        Envelope {
+            kind: Kind::Subscribe,
+            id: self.id,
+            reference: None,
+            target: Some(&self.pattern),
+            meta: meta.map(Meta::from_checked),
+            payload: &[],
+            error: None,
+        }
+    }
+
+    /// Whether events come to it without a header.
+    fn takes_plainly(&self, topic: &str) -> bool {
+        matches!(self.wish, Wish::Events { group: None } | Wish::Unasked)
+            && target::matches(&self.pattern, topic)
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        [&self.dropped_before, &self.dropped_there, &self.dropped_here]
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// The other side says how many events it has dropped for this subscription since it began.
+    pub(crate) fn note_dropped(&self, total: u64) {
+        let known = self.dropped_there.swap(total, Ordering::Relaxed);
+        tracing::warn!(
+            pattern = self.pattern,
+            dropped = total.saturating_sub(known),
+            "events were dropped before \
+            they reached this subscription: it, or its connection, is too slow"
+        );
+    }
+
+    /// Why it ended, if it ended with an error.
+    pub(crate) fn end(&self) -> Option<Error> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A subscription with the way into its queue. Offers have none.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) sub: Arc<Sub>,
+    pub(crate) queue: Option<mpsc::Sender<Message>>,
+}
+
+impl Entry {
+    /// Hands an event over. When the queue is full this waits, and with it the reading of the whole connection, but
+    /// at most for `stall`; then the event is dropped, and further ones at once until there is room again. So a slow
+    /// application slows its sender, and one that waits here for an answer of the same connection cannot hang.
+    pub(crate) async fn deliver(&self, message: Message, stall: Duration) {
+        let Some(queue) = &self.queue else { return };
+        let sub = &self.sub;
+        let message = match queue.try_send(message) {
+            Ok(()) => {
+                if sub.is_stalled.load(Ordering::Relaxed) {
+                    sub.is_stalled.store(false, Ordering::Relaxed);
+                    tracing::info!(
+                        pattern = sub.pattern,
+                        dropped = sub.dropped(),
+                        "the subscription keeps up again"
+                    );
+                }
+                return;
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => return,
+            Err(mpsc::error::TrySendError::Full(message)) => message,
+        };
+        if !sub.is_stalled.load(Ordering::Relaxed) {
+            match tokio::time::timeout(stall, queue.send(message)).await {
+                Ok(_) => return,
+                Err(_) => sub.is_stalled.store(true, Ordering::Relaxed),
+            }
+            tracing::warn!(
+                pattern = sub.pattern,
+                "the subscription's queue stays full: its events are dropped"
+            );
+        }
+        sub.dropped_here.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// All subscriptions of a peer. Reading it takes a snapshot; changes are rare.
+#[derive(Debug, Default)]
+pub(crate) struct Subscriptions(RwLock<Arc<Vec<Entry>>>);
+
+impl Subscriptions {
+    pub(crate) fn snapshot(&self) -> Arc<Vec<Entry>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn add(&self, entry: Entry) {
+        let mut entries = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut entries).push(entry);
+    }
+
+    /// Takes it out, which ends its queue. False if it was not there any more.
+    pub(crate) fn remove(&self, id: Id, why: Option<Error>) -> bool {
+        let mut entries = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(at) = entries.iter().position(|entry| entry.sub.id == id) else {
+            return false;
+        };
+        let entry = Arc::make_mut(&mut entries).remove(at);
+        *entry.sub.end.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        true
+    }
+
+    /// Ends all of them.
+    pub(crate) fn clear(&self, why: Option<&Error>) {
+        let entries = std::mem::take(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner));
+        for entry in entries.iter() {
+            *entry.sub.end.lock().unwrap_or_else(PoisonError::into_inner) = why.cloned();
+        }
+    }
+}
+
+/// Those that take an event without a header.
+pub(crate) fn plain<'a>(entries: &'a [Entry], topic: &'a str) -> impl Iterator<Item = &'a Entry> {
+    entries.iter().filter(move |entry| entry.sub.takes_plainly(topic))
+}
