@@ -1,0 +1,433 @@
+"""A FLUXAR client in Python, written from docs/protocol.md alone: the second opinion on what the gateway sends.
+
+It shares no code with the Rust crates. cbor2 decodes applications' data; where a field begins and ends is found by the few
+lines of `item_end` here, so that bytes can be compared as they came. It is strict about what it receives: whatever breaks
+the specification raises `Broken`, and a test that causes it fails.
+
+    peer = await connect("tcp://127.0.0.1:9000")
+    await peer.subscribe("orders.*")
+    await peer.publish("orders.created", {"id": 1})
+    event = await peer.event()
+    print(await peer.call("users.get", 42))
+"""
+
+import asyncio
+import itertools
+import os
+import urllib.parse
+from dataclasses import dataclass
+
+import cbor2
+import websockets
+
+HELLO, CALL, STREAM, SUBSCRIBE, EVENT, CANCEL, PING = range(1, 8)
+NAMES = ("type", "id", "ref", "target", "meta", "payload", "error")
+NULL = b"\xf6"
+REPLY_S = 10.0
+
+
+class Broken(Exception):
+    """The gateway sent what the specification does not allow."""
+
+
+class Closed(Exception):
+    """The connection ended. `reason` is the error of the closing cancel, or None; `code` WebSocket's close code."""
+
+    def __init__(self, reason, code=None):
+        super().__init__(f"closed: {reason} (close code {code})")
+        self.reason, self.code = reason, code
+
+
+class Failed(Exception):
+    """The answer was an error."""
+
+    def __init__(self, error):
+        super().__init__(f"{error['code']}: {error['message']}")
+        self.error, self.code = error, error["code"]
+
+
+# --- bytes ----------------------------------------------------------------------------------------------------------
+
+
+def read_head(data, at):
+    """(major, argument or None for indefinite, offset behind the head, whether it is the shortest)"""
+    first = data[at]
+    major, info = first >> 5, first & 31
+    if info < 24:
+        return major, info, at + 1, True
+    if info == 31:
+        return major, None, at + 1, False
+    size = 1 << (info - 24)
+    if info > 27 or at + 1 + size > len(data):
+        raise Broken(f"a head at byte {at} that cannot be read")
+    argument = int.from_bytes(data[at + 1 : at + 1 + size], "big")
+    return major, argument, at + 1 + size, argument >= (24 if size == 1 else 1 << 4 * size)
+
+
+def item_end(data, at):
+    """Where the well-formed item at `at` ends. Walks without recursion; does not look into texts."""
+    open_items = []  # how many items are still to come, None in an indefinite one
+    while True:
+        if at >= len(data):
+            raise Broken("an item that does not end")
+        if data[at] == 0xFF and open_items and open_items[-1] is None:
+            at += 1
+            open_items.pop()
+        else:
+            major, argument, at, _ = read_head(data, at)
+            if major in (2, 3) and argument is not None:
+                at += argument
+                if at > len(data):
+                    raise Broken("a string that does not end")
+            elif major in (2, 3, 4, 5) and argument is None:
+                open_items.append(None)
+                continue
+            elif major in (4, 5, 6):
+                inside = {4: argument, 5: 2 * argument, 6: 1}[major]
+                if inside:
+                    open_items.append(inside)
+                    continue
+            elif argument is None:
+                raise Broken("a break that ends nothing")
+        while open_items and open_items[-1] is not None:
+            open_items[-1] -= 1
+            if open_items[-1]:
+                break
+            open_items.pop()
+        if not open_items:
+            return at
+
+
+def shortest(data, at, major):
+    found, argument, behind, is_shortest = read_head(data, at)
+    if found != major or not is_shortest:
+        raise Broken(f"the head {data[at:at + 9].hex()}, where one of major type {major} in its shortest form belongs")
+    return argument, behind
+
+
+@dataclass
+class Message:
+    """An envelope that was received. `raw` holds each field's bytes, `body` the whole envelope's."""
+
+    form: str
+    type: int
+    id: bytes
+    ref: bytes | None
+    target: str | None
+    meta: dict
+    payload: object
+    error: dict | None
+    raw: dict
+    run: bytes | None = None  # the subscription whose run this event came in
+
+
+def decode_payload(raw):
+    try:
+        return cbor2.loads(raw)
+    except Exception as error:  # cannot be made sense of in Python: unhashable map keys, for instance
+        return error
+
+
+def read_envelope(data, at):
+    """The envelope at `at`, checked as P-3 says a receiver may rely on, and where it ends."""
+    form = {0x87: "compact", 0xA7: "named"}.get(data[at])
+    if form is None:
+        raise Broken(f"{data[at]:#04x} where an envelope should begin")
+    raw, cursor = {}, at + 1
+    for name in NAMES:
+        if form == "named":
+            length, behind = shortest(data, cursor, 3)
+            if data[behind : behind + length] != name.encode():
+                raise Broken(f"the key {data[behind:behind + length]!r} where {name} belongs")
+            cursor = behind + length
+        end = item_end(data, cursor)
+        raw[name] = bytes(data[cursor:end])
+        cursor = end
+    for name, major in (("type", 0), ("id", 2), ("ref", 2), ("target", 3), ("meta", 5), ("error", 5)):
+        if raw[name] != NULL:
+            shortest(raw[name], 0, major)
+        elif name in ("type", "id"):
+            raise Broken(f"{name} is null")
+    kind, ident = cbor2.loads(raw["type"]), cbor2.loads(raw["id"])
+    ref, target, meta, error = (cbor2.loads(raw[name]) for name in ("ref", "target", "meta", "error"))
+    if not 1 <= kind <= 7 or len(ident) != 16 or (ref is not None and len(ref) != 16):
+        raise Broken(f"type {kind}, id {ident!r}, ref {ref!r}")
+    if target is not None and not 1 <= len(target.encode()) <= 255:
+        raise Broken("a target of the wrong length")
+    if meta is not None and (len(meta) > 32 or len(raw["meta"]) > 2048 or not all(isinstance(key, str) for key in meta)):
+        raise Broken("a meta over its limits")
+    if error is not None and not (isinstance(error.get("code"), int) and isinstance(error.get("message"), str)):
+        raise Broken(f"an error without code or message: {error!r}")
+    return Message(form, kind, ident, ref, target, meta or {}, decode_payload(raw["payload"]), error, raw), cursor
+
+
+def envelope(kind, ident, ref=None, target=None, meta=None, payload=None, error=None, *, form="compact", raw_payload=None):
+    """The bytes of an envelope; `raw_payload` is encoded already."""
+    fields = [cbor2.dumps(field) for field in (kind, ident, ref, target, meta, payload, error)]
+    if raw_payload is not None:
+        fields[5] = raw_payload
+    if form == "compact":
+        return b"\x87" + b"".join(fields)
+    return b"\xa7" + b"".join(cbor2.dumps(name) + field for name, field in zip(NAMES, fields))
+
+
+_serial = itertools.count(1)
+
+
+def new_id():
+    return os.urandom(8) + next(_serial).to_bytes(8, "big")
+
+
+# --- transports -----------------------------------------------------------------------------------------------------
+
+
+class ByteStream:
+    """TCP and Unix sockets [P-1.1]."""
+
+    def __init__(self, reader, writer):
+        self.reader, self.writer, self.close_code = reader, writer, None
+
+    async def send(self, body):
+        await self.send_bytes(len(body).to_bytes(4, "big") + body)
+
+    async def send_bytes(self, data):
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def receive(self):
+        """The next body, or None at the end."""
+        try:
+            length = int.from_bytes(await self.reader.readexactly(4), "big")
+            return await self.reader.readexactly(length)
+        except asyncio.IncompleteReadError as error:
+            if error.partial:
+                raise Broken("the connection ended inside a frame") from None
+            return None
+        except ConnectionError:
+            return None
+
+    async def close(self):
+        self.writer.close()
+
+
+class WebSocket:
+    """WebSocket: a message is a body [P-1.2]."""
+
+    def __init__(self, socket):
+        self.socket = socket
+
+    @property
+    def close_code(self):
+        return self.socket.close_code
+
+    async def send(self, body):
+        await self.socket.send(body)
+
+    async def receive(self):
+        try:
+            body = await self.socket.recv()
+        except websockets.ConnectionClosed:
+            return None
+        if isinstance(body, str):
+            raise Broken("a text message")
+        return body
+
+    async def close(self):
+        await self.socket.close()
+
+
+async def open_transport(url, receive_buffer_bytes=None):
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme == "tcp":
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 9000, limit=receive_buffer_bytes or 1 << 16)
+        return ByteStream(reader, writer)
+    if parts.scheme == "unix":
+        return ByteStream(*await asyncio.open_unix_connection(parts.path, limit=receive_buffer_bytes or 1 << 16))
+    if parts.scheme == "ws":
+        socket = await websockets.connect(url, subprotocols=["fluxar.v0"], compression=None, max_size=None, ping_interval=None)
+        if socket.subprotocol != "fluxar.v0":
+            raise Broken(f"subprotocol {socket.subprotocol!r}")
+        return WebSocket(socket)
+    raise ValueError(url)
+
+
+# --- the peer -------------------------------------------------------------------------------------------------------
+
+
+class Peer:
+    """One session. Everything that arrives and answers nothing that is awaited here waits in `inbox`, in order."""
+
+    def __init__(self, transport, form="compact"):
+        self.transport, self.form = transport, form
+        self.waiting = {}  # id of ours → future of the message with that ref
+        self.inbox = []
+        self.arrived = asyncio.Event()
+        self.reason = self.broken = self.welcome = None
+        self.is_closed = False
+        self.frames = 0
+        self.is_reading = asyncio.Event()
+        self.is_reading.set()
+        self.task = asyncio.create_task(self._read())
+
+    async def _read(self):
+        try:
+            while (body := await self.transport.receive()) is not None:
+                self.frames += 1
+                self._handle(body)
+                await self.is_reading.wait()
+        except Broken as error:
+            self.broken = error
+        finally:
+            self.is_closed = True
+            self.arrived.set()
+            for future in self.waiting.values():
+                if not future.done():
+                    future.set_exception(self.broken or Closed(self.reason, self.transport.close_code))
+                    future.exception()  # it may be that nobody asks
+
+    def _handle(self, body):
+        at, run, left = 0, None, 0
+        while at < len(body):
+            message, at = read_envelope(body, at)
+            if self.reason is not None:
+                raise Broken("a message behind the closing cancel")
+            if message.form != self.form:
+                raise Broken(f"a {message.form} message in a {self.form} session")
+            if left:
+                if message.type != EVENT or message.ref is not None:
+                    raise Broken("a run that is shorter than its header says")
+                message.run, left = run, left - 1
+            elif "run" in message.meta and message.type == SUBSCRIBE and message.error is None:
+                run, left = message.ref, message.meta["run"]
+                if not isinstance(left, int) or left < 1:
+                    raise Broken(f"a run of {left!r}")
+                continue
+            self._dispatch(message)
+        if left:
+            raise Broken("a run that goes beyond its frame")
+
+    def _dispatch(self, message):
+        if message.type == CANCEL and message.ref is None:
+            self.reason = message.error or {}
+        future = self.waiting.pop(message.ref, None) if message.ref else None
+        if future is not None and not future.done():
+            future.set_result(message)
+        else:
+            self.inbox.append(message)
+            self.arrived.set()
+
+    async def send_body(self, body):
+        await self.transport.send(body)
+
+    async def send(self, kind, ref=None, target=None, meta=None, payload=None, error=None, ident=None, raw_payload=None):
+        """Sends one envelope and returns its id."""
+        ident = ident or new_id()
+        await self.send_body(envelope(kind, ident, ref, target, meta, payload, error, form=self.form, raw_payload=raw_payload))
+        return ident
+
+    def expect(self, ident):
+        """A future of the next message that has `ident` as its ref."""
+        future = asyncio.get_running_loop().create_future()
+        if self.is_closed:
+            future.set_exception(self.broken or Closed(self.reason, self.transport.close_code))
+        else:
+            self.waiting[ident] = future
+        return future
+
+    async def ask(self, kind, target=None, meta=None, payload=None, ident=None, raw_payload=None, timeout_s=REPLY_S):
+        """Sends a message that is answered, and returns the answer."""
+        ident = ident or new_id()
+        reply = self.expect(ident)
+        await self.send(kind, None, target, meta, payload, ident=ident, raw_payload=raw_payload)
+        message = await asyncio.wait_for(reply, timeout_s)
+        if message.type != kind:
+            raise Broken(f"type {message.type} in answer to type {kind}")
+        return message
+
+    async def next(self, wanted=lambda message: True, timeout_s=REPLY_S):
+        """The first message of the inbox that is wanted; waits for it."""
+
+        async def search():
+            while True:
+                for at, message in enumerate(self.inbox):
+                    if wanted(message):
+                        return self.inbox.pop(at)
+                if self.broken:
+                    raise self.broken
+                if self.is_closed:
+                    raise Closed(self.reason, self.transport.close_code)
+                self.arrived.clear()
+                await self.arrived.wait()
+
+        return await asyncio.wait_for(search(), timeout_s)
+
+    # -- patterns
+
+    async def hello(self, timeout_s=REPLY_S, **payload):
+        message = await self.ask(HELLO, payload={"v": [0], "agent": "fluxar-python-test/1", **payload}, timeout_s=timeout_s)
+        if message.error:
+            raise Failed(message.error)
+        self.welcome = message.payload
+        return message
+
+    async def call(self, target, payload=None, meta=None, **more):
+        message = await self.ask(CALL, target, meta, payload, **more)
+        if message.error:
+            raise Failed(message.error)
+        return message.payload
+
+    async def subscribe(self, pattern, meta=None, **more):
+        """Returns the subscription's id once it is accepted."""
+        ident = more.pop("ident", None) or new_id()
+        message = await self.ask(SUBSCRIBE, pattern, meta, ident=ident, **more)
+        if message.error:
+            raise Failed(message.error)
+        if not isinstance(message.payload, dict) or not isinstance(message.payload.get("epoch"), int) or message.payload.get("at") != []:
+            raise Broken(f"an acceptance that says {message.payload!r}")
+        return ident
+
+    async def serve(self, pattern, meta=None):
+        return await self.subscribe(pattern, {"serve": True, **(meta or {})})
+
+    async def publish(self, topic, payload=None, **more):
+        return await self.send(EVENT, None, topic, payload=payload, **more)
+
+    async def event(self, timeout_s=REPLY_S):
+        return await self.next(lambda message: message.type == EVENT and message.ref is None, timeout_s)
+
+    async def request(self, timeout_s=REPLY_S):
+        """The next call that this peer is to serve."""
+        return await self.next(lambda message: message.type == CALL and message.ref is None, timeout_s)
+
+    async def answer(self, request, payload=None, error=None, **more):
+        await self.send(CALL, request.id, payload=payload, error=error, **more)
+
+    async def cancel(self, ident):
+        await self.send(CANCEL, ident)
+
+    async def ping(self):
+        """Everything that the gateway sent before it read this has arrived when it returns."""
+        await self.ask(PING)
+
+    async def closed(self, timeout_s=REPLY_S):
+        """Waits for the end and returns the closing cancel's error ({} if it has none, None if there was no cancel)."""
+        await asyncio.wait_for(asyncio.shield(self.task), timeout_s)
+        if self.broken:
+            raise self.broken
+        return self.reason
+
+    async def close(self):
+        if not self.is_closed:
+            try:
+                await self.send(CANCEL)
+            except (ConnectionError, websockets.ConnectionClosed):
+                pass
+        self.task.cancel()
+        await self.transport.close()
+
+
+async def connect(url, form="compact", **hello):
+    """Opens a session."""
+    peer = Peer(await open_transport(url), form)
+    await peer.hello(**hello)
+    return peer
