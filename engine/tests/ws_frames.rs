@@ -3,7 +3,7 @@
 
 mod ws_peer;
 
-use fluxar_engine::ws::{CLOSE_GOING_AWAY, CLOSE_NO_STATUS, WebSocket, WsConfig, close_frame};
+use fluxar_engine::ws::{CLOSE_GOING_AWAY, CLOSE_NO_STATUS, WebSocket, WsConfig, WsFaultKind, close_frame};
 use ws_peer::{
     BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Seen, Server, TEXT, close, fault_of, frame, frame_masked,
 };
@@ -203,6 +203,17 @@ fn broken_frame_rules_are_protocol_errors() {
             "opcode {opcode}"
         );
     }
+}
+
+#[test]
+fn an_empty_first_fragment_still_begins_a_message() {
+    let mut server = Server::open(config());
+    server.feed(&frame(BINARY, b"")).unwrap();
+    assert_eq!(server.ws.held_bytes(), 0);
+    let fault = server
+        .feed(&frame(FIN | BINARY, b"x"))
+        .expect_err("the first message is not over");
+    assert_eq!(fault.kind(), WsFaultKind::Frame { code: 1002 });
 }
 
 #[test]
