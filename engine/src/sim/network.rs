@@ -637,7 +637,7 @@ impl Network {
         let Some(link) = self.links.get_mut(&id) else {
             return 0;
         };
-        if link.core_closed {
+        if link.core_closed && !bytes.is_empty() {
             link.reset();
         }
         if link.reset || link.to_core.is_ended_by_writer() {
