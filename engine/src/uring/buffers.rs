@@ -12,7 +12,6 @@
 
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::Cell;
 use std::fmt;
 use std::io;
@@ -23,20 +22,19 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use super::config::UringConfig;
 
 /// The one group of provided buffers that a ring has.
 pub(super) const GROUP: u16 = 0;
 
-/// Alignment of both allocations: the largest page size that Linux has, because the kernel wants the ring to begin
-/// on a page.
-const ALIGN_BYTES: usize = 64 * 1024;
-
 /// The buffers. Shared by the driver and its leases, on one thread.
 pub(super) struct Pool {
+    /// The first entry of the ring.
     ring: NonNull<BufRingEntry>,
-    bytes: NonNull<u8>,
+    _ring_pages: Pages,
+    bytes: Pages,
     count: u16,
     buffer_bytes: u32,
     /// Where the next buffer is given back; the kernel sees it after [`Pool::publish`].
@@ -46,16 +44,17 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Allocates the buffers (zeroed pages that cost nothing until they are written), fills the ring and registers
-    /// it.
+    /// Maps the buffers, fills the ring and registers it.
     ///
     /// # Errors
     /// What the kernel answers: `EINVAL` before Linux 5.19, `ENOMEM` past the lockable memory.
     pub(super) fn register(ring: &IoUring, config: &UringConfig) -> io::Result<Rc<Pool>> {
-        let (ring_layout, bytes_layout) = layouts(config.buffers, config.buffer_bytes)?;
+        let ring_pages = Pages::map(usize::from(config.buffers) * size_of::<BufRingEntry>())?;
+        let bytes = Pages::map(usize::from(config.buffers) * config.buffer_bytes as usize)?;
         let pool = Pool {
-            ring: allocate(ring_layout).cast(),
-            bytes: allocate(bytes_layout),
+            ring: ring_pages.start.cast(),
+            _ring_pages: ring_pages,
+            bytes,
             count: config.buffers,
             buffer_bytes: config.buffer_bytes,
             tail: Cell::new(0),
@@ -67,7 +66,7 @@ impl Pool {
         }
         pool.publish();
         let address = pool.ring.as_ptr() as u64;
-        // SAFETY: the ring is page-aligned memory of `count` entries that lives as long as `pool`. No operation uses the
+        // SAFETY: the ring is a mapping, so page-aligned, of `count` entries that lives as long as `pool`. No operation uses the
         // group before the driver has the pool, and the driver lets go of it only after the group is unregistered, or
         // never.
         unsafe {
@@ -121,8 +120,8 @@ impl Pool {
     fn buffer(&self, id: u16) -> NonNull<u8> {
         debug_assert!(id < self.count);
         // SAFETY: `id` is below `count` (checked by `lend` for every lease, by the loop bounds in `register`), so the
-        // offset stays inside the one allocation of count × buffer_bytes, whose size fits an isize.
-        unsafe { self.bytes.add(usize::from(id) * self.buffer_bytes as usize) }
+        // offset stays inside the one mapping of count × buffer_bytes.
+        unsafe { self.bytes.start.add(usize::from(id) * self.buffer_bytes as usize) }
     }
 
     /// Puts a buffer back into the ring.
@@ -144,18 +143,6 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
-    fn drop(&mut self) {
-        let (ring, bytes) = layouts(self.count, self.buffer_bytes).expect("the layouts that were allocated");
-        // SAFETY: both were allocated with these layouts, and no lease is left (each holds an Rc of the pool). The
-        // kernel does not use them: the driver unregistered the group before it let go of its Rc, or leaked it.
-        unsafe {
-            dealloc(self.ring.as_ptr().cast(), ring);
-            dealloc(self.bytes.as_ptr(), bytes);
-        }
-    }
-}
-
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -168,18 +155,31 @@ impl fmt::Debug for Pool {
     }
 }
 
-fn layouts(count: u16, buffer_bytes: u32) -> io::Result<(Layout, Layout)> {
-    let of = |bytes: usize| Layout::from_size_align(bytes, ALIGN_BYTES).map_err(io::Error::other);
-    let count = usize::from(count);
-    Ok((
-        of(count * size_of::<BufRingEntry>())?,
-        of(count * buffer_bytes as usize)?,
-    ))
+/// Zeroed pages of their own, which cost nothing until they are written. (An allocator would zero them by writing.)
+///
+/// Dropped with the pool: then no lease is left (each holds an Rc of the pool), and the kernel does not use them,
+/// because the driver unregistered the group before it let go of its Rc, or leaked it.
+struct Pages {
+    start: NonNull<u8>,
+    len: usize,
 }
 
-fn allocate(layout: Layout) -> NonNull<u8> {
-    // SAFETY: the layout is not of size zero (the configuration was checked).
-    NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout))
+impl Pages {
+    fn map(len: usize) -> io::Result<Pages> {
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no other memory.
+        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), len, protection, flags)? };
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Pages { start, len })
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, was made with this length, and nobody has its address any more (see
+        // the type). An error would leave it mapped, which harms nobody.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+    }
 }
 
 /// Received bytes in a buffer on loan. Dropping it gives the buffer back; the kernel sees it at the next turn.
