@@ -66,30 +66,62 @@ impl Args {
             match std::fs::read_to_string(path) {
                 Ok(text) => config.read_toml(&source, &text, &mut faults),
                 Err(error) => {
-                    faults.push(ConfigFault { source, line: None, message: format!("cannot be read: {error}") });
+                    faults.push(ConfigFault {
+                        source,
+                        line: None,
+                        message: format!("cannot be read: {error}"),
+                    });
                 }
             }
         }
         config.read_environment(environment, &mut faults);
         if let Some(cores) = &self.cores {
-            apply(&mut config, "cores", "--cores", Value::Text(cores.clone()), &mut faults);
+            apply(
+                &mut config,
+                "cores",
+                "--cores",
+                Value::Text(cores.clone()),
+                &mut faults,
+            );
         }
         if !self.listen.is_empty() {
-            apply(&mut config, "listen", "--listen", Value::List(self.listen.clone()), &mut faults);
+            apply(
+                &mut config,
+                "listen",
+                "--listen",
+                Value::List(self.listen.clone()),
+                &mut faults,
+            );
         }
         if let Some(level) = &self.log {
-            apply(&mut config, "log.level", "--log", Value::Text(level.clone()), &mut faults);
+            apply(
+                &mut config,
+                "log.level",
+                "--log",
+                Value::Text(level.clone()),
+                &mut faults,
+            );
         }
         if faults.is_empty() {
             config.check_together(&mut faults);
         }
-        if faults.is_empty() { Ok(config) } else { Err(faults) }
+        if faults.is_empty() {
+            Ok(config)
+        } else {
+            Err(faults)
+        }
     }
 }
 
 fn apply(config: &mut Config, key: &str, option: &str, value: Value, faults: &mut Vec<ConfigFault>) {
-    let Some(setting) = settings::find(key) else { return };
+    let Some(setting) = settings::find(key) else {
+        return;
+    };
     if let Err(message) = (setting.set)(config, value) {
-        faults.push(ConfigFault { source: option.into(), line: None, message });
+        faults.push(ConfigFault {
+            source: option.into(),
+            line: None,
+            message,
+        });
     }
 }

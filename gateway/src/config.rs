@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use fluxar_engine::listener::Address;
+use fluxar_engine::uring::UringConfig;
 use fluxar_engine::ws::Origins;
 use toml::de::{DeTable, DeValue};
 
@@ -41,6 +42,20 @@ pub struct EngineSizes {
     pub buffer_bytes: u32,
     /// Letters under way between two cores.
     pub mailbox_letters: usize,
+}
+
+impl EngineSizes {
+    /// What a core's ring is made with.
+    #[must_use]
+    pub fn uring(&self) -> UringConfig {
+        let entries = self.ring_entries.next_power_of_two();
+        UringConfig {
+            entries,
+            cq_entries: entries.saturating_mul(4).min(65_536),
+            buffers: self.buffers,
+            buffer_bytes: self.buffer_bytes,
+        }
+    }
 }
 
 /// Which cores to run on.
@@ -132,7 +147,13 @@ impl Config {
         faults[first..].sort_by_key(|fault| fault.line);
     }
 
-    fn read_table(&mut self, reading: &Reading<'_>, section: &str, table: &DeTable<'_>, faults: &mut Vec<ConfigFault>) {
+    fn read_table(
+        &mut self,
+        reading: &Reading<'_>,
+        section: &str,
+        table: &DeTable<'_>,
+        faults: &mut Vec<ConfigFault>,
+    ) {
         for (name, value) in table {
             let key = if section.is_empty() {
                 name.get_ref().to_string()
@@ -141,7 +162,10 @@ impl Config {
             };
             let line = line_of(reading.text, name.span().start);
             if let DeValue::Table(inner) = value.get_ref() {
-                if SETTINGS.iter().any(|setting| setting.key.starts_with(&format!("{key}."))) {
+                if SETTINGS
+                    .iter()
+                    .any(|setting| setting.key.starts_with(&format!("{key}.")))
+                {
                     self.read_table(reading, &key, inner, faults);
                     continue;
                 }
@@ -151,12 +175,20 @@ impl Config {
                     Some(known) => format!("there is no setting `{key}`; did you mean `{known}`?"),
                     None => format!("there is no setting `{key}`; --print-config lists all"),
                 };
-                faults.push(ConfigFault { source: reading.source.into(), line: Some(line), message });
+                faults.push(ConfigFault {
+                    source: reading.source.into(),
+                    line: Some(line),
+                    message,
+                });
                 continue;
             };
             if let Err(wrong) = (setting.set)(self, value_of(value.get_ref())) {
                 let message = format!("{key}: {wrong}");
-                faults.push(ConfigFault { source: reading.source.into(), line: Some(line), message });
+                faults.push(ConfigFault {
+                    source: reading.source.into(),
+                    line: Some(line),
+                    message,
+                });
             }
         }
     }
@@ -172,7 +204,11 @@ impl Config {
                 continue; // the SDK and the CLI have variables of their own
             };
             if let Err(wrong) = (setting.set)(self, value_from_text(setting, &text)) {
-                faults.push(ConfigFault { source: variable, line: None, message: wrong });
+                faults.push(ConfigFault {
+                    source: variable,
+                    line: None,
+                    message: wrong,
+                });
             }
         }
     }
@@ -180,10 +216,17 @@ impl Config {
     /// What no single setting can tell is wrong.
     pub fn check_together(&self, faults: &mut Vec<ConfigFault>) {
         let mut fault = |message: String| {
-            faults.push(ConfigFault { source: "configuration".into(), line: None, message });
+            faults.push(ConfigFault {
+                source: "configuration".into(),
+                line: None,
+                message,
+            });
         };
         if !self.engine.buffers.is_power_of_two() {
-            fault(format!("engine.buffers: {} is not a power of two", self.engine.buffers));
+            fault(format!(
+                "engine.buffers: {} is not a power of two",
+                self.engine.buffers
+            ));
         }
         if (self.limits.max_frame_bytes as usize) > 2 * self.limits.queue_bytes {
             fault(format!(
@@ -206,7 +249,10 @@ impl Config {
     /// # Errors
     /// The first that is none.
     pub fn addresses(&self) -> Result<Vec<Address>, String> {
-        self.listen.iter().map(|url| Address::parse(url).map_err(|error| error.to_string())).collect()
+        self.listen
+            .iter()
+            .map(|url| Address::parse(url).map_err(|error| error.to_string()))
+            .collect()
     }
 
     /// As TOML, each setting with its meaning: the example configuration.
@@ -246,7 +292,11 @@ impl Cores {
             return Ok(Self::All);
         }
         if let Ok(count) = text.parse::<usize>() {
-            return if count == 0 { Err("0 cores cannot run anything".into()) } else { Ok(Self::Count(count)) };
+            return if count == 0 {
+                Err("0 cores cannot run anything".into())
+            } else {
+                Ok(Self::Count(count))
+            };
         }
         let mut list = Vec::new();
         for part in text.split(',') {
@@ -272,18 +322,26 @@ impl Cores {
     /// # Errors
     /// A core that this process may not use, or more than there are.
     pub fn pick(&self) -> Result<Vec<usize>, String> {
-        let available: Vec<usize> =
-            core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+        let available: Vec<usize> = core_affinity::get_core_ids()
+            .unwrap_or_default()
+            .into_iter()
+            .map(|core| core.id)
+            .collect();
         if available.is_empty() {
             return Err("this process may use no core that can be found out".into());
         }
         match self {
             Self::All => Ok(available),
             Self::Count(count) if *count <= available.len() => Ok(available[..*count].to_vec()),
-            Self::Count(count) => Err(format!("{count} were asked for, this process may use {}", available.len())),
+            Self::Count(count) => Err(format!(
+                "{count} were asked for, this process may use {}",
+                available.len()
+            )),
             Self::List(list) => match list.iter().find(|core| !available.contains(core)) {
                 None => Ok(list.clone()),
-                Some(core) => Err(format!("core {core} is not among those that this process may use ({available:?})")),
+                Some(core) => Err(format!(
+                    "core {core} is not among those that this process may use ({available:?})"
+                )),
             },
         }
     }
@@ -296,14 +354,26 @@ impl fmt::Display for Cores {
             Self::Count(count) => write!(f, "{count}"),
             Self::List(list) => {
                 let list: Vec<String> = list.iter().map(usize::to_string).collect();
-                write!(f, "{}{}", list.join(","), if list.len() == 1 { "-".to_string() + &list[0] } else { String::new() })
+                write!(
+                    f,
+                    "{}{}",
+                    list.join(","),
+                    if list.len() == 1 {
+                        "-".to_string() + &list[0]
+                    } else {
+                        String::new()
+                    }
+                )
             }
         }
     }
 }
 
 fn line_of(text: &str, at: usize) -> usize {
-    1 + text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count()
+    1 + text.as_bytes()[..at.min(text.len())]
+        .iter()
+        .filter(|byte| **byte == b'\n')
+        .count()
 }
 
 fn value_of(value: &DeValue<'_>) -> Value {
@@ -336,7 +406,12 @@ fn value_from_text(setting: &Setting, text: &str) -> Value {
         return Value::Number(number);
     }
     if setting.key == "listen" || text.contains(',') && setting.key == "websocket.origins" {
-        return Value::List(text.split(',').map(|part| part.trim().to_string()).filter(|part| !part.is_empty()).collect());
+        return Value::List(
+            text.split(',')
+                .map(|part| part.trim().to_string())
+                .filter(|part| !part.is_empty())
+                .collect(),
+        );
     }
     Value::Text(text.trim().to_string())
 }
@@ -375,7 +450,11 @@ mod tests {
         for (fault, line) in faults.iter().zip(["1:", "2:", "5:", "6:", "7:"]) {
             assert!(fault.starts_with(&format!("fluxar.toml:{line}")), "{fault}");
         }
-        assert!(faults[2].contains("did you mean `limits.queue_bytes`"), "{}", faults[2]);
+        assert!(
+            faults[2].contains("did you mean `limits.queue_bytes`"),
+            "{}",
+            faults[2]
+        );
         assert!(faults[3].contains("10 is outside 1000..3600000"), "{}", faults[3]);
     }
 
@@ -397,7 +476,10 @@ mod tests {
             ("FLUXAR_URL", "tcp://elsewhere:1"),
             ("PATH", "/bin"),
         ];
-        config.read_environment(variables.iter().map(|(k, v)| (k.to_string(), v.to_string())), &mut faults);
+        config.read_environment(
+            variables.iter().map(|(k, v)| (k.to_string(), v.to_string())),
+            &mut faults,
+        );
         assert_eq!(config.limits.queue_bytes, 131_072);
         assert_eq!(config.listen, ["tcp://127.0.0.1:0", "unix:///tmp/x.sock"]);
         assert_eq!(faults.len(), 1);
@@ -414,7 +496,12 @@ mod tests {
         assert!(Cores::parse("3-1").is_err());
         assert!(Cores::parse("0,0").is_err());
         assert!(Cores::parse("0,x").is_err());
-        for cores in [Cores::All, Cores::Count(2), Cores::List(vec![1]), Cores::List(vec![0, 2])] {
+        for cores in [
+            Cores::All,
+            Cores::Count(2),
+            Cores::List(vec![1]),
+            Cores::List(vec![0, 2]),
+        ] {
             assert_eq!(Cores::parse(&cores.to_string()), Ok(cores));
         }
     }

@@ -5,10 +5,10 @@
 //! when it rings too early it is armed again. So a heartbeat that moves with every message costs nothing.
 
 use fluxar_engine::reactor::{Close, Conn};
+use fluxar_protocol::Kind;
 use fluxar_protocol::envelope::Envelope;
 use fluxar_protocol::error::Code;
 use fluxar_protocol::meta::{Meta, MetaWriter};
-use fluxar_protocol::Kind;
 
 use crate::front::{Effect, Front, answer, ws_code};
 use crate::limits::{DROP_NOTE_MS, REFUSAL_NOTE_MS};
@@ -28,7 +28,9 @@ impl Front {
 
     /// Makes the session's timer ring no later than its first deadline.
     pub(crate) fn arm(&mut self, slot: usize) {
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         let first_ms = session.due.first_ms();
         if first_ms == u64::MAX {
             return;
@@ -47,13 +49,18 @@ impl Front {
     fn handle_timer(&mut self, conn: Conn) {
         let Some(slot) = self.slot_of(conn) else { return };
         let now_ms = self.now_ms;
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         session.timer = None;
         let due = session.due;
 
         if due.complete_ms <= now_ms {
             let message = if session.is_open() {
-                format!("a frame was begun and not completed within {} ms", self.limits.frame_ms)
+                format!(
+                    "a frame was begun and not completed within {} ms",
+                    self.limits.frame_ms
+                )
             } else {
                 format!("no hello within {} ms", self.limits.handshake_ms)
             };
@@ -93,7 +100,9 @@ impl Front {
     fn beat(&mut self, slot: usize) -> bool {
         let now_ms = self.now_ms;
         let heartbeat_ms = u64::from(self.limits.heartbeat_ms);
-        let Some(session) = &mut self.sessions[slot] else { return false };
+        let Some(session) = &mut self.sessions[slot] else {
+            return false;
+        };
         if session.paused != 0 {
             // Not read from, so its silence says nothing; a stall has a deadline of its own.
             session.due.heartbeat_ms = now_ms + heartbeat_ms;
@@ -106,7 +115,10 @@ impl Front {
             let conn = session.conn;
             session.due = crate::session::Due::NEVER;
             session.handshake = fluxar_protocol::hello::Handshake::Closing;
-            self.effects.push_back(Effect::Close { conn, how: Close::Now });
+            self.effects.push_back(Effect::Close {
+                conn,
+                how: Close::Now,
+            });
             return false;
         }
         if silent_ms >= heartbeat_ms {
@@ -114,15 +126,18 @@ impl Front {
             if !session.pinged {
                 session.pinged = true;
                 let id = self.ids.next();
-                self.push(slot, &Envelope {
-                    kind: Kind::Ping,
-                    id,
-                    reference: None,
-                    target: None,
-                    meta: None,
-                    payload: &[],
-                    error: None,
-                });
+                self.push(
+                    slot,
+                    &Envelope {
+                        kind: Kind::Ping,
+                        id,
+                        reference: None,
+                        target: None,
+                        meta: None,
+                        payload: &[],
+                        error: None,
+                    },
+                );
             }
         } else {
             session.due.heartbeat_ms = session.received_ms + heartbeat_ms;
@@ -132,7 +147,9 @@ impl Front {
 
     /// Tells a subscriber what it missed, one note for each subscription; again only after the last note left.
     pub(crate) fn tell_drops(&mut self, slot: usize) {
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         if session.outbox.sent_position() < session.note_position {
             session.due.drops_ms = self.now_ms + DROP_NOTE_MS;
             return;
@@ -142,7 +159,9 @@ impl Front {
         let mut notes = Vec::new();
         self.shard.drop_notes(peer, &mut notes);
         for (subscription, dropped) in notes {
-            let Some(meta) = MetaWriter::new().uint("dropped", dropped).finish() else { continue };
+            let Some(meta) = MetaWriter::new().uint("dropped", dropped).finish() else {
+                continue;
+            };
             let own = self.ids.next();
             let mut note = answer(Kind::Subscribe, own, subscription, None);
             note.meta = Some(Meta::from_checked(&meta));
@@ -154,7 +173,9 @@ impl Front {
     }
 
     fn tell_refusals(&mut self, slot: usize) {
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         session.due.refusals_ms = u64::MAX;
         let untold = std::mem::take(&mut session.refusals_untold);
         let refused_last = session.refused_last;

@@ -30,15 +30,24 @@ impl Front {
                     _ => self.pass(to, &bytes),
                 }
             }
-            Arrival::Answer { asker, reference, bytes } => self.deliver_answer(asker, reference, &bytes),
+            Arrival::Answer {
+                asker,
+                reference,
+                bytes,
+            } => self.deliver_answer(asker, reference, &bytes),
         }
     }
 
     fn pass(&mut self, to: PeerId, compact: &[u8]) {
         let Some(slot) = self.slot_of_peer(to) else { return };
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         if let Ok(Some(bytes)) = session.outbox.push_patched(compact, None, None) {
-            self.effects.push_back(Effect::Send { conn: session.conn, bytes });
+            self.effects.push_back(Effect::Send {
+                conn: session.conn,
+                bytes,
+            });
         }
         self.mark_dirty(slot);
         self.watch_queue(slot);
@@ -54,7 +63,13 @@ impl Front {
         }
         while let Some(failed) = self.shard.poll_failed() {
             if let Some(slot) = self.slot_of_peer(failed.asker) {
-                self.refuse(slot, Kind::Call, failed.reference, failed.refusal.code, &failed.refusal.message);
+                self.refuse(
+                    slot,
+                    Kind::Call,
+                    failed.reference,
+                    failed.refusal.code,
+                    &failed.refusal.message,
+                );
             }
         }
         while let Some(route) = self.shard.poll_cancelled() {
@@ -68,8 +83,12 @@ impl Front {
         let body_bytes = framed.len() - PREFIX_BYTES;
         self.counters.runs += (delivery.plain.len() + delivery.grouped.len()) as u64;
         for &peer in delivery.plain.iter() {
-            let Some(slot) = self.slot_of_peer(peer) else { continue };
-            let Some(session) = &mut self.sessions[slot] else { continue };
+            let Some(slot) = self.slot_of_peer(peer) else {
+                continue;
+            };
+            let Some(session) = &mut self.sessions[slot] else {
+                continue;
+            };
             if session.outbox.queued_bytes() + body_bytes > self.limits.queue_bytes {
                 self.counters.dropped += run.events();
                 self.shard.dropped(peer, run);
@@ -95,8 +114,12 @@ impl Front {
             }
         }
         for piece in &delivery.grouped {
-            let Some(slot) = self.slot_of_peer(piece.peer) else { continue };
-            let Some(session) = &mut self.sessions[slot] else { continue };
+            let Some(slot) = self.slot_of_peer(piece.peer) else {
+                continue;
+            };
+            let Some(session) = &mut self.sessions[slot] else {
+                continue;
+            };
             let body_bytes = piece.framed.len() - PREFIX_BYTES;
             let events = u64::from(piece.events);
             let fits = session.outbox.queued_bytes() + body_bytes <= self.limits.queue_bytes;
@@ -123,21 +146,25 @@ impl Front {
     }
 
     fn push_private(&mut self, slot: usize, body: &[u8]) -> u64 {
-        let Some(session) = &mut self.sessions[slot] else { return 0 };
+        let Some(session) = &mut self.sessions[slot] else {
+            return 0;
+        };
         let conn = session.conn;
         let effects = &mut self.effects;
-        let too_large =
-            session.outbox.push_events(body, |bytes| effects.push_back(Effect::Send { conn, bytes }));
+        let too_large = session
+            .outbox
+            .push_events(body, |bytes| effects.push_back(Effect::Send { conn, bytes }));
         self.mark_dirty(slot);
         too_large
     }
 
     fn drops_to_tell(&mut self, slot: usize) {
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         if session.due.drops_ms == u64::MAX {
             session.due.drops_ms = self.now_ms + DROP_NOTE_MS;
             self.arm(slot);
         }
     }
 }
-

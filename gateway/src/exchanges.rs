@@ -57,7 +57,13 @@ impl Front {
             }
             Verb::Close => self.say_goodbye(slot, None, ws_code::NORMAL),
             Verb::StreamOpen => {
-                self.refuse(slot, Kind::Stream, envelope.id, Code::Unimplemented, "this gateway does not forward streams yet; use a call");
+                self.refuse(
+                    slot,
+                    Kind::Stream,
+                    envelope.id,
+                    Code::Unimplemented,
+                    "this gateway does not forward streams yet; use a call",
+                );
             }
             // About things that this gateway does not have open: ignored, as [P-3.10] says.
             Verb::StreamPart(_) | Verb::SubscriptionNote(_) | Verb::Ack(_) | Verb::Pong(_) => {}
@@ -78,7 +84,9 @@ impl Front {
     }
 
     fn subscribe(&mut self, slot: usize, serve: bool, envelope: &Envelope<'_>) {
-        let (Some(pattern), Some(session)) = (envelope.target, &self.sessions[slot]) else { return };
+        let (Some(pattern), Some(session)) = (envelope.target, &self.sessions[slot]) else {
+            return;
+        };
         let (peer, id) = (session.peer, envelope.id);
         let wish = match Wish::read(envelope.meta.as_ref(), serve) {
             Ok(wish) => wish,
@@ -102,7 +110,9 @@ impl Front {
     }
 
     fn call(&mut self, slot: usize, envelope: &Envelope<'_>, compact: &[u8]) {
-        let (Some(method), Some(session)) = (envelope.target, &self.sessions[slot]) else { return };
+        let (Some(method), Some(session)) = (envelope.target, &self.sessions[slot]) else {
+            return;
+        };
         match self.shard.call(session.peer, envelope.id, method) {
             Ok(Route { server, forward_id }) => {
                 self.counters.calls += 1;
@@ -111,7 +121,13 @@ impl Front {
                 } else {
                     let mut bytes = BytesMut::from(compact);
                     fluxar_protocol::envelope::patch_id(&mut bytes, forward_id);
-                    self.post(server.core, Letter::Forward { to: server, bytes: bytes.freeze() });
+                    self.post(
+                        server.core,
+                        Letter::Forward {
+                            to: server,
+                            bytes: bytes.freeze(),
+                        },
+                    );
                 }
             }
             Err(Refusal { code, message }) => self.refuse(slot, Kind::Call, envelope.id, code, &message),
@@ -121,17 +137,25 @@ impl Front {
     /// A call for one of this core's connections, its id already or to be replaced by `forward_id`.
     pub(crate) fn forward_call(&mut self, server: PeerId, forward_id: Id, compact: &[u8]) {
         // A server that is gone fails its open calls by itself, on every core.
-        let Some(slot) = self.slot_of_peer(server) else { return };
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(slot) = self.slot_of_peer(server) else {
+            return;
+        };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         let queued = session.outbox.queued_bytes();
         if queued > self.limits.queue_bytes {
-            let message = format!("the serving peer has {queued} bytes to read before this call; try again later");
+            let message =
+                format!("the serving peer has {queued} bytes to read before this call; try again later");
             return self.fail_call(server, forward_id, Code::ResourceExhausted, &message);
         }
         match session.outbox.push_patched(compact, Some(forward_id), None) {
             Ok(full) => {
                 if let Some(bytes) = full {
-                    self.effects.push_back(Effect::Send { conn: session.conn, bytes });
+                    self.effects.push_back(Effect::Send {
+                        conn: session.conn,
+                        bytes,
+                    });
                 }
                 self.mark_dirty(slot);
                 self.watch_queue(slot);
@@ -159,7 +183,14 @@ impl Front {
         match self.shard.answer(from, reference) {
             AnswerRoute::Deliver { asker, reference } => self.deliver_answer(asker, reference, compact),
             AnswerRoute::Elsewhere { core } => {
-                self.post(core, Letter::Answer { from, reference, bytes: BytesMut::from(compact) });
+                self.post(
+                    core,
+                    Letter::Answer {
+                        from,
+                        reference,
+                        bytes: BytesMut::from(compact),
+                    },
+                );
             }
             AnswerRoute::Unknown => self.counters.late_answers += 1,
         }
@@ -167,12 +198,19 @@ impl Front {
 
     /// An answer for one of this core's connections.
     pub(crate) fn deliver_answer(&mut self, asker: PeerId, reference: Id, compact: &[u8]) {
-        let Some(slot) = self.slot_of_peer(asker) else { return };
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(slot) = self.slot_of_peer(asker) else {
+            return;
+        };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         match session.outbox.push_patched(compact, None, Some(reference)) {
             Ok(full) => {
                 if let Some(bytes) = full {
-                    self.effects.push_back(Effect::Send { conn: session.conn, bytes });
+                    self.effects.push_back(Effect::Send {
+                        conn: session.conn,
+                        bytes,
+                    });
                 }
                 self.mark_dirty(slot);
                 self.watch_queue(slot);
@@ -188,7 +226,9 @@ impl Front {
     }
 
     fn cancel(&mut self, slot: usize, reference: Id) {
-        let Some(session) = &self.sessions[slot] else { return };
+        let Some(session) = &self.sessions[slot] else {
+            return;
+        };
         let peer = session.peer;
         if let Some(route) = self.shard.cancel(peer, reference) {
             self.refuse(slot, Kind::Call, reference, Code::Cancelled, "cancelled by you");
@@ -219,12 +259,22 @@ impl Front {
         } else {
             let mut compact = Vec::new();
             cancel.encode(Form::Compact, &mut compact);
-            self.post(route.server.core, Letter::Forward { to: route.server, bytes: Bytes::from(compact) });
+            self.post(
+                route.server.core,
+                Letter::Forward {
+                    to: route.server,
+                    bytes: Bytes::from(compact),
+                },
+            );
         }
     }
 
     pub(crate) fn post(&mut self, core: u16, letter: Letter) {
-        self.effects.push_back(Effect::Post { core: usize::from(core), mail: Mail::Shard(letter), cause: self.cause });
+        self.effects.push_back(Effect::Post {
+            core: usize::from(core),
+            mail: Mail::Shard(letter),
+            cause: self.cause,
+        });
     }
 }
 
@@ -241,28 +291,43 @@ struct Refused {
 
 impl From<Fault> for Refused {
     fn from(fault: Fault) -> Self {
-        Self { code: fault.code(), message: fault.to_string() }
+        Self {
+            code: fault.code(),
+            message: fault.to_string(),
+        }
     }
 }
 
 impl<'a> Wish<'a> {
     fn read(meta: Option<&Meta<'a>>, serve: bool) -> Result<Self, Refused> {
-        let Some(meta) = meta else { return Ok(Self { group: None, weight: 1 }) };
+        let Some(meta) = meta else {
+            return Ok(Self {
+                group: None,
+                weight: 1,
+            });
+        };
         if !serve {
             let later = if meta.qos()? != Qos::AtMostOnce {
                 Some("qos 1 and 2")
             } else {
-                ["durable", "from", "retain"].into_iter().find(|key| meta.get(key).is_some())
+                ["durable", "from", "retain"]
+                    .into_iter()
+                    .find(|key| meta.get(key).is_some())
             };
             if let Some(what) = later {
                 return Err(Refused {
                     code: Code::Unimplemented,
-                    message: format!("{what} needs a log, which this gateway does not keep yet; subscribe at qos 0"),
+                    message: format!(
+                        "{what} needs a log, which this gateway does not keep yet; subscribe at qos 0"
+                    ),
                 });
             }
         }
         let weight = meta.uint("weight")?.unwrap_or(1);
-        Ok(Self { group: meta.text("group")?, weight: u32::try_from(weight).unwrap_or(u32::MAX) })
+        Ok(Self {
+            group: meta.text("group")?,
+            weight: u32::try_from(weight).unwrap_or(u32::MAX),
+        })
     }
 }
 
@@ -274,5 +339,8 @@ fn takes_event(meta: &Meta<'_>) -> Result<(), (Code, String)> {
         (Ok(Qos::AtMostOnce), Ok(true)) => "retain",
         (Ok(_), Ok(_)) => "qos 1 and 2",
     };
-    Err((Code::Unimplemented, format!("{wish} needs a log, which this gateway does not keep yet; publish at qos 0")))
+    Err((
+        Code::Unimplemented,
+        format!("{wish} needs a log, which this gateway does not keep yet; publish at qos 0"),
+    ))
 }

@@ -107,7 +107,11 @@ impl Ids {
     fn new(mut entropy: Box<dyn FnMut(&mut [u8])>) -> Self {
         let mut prefix = [0; 8];
         entropy(&mut prefix);
-        Self { entropy, prefix, count: 0 }
+        Self {
+            entropy,
+            prefix,
+            count: 0,
+        }
     }
 
     /// An id that nobody can guess.
@@ -145,7 +149,11 @@ impl Front {
             entropy(&mut bytes);
             u64::from_le_bytes(bytes)
         };
-        let seed = Seed { hash: number(), ids: number(), epoch };
+        let seed = Seed {
+            hash: number(),
+            ids: number(),
+            epoch,
+        };
         let shard = Shard::new(core, cores, shard_limits(&limits), seed);
         let welcome_limits = crate::greeting::encode_limits(&limits);
         Self {
@@ -198,14 +206,24 @@ impl Front {
         if self.sessions.len() <= slot {
             self.sessions.resize_with(slot + 1, || None);
         }
-        debug_assert!(self.sessions[slot].is_none(), "a slot is given out again only after its Closed");
-        let peer = PeerId { core: self.core, slot: conn.0.slot, generation: conn.0.generation };
+        debug_assert!(
+            self.sessions[slot].is_none(),
+            "a slot is given out again only after its Closed"
+        );
+        let peer = PeerId {
+            core: self.core,
+            slot: conn.0.slot,
+            generation: conn.0.generation,
+        };
         let framing = self.framings[usize::from(listener.0)];
         let mut session = Session::new(conn, peer, framing, self.now_ms);
         session.due.complete_ms = self.now_ms + u64::from(self.limits.handshake_ms);
         if self.limits.messages_per_s > 0 || self.limits.bytes_per_s > 0 {
             let full = crate::rate::Bucket::full(self.now_ms);
-            session.rate = Some(Box::new(Rate { messages: full, bytes: full }));
+            session.rate = Some(Box::new(Rate {
+                messages: full,
+                bytes: full,
+            }));
         }
         self.sessions[slot] = Some(session);
         self.open_sessions += 1;
@@ -218,14 +236,22 @@ impl Front {
             );
             self.say_goodbye(slot, Some((Code::ResourceExhausted, &message)), ws_code::POLICY);
         } else if self.stopping {
-            self.say_goodbye(slot, Some((Code::Unavailable, "the gateway is stopping")), ws_code::GOING_AWAY);
+            self.say_goodbye(
+                slot,
+                Some((Code::Unavailable, "the gateway is stopping")),
+                ws_code::GOING_AWAY,
+            );
         }
     }
 
     /// A connection is gone, for whatever reason.
     pub fn handle_closed(&mut self, conn: Conn) {
         let slot = conn.0.slot as usize;
-        let Some(session) = self.sessions.get_mut(slot).and_then(|place| place.take_if(|s| s.conn == conn)) else {
+        let Some(session) = self
+            .sessions
+            .get_mut(slot)
+            .and_then(|place| place.take_if(|s| s.conn == conn))
+        else {
             return;
         };
         if let Some((timer, _)) = session.timer {
@@ -242,7 +268,9 @@ impl Front {
     /// The kernel took bytes that were queued.
     pub fn handle_sent(&mut self, conn: Conn, bytes: usize) {
         let Some(slot) = self.slot_of(conn) else { return };
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         session.outbox.sent(bytes);
         let queued = session.outbox.queued_bytes();
         if session.due.stall_ms != u64::MAX {
@@ -257,7 +285,9 @@ impl Front {
     /// Bytes of a connection: some of its stream, or a whole WebSocket message.
     pub fn handle_input(&mut self, conn: Conn, piece: Piece<'_>) {
         let Some(slot) = self.slot_of(conn) else { return };
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         session.received_ms = self.now_ms;
         session.pinged = false;
         self.cause = Some(conn);
@@ -290,7 +320,10 @@ impl Front {
             if let Some(session) = &mut self.sessions[slot as usize] {
                 session.dirty = false;
                 if let Some(bytes) = session.outbox.seal() {
-                    self.effects.push_back(Effect::Send { conn: session.conn, bytes });
+                    self.effects.push_back(Effect::Send {
+                        conn: session.conn,
+                        bytes,
+                    });
                 }
             }
         }
@@ -300,7 +333,9 @@ impl Front {
     fn cut<'a>(&mut self, slot: usize, deframer: &'a mut Deframer, bytes: &mut &'a [u8]) -> bool {
         let mut whole = false;
         loop {
-            let Some(session) = &self.sessions[slot] else { return whole };
+            let Some(session) = &self.sessions[slot] else {
+                return whole;
+            };
             if session.handshake == Handshake::Closing {
                 return whole;
             }
@@ -315,7 +350,10 @@ impl Front {
                     self.handle_body(slot, body);
                 }
                 Ok(None) => return whole,
-                Err(FrameTooLarge { announced_bytes, limit_bytes }) => {
+                Err(FrameTooLarge {
+                    announced_bytes,
+                    limit_bytes,
+                }) => {
                     let message = format!(
                         "a frame of {announced_bytes} bytes was announced, {limit_bytes} are taken here; split what you send into smaller frames"
                     );
@@ -331,7 +369,9 @@ impl Front {
     fn handle_body(&mut self, slot: usize, body: &[u8]) {
         let mut envelopes = 0;
         for decoded in Batch::new(body) {
-            let Some(session) = &mut self.sessions[slot] else { return };
+            let Some(session) = &mut self.sessions[slot] else {
+                return;
+            };
             if session.handshake == Handshake::Closing {
                 break;
             }
@@ -356,7 +396,9 @@ impl Front {
     /// An envelope that could not be taken: answered, passed over, or the end, as [P-3.8] says.
     fn handle_reject(&mut self, slot: usize, reject: &Reject) {
         self.counters.rejected += 1;
-        let Some(session) = &self.sessions[slot] else { return };
+        let Some(session) = &self.sessions[slot] else {
+            return;
+        };
         if reject.end.is_none() || !session.is_open() {
             let message = reject.to_string();
             self.say_goodbye(slot, Some((reject.fault.code(), &message)), ws_code::POLICY);
@@ -364,7 +406,13 @@ impl Front {
         }
         if let (Some(id), Some(false)) = (reject.id, reject.has_ref) {
             let message = reject.to_string();
-            self.refuse(slot, reject.kind.unwrap_or(Kind::Cancel), id, reject.fault.code(), &message);
+            self.refuse(
+                slot,
+                reject.kind.unwrap_or(Kind::Cancel),
+                id,
+                reject.fault.code(),
+                &message,
+            );
         }
         self.charge_refusal(slot);
     }
@@ -373,7 +421,9 @@ impl Front {
     pub(crate) fn refuse(&mut self, slot: usize, kind: Kind, id: Id, code: Code, message: &str) {
         self.counters.refused += 1;
         let now_ms = self.now_ms;
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         let mut details = Vec::new();
         if kind == Kind::Event {
             session.refusals_untold += 1;
@@ -386,8 +436,13 @@ impl Front {
             self.arm(slot);
         }
         let mut error = Vec::new();
-        ErrorBody { code, message, details: (!details.is_empty()).then_some(&details), retry_after_ms: None }
-            .encode(&mut error);
+        ErrorBody {
+            code,
+            message,
+            details: (!details.is_empty()).then_some(&details),
+            retry_after_ms: None,
+        }
+        .encode(&mut error);
         let own = self.ids.next();
         self.push(slot, &answer(kind, own, id, Some(&error)));
     }
@@ -402,8 +457,13 @@ impl Front {
     fn charge_refusal(&mut self, slot: usize) {
         let per_s = u64::from(self.limits.refusals_per_s);
         let now_ms = self.now_ms;
-        let Some(session) = &mut self.sessions[slot] else { return };
-        if per_s > 0 && session.refusals.take(1, per_s, now_ms) > now_ms && session.handshake != Handshake::Closing {
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
+        if per_s > 0
+            && session.refusals.take(1, per_s, now_ms) > now_ms
+            && session.handshake != Handshake::Closing
+        {
             let message = format!("more than {per_s} envelopes in a second had to be refused");
             self.say_goodbye(slot, Some((Code::ResourceExhausted, &message)), ws_code::POLICY);
         }
@@ -422,14 +482,22 @@ impl Front {
         ws_code: u16,
     ) {
         let id = self.ids.next();
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         if session.handshake == Handshake::Closing {
             return;
         }
         session.handshake = Handshake::Closing;
         let error = why.map(|(code, message)| {
             let mut error = Vec::new();
-            ErrorBody { code, message, details: None, retry_after_ms }.encode(&mut error);
+            ErrorBody {
+                code,
+                message,
+                details: None,
+                retry_after_ms,
+            }
+            .encode(&mut error);
             error
         });
         let goodbye = Envelope {
@@ -447,7 +515,10 @@ impl Front {
             self.effects.push_back(Effect::Send { conn, bytes });
         }
         self.seal(slot);
-        self.effects.push_back(Effect::Close { conn, how: Close::Drain { ws_code } });
+        self.effects.push_back(Effect::Close {
+            conn,
+            how: Close::Drain { ws_code },
+        });
         // From here on nothing reaches it, and nobody waits for it.
         self.shard.peer_lost(peer);
         self.after_shard();
@@ -455,12 +526,17 @@ impl Front {
 
     /// Appends an envelope of the gateway's own to a connection's open frame.
     pub(crate) fn push(&mut self, slot: usize, envelope: &Envelope<'_>) {
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         if session.handshake == Handshake::Closing {
             return;
         }
         if let Some(bytes) = session.outbox.push(envelope) {
-            self.effects.push_back(Effect::Send { conn: session.conn, bytes });
+            self.effects.push_back(Effect::Send {
+                conn: session.conn,
+                bytes,
+            });
         }
         self.mark_dirty(slot);
         self.watch_queue(slot);
@@ -468,9 +544,14 @@ impl Front {
 
     /// Hands a connection's open frame over now, since something else follows it.
     pub(crate) fn seal(&mut self, slot: usize) {
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         if let Some(bytes) = session.outbox.seal() {
-            self.effects.push_back(Effect::Send { conn: session.conn, bytes });
+            self.effects.push_back(Effect::Send {
+                conn: session.conn,
+                bytes,
+            });
         }
     }
 
@@ -485,7 +566,9 @@ impl Front {
 
     /// Holds the two bounds of a queue: at the first reading stops, at the second the connection ends.
     pub(crate) fn watch_queue(&mut self, slot: usize) {
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         let queued = session.outbox.queued_bytes();
         if queued <= self.limits.queue_bytes {
             return;
@@ -510,7 +593,9 @@ impl Front {
     }
 
     pub(crate) fn pause(&mut self, slot: usize, reason: u8) {
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         if session.paused == 0 {
             self.effects.push_back(Effect::Pause(session.conn));
         }
@@ -518,7 +603,9 @@ impl Front {
     }
 
     pub(crate) fn unpause(&mut self, slot: usize, reason: u8) {
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         if session.paused & reason == 0 {
             return;
         }
@@ -560,7 +647,9 @@ impl Front {
     }
 
     pub(crate) fn framings_of(&self, slot: usize) -> Framing {
-        self.sessions[slot].as_ref().map_or(Framing::Prefixed, |session| session.outbox.framing())
+        self.sessions[slot]
+            .as_ref()
+            .map_or(Framing::Prefixed, |session| session.outbox.framing())
     }
 
     pub(crate) fn slot_of(&self, conn: Conn) -> Option<usize> {
@@ -572,12 +661,17 @@ impl Front {
     /// The local session that a shard's peer id names.
     pub(crate) fn slot_of_peer(&self, peer: PeerId) -> Option<usize> {
         debug_assert_eq!(peer.core, self.core);
-        self.slot_of(Conn(Token { slot: peer.slot, generation: peer.generation }))
+        self.slot_of(Conn(Token {
+            slot: peer.slot,
+            generation: peer.generation,
+        }))
     }
 
     fn charge_bytes(&mut self, slot: usize, bytes: usize) {
         let (per_s, now_ms) = (u64::from(self.limits.bytes_per_s), self.now_ms);
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         if per_s == 0 {
             return;
         }
@@ -589,7 +683,9 @@ impl Front {
 
     fn charge_messages(&mut self, slot: usize, messages: u64) {
         let (per_s, now_ms) = (u64::from(self.limits.messages_per_s), self.now_ms);
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         if per_s == 0 {
             return;
         }
@@ -605,7 +701,11 @@ impl Front {
         }
         self.counters.rate_pauses += 1;
         if let Some(session) = &mut self.sessions[slot] {
-            let later = if session.due.rate_ms == u64::MAX { 0 } else { session.due.rate_ms };
+            let later = if session.due.rate_ms == u64::MAX {
+                0
+            } else {
+                session.due.rate_ms
+            };
             session.due.rate_ms = ready_ms.max(later);
         }
         self.arm(slot);
@@ -614,7 +714,9 @@ impl Front {
 
     /// Holds the time that a frame may take: from the input that began it to the one that completed it.
     fn watch_partial(&mut self, slot: usize, partial: bool, whole: bool) {
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         if !session.is_open() {
             return; // the handshake's deadline covers it
         }
@@ -636,10 +738,20 @@ fn shard_limits(limits: &Limits) -> fluxar_shard::Limits {
 }
 
 fn session_mut(sessions: &mut [Option<Session>], slot: usize) -> &mut Session {
-    sessions[slot].as_mut().expect("the caller looked it up in this turn")
+    sessions[slot]
+        .as_mut()
+        .expect("the caller looked it up in this turn")
 }
 
 /// An answer of the gateway's own to message `id`.
 pub(crate) fn answer<'a>(kind: Kind, own: Id, id: Id, error: Option<&'a [u8]>) -> Envelope<'a> {
-    Envelope { kind, id: own, reference: Some(id), target: None, meta: None, payload: &[], error }
+    Envelope {
+        kind,
+        id: own,
+        reference: Some(id),
+        target: None,
+        meta: None,
+        payload: &[],
+        error,
+    }
 }

@@ -5,9 +5,9 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use fluxar_engine::listener::{Address, Listener, ListenerId};
-use fluxar_engine::mail::{self, Control, Endpoint, Wake};
+use fluxar_engine::mail::{self, Control, Endpoint};
 use fluxar_engine::reactor::{Board, Parcel, Reactor, ReactorConfig, Transport};
-use fluxar_engine::uring::{UringConfig, UringDriver, UringHub, Waker};
+use fluxar_engine::uring::{UringDriver, UringHub};
 use fluxar_engine::ws::WsConfig;
 
 use crate::config::Config;
@@ -86,10 +86,15 @@ impl Gateway {
     /// # Errors
     /// See [`StartError`].
     pub fn start(config: &Config) -> Result<Self, StartError> {
-        let processors =
-            config.cores.pick().map_err(|message| StartError::System(io::Error::other(message)))?;
+        let processors = config
+            .cores
+            .pick()
+            .map_err(|message| StartError::System(io::Error::other(message)))?;
         let listeners = open_listeners(config)?;
-        let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
+        let addresses = listeners
+            .iter()
+            .map(|listener| listener.address().clone())
+            .collect();
         let cores = processors.len();
         let hub = UringHub::new(cores).map_err(StartError::System)?;
         let (mut control, endpoints) = mail::mesh(cores, config.engine.mailbox_letters);
@@ -121,12 +126,21 @@ impl Gateway {
                 result
             };
             threads.push(
-                thread::Builder::new().name(format!("core-{core}")).spawn(run).map_err(StartError::System)?,
+                thread::Builder::new()
+                    .name(format!("core-{core}"))
+                    .spawn(run)
+                    .map_err(StartError::System)?,
             );
-            control.attach(core, Box::new(CoreWaker { waker: hub.waker(), core }));
+            control.attach(core, Box::new(hub.waker(core)));
         }
         drop(ready);
-        let gateway = Self { addresses, processors, control, cores: threads, ends };
+        let gateway = Self {
+            addresses,
+            processors,
+            control,
+            cores: threads,
+            ends,
+        };
         for _ in 0..cores {
             match readiness.recv() {
                 Ok((_, Ok(()))) => {}
@@ -135,7 +149,9 @@ impl Gateway {
                     return Err(StartError::Core { core, error });
                 }
                 Err(_) => {
-                    return Err(StartError::System(io::Error::other("a core ended before it was ready")));
+                    return Err(StartError::System(io::Error::other(
+                        "a core ended before it was ready",
+                    )));
                 }
             }
         }
@@ -181,25 +197,18 @@ impl Gateway {
         }
         self.cores
             .into_iter()
-            .map(|core| core.join().unwrap_or_else(|_| Err(io::Error::other("the core's thread panicked"))))
+            .map(|core| {
+                core.join()
+                    .unwrap_or_else(|_| Err(io::Error::other("the core's thread panicked")))
+            })
             .collect()
     }
 }
 
-/// Wakes one core from the main thread.
-struct CoreWaker {
-    waker: Waker,
-    core: usize,
-}
-
-impl Wake for CoreWaker {
-    fn wake(&self) {
-        self.waker.wake(self.core);
-    }
-}
-
 fn open_listeners(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
-    let addresses = config.addresses().map_err(|fault| StartError::Listen(vec![fault]))?;
+    let addresses = config
+        .addresses()
+        .map_err(|fault| StartError::Listen(vec![fault]))?;
     let mut faults = Vec::new();
     let mut listeners = Vec::new();
     for address in &addresses {
@@ -208,7 +217,11 @@ fn open_listeners(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
             Err(error) => faults.push(error.to_string()),
         }
     }
-    if faults.is_empty() { Ok(listeners) } else { Err(StartError::Listen(faults)) }
+    if faults.is_empty() {
+        Ok(listeners)
+    } else {
+        Err(StartError::Listen(faults))
+    }
 }
 
 fn run_core(seat: Seat, ready: &mpsc::Sender<(usize, io::Result<()>)>) -> io::Result<CoreEnd> {
@@ -216,14 +229,22 @@ fn run_core(seat: Seat, ready: &mpsc::Sender<(usize, io::Result<()>)>) -> io::Re
     let mut worker = match seat.sit_down() {
         Ok(worker) => worker,
         Err(error) => {
-            let _ = ready.send((core, Err(io::Error::new(error.kind(), error.to_string()))));
+            // Both the starter and the joiner get it; an error cannot be cloned.
+            let copy = match error.raw_os_error() {
+                Some(number) => io::Error::from_raw_os_error(number),
+                None => io::Error::new(error.kind(), error.to_string()),
+            };
+            let _ = ready.send((core, Err(copy)));
             return Err(error);
         }
     };
     let _ = ready.send((core, Ok(())));
     loop {
         if let Turn::Stopped { cut_off } = worker.turn()? {
-            return Ok(CoreEnd { counters: *worker.front().counters(), cut_off });
+            return Ok(CoreEnd {
+                counters: *worker.front().counters(),
+                cut_off,
+            });
         }
     }
 }
@@ -232,22 +253,20 @@ impl Seat {
     /// Makes everything of a core on the core's own thread: its ring belongs to it.
     fn sit_down(self) -> io::Result<Worker<UringDriver>> {
         if !core_affinity::set_for_current(core_affinity::CoreId { id: self.processor }) {
-            tracing::warn!(processor = self.processor, "could not be pinned; the kernel will move this core about");
+            tracing::warn!(
+                processor = self.processor,
+                "could not be pinned; the kernel will move this core about"
+            );
         }
         let sizes = &self.config.engine;
-        let uring = UringConfig {
-            entries: sizes.ring_entries.next_power_of_two(),
-            cq_entries: sizes.ring_entries.next_power_of_two() * 4,
-            buffers: sizes.buffers,
-            buffer_bytes: sizes.buffer_bytes,
-        };
-        let mut driver = UringDriver::new(&self.hub, self.core, &uring)?;
+        let mut driver = UringDriver::new(&self.hub, self.core, &sizes.uring())?;
         let websocket = Arc::new(WsConfig {
             subprotocol: Some("fluxar.v0".into()),
             origins: self.config.origins.clone(),
             max_message_bytes: fluxar_protocol::limits::FRAME_BYTES_BEFORE_HELLO,
             text: false,
-            greeting: "This is a FLUXAR gateway; connect with a WebSocket client that speaks fluxar.v0.".into(),
+            greeting: "This is a FLUXAR gateway; connect with a WebSocket client that speaks fluxar.v0."
+                .into(),
         });
         let mut transports = Vec::new();
         let mut framings = Vec::new();

@@ -31,15 +31,19 @@ impl Front {
         };
         let session_id = self.ids.secret();
         let own = self.ids.next();
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
         session.handshake.opened();
         session.outbox.greeted(hello.max_frame, form);
         session.due.complete_ms = u64::MAX;
         session.due.heartbeat_ms = self.now_ms + u64::from(self.limits.heartbeat_ms);
         let conn = session.conn;
         if self.framings_of(slot) == Framing::Message {
-            self.effects
-                .push_back(Effect::MessageLimit { conn, bytes: self.limits.max_frame_bytes as usize });
+            self.effects.push_back(Effect::MessageLimit {
+                conn,
+                bytes: self.limits.max_frame_bytes as usize,
+            });
         }
         let mut payload = Vec::with_capacity(192);
         Welcome {
@@ -64,7 +68,9 @@ impl Front {
 
     fn refuse_hello(&mut self, slot: usize, decoded: &Decoded<'_>, code: Code, message: &str) {
         if let Some(session) = &mut self.sessions[slot] {
-            session.outbox.greeted(wire::FRAME_BYTES_BEFORE_HELLO as u32, decoded.form);
+            session
+                .outbox
+                .greeted(wire::FRAME_BYTES_BEFORE_HELLO as u32, decoded.form);
         }
         self.refuse(slot, Kind::Hello, decoded.envelope.id, code, message);
         self.say_goodbye(slot, Some((code, message)), ws_code::POLICY);
@@ -72,7 +78,11 @@ impl Front {
 }
 
 /// Encodes into a `Vec`, which cannot fail.
-fn encode(write: impl FnOnce(&mut Encoder<&mut Vec<u8>>) -> Result<(), minicbor::encode::Error<core::convert::Infallible>>) -> Vec<u8> {
+fn encode(
+    write: impl FnOnce(
+        &mut Encoder<&mut Vec<u8>>,
+    ) -> Result<(), minicbor::encode::Error<core::convert::Infallible>>,
+) -> Vec<u8> {
     let mut out = Vec::new();
     match write(&mut Encoder::new(&mut out)) {
         Ok(()) => out,
@@ -117,6 +127,12 @@ pub(crate) fn encode_accepted(epoch: u64) -> Vec<u8> {
 /// An `error` field.
 pub(crate) fn encode_error(code: Code, message: &str) -> Vec<u8> {
     let mut error = Vec::new();
-    ErrorBody { code, message, details: None, retry_after_ms: None }.encode(&mut error);
+    ErrorBody {
+        code,
+        message,
+        details: None,
+        retry_after_ms: None,
+    }
+    .encode(&mut error);
     error
 }

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
+use fluxar_engine::probe::{explain, probe};
 use fluxar_gateway::args::Args;
 use fluxar_gateway::config::Config;
 use fluxar_gateway::counters::Counters;
-use fluxar_gateway::gateway::{CoreEnd, Gateway};
+use fluxar_gateway::gateway::{CoreEnd, Gateway, StartError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 #[global_allocator]
@@ -30,7 +31,10 @@ fn main() -> ExitCode {
                 eprintln!("{fault}");
             }
             let s = if faults.len() == 1 { "" } else { "s" };
-            eprintln!("{} fault{s} in the configuration; nothing was started", faults.len());
+            eprintln!(
+                "{} fault{s} in the configuration; nothing was started",
+                faults.len()
+            );
             return ExitCode::from(EXIT_CONFIG);
         }
     };
@@ -54,9 +58,14 @@ fn main() -> ExitCode {
 fn run(config: &Config) -> Result<(), String> {
     let started = Instant::now();
     let filter = tracing_subscriber::EnvFilter::new(&config.log_level);
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false)
+        .init();
 
-    let report = fluxar_engine::probe::probe();
+    let cores = config.cores.pick()?.len();
+    let report = probe(cores, &config.engine.uring());
     if !report.fatal.is_empty() {
         let lines: Vec<String> = report.fatal.iter().map(ToString::to_string).collect();
         return Err(format!("this gateway cannot run here:\n{}", lines.join("\n")));
@@ -75,7 +84,15 @@ fn run(config: &Config) -> Result<(), String> {
             .map_err(|error| format!("signals cannot be handled: {error}"))?;
     }
 
-    let gateway = Gateway::start(config).map_err(|error| error.to_string())?;
+    let gateway = Gateway::start(config).map_err(|error| match error {
+        StartError::Core { core, error } => {
+            format!(
+                "core {core} could not be started: {}",
+                explain(&error, cores, &config.engine.uring())
+            )
+        }
+        other => other.to_string(),
+    })?;
     announce(&gateway, config, descriptors, started)
         .map_err(|error| format!("standard output cannot be written: {error}"))?;
     if let Some(core) = gateway.wait(|| stop.load(Ordering::Relaxed)) {
@@ -96,9 +113,18 @@ fn announce(gateway: &Gateway, config: &Config, descriptors: u64, started: Insta
     let processors: Vec<String> = gateway.processors().iter().map(usize::to_string).collect();
     let s = if processors.len() == 1 { "" } else { "s" };
     writeln!(out, "Fluxar Gateway {}", env!("CARGO_PKG_VERSION"))?;
-    writeln!(out, "  cores    {} on processor{s} {}", processors.len(), processors.join(", "))?;
+    writeln!(
+        out,
+        "  cores    {} on processor{s} {}",
+        processors.len(),
+        processors.join(", ")
+    )?;
     for (at, address) in gateway.addresses().iter().enumerate() {
-        writeln!(out, "  {}{address}", if at == 0 { "listens  " } else { "         " })?;
+        writeln!(
+            out,
+            "  {}{address}",
+            if at == 0 { "listens  " } else { "         " }
+        )?;
     }
     writeln!(
         out,
@@ -107,7 +133,11 @@ fn announce(gateway: &Gateway, config: &Config, descriptors: u64, started: Insta
         descriptors,
         config.limits.queue_bytes / 1024
     )?;
-    writeln!(out, "ready in {} ms; stop with Ctrl-C", started.elapsed().as_millis())?;
+    writeln!(
+        out,
+        "ready in {} ms; stop with Ctrl-C",
+        started.elapsed().as_millis()
+    )?;
     out.flush()
 }
 
@@ -116,7 +146,16 @@ fn report_ends(ends: Vec<io::Result<CoreEnd>>) -> Result<(), String> {
     for (core, end) in ends.into_iter().enumerate() {
         match end {
             Ok(CoreEnd { counters, cut_off }) => {
-                let Counters { opened, received, delivered, dropped, calls, rejected, refused, .. } = counters;
+                let Counters {
+                    opened,
+                    received,
+                    delivered,
+                    dropped,
+                    calls,
+                    rejected,
+                    refused,
+                    ..
+                } = counters;
                 tracing::info!(
                     core,
                     connections = opened,
@@ -133,5 +172,9 @@ fn report_ends(ends: Vec<io::Result<CoreEnd>>) -> Result<(), String> {
             Err(error) => faults.push(format!("core {core} failed: {error}")),
         }
     }
-    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(faults.join("\n"))
+    }
 }

@@ -147,7 +147,10 @@ impl Outbox {
         if envelope_bytes > self.envelope_bytes_max() {
             self.open.truncate(start);
             self.forget_if_empty();
-            return Err(TooLarge { envelope_bytes, limit_bytes: self.envelope_bytes_max() });
+            return Err(TooLarge {
+                envelope_bytes,
+                limit_bytes: self.envelope_bytes_max(),
+            });
         }
         Ok(self.split_if_over(start))
     }

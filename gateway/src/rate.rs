@@ -13,7 +13,10 @@ impl Bucket {
     /// One that owes nothing.
     #[must_use]
     pub fn full(now_ms: u64) -> Self {
-        Self { used: 0, since_ms: now_ms }
+        Self {
+            used: 0,
+            since_ms: now_ms,
+        }
     }
 
     /// Takes tokens and returns when reading may go on, ms: `now_ms` or earlier means at once.
@@ -25,7 +28,11 @@ impl Bucket {
         }
         self.used += tokens;
         let over = self.used.saturating_sub(per_s);
-        if over == 0 { now_ms } else { now_ms + (over * 1000).div_ceil(per_s.max(1)) }
+        if over == 0 {
+            now_ms
+        } else {
+            now_ms + (over * 1000).div_ceil(per_s.max(1))
+        }
     }
 }
 
@@ -39,7 +46,11 @@ mod tests {
         assert_eq!(bucket.take(1000, 1000, 0), 0);
         assert_eq!(bucket.take(500, 1000, 0), 500);
         assert_eq!(bucket.take(0, 1000, 500), 500, "the debt is paid when it said so");
-        assert_eq!(bucket.take(100, 1000, 600), 600, "what refilled since may be used");
+        assert_eq!(
+            bucket.take(100, 1000, 600),
+            600,
+            "what refilled since may be used"
+        );
         assert_eq!(bucket.take(1, 1000, 600), 601);
     }
 
@@ -51,6 +62,9 @@ mod tests {
             taken += 7;
             now_ms = bucket.take(7, 1000, now_ms).max(now_ms) + taken % 3;
         }
-        assert!(taken <= 61_000 + 7, "{taken} in a minute at 1000/s with one second of burst");
+        assert!(
+            taken <= 61_000 + 7,
+            "{taken} in a minute at 1000/s with one second of burst"
+        );
     }
 }

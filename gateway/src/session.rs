@@ -4,8 +4,8 @@
 
 use fluxar_engine::reactor::Conn;
 use fluxar_engine::timer::TimerId;
-use fluxar_protocol::frame::Deframer;
 use fluxar_protocol::Id;
+use fluxar_protocol::frame::Deframer;
 use fluxar_protocol::hello::Handshake;
 use fluxar_shard::PeerId;
 
@@ -146,6 +146,9 @@ mod tests {
     #[test]
     fn an_idle_session_stays_small() {
         let bytes = size_of::<Option<Session>>();
-        assert!(bytes <= 320, "a session is {bytes} bytes; each of 200,000 idle connections pays for it");
+        assert!(
+            bytes <= 320,
+            "a session is {bytes} bytes; each of 200,000 idle connections pays for it"
+        );
     }
 }

@@ -63,7 +63,12 @@ pub const SETTINGS: &[Setting] = &[
             config.cores = match value {
                 Value::Number(count) => Cores::parse(&count.to_string())?,
                 Value::Text(text) => Cores::parse(&text)?,
-                other => return Err(format!("{} where \"all\", a number or a list like \"0,2-3\" belongs", other.kind())),
+                other => {
+                    return Err(format!(
+                        "{} where \"all\", a number or a list like \"0,2-3\" belongs",
+                        other.kind()
+                    ));
+                }
             };
             Ok(())
         },
@@ -84,7 +89,12 @@ pub const SETTINGS: &[Setting] = &[
         },
         show: |config| format!("{:?}", config.listen),
     },
-    number!("limits.connections", "connections a core", limits.connections, 1..=10_000_000),
+    number!(
+        "limits.connections",
+        "connections a core",
+        limits.connections,
+        1..=10_000_000
+    ),
     number!(
         "limits.queue_bytes",
         "bytes queued to a connection: beyond it events are dropped, at twice it the connection is closed",
@@ -97,17 +107,72 @@ pub const SETTINGS: &[Setting] = &[
         limits.max_frame_bytes,
         wire::FRAME_BYTES_LEAST as i128..=wire::FRAME_BYTES_MOST as i128
     ),
-    number!("limits.handshake_ms", "from accept to hello", limits.handshake_ms, 100..=60_000),
-    number!("limits.heartbeat_ms", "silence after which a client is pinged; it is lost after two", limits.heartbeat_ms, 1_000..=3_600_000),
-    number!("limits.frame_ms", "from the first byte of a frame to its last", limits.frame_ms, 1_000..=3_600_000),
-    number!("limits.stall_ms", "how long a full queue may stand still", limits.stall_ms, 1_000..=3_600_000),
-    number!("limits.drain_ms", "from SIGTERM to the end", limits.drain_ms, 0..=600_000),
-    number!("limits.messages_per_s", "envelopes a second from a connection, 0: no bound", limits.messages_per_s, 0..=u32::MAX.into()),
-    number!("limits.bytes_per_s", "bytes a second from a connection, 0: no bound", limits.bytes_per_s, 0..=u32::MAX.into()),
-    number!("limits.refusals_per_s", "refused envelopes a second from a connection, 0: no bound", limits.refusals_per_s, 0..=u32::MAX.into()),
-    number!("limits.subscriptions_per_connection", "subscriptions and offers to serve", limits.subscriptions_per_connection, 1..=1_000_000),
-    number!("limits.calls_per_connection", "calls in flight", limits.calls_per_connection, 1..=1_000_000),
-    number!("limits.letters_waiting", "letters for a core whose mailbox is full", limits.letters_waiting, 16..=1_000_000),
+    number!(
+        "limits.handshake_ms",
+        "from accept to hello",
+        limits.handshake_ms,
+        100..=60_000
+    ),
+    number!(
+        "limits.heartbeat_ms",
+        "silence after which a client is pinged; it is lost after two",
+        limits.heartbeat_ms,
+        1_000..=3_600_000
+    ),
+    number!(
+        "limits.frame_ms",
+        "from the first byte of a frame to its last",
+        limits.frame_ms,
+        1_000..=3_600_000
+    ),
+    number!(
+        "limits.stall_ms",
+        "how long a full queue may stand still",
+        limits.stall_ms,
+        1_000..=3_600_000
+    ),
+    number!(
+        "limits.drain_ms",
+        "from SIGTERM to the end",
+        limits.drain_ms,
+        0..=600_000
+    ),
+    number!(
+        "limits.messages_per_s",
+        "envelopes a second from a connection, 0: no bound",
+        limits.messages_per_s,
+        0..=u32::MAX.into()
+    ),
+    number!(
+        "limits.bytes_per_s",
+        "bytes a second from a connection, 0: no bound",
+        limits.bytes_per_s,
+        0..=u32::MAX.into()
+    ),
+    number!(
+        "limits.refusals_per_s",
+        "refused envelopes a second from a connection, 0: no bound",
+        limits.refusals_per_s,
+        0..=u32::MAX.into()
+    ),
+    number!(
+        "limits.subscriptions_per_connection",
+        "subscriptions and offers to serve",
+        limits.subscriptions_per_connection,
+        1..=1_000_000
+    ),
+    number!(
+        "limits.calls_per_connection",
+        "calls in flight",
+        limits.calls_per_connection,
+        1..=1_000_000
+    ),
+    number!(
+        "limits.letters_waiting",
+        "letters for a core whose mailbox is full",
+        limits.letters_waiting,
+        16..=1_000_000
+    ),
     Setting {
         key: "websocket.origins",
         what: "web pages that may connect: \"loopback\", \"any\", or a list like [\"https://example.com\"]",
@@ -125,11 +190,36 @@ pub const SETTINGS: &[Setting] = &[
             Origins::List(list) => format!("{list:?}"),
         },
     },
-    number!("engine.spin_us", "how long a core looks for mail before it parks; 0 saves power", engine.spin_us, 0..=1_000),
-    number!("engine.ring_entries", "submission entries of a core's ring", engine.ring_entries, 64..=32_768),
-    number!("engine.buffers", "receive buffers of a core, a power of two", engine.buffers, 16..=32_768),
-    number!("engine.buffer_bytes", "size of a receive buffer", engine.buffer_bytes, 1_024..=1_048_576),
-    number!("engine.mailbox_letters", "letters under way from one core to another", engine.mailbox_letters, 64..=1_048_576),
+    number!(
+        "engine.spin_us",
+        "how long a core looks for mail before it parks; 0 saves power",
+        engine.spin_us,
+        0..=1_000
+    ),
+    number!(
+        "engine.ring_entries",
+        "submission entries of a core's ring",
+        engine.ring_entries,
+        64..=32_768
+    ),
+    number!(
+        "engine.buffers",
+        "receive buffers of a core, a power of two",
+        engine.buffers,
+        16..=32_768
+    ),
+    number!(
+        "engine.buffer_bytes",
+        "size of a receive buffer",
+        engine.buffer_bytes,
+        1_024..=1_048_576
+    ),
+    number!(
+        "engine.mailbox_letters",
+        "letters under way from one core to another",
+        engine.mailbox_letters,
+        64..=1_048_576
+    ),
     Setting {
         key: "log.level",
         what: "off, error, warn, info, debug or trace",
@@ -139,7 +229,9 @@ pub const SETTINGS: &[Setting] = &[
                 other => return Err(format!("{} where a text belongs", other.kind())),
             };
             if !["off", "error", "warn", "info", "debug", "trace"].contains(&text.as_str()) {
-                return Err(format!("{text:?} is none of off, error, warn, info, debug, trace"));
+                return Err(format!(
+                    "{text:?} is none of off, error, warn, info, debug, trace"
+                ));
             }
             config.log_level = text;
             Ok(())
@@ -226,6 +318,9 @@ mod tests {
 
     #[test]
     fn variables_follow_the_names() {
-        assert_eq!(find("limits.queue_bytes").map(Setting::variable).as_deref(), Some("FLUXAR_LIMITS_QUEUE_BYTES"));
+        assert_eq!(
+            find("limits.queue_bytes").map(Setting::variable).as_deref(),
+            Some("FLUXAR_LIMITS_QUEUE_BYTES")
+        );
     }
 }

@@ -47,7 +47,8 @@ impl<D: Driver> Worker<D> {
     #[must_use]
     pub fn new(reactor: Reactor<D, Mail>, front: Front) -> Self {
         let cores = reactor.cores();
-        let (letters_waiting_max, drain_ms) = (front.limits.letters_waiting, u64::from(front.limits.drain_ms));
+        let (letters_waiting_max, drain_ms) =
+            (front.limits.letters_waiting, u64::from(front.limits.drain_ms));
         Self {
             reactor,
             front,
@@ -178,9 +179,9 @@ impl<D: Driver> Worker<D> {
 
     fn stopped(&self, now_ms: u64) -> Turn {
         match self.stop_by_ms {
-            Some(by_ms) if self.front.sessions() == 0 || now_ms >= by_ms => {
-                Turn::Stopped { cut_off: self.front.sessions() }
-            }
+            Some(by_ms) if self.front.sessions() == 0 || now_ms >= by_ms => Turn::Stopped {
+                cut_off: self.front.sessions(),
+            },
             _ => Turn::Running,
         }
     }
