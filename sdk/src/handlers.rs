@@ -136,5 +136,4 @@ async fn run(link: Arc<Link>, handler: Handler, request: Request, id: fluxar_pro
         )),
     };
     link.answer(id, answer).await;
-    link.lock_serving().remove(&id);
 }

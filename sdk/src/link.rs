@@ -143,14 +143,31 @@ impl Link {
         waiting.is_some_and(|waiting| waiting.send(answer).is_ok())
     }
 
-    /// Answers a call, when there is room for it.
+    /// Answers a call, when there is room for it. Its place among the handlers is free before the answer can arrive,
+    /// and not before it is queued: a peer that does not read its answers cannot have more of them made.
     pub(crate) async fn answer(&self, call: Id, answer: Result<Vec<u8>>) {
         let (payload, error) = match &answer {
             Ok(payload) => (&payload[..], None),
             Err(error) => (&[][..], Some(error.to_wire())),
         };
         let envelope = self.reply(Kind::Call, call, payload, error.as_deref());
-        if let Err(NotQueued::TooLarge { bytes, bytes_max }) = self.outbox.send(&envelope).await {
+        let at_once = {
+            let mut serving = self.lock_serving();
+            let sent = self.outbox.try_send(&envelope);
+            if sent != Err(NotQueued::Full) {
+                serving.remove(&call);
+            }
+            sent
+        };
+        let sent = match at_once {
+            Err(NotQueued::Full) => {
+                let sent = self.outbox.send(&envelope).await;
+                self.lock_serving().remove(&call);
+                sent
+            }
+            done => done,
+        };
+        if let Err(NotQueued::TooLarge { bytes, bytes_max }) = sent {
             let message = format!("the answer takes {bytes} bytes, and its caller takes {bytes_max}");
             self.refuse(Kind::Call, call, &Error::new(Code::ResourceExhausted, message));
         }
@@ -344,10 +361,10 @@ pub(crate) async fn drive(
     };
     // Nothing that is still open can be answered any more, so nobody has to wait for the goodbye.
     link.clear(why.as_ref().unwrap_or(&closed_here()));
-    if let Some(grace) = grace {
-        if tokio::time::timeout(grace, &mut writing).await.is_ok() {
-            drop(tokio::time::timeout(DRAIN, receiver.drain()).await);
-        }
+    if let Some(grace) = grace
+        && tokio::time::timeout(grace, &mut writing).await.is_ok()
+    {
+        drop(tokio::time::timeout(DRAIN, receiver.drain()).await);
     }
     link.outbox.close();
     writing.abort();
