@@ -1,1 +1,3 @@
-//! Under construction.
+//! What the benches of the gateway's hot path share: the input that they are run on.
+
+pub mod documents;
