@@ -122,6 +122,11 @@ pub(crate) fn as_text(item: &[u8]) -> Option<&str> {
     core::str::from_utf8(string(TEXT, item)?).ok()
 }
 
+/// Whether an item has the shape of exactly one definite-length text, UTF-8 or not.
+pub(crate) fn is_definite_text(item: &[u8]) -> bool {
+    string(TEXT, item).is_some()
+}
+
 /// Whether an item is a text, in chunks or not.
 pub(crate) fn is_text(item: &[u8]) -> bool {
     item.first().is_some_and(|first| first >> 5 == TEXT)

@@ -5,6 +5,8 @@
 pub const TARGET_BYTES_MAX: usize = 255;
 /// Most tokens in a topic, method or pattern.
 pub const TARGET_TOKENS_MAX: usize = 16;
+/// Longest `group` or `durable`, in bytes of UTF-8.
+pub const NAME_TEXT_BYTES_MAX: usize = 255;
 /// Most keys in `meta`.
 pub const META_KEYS_MAX: usize = 32;
 /// Longest encoded `meta`, in bytes.

@@ -7,9 +7,9 @@ use crate::error::Fault;
 use crate::limits::{TARGET_BYTES_MAX, TARGET_TOKENS_MAX};
 
 /// Stands for exactly one token of a name.
-const ONE: &str = "*";
+const ONE: &[u8] = b"*";
 /// Stands for one or more tokens at the end of a name.
-const REST: &str = ">";
+const REST: &[u8] = b">";
 
 /// Checks a topic or a method: 1..=16 tokens, none empty, no `*` or `>` token, first token not beginning with `$`
 /// unless `system` allows it.
@@ -43,7 +43,10 @@ pub fn check_pattern(pattern: &str) -> Result<(), Fault> {
 /// Whether a pattern has wildcards.
 #[must_use]
 pub fn is_wild(pattern: &str) -> bool {
-    pattern.split('.').any(|token| matches!(token, ONE | REST))
+    pattern
+        .as_bytes()
+        .split(is_dot)
+        .any(|token| matches!(token, ONE | REST))
 }
 
 /// Whether a name or pattern is in the gateway's own part: its first token begins with `$`.
@@ -58,8 +61,8 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     if is_system(name) && !is_system(pattern) {
         return false; // a wildcard never reaches the gateway's own names
     }
-    let mut name_tokens = name.split('.');
-    for token in pattern.split('.') {
+    let mut name_tokens = name.as_bytes().split(is_dot);
+    for token in pattern.as_bytes().split(is_dot) {
         match (token, name_tokens.next()) {
             (_, None) => return false,
             (REST, Some(_)) => return true,
@@ -72,16 +75,24 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 }
 
 /// What holds for names and patterns alike; `rule` sees each token and whether it is the last.
-fn check_tokens(target: &str, rule: impl Fn(bool, &str) -> Result<(), Fault>) -> Result<(), Fault> {
+#[inline]
+fn check_tokens(target: &str, rule: impl Fn(bool, &[u8]) -> Result<(), Fault>) -> Result<(), Fault> {
     if target.is_empty() {
         return Err(Fault::Topic("it is empty"));
     }
     if target.len() > TARGET_BYTES_MAX {
         return Err(Fault::Topic("it is longer than 255 bytes"));
     }
-    let mut tokens = target.split('.').peekable();
-    let mut count = 0;
-    while let Some(token) = tokens.next() {
+    let target = target.as_bytes();
+    let (mut count, mut start) = (0, 0);
+    // One pass over the bytes: no byte of a longer character is a dot.
+    for end in 0..=target.len() {
+        let is_last = end == target.len();
+        if !is_last && !is_dot(&target[end]) {
+            continue;
+        }
+        let token = &target[start..end];
+        start = end + 1;
         count += 1;
         if token.is_empty() {
             return Err(Fault::Topic("a token between dots is empty"));
@@ -89,9 +100,14 @@ fn check_tokens(target: &str, rule: impl Fn(bool, &str) -> Result<(), Fault>) ->
         if count > TARGET_TOKENS_MAX {
             return Err(Fault::Topic("it has more than 16 tokens"));
         }
-        rule(tokens.peek().is_none(), token)?;
+        rule(is_last, token)?;
     }
     Ok(())
+}
+
+#[inline]
+fn is_dot(byte: &u8) -> bool {
+    *byte == b'.'
 }
 
 #[cfg(test)]

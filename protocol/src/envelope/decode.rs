@@ -161,6 +161,11 @@ impl<'a> Reader<'a> {
     #[inline]
     fn payload(&mut self) -> Found<&'a [u8]> {
         let rest = self.rest();
+        // Small numbers, booleans and null are one byte, and acknowledgements and pings have nothing else.
+        if let Some(0x00..=0x17 | 0x20..=0x37 | 0xe0..=0xf7) = rest.first() {
+            self.at += 1;
+            return Ok(&rest[..1]);
+        }
         match cbor::walk(rest, PAYLOAD_DEPTH_MAX) {
             Ok(len) => {
                 self.at += len;

@@ -154,13 +154,17 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// Length of a checked value. Most are one byte long.
+/// Length of a checked value.
 #[inline]
 fn value_len(rest: &[u8]) -> Option<usize> {
-    match rest.first()? {
-        0x00..=0x17 | 0x20..=0x37 | 0xe0..=0xf7 => Some(1),
+    match *rest {
+        [0x00..=0x17 | 0x20..=0x37 | 0xe0..=0xf7, ..] => Some(1),
+        [first @ (0x40..=0x57 | 0x60..=0x77), ..] => Some(1 + usize::from(first & 0x1f)),
+        [0x18 | 0x38, _, ..] => Some(2),
+        [0x58 | 0x78, len, ..] => Some(2 + usize::from(len)),
         _ => cbor::walk(rest, PAYLOAD_DEPTH_MAX).ok(),
     }
+    .filter(|len| *len <= rest.len())
 }
 
 #[cfg(test)]

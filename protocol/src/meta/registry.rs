@@ -4,6 +4,7 @@ use super::{Meta, Qos};
 use crate::envelope::Kind;
 use crate::error::Fault;
 use crate::head::{self, Items};
+use crate::limits::NAME_TEXT_BYTES_MAX;
 
 /// The messages that a key is used by, a bit for each: the type, and whether ref is set.
 type Users = u16;
@@ -87,13 +88,14 @@ fn is_bool(item: &[u8]) -> bool {
     head::as_bool(item).is_some()
 }
 
+/// A text of definite length. That it is UTF-8 was checked with the map.
 fn is_text(item: &[u8]) -> bool {
-    head::as_text(item).is_some()
+    head::is_definite_text(item)
 }
 
 /// A text of 1..=255 bytes.
 fn is_name(item: &[u8]) -> bool {
-    head::as_text(item).is_some_and(|text| (1..=255).contains(&text.len()))
+    head::as_text(item).is_some_and(|text| (1..=NAME_TEXT_BYTES_MAX).contains(&text.len()))
 }
 
 /// `[partition, offset]`.
