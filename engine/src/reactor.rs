@@ -182,6 +182,12 @@ enum Upcoming<L, Lease> {
     Held(Token),
     /// The peer's end of stream came while it was paused.
     PeerEnded(Token),
+    /// The input of a WebSocket ended with a close frame or a fault, which is answered with `reply`.
+    InputEnded {
+        token: Token,
+        cause: Cause,
+        reply: Bytes,
+    },
 }
 
 impl<D: Driver, L: Send> Reactor<D, L> {
@@ -360,6 +366,10 @@ impl<D: Driver, L: Send> Reactor<D, L> {
                     Upcoming::Held(token) => self.hand_held(token),
                     Upcoming::PeerEnded(token) => {
                         self.hand_peer_end(token);
+                        None
+                    }
+                    Upcoming::InputEnded { token, cause, reply } => {
+                        self.input_ended(token, cause, reply);
                         None
                     }
                 };

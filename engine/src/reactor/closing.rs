@@ -3,9 +3,12 @@
 
 use std::io;
 
+use bytes::Bytes;
+
 use crate::driver::{Driver, Token};
 
 use super::connection::{Flags, Layer, State};
+use super::outgoing::Kind;
 use super::{Cause, Close, Conn, Event, Reactor, Upcoming};
 
 impl<D: Driver, L: Send> Reactor<D, L> {
@@ -19,12 +22,28 @@ impl<D: Driver, L: Send> Reactor<D, L> {
             Close::Now => self.finish(token, Cause::Ours),
             Close::Drain { ws_code } if matches!(connection.state, State::Open) => {
                 if let Layer::WebSocket(ws) = &mut connection.layer {
+                    if !ws.is_open() {
+                        // The peer closed it, or failed it: that is already on its way.
+                        return;
+                    }
                     ws.close(ws_code, "", &mut self.reply);
                     self.enqueue_reply(token);
                 }
                 self.drain(token, Cause::Ours, self.config.flush_ms);
             }
             Close::Drain { .. } => {}
+        }
+    }
+
+    /// A WebSocket's input ended with a close frame or a fault: `reply` is sent behind what is queued, then nothing.
+    pub(super) fn input_ended(&mut self, token: Token, cause: Cause, reply: Bytes) {
+        if self
+            .table
+            .get(token)
+            .is_some_and(|connection| matches!(connection.state, State::Open))
+        {
+            self.enqueue(token, reply, Kind::Control);
+            self.drain(token, cause, self.config.flush_ms);
         }
     }
 

@@ -4,8 +4,7 @@ use crate::driver::{Driver, Token};
 use crate::ws::{WsEvent, WsFault};
 
 use super::connection::{Layer, State};
-use super::outgoing::Kind;
-use super::{Cause, Chunk, Piece, Reactor, Transport};
+use super::{Cause, Chunk, Piece, Reactor, Transport, Upcoming};
 
 /// The pieces of one chunk, one after the other (a lending iterator). Dropping it discards the rest of the chunk.
 pub struct Input<'r, D: Driver, L: Send> {
@@ -14,7 +13,7 @@ pub struct Input<'r, D: Driver, L: Send> {
     chunk: Chunk<D::Lease>,
     /// So many bytes of the chunk are taken.
     taken: usize,
-    /// What ends the connection once the chunk is let go.
+    /// What ends the connection once the chunk is let go, and its messages were answered.
     end: Option<End>,
 }
 
@@ -83,17 +82,17 @@ impl<'r, D: Driver, L: Send> Input<'r, D, L> {
 impl<D: Driver, L: Send> Drop for Input<'_, D, L> {
     fn drop(&mut self) {
         let token = self.token;
-        self.reactor.enqueue_reply(token);
-        match self.end.take() {
-            None => {}
-            Some(End::PeerClosed) => self
-                .reactor
-                .drain(token, Cause::Peer, self.reactor.config.flush_ms),
-            Some(End::Fault(fault)) => {
-                let cause = Cause::Transport(fault.reason().to_owned());
-                self.reactor.enqueue(token, fault.reply().into(), Kind::Control);
-                self.reactor.drain(token, cause, self.reactor.config.flush_ms);
-            }
-        }
+        let (cause, told) = match self.end.take() {
+            None => return self.reactor.enqueue_reply(token),
+            Some(End::PeerClosed) => (Cause::Peer, Vec::new()),
+            Some(End::Fault(fault)) => (Cause::Transport(fault.reason().to_owned()), fault.reply()),
+        };
+        // Not at once: what the user answers to the messages before goes in front.
+        let mut reply = std::mem::take(&mut self.reactor.reply);
+        reply.extend(told);
+        let reply = reply.into();
+        self.reactor
+            .upcoming
+            .push_back(Upcoming::InputEnded { token, cause, reply });
     }
 }
