@@ -113,7 +113,6 @@ impl Shard {
         });
     }
 
-    #[cold]
     #[inline(never)]
     fn publish_anew(&mut self, topic: &str, event: &[u8]) {
         let topic_at = topic_at(topic, event).expect("an event's topic is its target");

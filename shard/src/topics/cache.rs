@@ -70,7 +70,8 @@ impl<V> NameCache<V> {
         self.young.len() + self.old.len()
     }
 
-    fn enter(&mut self, remembered: Remembered<V>) {
+    /// Puts a name into the young half; where it is there.
+    fn enter(&mut self, remembered: Remembered<V>) -> usize {
         if self.young.len() >= self.half {
             std::mem::swap(&mut self.young, &mut self.old);
             self.young.clear();

@@ -1,0 +1,143 @@
+//! Every bound: refused with its number, and free again afterwards.
+
+use fluxar_protocol::Code;
+use fluxar_shard::limits::{GROUP_BYTES_MAX, WEIGHT_MAX};
+use fluxar_shard::{Limits, PeerId, Refusal, Seed, Shard};
+
+use crate::world::id;
+
+fn shard(limits: Limits) -> Shard {
+    Shard::new(
+        0,
+        1,
+        limits,
+        Seed {
+            hash: 1,
+            ids: 2,
+            epoch: 3,
+        },
+    )
+}
+
+fn peer(slot: u32) -> PeerId {
+    PeerId {
+        slot,
+        generation: 0,
+        core: 0,
+    }
+}
+
+fn assert_exhausted(result: Result<(), Refusal>, number: &str) {
+    let refusal = result.unwrap_err();
+    assert_eq!(refusal.code, Code::ResourceExhausted);
+    assert!(refusal.message.contains(number), "{refusal}");
+    assert_eq!(refusal.body().message, refusal.message);
+}
+
+#[test]
+fn subscriptions_of_a_peer_and_of_a_core() {
+    let limits = Limits {
+        subscriptions_per_peer: 3,
+        subscriptions_per_core: 5,
+        ..Limits::default()
+    };
+    let mut shard = shard(limits);
+    shard.subscribe(peer(1), id(1), "a", None).unwrap();
+    shard.subscribe(peer(1), id(2), "a", Some("g")).unwrap();
+    shard.serve(peer(1), id(3), "a", 1).unwrap();
+    assert_exhausted(shard.subscribe(peer(1), id(4), "b", None), "3");
+    assert_exhausted(shard.serve(peer(1), id(4), "b", 1), "3");
+    shard.subscribe(peer(2), id(1), "a", None).unwrap();
+    shard.subscribe(peer(2), id(2), "a", None).unwrap();
+    assert_exhausted(shard.subscribe(peer(3), id(1), "a", None), "5");
+    shard.end_subscription(peer(1), id(1)).unwrap();
+    shard.subscribe(peer(3), id(1), "a", None).unwrap();
+}
+
+#[test]
+fn pattern_bytes() {
+    let mut shard = shard(Limits {
+        pattern_bytes_per_core: 10,
+        ..Limits::default()
+    });
+    shard.subscribe(peer(1), id(1), "abcde", Some("fg")).unwrap();
+    assert_exhausted(shard.subscribe(peer(1), id(2), "abcd", None), "10 bytes");
+    shard.serve(peer(1), id(2), "abc", 1).unwrap();
+    assert_eq!(shard.counts().pattern_bytes, 10);
+    shard.peer_lost(peer(1));
+    assert_eq!(shard.counts().pattern_bytes, 0);
+}
+
+#[test]
+fn open_calls_of_a_peer_and_of_a_core() {
+    let mut shard = shard(Limits {
+        calls_per_peer: 2,
+        calls_per_core: 3,
+        ..Limits::default()
+    });
+    shard.serve(peer(9), id(1), "m", 1).unwrap();
+    let first = shard.call(peer(1), id(1), "m").unwrap();
+    shard.call(peer(1), id(2), "m").unwrap();
+    assert_exhausted(shard.call(peer(1), id(3), "m").map(drop), "2");
+    shard.call(peer(2), id(1), "m").unwrap();
+    assert_exhausted(shard.call(peer(3), id(1), "m").map(drop), "3");
+    shard.answer(first.server, first.forward_id);
+    shard.call(peer(3), id(1), "m").unwrap();
+}
+
+#[test]
+fn what_is_not_a_subscription() {
+    let mut shard = shard(Limits::default());
+    let long = "g".repeat(GROUP_BYTES_MAX + 1);
+    for (pattern, group) in [
+        ("", None),
+        ("a..b", None),
+        (">.a", None),
+        ("a", Some("")),
+        ("a", Some(&*long)),
+    ] {
+        let refusal = shard.subscribe(peer(1), id(1), pattern, group).unwrap_err();
+        assert_eq!(refusal.code, Code::InvalidArgument, "{pattern} {group:?}");
+    }
+    for (pattern, weight) in [("a", 0), ("a", WEIGHT_MAX + 1), ("$keys.get", 1), ("a.>.b", 1)] {
+        assert_eq!(
+            shard.serve(peer(1), id(1), pattern, weight).unwrap_err().code,
+            Code::InvalidArgument
+        );
+    }
+    shard.serve(peer(1), id(1), "a", WEIGHT_MAX).unwrap();
+    assert_eq!(
+        shard.subscribe(peer(1), id(1), "b", None).unwrap_err().code,
+        Code::AlreadyExists
+    );
+    shard.subscribe(peer(2), id(1), "b", None).unwrap();
+    assert_eq!(shard.epoch(), 3);
+}
+
+#[test]
+fn news_of_a_flapping_subscription_waits_once() {
+    let seed = Seed {
+        hash: 1,
+        ids: 2,
+        epoch: 3,
+    };
+    let mut shard = Shard::new(0, 3, Limits::default(), seed);
+    for nth in 0..1000 {
+        shard.subscribe(peer(1), id(nth), "a.*", None).unwrap();
+        shard.subscribe(peer(1), id(nth), "a.*", Some("g")).unwrap_err();
+        shard.subscribe(peer(2), id(nth), "a.*", Some("g")).unwrap();
+        shard.end_subscription(peer(1), id(nth)).unwrap();
+        shard.end_subscription(peer(2), id(nth)).unwrap();
+    }
+    assert!(shard.poll_letter().is_none(), "nothing came of it");
+    assert_eq!(shard.counts().topic_patterns, 0);
+    for nth in 0..1000 {
+        shard.subscribe(peer(1), id(nth), "a.*", None).unwrap();
+        shard.subscribe(peer(2), id(nth), "a.*", Some("g")).unwrap();
+    }
+    assert_eq!(
+        std::iter::from_fn(|| shard.poll_letter()).count(),
+        2 * 2,
+        "a letter a core, for each of the two"
+    );
+}
