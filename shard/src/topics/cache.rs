@@ -77,7 +77,8 @@ impl<V> NameCache<V> {
             self.young.clear();
         }
         self.young
-            .insert_unique(remembered.hash, remembered, |other| other.hash);
+            .insert_unique(remembered.hash, remembered, |other| other.hash)
+            .bucket_index()
     }
 }
 
