@@ -13,6 +13,8 @@ import asyncio
 import json
 import os
 import pathlib
+import random
+import string
 import sys
 import time
 import traceback
@@ -138,8 +140,7 @@ async def sessions_have_different_ids(url):
 @test
 async def version_that_is_not_spoken(url):
     peer = Peer(await open_transport(url))
-    error = await fails(UNIMPLEMENTED, peer.hello(v=[1, 2]))
-    equal((error.get("details") or {}).get("v"), [0], "details.v")
+    await fails(UNIMPLEMENTED, peer.hello(v=[1, 2]))
     await peer.closed()
 
 
@@ -717,12 +718,9 @@ async def refused_publishes_are_counted(url):
                 await peer.publish("not.a.*.topic")
                 sent += 1
             await asyncio.sleep(0.1)
-        await asyncio.sleep(1.2)
-        await peer.publish("not.a.*.topic")
-        sent += 1
-        await peer.ping()
-        answers = [m for m in peer.inbox if m.type == EVENT]
-        for answer in answers:
+        while told < sent:  # the rest comes by itself, within a second
+            answer = await peer.next(lambda m: m.type == EVENT, 5)
+            answers.append(answer)
             equal(answer.error["code"], INVALID_ARGUMENT)
             told += answer.error["details"]["refused"]
         equal(told, sent, "refused publishes told")
@@ -742,13 +740,15 @@ async def websocket_rules(_):
     await peer.send_body(b"\xff")
     equal((await peer.closed())["code"], INVALID_ARGUMENT)
     equal(peer.transport.close_code, 1008, "close code after a fault without end")
-    for offered in (None, ["mqtt"]):
-        try:
-            socket = await websockets.connect(url, subprotocols=offered, compression=None)
-        except websockets.InvalidStatus as error:
-            assert 400 <= error.response.status_code < 500, error
-        else:
-            raise AssertionError(f"accepted with the subprotocols {offered}")
+    try:
+        await websockets.connect(url, subprotocols=["mqtt"], compression=None)
+    except websockets.InvalidStatus as error:
+        assert 400 <= error.response.status_code < 500, error
+    else:
+        raise AssertionError("accepted with another subprotocol")
+    socket = await websockets.connect(url, compression=None)
+    equal(socket.subprotocol, None, "subprotocol that nobody offered")
+    await socket.close()
     # Fragments make one message; a ping between them is answered.
     peer = Peer(await open_transport(url))
     hello = envelope(HELLO, new_id(), payload={"v": [0]})
@@ -838,10 +838,12 @@ def readable(body, count):
 
 async def try_vector(url, name, vector):
     """Sends a body of the vectors to the gateway; complains if it is not answered, closed or ignored as the vector says."""
-    body = bytes.fromhex(vector["hex"])
+    # The good events of the malformed bodies publish to t.x: here, to a topic of this trial's own.
+    own = "".join(random.choices(string.ascii_lowercase, k=3))
+    body = bytes.fromhex(vector["hex"]).replace(b"\x63t.x", b"\x63" + own.encode())
     error = vector.get("error")
     async with session(url) as peer:
-        await peer.subscribe("t.x")  # what the good events of the malformed bodies publish to
+        await peer.subscribe(own)
         good, at = readable(body, vector.get("before", 0) if error else len(vector["envelopes"]))
         if error and not error["closes"]:
             end = item_end(body, at)
@@ -855,7 +857,7 @@ async def try_vector(url, name, vector):
             pings = [m.id for m in good if m.type == PING]
             equal(ids_of(PING, peer.inbox), pings, f"{name}: pings answered before the end")
             return
-        closing = [m for m in good if m.type == HELLO and m.ref is None or m.type == CANCEL and m.ref is None]
+        closing = [m for m in good if m.type == HELLO or m.type == CANCEL and m.ref is None]
         if closing:
             await peer.closed()
             return
@@ -938,8 +940,6 @@ async def vectors_of_the_hello(url):
 @test
 async def random_bytes(url):
     """Whatever is sent, the gateway closes or answers, and its neighbours do not notice."""
-    import random
-
     rng = random.Random(20)
     good = [bytes.fromhex(v["hex"]) for _, v in vectors("frame-body") if "envelopes" in v and v["hex"]]
 
