@@ -65,6 +65,12 @@ impl Drop for SimLease {
     }
 }
 
+impl Drop for SimDriver {
+    fn drop(&mut self) {
+        self.network.lock().retire(self.core);
+    }
+}
+
 impl SimDriver {
     pub(super) fn new(core: usize, network: Shared) -> SimDriver {
         let (now_ns, (buffers, buffers_lent)) = {
