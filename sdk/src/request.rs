@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use fluxar_protocol::{Envelope, Kind, meta::Meta, meta::MetaWriter};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -75,6 +76,14 @@ impl<'a> Call<'a> {
     /// # Errors
     /// As for [`Peer::call`].
     pub async fn send<R: DeserializeOwned>(self) -> Result<R> {
+        codec::decode(&self.send_for_bytes().await?)
+    }
+
+    /// Makes the call and waits for its answer, which is returned as it came: one encoded CBOR item.
+    ///
+    /// # Errors
+    /// As for [`Peer::call`].
+    pub async fn send_for_bytes(self) -> Result<Bytes> {
         let shared = self.peer.shared();
         let link = shared.link()?;
         handlers::check_name(self.method, true)?;
@@ -97,6 +106,6 @@ impl<'a> Call<'a> {
             payload: &payload,
             error: None,
         };
-        codec::decode(&link.exchange(&call, self.timeout).await?)
+        link.exchange(&call, self.timeout).await
     }
 }

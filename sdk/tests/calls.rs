@@ -64,18 +64,43 @@ async fn typed_values_travel_over_every_transport_in_both_forms() {
         server
             .handle("users.get", |req: Request| async move {
                 let id: u64 = req.payload()?;
-                Ok(User { id, name: "Ada ✓".into(), tags: vec!["x".into()], score: Some(1.5) })
+                Ok(User {
+                    id,
+                    name: "Ada ✓".into(),
+                    tags: vec!["x".into()],
+                    score: Some(1.5),
+                })
             })
             .unwrap();
         let user: User = client.call("users.get", &7).await.unwrap();
-        assert_eq!(user, User { id: 7, name: "Ada ✓".into(), tags: vec!["x".into()], score: Some(1.5) });
+        assert_eq!(
+            user,
+            User {
+                id: 7,
+                name: "Ada ✓".into(),
+                tags: vec!["x".into()],
+                score: Some(1.5)
+            }
+        );
 
         let error = client.call::<_, User>("users.get", "seven").await.unwrap_err();
-        assert_eq!((error.code(), error.origin()), (Code::InvalidArgument, Origin::Answer), "{error}");
+        assert_eq!(
+            (error.code(), error.origin()),
+            (Code::InvalidArgument, Origin::Answer),
+            "{error}"
+        );
         let error = client.call::<_, ()>("users.get", &7).await.unwrap_err();
-        assert_eq!(error.origin(), Origin::Payload, "an answer that is something else: {error}");
+        assert_eq!(
+            error.origin(),
+            Origin::Payload,
+            "an answer that is something else: {error}"
+        );
         let error = client.call::<_, ()>("nobody.there", &()).await.unwrap_err();
-        assert_eq!((error.code(), error.is_retryable()), (Code::Unavailable, true), "{error}");
+        assert_eq!(
+            (error.code(), error.is_retryable()),
+            (Code::Unavailable, true),
+            "{error}"
+        );
         assert_eq!(error.address(), Some(server.url()));
         client.close().await;
         server.close().await;
@@ -128,21 +153,34 @@ async fn the_server_calls_the_client_within_a_call() {
                 Ok(format!("hello, {name}"))
             })
             .unwrap();
-        assert_eq!(client.call::<_, String>("greet", &()).await.unwrap(), "hello, a client");
+        assert_eq!(
+            client.call::<_, String>("greet", &()).await.unwrap(),
+            "hello, a client"
+        );
         until(|| server.peers().len() == 1).await;
-        assert_eq!(server.peers()[0].call::<_, String>("name", &()).await.unwrap(), "a client");
+        assert_eq!(
+            server.peers()[0].call::<_, String>("name", &()).await.unwrap(),
+            "a client"
+        );
     }
 }
 
 #[tokio::test]
 async fn methods_are_served_by_pattern_and_the_exact_one_comes_first() {
     let (server, client) = tcp().await;
-    server.handle("a.*", |req: Request| async move { Ok(format!("pattern {}", req.method())) }).unwrap();
+    server
+        .handle("a.*", |req: Request| async move {
+            Ok(format!("pattern {}", req.method()))
+        })
+        .unwrap();
     server.handle("a.b", |_| async { Ok("exact") }).unwrap();
     assert_eq!(client.call::<_, String>("a.b", &()).await.unwrap(), "exact");
     assert_eq!(client.call::<_, String>("a.c", &()).await.unwrap(), "pattern a.c");
     let refused = server.handle("a..b", |_| async { Ok(()) }).unwrap_err();
-    assert_eq!((refused.code(), refused.origin()), (Code::InvalidArgument, Origin::Input));
+    assert_eq!(
+        (refused.code(), refused.origin()),
+        (Code::InvalidArgument, Origin::Input)
+    );
 }
 
 #[tokio::test]
@@ -155,7 +193,10 @@ async fn errors_travel_with_everything_that_they_say() {
         })
         .unwrap();
     let error = client.call::<_, ()>("fail", &()).await.unwrap_err();
-    assert_eq!((error.code(), error.message(), error.origin()), (Code::Aborted, "not now", Origin::Answer));
+    assert_eq!(
+        (error.code(), error.message(), error.origin()),
+        (Code::Aborted, "not now", Origin::Answer)
+    );
     assert_eq!(error.details::<(String, u8)>(), Some(("row".to_owned(), 7)));
     assert_eq!(error.retry_after_hint(), Some(Duration::from_millis(250)));
     assert!(error.is_retryable());
@@ -175,7 +216,10 @@ async fn a_panic_is_answered_internal_and_the_next_call_is_served() {
         .unwrap();
     for bad in [1, 2] {
         let error = client.call::<_, String>("panic", &bad).await.unwrap_err();
-        assert_eq!((error.code(), error.message()), (Code::Internal, "the handler panicked"));
+        assert_eq!(
+            (error.code(), error.message()),
+            (Code::Internal, "the handler panicked")
+        );
     }
     assert_eq!(client.call::<_, String>("panic", &3).await.unwrap(), "fine");
 }
@@ -224,8 +268,12 @@ async fn dropping_a_call_drops_its_handler() {
 async fn a_call_that_takes_too_long_fails_and_its_handler_is_dropped() {
     let (server, client) = tcp().await;
     let (_, is_dropped) = serve_forever(&server);
-    let error =
-        client.request("forever").timeout(Duration::from_millis(50)).send::<()>().await.unwrap_err();
+    let error = client
+        .request("forever")
+        .timeout(Duration::from_millis(50))
+        .send::<()>()
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
     until(|| is_dropped.load(Ordering::SeqCst)).await;
 }
@@ -239,7 +287,11 @@ async fn what_is_open_fails_when_the_other_side_closes() {
     until(|| running.load(Ordering::SeqCst) == 1).await;
     server.close().await;
     let error = call.await.unwrap().unwrap_err();
-    assert_eq!((error.code(), error.origin()), (Code::Unavailable, Origin::Connection), "{error}");
+    assert_eq!(
+        (error.code(), error.origin()),
+        (Code::Unavailable, Origin::Connection),
+        "{error}"
+    );
     assert!(error.to_string().contains(server.url()), "{error}");
     until(|| is_dropped.load(Ordering::SeqCst)).await;
 }
@@ -257,26 +309,42 @@ async fn handlers_beyond_the_bound_are_refused_and_those_below_it_are_not() {
     let first = forever();
     until(|| running.load(Ordering::SeqCst) == 1).await;
     for _ in 0..100 {
-        assert_eq!(client.call::<_, u8>("quick", &()).await.unwrap(), 1, "its place is free once it is answered");
+        assert_eq!(
+            client.call::<_, u8>("quick", &()).await.unwrap(),
+            1,
+            "its place is free once it is answered"
+        );
     }
     let calls = [first, forever()];
     until(|| running.load(Ordering::SeqCst) == 2).await;
-    assert_eq!(client.call::<_, u8>("quick", &()).await.unwrap_err().code(), Code::ResourceExhausted);
+    assert_eq!(
+        client.call::<_, u8>("quick", &()).await.unwrap_err().code(),
+        Code::ResourceExhausted
+    );
     calls.iter().for_each(tokio::task::JoinHandle::abort);
     let served = async { while client.call::<_, u8>("quick", &()).await.is_err() {} };
-    tokio::time::timeout(raw::PATIENCE, served).await.expect("there is room again");
+    tokio::time::timeout(raw::PATIENCE, served)
+        .await
+        .expect("there is room again");
 }
 
 #[tokio::test]
 async fn own_calls_beyond_the_bound_fail_at_once() {
     let server = start(Server::bind("127.0.0.1:0")).await;
     let (running, _) = serve_forever(&server);
-    let client = Client::connect(server.url()).open_calls_max(1).build().await.unwrap();
+    let client = Client::connect(server.url())
+        .open_calls_max(1)
+        .build()
+        .await
+        .unwrap();
     let peer = client.peer().clone();
     let _open = tokio::spawn(async move { peer.call::<_, ()>("forever", &()).await });
     until(|| running.load(Ordering::SeqCst) == 1).await;
     let error = client.call::<_, ()>("forever", &()).await.unwrap_err();
-    assert!(error.is_full() && error.code() == Code::ResourceExhausted, "{error}");
+    assert!(
+        error.is_full() && error.code() == Code::ResourceExhausted,
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -292,10 +360,18 @@ async fn a_server_asks_for_credentials() {
             builder = builder.auth(auth);
         }
         let error = builder.build().await.unwrap_err();
-        assert_eq!((error.code(), error.origin()), (Code::Unauthenticated, Origin::Connect), "{error}");
+        assert_eq!(
+            (error.code(), error.origin()),
+            (Code::Unauthenticated, Origin::Connect),
+            "{error}"
+        );
         assert!(error.message().contains("a bearer token is needed"), "{error}");
     }
-    let client = Client::connect(server.url()).auth(Auth::bearer("right")).build().await.unwrap();
+    let client = Client::connect(server.url())
+        .auth(Auth::bearer("right"))
+        .build()
+        .await
+        .unwrap();
     client.ping().await.unwrap();
     assert!(!format!("{:?}", Auth::bearer("hidden")).contains("hidden"));
 }
@@ -303,13 +379,44 @@ async fn a_server_asks_for_credentials() {
 #[tokio::test]
 async fn what_is_larger_than_the_other_side_takes_is_refused_before_it_is_sent() {
     let server = start(Server::bind("127.0.0.1:0").max_frame_bytes(64 * 1024)).await;
-    server.handle("len", |req: Request| async move { Ok(req.payload::<String>()?.len()) }).unwrap();
-    server.handle("fill", |req: Request| async move { Ok("x".repeat(req.payload::<usize>()?)) }).unwrap();
-    let client = Client::connect(server.url()).max_frame_bytes(64 * 1024).build().await.unwrap();
-    assert_eq!(client.call::<_, usize>("len", &"x".repeat(60_000)).await.unwrap(), 60_000);
-    let error = client.call::<_, usize>("len", &"x".repeat(64_500)).await.unwrap_err();
-    assert_eq!((error.code(), error.origin()), (Code::ResourceExhausted, Origin::Payload), "{error}");
+    server
+        .handle(
+            "len",
+            |req: Request| async move { Ok(req.payload::<String>()?.len()) },
+        )
+        .unwrap();
+    server
+        .handle("fill", |req: Request| async move {
+            Ok("x".repeat(req.payload::<usize>()?))
+        })
+        .unwrap();
+    let client = Client::connect(server.url())
+        .max_frame_bytes(64 * 1024)
+        .build()
+        .await
+        .unwrap();
+    assert_eq!(
+        client.call::<_, usize>("len", &"x".repeat(60_000)).await.unwrap(),
+        60_000
+    );
+    let error = client
+        .call::<_, usize>("len", &"x".repeat(64_500))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.code(), error.origin()),
+        (Code::ResourceExhausted, Origin::Payload),
+        "{error}"
+    );
     let error = client.call::<_, String>("fill", &64_500).await.unwrap_err();
-    assert_eq!((error.code(), error.origin()), (Code::ResourceExhausted, Origin::Answer), "{error}");
-    assert_eq!(client.call::<_, String>("fill", &60_000).await.unwrap().len(), 60_000, "the connection lives");
+    assert_eq!(
+        (error.code(), error.origin()),
+        (Code::ResourceExhausted, Origin::Answer),
+        "{error}"
+    );
+    assert_eq!(
+        client.call::<_, String>("fill", &60_000).await.unwrap().len(),
+        60_000,
+        "the connection lives"
+    );
 }

@@ -30,7 +30,10 @@ fn quick(url: impl Into<String>) -> fluxar::ClientBuilder {
 
 async fn comes_to(client: &Client, state: impl FnMut(&State) -> bool) {
     let mut states = client.watch_state();
-    tokio::time::timeout(PATIENCE, states.wait_for(state)).await.expect("the state is reached").unwrap();
+    tokio::time::timeout(PATIENCE, states.wait_for(state))
+        .await
+        .expect("the state is reached")
+        .unwrap();
 }
 
 #[tokio::test]
@@ -51,7 +54,10 @@ async fn a_client_returns_with_its_subscriptions_and_offers() {
         .await
         .unwrap();
     let mut taken = client.subscription("a.b").open().await.unwrap();
-    client.serve("name", |_: Request| async { Ok("a client") }).await.unwrap();
+    client
+        .serve("name", |_: Request| async { Ok("a client") })
+        .await
+        .unwrap();
     server.publish("a.b", &1).unwrap();
     assert_eq!(taken.next().await.unwrap().payload::<u32>().unwrap(), 1);
 
@@ -59,15 +65,27 @@ async fn a_client_returns_with_its_subscriptions_and_offers() {
         server.close().await;
         comes_to(&client, |state| matches!(state, State::Reconnecting { .. })).await;
         let error = client.publish("a.b", &0).await.unwrap_err();
-        assert_eq!((error.code(), error.origin()), (Code::Unavailable, Origin::Connection), "{error}");
-        assert!(error.to_string().starts_with(&format!("{url}: unavailable: not connected: ")), "{error}");
+        assert_eq!(
+            (error.code(), error.origin()),
+            (Code::Unavailable, Origin::Connection),
+            "{error}"
+        );
+        assert!(
+            error
+                .to_string()
+                .starts_with(&format!("{url}: unavailable: not connected: ")),
+            "{error}"
+        );
 
         let server = start(Server::bind(&url)).await;
         comes_to(&client, |state| *state == State::Connected).await;
         until(|| server.publish("a.b", &round).unwrap() == 1).await;
         assert_eq!(taken.next().await.unwrap().payload::<u32>().unwrap(), round);
         until(|| events.lock().unwrap().last() == Some(&round)).await;
-        assert_eq!(server.peers()[0].call::<_, String>("name", &()).await.unwrap(), "a client");
+        assert_eq!(
+            server.peers()[0].call::<_, String>("name", &()).await.unwrap(),
+            "a client"
+        );
         server.close().await;
     }
 }
@@ -78,21 +96,36 @@ async fn a_patient_client_waits_for_its_server_and_an_impatient_one_gives_up() {
     let url = format!("tcp://{}", listener.local_addr().unwrap());
     drop(listener);
     let error = quick(&url).build().await.unwrap_err();
-    assert_eq!((error.code(), error.origin(), error.address()), (Code::Unavailable, Origin::Connect, Some(&*url)));
+    assert_eq!(
+        (error.code(), error.origin(), error.address()),
+        (Code::Unavailable, Origin::Connect, Some(&*url))
+    );
     assert!(error.message().contains("connection refused"), "{error}");
 
     let patient = tokio::spawn(quick(&url).keep_dialing(true).build());
     let server = start(Server::bind(&url)).await;
-    let client = tokio::time::timeout(PATIENCE, patient).await.unwrap().unwrap().unwrap();
+    let client = tokio::time::timeout(PATIENCE, patient)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     client.ping().await.unwrap();
 
-    let impatient = quick(&url).reconnect_give_up(Duration::from_millis(50)).build().await.unwrap();
+    let impatient = quick(&url)
+        .reconnect_give_up(Duration::from_millis(50))
+        .build()
+        .await
+        .unwrap();
     let mut subscription = impatient.subscription("a").open().await.unwrap();
     let never = quick(&url).reconnect(false).build().await.unwrap();
     server.close().await;
     comes_to(&never, |state| *state == State::Closed).await;
     comes_to(&impatient, |state| *state == State::Closed).await;
-    assert!(impatient.lost_because().unwrap().message().contains("refused"), "{:?}", impatient.lost_because());
+    assert!(
+        impatient.lost_because().unwrap().message().contains("refused"),
+        "{:?}",
+        impatient.lost_because()
+    );
     assert!(subscription.next().await.is_none());
     assert_eq!(subscription.end().unwrap().code(), Code::Unavailable);
 }
@@ -108,20 +141,35 @@ async fn addresses_that_cannot_be_used_are_refused_with_a_reason() {
         let error = Client::connect(address).build().await.unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");
     }
-    let error = Server::bind("unix:///nobody/has/this/folder").build().await.unwrap_err();
-    assert!(error.to_string().contains("unix:///nobody/has/this/folder"), "{error}");
+    let error = Server::bind("unix:///nobody/has/this/folder")
+        .build()
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("unix:///nobody/has/this/folder"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn malformed_envelopes_cost_themselves_or_the_connection_as_the_protocol_says() {
     let server = start(Server::bind("127.0.0.1:0")).await;
-    server.handle("echo", |req: Request| async move { req.payload::<u8>() }).unwrap();
+    server
+        .handle("echo", |req: Request| async move { req.payload::<u8>() })
+        .unwrap();
     let mut healthy = Raw::greeted(server.url()).await;
 
     // Its end is known and its ref is null: answered, and what stands behind it is served.
-    let call = Envelope { target: Some("echo"), ..envelope(Kind::Call, None, &[7]) };
+    let call = Envelope {
+        target: Some("echo"),
+        ..envelope(Kind::Call, None, &[7])
+    };
     let mut body = Vec::new();
-    Envelope { target: Some("not..a.name"), ..call }.encode(Form::Compact, &mut body);
+    Envelope {
+        target: Some("not..a.name"),
+        ..call
+    }
+    .encode(Form::Compact, &mut body);
     call.encode(Form::Compact, &mut body);
     healthy.send_body(&body).await;
     let mut answers = healthy.receive().await.unwrap();
@@ -129,17 +177,40 @@ async fn malformed_envelopes_cost_themselves_or_the_connection_as_the_protocol_s
         answers.extend(healthy.receive().await.unwrap());
     }
     assert_eq!(answers[0].error.as_ref().unwrap().0, Code::InvalidArgument);
-    assert_eq!((answers[0].kind, answers[0].reference), (Kind::Call, Some(call.id)));
-    assert_eq!((answers[1].payload.as_slice(), &answers[1].error), (&[7][..], &None));
+    assert_eq!(
+        (answers[0].kind, answers[0].reference),
+        (Kind::Call, Some(call.id))
+    );
+    assert_eq!(
+        (answers[1].payload.as_slice(), &answers[1].error),
+        (&[7][..], &None)
+    );
 
     // A stream is not for this peer, an empty frame is nothing, refs to nothing are ignored.
-    healthy.send(&Envelope { target: Some("x"), ..envelope(Kind::Stream, None, &[]) }).await;
+    healthy
+        .send(&Envelope {
+            target: Some("x"),
+            ..envelope(Kind::Stream, None, &[])
+        })
+        .await;
     healthy.send_body(&[]).await;
-    for kind in [Kind::Call, Kind::Stream, Kind::Subscribe, Kind::Event, Kind::Cancel, Kind::Ping] {
-        healthy.send(&envelope(kind, Some(fluxar_protocol::Id([3; 16])), &[])).await;
+    for kind in [
+        Kind::Call,
+        Kind::Stream,
+        Kind::Subscribe,
+        Kind::Event,
+        Kind::Cancel,
+        Kind::Ping,
+    ] {
+        healthy
+            .send(&envelope(kind, Some(fluxar_protocol::Id([3; 16])), &[]))
+            .await;
     }
     let answer = healthy.receive().await.unwrap().remove(0);
-    assert_eq!((answer.kind, answer.error.unwrap().0), (Kind::Stream, Code::Unimplemented));
+    assert_eq!(
+        (answer.kind, answer.error.unwrap().0),
+        (Kind::Stream, Code::Unimplemented)
+    );
 
     // Its end is unknown: a last cancel says why, and the connection ends. Others do not notice.
     for (garbage, code) in [
@@ -152,11 +223,19 @@ async fn malformed_envelopes_cost_themselves_or_the_connection_as_the_protocol_s
         let said = peer.receive_all().await;
         let last = said.last().unwrap();
         assert_eq!((last.kind, last.reference), (Kind::Cancel, None));
-        assert!([code, Code::InvalidArgument].contains(&last.error.as_ref().unwrap().0), "{last:?}");
+        assert!(
+            [code, Code::InvalidArgument].contains(&last.error.as_ref().unwrap().0),
+            "{last:?}"
+        );
     }
     let mut second_hello = Raw::greeted(server.url()).await;
-    second_hello.send(&envelope(Kind::Hello, None, &[0xa1, 0x61, b'v', 0x81, 0])).await;
-    assert_eq!(second_hello.receive_all().await.last().unwrap().kind, Kind::Cancel);
+    second_hello
+        .send(&envelope(Kind::Hello, None, &[0xa1, 0x61, b'v', 0x81, 0]))
+        .await;
+    assert_eq!(
+        second_hello.receive_all().await.last().unwrap().kind,
+        Kind::Cancel
+    );
     healthy.send(&call).await;
     assert_eq!(healthy.receive().await.unwrap()[0].payload, [7]);
 }
@@ -165,21 +244,43 @@ async fn malformed_envelopes_cost_themselves_or_the_connection_as_the_protocol_s
 async fn nothing_but_a_good_hello_opens_a_session() {
     let server = start(Server::bind("127.0.0.1:0").connect_timeout(Duration::from_millis(300))).await;
     let cases: [(Envelope<'_>, Kind, Code); 3] = [
-        (envelope(Kind::Ping, None, &[]), Kind::Cancel, Code::FailedPrecondition),
-        (envelope(Kind::Hello, None, &[0xa0]), Kind::Hello, Code::InvalidArgument),
-        (envelope(Kind::Hello, None, &[0xa1, 0x61, b'v', 0x81, 1]), Kind::Hello, Code::Unimplemented),
+        (
+            envelope(Kind::Ping, None, &[]),
+            Kind::Cancel,
+            Code::FailedPrecondition,
+        ),
+        (
+            envelope(Kind::Hello, None, &[0xa0]),
+            Kind::Hello,
+            Code::InvalidArgument,
+        ),
+        (
+            envelope(Kind::Hello, None, &[0xa1, 0x61, b'v', 0x81, 1]),
+            Kind::Hello,
+            Code::Unimplemented,
+        ),
     ];
     for (first, kind, code) in cases {
         let mut peer = Raw::connect(server.url()).await;
         peer.send(&first).await;
         let said = peer.receive_all().await;
-        assert_eq!((said[0].kind, said[0].error.as_ref().unwrap().0, said.len()), (kind, code, 1), "{first:?}");
+        assert_eq!(
+            (said[0].kind, said[0].error.as_ref().unwrap().0, said.len()),
+            (kind, code, 1),
+            "{first:?}"
+        );
     }
     let mut silent = Raw::connect(server.url()).await;
-    assert!(silent.receive().await.is_none(), "one that says nothing is closed");
+    assert!(
+        silent.receive().await.is_none(),
+        "one that says nothing is closed"
+    );
     let mut long = Raw::connect(server.url()).await;
     long.0.write_all(&20_000u32.to_be_bytes()).await.unwrap();
-    assert!(long.receive().await.is_none(), "before the hello frames are short");
+    assert!(
+        long.receive().await.is_none(),
+        "before the hello frames are short"
+    );
 }
 
 #[tokio::test]
@@ -190,7 +291,10 @@ async fn a_frame_over_the_limit_closes_with_the_reason() {
     let said = peer.receive_all().await;
     let (code, message) = said.last().unwrap().error.clone().unwrap();
     assert_eq!(code, Code::ResourceExhausted);
-    assert!(message.contains("65537") && message.contains("65536"), "{message}");
+    assert!(
+        message.contains("65537") && message.contains("65536"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -208,7 +312,10 @@ async fn a_peer_that_falls_silent_is_pinged_and_then_lost() {
     let said = peer.receive_all().await;
     assert_eq!(said[0].kind, Kind::Ping);
     let goodbye = said.last().unwrap();
-    assert_eq!((goodbye.kind, goodbye.error.as_ref().unwrap().0), (Kind::Cancel, Code::DeadlineExceeded));
+    assert_eq!(
+        (goodbye.kind, goodbye.error.as_ref().unwrap().0),
+        (Kind::Cancel, Code::DeadlineExceeded)
+    );
     until(|| server.peers().is_empty()).await;
 }
 
@@ -222,7 +329,10 @@ async fn a_client_whose_gateway_falls_silent_fails_its_calls_and_dials_again() {
     let client = building.await.unwrap().unwrap();
     let error = client.call::<_, ()>("a", &()).await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);
-    assert!(error.message().contains("nothing was received for 100 ms"), "{error}");
+    assert!(
+        error.message().contains("nothing was received for 100 ms"),
+        "{error}"
+    );
     let mut again = Raw(listener.accept().await.unwrap().0);
     again.welcome().await;
     comes_to(&client, |state| *state == State::Connected).await;
@@ -235,7 +345,11 @@ async fn pings_are_answered_by_both_sides() {
     client.ping().await.unwrap();
     until(|| server.peers().len() == 1).await;
     server.peers()[0].ping().await.unwrap();
-    assert!(client.agent().unwrap().starts_with("fluxar-rust/"), "{:?}", client.agent());
+    assert!(
+        client.agent().unwrap().starts_with("fluxar-rust/"),
+        "{:?}",
+        client.agent()
+    );
 }
 
 #[tokio::test]
@@ -247,9 +361,19 @@ async fn a_goodbye_with_a_pause_is_heeded() {
     gateway.welcome().await;
     let client = building.await.unwrap().unwrap();
     let mut error = Vec::new();
-    ErrorBody { code: Code::Unavailable, message: "draining", details: None, retry_after_ms: Some(60_000) }
-        .encode(&mut error);
-    gateway.send(&Envelope { error: Some(&error), ..envelope(Kind::Cancel, None, &[]) }).await;
+    ErrorBody {
+        code: Code::Unavailable,
+        message: "draining",
+        details: None,
+        retry_after_ms: Some(60_000),
+    }
+    .encode(&mut error);
+    gateway
+        .send(&Envelope {
+            error: Some(&error),
+            ..envelope(Kind::Cancel, None, &[])
+        })
+        .await;
     assert!(gateway.receive().await.is_none(), "it closes its side");
     comes_to(&client, |state| matches!(state, State::Reconnecting { .. })).await;
     assert!(client.lost_because().unwrap().message().contains("draining"));
@@ -277,21 +401,35 @@ async fn closing_sends_what_is_queued_and_a_goodbye() {
         client.close()
     );
     assert_eq!(said.len(), 1001);
-    assert_eq!((said[1000].kind, said[1000].reference, &said[1000].error), (Kind::Cancel, None, &None));
+    assert_eq!(
+        (said[1000].kind, said[1000].reference, &said[1000].error),
+        (Kind::Cancel, None, &None)
+    );
     assert_eq!(client.state(), State::Closed);
-    assert_eq!(client.publish("a", &1).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(
+        client.publish("a", &1).await.unwrap_err().code(),
+        Code::Unavailable
+    );
 }
 
 #[tokio::test]
 async fn a_websocket_without_the_subprotocol_is_refused() {
     let server = start(Server::bind("ws://127.0.0.1:0")).await;
-    let mut socket = tokio::net::TcpStream::connect(server.url().strip_prefix("ws://").unwrap()).await.unwrap();
+    let mut socket = tokio::net::TcpStream::connect(server.url().strip_prefix("ws://").unwrap())
+        .await
+        .unwrap();
     let request = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    tokio::time::timeout(PATIENCE, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("fluxar.v0"), "{answer}");
+    tokio::time::timeout(PATIENCE, socket.read_to_string(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 400") && answer.contains("fluxar.v0"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]

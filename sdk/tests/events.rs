@@ -20,7 +20,9 @@ async fn start(builder: fluxar::ServerBuilder) -> Server {
 }
 
 async fn next(subscription: &mut fluxar::Subscription) -> Option<Message> {
-    tokio::time::timeout(PATIENCE, subscription.next()).await.expect("an event, or the end")
+    tokio::time::timeout(PATIENCE, subscription.next())
+        .await
+        .expect("an event, or the end")
 }
 
 #[tokio::test]
@@ -32,18 +34,27 @@ async fn events_reach_those_who_asked_in_order_over_every_transport() {
             _ => "127.0.0.1:0".to_owned(),
         };
         let server = start(Server::bind(address).transport(transport)).await;
-        let client = Client::connect(server.url()).subscription_queue(20_000).build().await.unwrap();
+        let client = Client::connect(server.url())
+            .subscription_queue(20_000)
+            .build()
+            .await
+            .unwrap();
         let mut one = client.subscription("orders.*").open().await.unwrap();
         let mut all = client.subscription(">").open().await.unwrap();
         for number in 0..10_000u32 {
-            let reached = server.publish(if number % 2 == 0 { "orders.even" } else { "odd" }, &number).unwrap();
+            let reached = server
+                .publish(if number % 2 == 0 { "orders.even" } else { "odd" }, &number)
+                .unwrap();
             assert_eq!(reached, 1);
         }
         for number in 0..10_000u32 {
             assert_eq!(next(&mut all).await.unwrap().payload::<u32>().unwrap(), number);
             if number % 2 == 0 {
                 let event = next(&mut one).await.unwrap();
-                assert_eq!((event.topic(), event.payload::<u32>().unwrap()), ("orders.even", number));
+                assert_eq!(
+                    (event.topic(), event.payload::<u32>().unwrap()),
+                    ("orders.even", number)
+                );
                 event.ack().await.unwrap();
             }
         }
@@ -62,7 +73,9 @@ async fn what_clients_publish_goes_to_the_servers_handlers_and_not_to_other_clie
         .on_event("sensors.>", move |msg: Message| {
             let seen = seen_there.clone();
             async move {
-                seen.lock().unwrap().push((msg.topic().to_owned(), msg.payload::<u32>()?));
+                seen.lock()
+                    .unwrap()
+                    .push((msg.topic().to_owned(), msg.payload::<u32>()?));
                 if msg.payload::<u32>()? == 1 {
                     panic!("a handler that panics costs its event only");
                 }
@@ -78,7 +91,12 @@ async fn what_clients_publish_goes_to_the_servers_handlers_and_not_to_other_clie
     }
     client.publish("elsewhere", &9).await.unwrap();
     until(|| seen.lock().unwrap().len() == 4).await;
-    assert_eq!(*seen.lock().unwrap(), (0..4).map(|number| ("sensors.a".to_owned(), number)).collect::<Vec<_>>());
+    assert_eq!(
+        *seen.lock().unwrap(),
+        (0..4)
+            .map(|number| ("sensors.a".to_owned(), number))
+            .collect::<Vec<_>>()
+    );
     server.close().await;
     other.close().await;
     assert!(next(&mut others).await.is_none(), "a server is no broker");
@@ -90,7 +108,11 @@ async fn names_are_checked_before_they_are_sent() {
     let client = Client::connect(server.url()).build().await.unwrap();
     for topic in ["a.*", "a..b", "$sys.x", "", ">"] {
         let error = client.publish(topic, &1).await.unwrap_err();
-        assert_eq!((error.code(), error.origin()), (Code::InvalidArgument, Origin::Input), "{topic}: {error}");
+        assert_eq!(
+            (error.code(), error.origin()),
+            (Code::InvalidArgument, Origin::Input),
+            "{topic}: {error}"
+        );
     }
     let error = client.subscription("a.>.b").open().await.unwrap_err();
     assert_eq!(error.origin(), Origin::Input, "{error}");
@@ -101,18 +123,34 @@ async fn names_are_checked_before_they_are_sent() {
 async fn groups_are_refused_without_a_gateway() {
     let server = start(Server::bind("127.0.0.1:0")).await;
     let client = Client::connect(server.url()).build().await.unwrap();
-    let error = client.subscription("jobs.>").group("workers").open().await.unwrap_err();
-    assert_eq!((error.code(), error.origin()), (Code::Unimplemented, Origin::Answer), "{error}");
+    let error = client
+        .subscription("jobs.>")
+        .group("workers")
+        .open()
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.code(), error.origin()),
+        (Code::Unimplemented, Origin::Answer),
+        "{error}"
+    );
     assert!(error.message().contains("needs a gateway"), "{error}");
-    let offer = client.serve("a.>", |_: Request| async { Ok(1) }).weight(3).await.expect("a direct peer may be offered to");
+    let offer = client
+        .serve("a.>", |_: Request| async { Ok(1) })
+        .weight(3)
+        .await
+        .expect("a direct peer may be offered to");
     offer.withdraw().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_subscription_that_is_not_read_loses_its_own_events_and_nothing_else() {
     let server = start(Server::bind("127.0.0.1:0").outbox_bytes(64 << 20)).await;
-    let client =
-        Client::connect(server.url()).stall(Duration::from_millis(20)).build().await.unwrap();
+    let client = Client::connect(server.url())
+        .stall(Duration::from_millis(20))
+        .build()
+        .await
+        .unwrap();
     let mut slow = client.subscription("a").queue(10).open().await.unwrap();
     let mut quick = client.subscription("a").queue(5000).open().await.unwrap();
     for number in 0..1000u32 {
@@ -124,17 +162,34 @@ async fn a_subscription_that_is_not_read_loses_its_own_events_and_nothing_else()
     client.ping().await.expect("answers still arrive");
     assert_eq!((slow.dropped(), quick.dropped()), (990, 0));
     for number in 0..10u32 {
-        assert_eq!(next(&mut slow).await.unwrap().payload::<u32>().unwrap(), number, "what had room is there");
+        assert_eq!(
+            next(&mut slow).await.unwrap().payload::<u32>().unwrap(),
+            number,
+            "what had room is there"
+        );
     }
     server.publish("a", &7777).unwrap();
-    assert_eq!(next(&mut slow).await.unwrap().payload::<u32>().unwrap(), 7777, "and it goes on");
+    assert_eq!(
+        next(&mut slow).await.unwrap().payload::<u32>().unwrap(),
+        7777,
+        "and it goes on"
+    );
 }
 
 #[tokio::test]
 async fn a_handler_may_call_the_peer_whose_events_wait_for_it() {
     let server = start(Server::bind("127.0.0.1:0")).await;
-    server.handle("twice", |req: Request| async move { Ok(2 * req.payload::<u32>()?) }).unwrap();
-    let client = Client::connect(server.url()).stall(Duration::from_millis(20)).build().await.unwrap();
+    server
+        .handle(
+            "twice",
+            |req: Request| async move { Ok(2 * req.payload::<u32>()?) },
+        )
+        .unwrap();
+    let client = Client::connect(server.url())
+        .stall(Duration::from_millis(20))
+        .build()
+        .await
+        .unwrap();
     let answers = Arc::new(Mutex::new(Vec::new()));
     let (peer, answers_there) = (client.peer().clone(), answers.clone());
     let subscribed = client
@@ -159,7 +214,9 @@ async fn a_handler_may_call_the_peer_whose_events_wait_for_it() {
 /// A client of a gateway that a test plays.
 async fn played() -> (Client, Raw) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = Client::connect(format!("tcp://{}", listener.local_addr().unwrap())).reconnect(false).build();
+    let client = Client::connect(format!("tcp://{}", listener.local_addr().unwrap()))
+        .reconnect(false)
+        .build();
     let gateway = async {
         let mut gateway = Raw(listener.accept().await.unwrap().0);
         gateway.welcome().await;
@@ -170,17 +227,25 @@ async fn played() -> (Client, Raw) {
 }
 
 fn note(subscription: Id, meta: &[u8]) -> Envelope<'_> {
-    Envelope { meta: Some(Meta::from_checked(meta)), ..envelope(Kind::Subscribe, Some(subscription), &[]) }
+    Envelope {
+        meta: Some(Meta::from_checked(meta)),
+        ..envelope(Kind::Subscribe, Some(subscription), &[])
+    }
 }
 
 fn event(payload: &[u8]) -> Envelope<'_> {
-    Envelope { target: Some("a.b"), ..envelope(Kind::Event, None, payload) }
+    Envelope {
+        target: Some("a.b"),
+        ..envelope(Kind::Event, None, payload)
+    }
 }
 
 async fn accept(gateway: &mut Raw) -> Id {
     let asked = gateway.receive().await.unwrap().remove(0);
     assert_eq!(asked.kind, Kind::Subscribe);
-    gateway.send(&envelope(Kind::Subscribe, Some(asked.id), &[0xa0])).await;
+    gateway
+        .send(&envelope(Kind::Subscribe, Some(asked.id), &[0xa0]))
+        .await;
     asked.id
 }
 
@@ -207,7 +272,10 @@ async fn a_run_goes_to_its_subscription_alone_and_ends_with_its_count() {
     gateway.send(&event(&[5])).await;
     for (subscription, expected) in [(&mut group, [1, 2]), (&mut plain, [3, 5])] {
         for payload in expected {
-            assert_eq!(next(subscription).await.unwrap().payload::<u8>().unwrap(), payload);
+            assert_eq!(
+                next(subscription).await.unwrap().payload::<u8>().unwrap(),
+                payload
+            );
         }
     }
 }
@@ -226,22 +294,42 @@ async fn what_a_gateway_says_about_a_subscription_is_known() {
     until(|| subscription.dropped() == 10).await;
 
     let mut error = Vec::new();
-    fluxar_protocol::ErrorBody { code: Code::PermissionDenied, message: "no more", details: None, retry_after_ms: None }
-        .encode(&mut error);
+    fluxar_protocol::ErrorBody {
+        code: Code::PermissionDenied,
+        message: "no more",
+        details: None,
+        retry_after_ms: None,
+    }
+    .encode(&mut error);
     let end = MetaWriter::new().flag("end", true).finish().unwrap();
-    gateway.send(&Envelope { error: Some(&error), ..note(id, &end) }).await;
+    gateway
+        .send(&Envelope {
+            error: Some(&error),
+            ..note(id, &end)
+        })
+        .await;
     assert!(next(&mut subscription).await.is_none());
     assert_eq!(subscription.end().unwrap().code(), Code::PermissionDenied);
 
     let (refused, ()) = tokio::join!(client.subscription("b").open(), async {
         let asked = gateway.receive().await.unwrap().remove(0);
-        gateway.send(&Envelope { error: Some(&error), ..envelope(Kind::Subscribe, Some(asked.id), &[]) }).await;
+        gateway
+            .send(&Envelope {
+                error: Some(&error),
+                ..envelope(Kind::Subscribe, Some(asked.id), &[])
+            })
+            .await;
     });
     assert_eq!(refused.unwrap_err().message(), "no more");
 
     client.publish("x", &1).await.unwrap();
     let publish = gateway.receive().await.unwrap().remove(0);
-    gateway.send(&Envelope { error: Some(&error), ..envelope(Kind::Event, Some(publish.id), &[]) }).await;
+    gateway
+        .send(&Envelope {
+            error: Some(&error),
+            ..envelope(Kind::Event, Some(publish.id), &[])
+        })
+        .await;
     until(|| client.refused_publishes().0 == 1).await;
     assert_eq!(client.refused_publishes().1.unwrap().message(), "no more");
 }
@@ -259,9 +347,15 @@ async fn dropping_a_subscription_cancels_it_and_dropping_the_client_says_goodbye
     drop(client);
     let said = gateway.receive_all().await;
     assert_eq!(said[0].target.as_deref(), Some("last.words"));
-    assert_eq!((said[1].kind, said[1].reference, said.len()), (Kind::Cancel, None, 2));
+    assert_eq!(
+        (said[1].kind, said[1].reference, said.len()),
+        (Kind::Cancel, None, 2)
+    );
     drop(gateway);
-    tokio::time::timeout(PATIENCE, state.wait_for(|state| *state == State::Closed)).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, state.wait_for(|state| *state == State::Closed))
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 #[tokio::test]

@@ -16,7 +16,11 @@ pub struct Raw(pub TcpStream);
 
 impl Raw {
     pub async fn connect(url: &str) -> Self {
-        Self(TcpStream::connect(url.strip_prefix("tcp://").unwrap()).await.unwrap())
+        Self(
+            TcpStream::connect(url.strip_prefix("tcp://").unwrap())
+                .await
+                .unwrap(),
+        )
     }
 
     /// Connects and says hello.
@@ -45,7 +49,11 @@ impl Raw {
             let len = self.0.read_u32().await.ok()?;
             let mut body = vec![0; len as usize];
             self.0.read_exact(&mut body).await.ok()?;
-            Some(Batch::new(&body).map(|envelope| Received::new(&envelope.unwrap().envelope)).collect())
+            Some(
+                Batch::new(&body)
+                    .map(|envelope| Received::new(&envelope.unwrap().envelope))
+                    .collect(),
+            )
         })
         .await
         .expect("the other side says something")
@@ -112,7 +120,15 @@ impl Received {
 }
 
 pub fn envelope(kind: Kind, reference: Option<Id>, payload: &[u8]) -> Envelope<'_> {
-    Envelope { kind, id: Id([1; 16]), reference, target: None, meta: None, payload, error: None }
+    Envelope {
+        kind,
+        id: Id([1; 16]),
+        reference,
+        target: None,
+        meta: None,
+        payload,
+        error: None,
+    }
 }
 
 /// Waits until a condition holds.
@@ -122,5 +138,7 @@ pub async fn until(mut holds: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.expect("the condition comes to hold");
+    tokio::time::timeout(PATIENCE, wait)
+        .await
+        .expect("the condition comes to hold");
 }

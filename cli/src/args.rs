@@ -1,0 +1,229 @@
+//! What can be typed.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use fluxar::{Auth, Client, ClientBuilder};
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done; also: ended by Ctrl-C (sub, serve), or by a closed pipe
+  1  the other side answered with an error, or ended the subscription
+  2  the command line is wrong, or a name or address cannot be used
+  3  cannot connect, or the connection was lost
+  4  it took longer than --timeout
+  5  a payload could not be read or written (bad JSON, bad file)
+
+Payloads are JSON here and CBOR on the wire. What JSON lacks is written as
+  {\"$bytes\": \"base64url\"}  {\"$tag\": 1, \"value\": …}  {\"$map\": [[key, value], …]}
+  {\"$float\": \"NaN\"}  {\"$int\": \"…\"}
+in both directions, so that nothing is lost.";
+
+/// Publish, subscribe, call, serve and ping over FLUXAR.
+#[derive(Debug, Parser)]
+#[command(name = "fluxar", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub(crate) struct Args {
+    /// Address of the gateway or peer: tcp://host:port, ws://host:port or unix:///path
+    #[arg(
+        long,
+        global = true,
+        env = "FLUXAR_URL",
+        default_value = "tcp://127.0.0.1:9000"
+    )]
+    pub(crate) url: String,
+
+    /// How long to wait: for the connection, for an answer, for the --count-th event (500ms, 5s, 2m)
+    #[arg(long, global = true, value_parser = duration, value_name = "TIME")]
+    pub(crate) timeout: Option<Duration>,
+
+    /// Bearer token for the hello
+    #[arg(long, global = true, env = "FLUXAR_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+
+    /// Speak the named form on the wire: readable in a packet dump
+    #[arg(long, global = true)]
+    pub(crate) named: bool,
+
+    /// Say on stderr what happens to the connection
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Publish an event, or one for each line of stdin
+    Pub(Pub),
+    /// Subscribe to topics and print their events
+    Sub(Sub),
+    /// Call a method and print its answer
+    Call(Call),
+    /// Serve a method: echo, a fixed answer, or a command
+    Serve(Serve),
+    /// Measure round trips to the other side
+    Ping(Ping),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Pub {
+    /// Topic, e.g. orders.created
+    pub(crate) topic: String,
+
+    /// The payload as JSON; `-` takes each line of stdin as one event; nothing is null
+    #[arg(conflicts_with = "file", allow_hyphen_values = true)]
+    pub(crate) payload: Option<String>,
+
+    /// Take the payload from a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// Publish it so many times
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: u64,
+
+    /// Pause between two events
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) interval: Option<Duration>,
+
+    /// The payload is text as it stands, not JSON
+    #[arg(long)]
+    pub(crate) raw_text: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Sub {
+    /// Patterns: `*` is one token, `>` is one or more at the end. An event that several match is printed for each
+    #[arg(required = true, value_name = "PATTERN")]
+    pub(crate) patterns: Vec<String>,
+
+    /// Join a group: each event goes to one of its members
+    #[arg(long)]
+    pub(crate) group: Option<String>,
+
+    /// End after so many events
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) style: Style,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Call {
+    /// Method, e.g. users.get
+    pub(crate) method: String,
+
+    /// The argument as JSON; `-` takes it from stdin; nothing is null
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) argument: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) style: Style,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(group = clap::ArgGroup::new("answer").required(true))]
+pub(crate) struct Serve {
+    /// Method or pattern of methods, e.g. users.*
+    pub(crate) method: String,
+
+    /// Answer with the argument
+    #[arg(long, group = "answer")]
+    pub(crate) echo: bool,
+
+    /// Answer with this JSON
+    #[arg(long, group = "answer", value_name = "JSON", allow_hyphen_values = true)]
+    pub(crate) reply: Option<String>,
+
+    /// Run a command for each call: the argument is its stdin and its stdout is the answer, both JSON. The method is in
+    /// FLUXAR_METHOD. An exit code other than 0 is answered `internal` with the end of its stderr
+    #[arg(last = true, group = "answer", value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Ping {
+    /// How many round trips
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: u64,
+
+    /// Pause between two of them
+    #[arg(long, default_value = "100ms", value_parser = duration, value_name = "TIME")]
+    pub(crate) interval: Duration,
+
+    /// Print one JSON object, times in microseconds
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How payloads are printed.
+#[derive(Debug, Clone, Copy, ClapArgs)]
+pub(crate) struct Style {
+    /// Print CBOR diagnostic notation
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) diag: bool,
+
+    /// Print compact JSON, one value a line, also on a terminal (the default when stdout is no terminal)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Args {
+    /// The client that the global options describe.
+    pub(crate) fn client(&self) -> ClientBuilder {
+        let agent = concat!("fluxar-cli/", env!("CARGO_PKG_VERSION"));
+        let mut client = Client::connect(&self.url)
+            .agent(agent)
+            .named(self.named)
+            .reconnect(false);
+        if let Some(timeout) = self.timeout {
+            client = client.connect_timeout(timeout).call_timeout(timeout);
+        }
+        if let Some(token) = &self.token {
+            client = client.auth(Auth::bearer(token));
+        }
+        client
+    }
+}
+
+/// Reads `500ms`, `5s`, `2m` or `1.5s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let unit_at = text
+        .find(|c: char| c.is_ascii_alphabetic() || c == 'µ')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let seconds = match unit {
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        "" => return Err("a unit is missing: 500ms, 5s, 2m".to_owned()),
+        _ => return Err(format!("`{unit}` is no unit of time: us, ms, s, m or h")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("`{number}` is no number"))?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(duration("5").unwrap_err().contains("unit is missing"));
+        assert!(duration("5d").is_err() && duration("s").is_err() && duration("-1s").is_err());
+    }
+}

@@ -1,0 +1,31 @@
+//! `fluxar call`: a question, its answer.
+
+use ciborium::Value;
+use tokio::io::AsyncReadExt;
+
+use crate::{
+    args::{Args, Call},
+    failure::{Failure, Result},
+    output::Output,
+    publish::parse,
+};
+
+pub(crate) async fn run(args: &Args, command: &Call) -> Result<()> {
+    let argument = match command.argument.as_deref() {
+        Some("-") => {
+            let mut text = String::new();
+            tokio::io::stdin().read_to_string(&mut text).await?;
+            parse(&text, false, "stdin")?
+        }
+        Some(text) => parse(text, false, "the argument")?,
+        None => Value::Null,
+    };
+    let client = args.client().build().await?;
+    let answer = client
+        .request(&command.method)
+        .payload(&argument)
+        .send_for_bytes()
+        .await;
+    client.close().await;
+    Output::new(command.style).answer(&answer.map_err(Failure::from)?)
+}

@@ -1,0 +1,93 @@
+//! What goes wrong, as a line for a person and a code for a script.
+
+use std::process::ExitCode;
+
+use fluxar::{Code, Error, Origin};
+
+/// The result of a command.
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
+
+/// Why a command ends without having done its work.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The SDK says.
+    Fluxar(Error),
+    /// A payload, or something of this machine.
+    Here(String),
+    /// `--timeout` is over.
+    Timeout(String),
+    /// Nobody reads what is printed any more. That is how pipes end.
+    BrokenPipe,
+}
+
+impl Failure {
+    pub(crate) fn here(message: impl Into<String>) -> Self {
+        Self::Here(message.into())
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::BrokenPipe => 0,
+            Self::Timeout(_) => 4,
+            Self::Here(_) => 5,
+            Self::Fluxar(error) => match error.origin() {
+                Origin::Answer if error.code() == Code::DeadlineExceeded => 4,
+                Origin::Answer => 1,
+                Origin::Input => 2,
+                Origin::Connect | Origin::Connection => 3,
+                Origin::Timeout => 4,
+                _ => 5,
+            },
+        }
+    }
+
+    /// Says it on stderr.
+    pub(crate) fn report(self) -> ExitCode {
+        let code = self.exit_code();
+        match self {
+            Self::BrokenPipe => {}
+            Self::Here(message) | Self::Timeout(message) => eprintln!("fluxar: {message}"),
+            Self::Fluxar(error) => {
+                eprintln!("fluxar: {error}");
+                if let Some(details) = error.details::<ciborium::Value>() {
+                    eprintln!("        details: {}", crate::json::compact(&details));
+                }
+                if let Some(hint) = hint(&error) {
+                    eprintln!("        {hint}");
+                }
+            }
+        }
+        ExitCode::from(code)
+    }
+}
+
+/// What to try.
+fn hint(error: &Error) -> Option<&'static str> {
+    match (error.origin(), error.code()) {
+        (Origin::Connect, Code::Unauthenticated) => Some("give a token with --token or FLUXAR_TOKEN"),
+        (Origin::Connect, Code::Unavailable) if error.message().contains("nobody listens") => {
+            Some("is a gateway running? start one with `cargo run --release`, or give its address with --url")
+        }
+        (Origin::Connect, Code::DeadlineExceeded) => Some("is the address right? a firewall may swallow it"),
+        (Origin::Connect, Code::InvalidArgument) => {
+            Some("is it a FLUXAR peer? 9000 is TCP, 9001 is WebSocket (ws://)")
+        }
+        (Origin::Answer, Code::Unavailable) => Some("serve the method with `fluxar serve`"),
+        _ => None,
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Fluxar(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::BrokenPipe,
+            _ => Self::Here(error.to_string()),
+        }
+    }
+}

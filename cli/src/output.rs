@@ -1,0 +1,102 @@
+//! What is printed, and how: JSON for programs, something prettier for people, diagnostic notation on request.
+
+use std::io::{self, IsTerminal, Write};
+
+use ciborium::Value;
+use serde::Serialize;
+
+use crate::{
+    args::Style,
+    failure::{Failure, Result},
+    json::{self, Shown},
+};
+
+/// How values are printed on stdout.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    is_diag: bool,
+    is_pretty: bool,
+    has_colour: bool,
+}
+
+/// An event as one line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    topic: &'a str,
+    payload: Shown<'a>,
+}
+
+impl Output {
+    pub(crate) fn new(style: Style) -> Self {
+        let is_terminal = io::stdout().is_terminal();
+        let is_pretty = is_terminal && !style.json && !style.diag;
+        Self {
+            is_diag: style.diag,
+            is_pretty,
+            has_colour: is_terminal && std::env::var_os("NO_COLOR").is_none(),
+        }
+    }
+
+    /// An answer.
+    pub(crate) fn answer(self, payload: &[u8]) -> Result<()> {
+        let text = if self.is_diag {
+            diagnostic(payload)
+        } else if self.is_pretty {
+            json::pretty(&decode(payload)?)
+        } else {
+            json::compact(&decode(payload)?)
+        };
+        print(&text)
+    }
+
+    /// An event. A payload that does not decode is shown as diagnostic notation: it costs that event only.
+    pub(crate) fn event(self, topic: &str, payload: &[u8]) -> Result<()> {
+        let value = if self.is_diag {
+            Err(())
+        } else {
+            decode(payload).map_err(|_| ())
+        };
+        let topic_shown = if self.has_colour {
+            format!("\x1b[36m{topic}\x1b[0m")
+        } else {
+            topic.to_owned()
+        };
+        match value {
+            Err(()) => print(&format!("{topic_shown} {}", diagnostic(payload))),
+            Ok(value) if self.is_pretty => print(&format!("{topic_shown} {}", json::pretty(&value))),
+            Ok(value) => {
+                let line = serde_json::to_string(&Line {
+                    topic,
+                    payload: Shown(&value),
+                });
+                print(&line.map_err(|error| Failure::here(error.to_string()))?)
+            }
+        }
+    }
+}
+
+pub(crate) fn decode(payload: &[u8]) -> Result<Value> {
+    ciborium::from_reader(payload).map_err(|error| {
+        Failure::here(format!(
+            "the payload cannot be shown as JSON ({error}); try --diag"
+        ))
+    })
+}
+
+/// RFC 8949 §8.
+fn diagnostic(payload: &[u8]) -> String {
+    minicbor::display(payload).to_string()
+}
+
+/// A line on stdout, at once.
+pub(crate) fn print(line: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()?;
+    Ok(())
+}
+
+/// A line on stderr. Whether anybody reads it does not matter.
+pub(crate) fn tell(line: &str) {
+    drop(writeln!(io::stderr(), "fluxar: {line}"));
+}
