@@ -136,7 +136,8 @@ fn subprotocols_are_negotiated() {
 #[test]
 fn pages_from_elsewhere_are_refused_by_name() {
     response_to(&with("Origin: http://localhost:8080"), config());
-    response_to(&with("Origin: null"), config());
+    response_to(&with("Origin: file://"), config());
+    refusal(&with("Origin: null"), config(), 403);
     let refused = refusal(&with("Origin: https://evil.example"), config(), 403);
     assert!(
         refused.contains("`https://evil.example`") && refused.contains("`origins`"),

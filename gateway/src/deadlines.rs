@@ -8,11 +8,12 @@ use fluxar_engine::reactor::{Close, Conn};
 use fluxar_protocol::Kind;
 use fluxar_protocol::envelope::Envelope;
 use fluxar_protocol::error::Code;
+use fluxar_protocol::hello::Handshake;
 use fluxar_protocol::meta::{Meta, MetaWriter};
 
 use crate::front::{Effect, Front, answer, ws_code};
 use crate::limits::{DROP_NOTE_MS, REFUSAL_NOTE_MS};
-use crate::session::pause;
+use crate::session::{Due, pause};
 
 impl Front {
     /// The time, ms, before anything else of a turn.
@@ -53,6 +54,10 @@ impl Front {
             return;
         };
         session.timer = None;
+        // What this side does not read cannot be completed; its time begins again when reading does.
+        if session.paused != 0 && session.is_open() && session.due.complete_ms <= now_ms {
+            session.due.complete_ms = now_ms + u64::from(self.limits.frame_ms);
+        }
         let due = session.due;
 
         if due.complete_ms <= now_ms {
@@ -112,13 +117,7 @@ impl Front {
         if silent_ms >= 2 * heartbeat_ms {
             self.counters.lost += 1;
             tracing::debug!(conn = ?session.conn, silent_ms, "lost: no sign of life");
-            let conn = session.conn;
-            session.due = crate::session::Due::NEVER;
-            session.handshake = fluxar_protocol::hello::Handshake::Closing;
-            self.effects.push_back(Effect::Close {
-                conn,
-                how: Close::Now,
-            });
+            self.give_up(slot);
             return false;
         }
         if silent_ms >= heartbeat_ms {
@@ -143,6 +142,23 @@ impl Front {
             session.due.heartbeat_ms = session.received_ms + heartbeat_ms;
         }
         true
+    }
+
+    /// Closes without another word, as after a silence [P-7.5].
+    fn give_up(&mut self, slot: usize) {
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
+        let (conn, peer) = (session.conn, session.peer);
+        session.due = Due::NEVER;
+        session.left = true;
+        session.handshake = Handshake::Closing;
+        self.effects.push_back(Effect::Close {
+            conn,
+            how: Close::Now,
+        });
+        self.shard.peer_lost(peer);
+        self.after_shard();
     }
 
     /// Tells a subscriber what it missed, one note for each subscription; again only after the last note left.
@@ -178,7 +194,7 @@ impl Front {
         };
         session.due.refusals_ms = u64::MAX;
         let untold = std::mem::take(&mut session.refusals_untold);
-        let refused_last = session.refused_last;
+        let (refused_last, code) = session.refused_last;
         if untold == 0 {
             return;
         }
@@ -186,7 +202,7 @@ impl Front {
         let details = crate::greeting::encode_refused(untold);
         let mut error = Vec::new();
         fluxar_protocol::ErrorBody {
-            code: Code::InvalidArgument,
+            code,
             message: "more publishes were refused; details.refused counts them, this is the last",
             details: Some(&details),
             retry_after_ms: None,

@@ -183,6 +183,12 @@ impl Front {
         &self.counters
     }
 
+    /// What this core's shard holds.
+    #[must_use]
+    pub fn shard_counts(&self) -> fluxar_shard::Counts {
+        self.shard.counts()
+    }
+
     /// Connections that this core holds.
     #[must_use]
     pub fn sessions(&self) -> u32 {
@@ -259,7 +265,7 @@ impl Front {
         }
         self.open_sessions -= 1;
         self.counters.closed += 1;
-        if session.handshake != Handshake::Closing {
+        if !session.left {
             self.shard.peer_lost(session.peer);
             self.after_shard();
         }
@@ -312,6 +318,21 @@ impl Front {
         self.shard.flush_run();
         self.after_shard();
         self.cause = None;
+    }
+
+    /// The bytes that arrived together were `pieces` pieces; `partial` says whether a WebSocket message was left
+    /// incomplete. Even without a piece they are a sign of life.
+    pub fn handle_input_end(&mut self, conn: Conn, pieces: u32, partial: bool) {
+        let Some(slot) = self.slot_of(conn) else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
+        session.received_ms = self.now_ms;
+        session.pinged = false;
+        // A stream's frames are cut, and watched, here; a WebSocket's messages below.
+        if session.outbox.framing() == Framing::Message {
+            self.watch_partial(slot, partial, pieces > 0);
+        }
     }
 
     /// The end of a turn: every frame that was begun is handed over.
@@ -427,7 +448,7 @@ impl Front {
         let mut details = Vec::new();
         if kind == Kind::Event {
             session.refusals_untold += 1;
-            session.refused_last = id;
+            session.refused_last = (id, code);
             if session.due.refusals_ms != u64::MAX {
                 return;
             }
@@ -460,10 +481,7 @@ impl Front {
         let Some(session) = &mut self.sessions[slot] else {
             return;
         };
-        if per_s > 0
-            && session.refusals.take(1, per_s, now_ms) > now_ms
-            && session.handshake != Handshake::Closing
-        {
+        if per_s > 0 && session.refusals.take(1, per_s, now_ms) > now_ms && !session.left {
             let message = format!("more than {per_s} envelopes in a second had to be refused");
             self.say_goodbye(slot, Some((Code::ResourceExhausted, &message)), ws_code::POLICY);
         }
@@ -485,9 +503,11 @@ impl Front {
         let Some(session) = &mut self.sessions[slot] else {
             return;
         };
-        if session.handshake == Handshake::Closing {
+        // Not by its handshake: that is over as soon as the peer's goodbye, or its fault, was read.
+        if session.left {
             return;
         }
+        session.left = true;
         session.handshake = Handshake::Closing;
         let error = why.map(|(code, message)| {
             let mut error = Vec::new();
@@ -529,7 +549,7 @@ impl Front {
         let Some(session) = &mut self.sessions[slot] else {
             return;
         };
-        if session.handshake == Handshake::Closing {
+        if session.left {
             return;
         }
         if let Some(bytes) = session.outbox.push(envelope) {
@@ -573,7 +593,7 @@ impl Front {
         if queued <= self.limits.queue_bytes {
             return;
         }
-        if session.handshake == Handshake::Closing {
+        if session.left {
             return;
         }
         if queued > 2 * self.limits.queue_bytes {
@@ -611,8 +631,11 @@ impl Front {
         }
         session.paused &= !reason;
         if session.paused == 0 {
-            // It could not have spoken: its silence begins now.
+            // It could not have spoken: its silence begins now, and so does the time for what it had begun to say.
             session.received_ms = self.now_ms;
+            if session.is_open() && session.due.complete_ms != u64::MAX {
+                session.due.complete_ms = self.now_ms + u64::from(self.limits.frame_ms);
+            }
             self.effects.push_back(Effect::Resume(session.conn));
         }
     }

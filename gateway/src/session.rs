@@ -4,9 +4,9 @@
 
 use fluxar_engine::reactor::Conn;
 use fluxar_engine::timer::TimerId;
-use fluxar_protocol::Id;
 use fluxar_protocol::frame::Deframer;
 use fluxar_protocol::hello::Handshake;
+use fluxar_protocol::{Code, Id};
 use fluxar_shard::PeerId;
 
 use crate::outbox::{Framing, Outbox};
@@ -71,6 +71,8 @@ pub struct Session {
     pub peer: PeerId,
     /// How far the handshake is.
     pub handshake: Handshake,
+    /// Whether its goodbye was said, or it was given up: the shard has let go of it, and nothing more is said to it.
+    pub left: bool,
     /// Cuts its bytes into frames; unused on a WebSocket.
     pub deframer: Deframer,
     /// What it still gets.
@@ -91,8 +93,8 @@ pub struct Session {
     pub note_position: u64,
     /// Refused publishes that were not told yet.
     pub refusals_untold: u64,
-    /// The last of them.
-    pub refused_last: Id,
+    /// The last of them, and why it was refused.
+    pub refused_last: (Id, Code),
     /// Refused envelopes in this second.
     pub refusals: Bucket,
     /// Its rate, if it has a bound.
@@ -116,6 +118,7 @@ impl Session {
             conn,
             peer,
             handshake: Handshake::default(),
+            left: false,
             deframer: Deframer::new(),
             outbox: Outbox::new(framing),
             received_ms: now_ms,
@@ -126,7 +129,7 @@ impl Session {
             timer: None,
             note_position: 0,
             refusals_untold: 0,
-            refused_last: Id([0; 16]),
+            refused_last: (Id([0; 16]), Code::Unknown),
             refusals: Bucket::full(now_ms),
             rate: None,
         }

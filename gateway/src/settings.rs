@@ -175,7 +175,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     Setting {
         key: "websocket.origins",
-        what: "web pages that may connect: \"loopback\", \"any\", or a list like [\"https://example.com\"]",
+        what: "web pages that may connect: \"loopback\" (this machine's, files too), \"any\", or a list like [\"https://example.com\"]",
         set: |config, value| {
             config.origins = match value {
                 Value::Text(text) if text == "loopback" => Origins::Loopback,

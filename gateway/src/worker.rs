@@ -82,9 +82,14 @@ impl<D: Driver> Worker<D> {
                 }
                 Event::Received { conn, chunk } => {
                     let mut input = self.reactor.input(conn, chunk);
+                    let mut pieces = 0;
                     while let Some(piece) = input.next() {
                         self.front.handle_input(conn, piece);
+                        pieces += 1;
                     }
+                    let partial = input.is_partial();
+                    drop(input);
+                    self.front.handle_input_end(conn, pieces, partial);
                 }
                 Event::Sent { conn, bytes } => self.front.handle_sent(conn, bytes),
                 Event::Closed { conn, cause } => {

@@ -235,6 +235,16 @@ impl WebSocket {
         matches!(self.phase, Phase::Header | Phase::Payload) && !self.flags.has(Flags::CLOSE_SENT)
     }
 
+    /// Whether a message, or the head of a frame, has begun to arrive and is not complete. To be asked once
+    /// [`next`](Self::next) has found no more.
+    pub fn is_partial(&self) -> bool {
+        match self.phase {
+            Phase::Header => self.message != Kind::None || !self.held.is_empty(),
+            Phase::Payload => true,
+            Phase::Request | Phase::Closed => false,
+        }
+    }
+
     /// Bytes on the heap that this connection holds: 0 while nothing is under way.
     pub fn held_bytes(&self) -> usize {
         self.held.capacity()

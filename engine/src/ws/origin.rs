@@ -9,11 +9,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 /// The pages whose WebSockets a listener accepts, by their `Origin`. A request without one is always accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Origins {
-    /// Pages served by this machine (`localhost`, `127.0.0.0/8`, `[::1]`, any scheme and port) and pages without
-    /// an origin of their own (`null`), such as a file opened from disk.
+    /// Pages served by this machine (`localhost`, `127.0.0.0/8`, `[::1]`, any scheme and port) and pages opened from
+    /// its disk, as far as the browser says so (`file://`, as Chromium does).
     ///
-    /// `null` has a price: a foreign site can give itself that origin by a sandboxed frame. Where that matters,
-    /// name the pages in [`Origins::List`] instead.
+    /// Not `null`: browsers that say it for files say it for any site's sandboxed frame as well. Who wants it all
+    /// the same names it in [`Origins::List`].
     #[default]
     Loopback,
     /// Every page.
@@ -28,7 +28,9 @@ impl Origins {
     pub fn allow(&self, origin: &str) -> bool {
         match self {
             Origins::Any => true,
-            Origins::Loopback => origin.eq_ignore_ascii_case("null") || host(origin).is_some_and(is_loopback),
+            Origins::Loopback => {
+                origin.eq_ignore_ascii_case("file://") || host(origin).is_some_and(is_loopback)
+            }
             Origins::List(list) => list.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)),
         }
     }
@@ -67,9 +69,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_takes_this_machine_and_null_only() {
+    fn loopback_takes_this_machine_and_its_files_only() {
         for origin in [
-            "null",
+            "file://",
             "http://localhost",
             "https://LocalHost:8080",
             "http://127.0.0.1",
@@ -82,6 +84,13 @@ mod tests {
         }
         for origin in [
             "",
+            // Any site gets it by a sandboxed frame.
+            "null",
+            "NULL",
+            "file:",
+            "file:///",
+            "file://example.org",
+            "file:///home/someone/page.html",
             "localhost",
             "http://example.org",
             "http://localhost.example.org",
