@@ -3,10 +3,11 @@
 //
 //   node page.mjs PAGE WS_URL [SCREENSHOT]
 //
-// PAGE is a URL (file: or http:) or a path. CHROMIUM names the browser, /usr/bin/chromium otherwise.
+// PAGE is a URL (http: or file:), or the path of a page, whose folder is then served on loopback. CHROMIUM names the browser, /usr/bin/chromium otherwise.
 // Prints what it checked, then `N passed, M failed`; exits 1 if anything failed.
-import { resolve } from "node:path";
-import { pathToFileURL } from "node:url";
+import { createReadStream, existsSync } from "node:fs";
+import { createServer } from "node:http";
+import { basename, dirname, extname, join } from "node:path";
 
 import { chromium } from "playwright-core";
 
@@ -16,7 +17,22 @@ if (!pageArgument || !gateway) {
   process.exit(2);
 }
 const TIMEOUT_MS = 30_000;
-const page_url = new URL(/^[a-z]+:\/\//.test(pageArgument) ? pageArgument : pathToFileURL(resolve(pageArgument)));
+
+/** Serves the files beside a page on a free port of loopback; returns the page's URL. */
+async function serve(path) {
+  const types = { ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8" };
+  const server = createServer((request, response) => {
+    const file = join(dirname(path), basename(new URL(request.url, "http://localhost").pathname));
+    if (!types[extname(file)] || !existsSync(file)) return response.writeHead(404).end();
+    response.writeHead(200, { "content-type": types[extname(file)] });
+    return createReadStream(file).pipe(response);
+  });
+  await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
+  server.unref();
+  return `http://127.0.0.1:${server.address().port}/${basename(path)}`;
+}
+
+const page_url = new URL(/^[a-z]+:\/\//.test(pageArgument) ? pageArgument : await serve(pageArgument));
 page_url.searchParams.set("url", gateway);
 
 let passed = 0;
