@@ -10,7 +10,7 @@
 //! answer counts only if it comes from the very peer that the call was given to.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::ops::Index;
 
 use fluxar_protocol::{Code, Id};
@@ -231,7 +231,5 @@ fn slot_of(Id(id): Id) -> u32 {
 }
 
 fn name(hasher: &FixedState, asker: PeerId, id: Id) -> u64 {
-    let mut hasher = hasher.build_hasher();
-    (asker, id).hash(&mut hasher);
-    hasher.finish()
+    hasher.hash_one((asker, id))
 }

@@ -121,9 +121,10 @@ impl Shard {
             self.unheard_events += 1;
             return;
         }
-        if !self.run.takes(&receivers, event.len()) {
+        if !self.run.takes(receivers, event.len()) {
+            let receivers = Rc::clone(receivers);
             self.flush_run();
-            self.run.begin(Rc::clone(&receivers), event.len());
+            self.run.begin(receivers, event.len());
         }
         self.run.append(topic, self.topics.version(), event, topic_at);
     }

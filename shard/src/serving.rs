@@ -160,8 +160,8 @@ impl Serving {
     /// Who gets the next call of a method.
     pub(crate) fn pick(&mut self, method: &str) -> Option<u32> {
         let hash = self.patterns.hash(method);
-        let pattern = match self.remembered.get(hash, method) {
-            Some(&pattern) => pattern,
+        let pattern = match self.remembered.find(hash, method) {
+            Some(at) => *self.remembered.at(at)?,
             None => {
                 let pattern = self.patterns.best_match(method)?;
                 self.remembered.insert(hash, method, pattern);

@@ -1,7 +1,7 @@
 //! The subscriptions and offers of this core's connections: who holds which, under which id, and what each missed.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::ops::Index;
 
 use fluxar_protocol::{Code, Id};
@@ -246,7 +246,5 @@ impl Index<u32> for Subscriptions {
 }
 
 fn name(hasher: &FixedState, peer: PeerId, id: Id) -> u64 {
-    let mut hasher = hasher.build_hasher();
-    (peer, id).hash(&mut hasher);
-    hasher.finish()
+    hasher.hash_one((peer, id))
 }

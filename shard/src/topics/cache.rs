@@ -29,24 +29,31 @@ impl<V> NameCache<V> {
         }
     }
 
+    /// Where a name is, until the cache changes.
     #[inline]
-    pub(crate) fn get(&mut self, hash: u64, name: &str) -> Option<&V> {
-        if self.young.find(hash, is(hash, name)).is_none() {
-            let (remembered, _) = self.old.find_entry(hash, is(hash, name)).ok()?.remove();
-            self.enter(remembered);
+    pub(crate) fn find(&mut self, hash: u64, name: &str) -> Option<usize> {
+        match self.young.find_bucket_index(hash, is(hash, name)) {
+            Some(at) => Some(at),
+            None => {
+                let (remembered, _) = self.old.find_entry(hash, is(hash, name)).ok()?.remove();
+                Some(self.enter(remembered))
+            }
         }
-        self.young
-            .find(hash, is(hash, name))
-            .map(|remembered| &remembered.value)
     }
 
-    /// Adds a name that is not there.
-    pub(crate) fn insert(&mut self, hash: u64, name: &str, value: V) {
+    /// What is remembered there.
+    #[inline]
+    pub(crate) fn at(&self, at: usize) -> Option<&V> {
+        self.young.get_bucket(at).map(|remembered| &remembered.value)
+    }
+
+    /// Adds a name that is not there; where it is.
+    pub(crate) fn insert(&mut self, hash: u64, name: &str, value: V) -> usize {
         self.enter(Remembered {
             hash,
             name: name.into(),
             value,
-        });
+        })
     }
 
     pub(crate) fn remove(&mut self, hash: u64, name: &str) {
@@ -92,17 +99,25 @@ mod tests {
 
     #[test]
     fn it_is_bounded_and_keeps_what_is_used() {
+        fn get(cache: &mut NameCache<u64>, hash: u64, name: &str) -> Option<u64> {
+            let at = cache.find(hash, name)?;
+            cache.at(at).copied()
+        }
         let mut cache = NameCache::new(8);
         cache.insert(0, "hot", 0);
         for at in 1..1000u64 {
             cache.insert(at, &at.to_string(), at);
-            assert_eq!(cache.get(0, "hot"), Some(&0), "{at}");
+            assert_eq!(get(&mut cache, 0, "hot"), Some(0), "{at}");
             assert!(cache.len() <= 16);
         }
-        assert_eq!(cache.get(1, "1"), None);
-        assert_eq!(cache.get(999, "998"), None, "the same hash is not the same name");
+        assert_eq!(get(&mut cache, 1, "1"), None);
+        assert_eq!(
+            get(&mut cache, 999, "998"),
+            None,
+            "the same hash is not the same name"
+        );
         cache.remove(0, "hot");
-        assert_eq!(cache.get(0, "hot"), None);
+        assert_eq!(get(&mut cache, 0, "hot"), None);
         cache.clear();
         assert_eq!(cache.len(), 0);
     }

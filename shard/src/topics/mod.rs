@@ -71,19 +71,22 @@ impl Topics {
     }
 
     /// Who gets the events of a topic.
+    #[inline]
     pub(crate) fn resolve(
         &mut self,
         topic: &str,
         subscriptions: &Subscriptions,
         groups: &Groups,
-    ) -> Rc<Receivers> {
+    ) -> &Rc<Receivers> {
         let hash = self.patterns.hash(topic);
-        if let Some(receivers) = self.remembered.get(hash, topic) {
-            return receivers.clone();
-        }
-        let receivers = self.find(topic, subscriptions, groups);
-        self.remembered.insert(hash, topic, receivers.clone());
-        receivers
+        let at = match self.remembered.find(hash, topic) {
+            Some(at) => at,
+            None => {
+                let receivers = self.find(topic, subscriptions, groups);
+                self.remembered.insert(hash, topic, receivers)
+            }
+        };
+        self.remembered.at(at).expect("it was found or entered above")
     }
 
     /// What receives the events of a pattern has changed.

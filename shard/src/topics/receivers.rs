@@ -1,6 +1,6 @@
 //! Sets of receivers, each held once: two topics have the same receivers if and only if they have the same `Rc`.
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::rc::{Rc, Weak};
 
 use foldhash::fast::FixedState;
@@ -53,9 +53,7 @@ impl ReceiverSets {
         cores: &[u16],
         groups: &[GroupHandle],
     ) -> Rc<Receivers> {
-        let mut hasher = self.hasher.build_hasher();
-        (plain, cores, groups).hash(&mut hasher);
-        let hash = hasher.finish();
+        let hash = self.hasher.hash_one((plain, cores, groups));
         let mut known = None;
         let _ = self.sets.find(hash, |(other, set)| {
             known = set.upgrade().filter(|set| {
