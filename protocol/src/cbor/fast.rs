@@ -12,7 +12,7 @@
 //!    is an ASCII character itself, so one text cannot complete a broken character of the one before it. Other
 //!    items are "copied" too, and overwritten by the next: to copy is cheaper than to ask.
 //!
-//! Long strings, large containers, indefinite lengths and all that is wrong leave this path for [`uncommon`].
+//! Long strings, large containers, indefinite lengths and all that is wrong leave this path for [`Walk::uncommon`].
 //! Large arrays are then tried as runs of numbers ([`numbers`](super::numbers)).
 //!
 //! Whatever is generic over [`Simd`] is inlined to the last call into the function that has the target feature:
@@ -22,7 +22,8 @@ use super::nesting::{LOG_WINDOW_ROOM, Nesting};
 use super::numbers::{number_run, same_width};
 use super::simd::{BLOCK, Scratch, Simd};
 
-/// Bytes that are prepared at once. A power of two of blocks; each window ends with a mispredicted branch.
+/// Bytes that are prepared at once. Each window ends with a mispredicted branch, but what is prepared behind the end
+/// of the item is wasted.
 const WINDOW: usize = 256;
 /// Bytes behind a window that an item which begins in it may be copied from.
 const REACH: usize = 32;
@@ -48,7 +49,7 @@ struct Step {
     text: u8,
     /// 1 if it opens a container.
     opens: u8,
-    /// It is for [`uncommon`]; the rest says nothing.
+    /// It is for [`Walk::uncommon`]; the rest says nothing.
     uncommon: bool,
 }
 

@@ -49,7 +49,7 @@ pub(super) fn walk(bytes: &[u8], depth_max: usize) -> Option<usize> {
     #[cfg(target_arch = "x86_64")]
     {
         if x86::has_avx2() {
-            // SAFETY: the processor has AVX2.
+            // SAFETY: the processor has all that `walk_avx2` is compiled for.
             unsafe { x86::walk_avx2(bytes, depth_max) }
         } else {
             x86::walk_sse2(bytes, depth_max)
@@ -76,7 +76,7 @@ pub(super) fn walks() -> alloc::vec::Vec<(&'static str, FastWalk)> {
     #[cfg(target_arch = "x86_64")]
     {
         if x86::has_avx2() {
-            // SAFETY: the processor has AVX2.
+            // SAFETY: the processor has all that `walk_avx2` is compiled for.
             walks.push(("avx2", |bytes, depth_max| unsafe {
                 x86::walk_avx2(bytes, depth_max)
             }));
