@@ -70,6 +70,8 @@ pub(crate) struct Core {
     /// By sender: the number that has to come next.
     pub(crate) letters_next: Vec<u64>,
     pub(crate) queued_most: usize,
+    /// `Received` events.
+    pub(crate) chunks: u64,
 }
 
 impl Core {
@@ -106,6 +108,7 @@ impl Core {
                     !known.paused && !known.closing,
                     "{conn:?} got bytes it did not want"
                 );
+                self.chunks += 1;
                 let mut pieces = Vec::new();
                 let mut input = self.reactor.input(conn, chunk);
                 while let Some(Piece::Stream(bytes) | Piece::Message(bytes)) = input.next() {
@@ -262,6 +265,7 @@ impl House {
             to_post: vec![0; cores],
             letters_next: vec![0; cores + 1],
             queued_most: 0,
+            chunks: 0,
         });
         let cores: Vec<Core> = cores.collect();
         for core in 0..cores.len() {
