@@ -92,12 +92,6 @@ impl Head {
         Self::write(TEXT, text.len() as u64, out);
         out.extend_from_slice(text.as_bytes());
     }
-
-    /// Appends a byte string with the shortest head.
-    pub(crate) fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-        Self::write(BYTES, bytes.len() as u64, out);
-        out.extend_from_slice(bytes);
-    }
 }
 
 fn argument_bytes<const N: usize>(rest: &[u8]) -> Result<[u8; N], NoHead> {

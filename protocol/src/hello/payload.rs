@@ -2,14 +2,19 @@
 //!
 //! They are maps: what is absent or null has its default, unknown keys are ignored, a key that stands twice is a
 //! fault. Texts and byte strings that are read have to be of definite length, so that they can be borrowed.
+//!
+//! One hello a connection: this is a cold path, and `minicbor` does the work.
 
 use alloc::vec::Vec;
+use core::convert::Infallible;
+
+use minicbor::data::Type;
+use minicbor::{Decoder, Encoder, encode};
 
 use super::{Auth, Caps, Hello, Resume, Welcome};
 use crate::cbor;
 use crate::envelope::Id;
 use crate::error::Fault;
-use crate::head::{self, Head, Items};
 use crate::limits::{
     FRAME_BYTES_LEAST, FRAME_BYTES_MOST, HEARTBEAT_MS_LEAST, HEARTBEAT_MS_MOST, PAYLOAD_DEPTH_MAX,
 };
@@ -33,19 +38,18 @@ impl<'a> Hello<'a> {
         ];
         let mut hello = Self::default();
         let mut v0 = None;
-        whole(payload)?;
-        each_key(payload, "payload", KEYS, |key, value| {
+        read_payload(payload, KEYS, |key, decoder| {
             match key {
-                "v" => v0 = Some(has_v0(value)?),
-                "caps" => hello.caps = caps(value)?,
-                "max_frame" => hello.max_frame = max_frame(value)?,
-                "heartbeat_ms" => hello.heartbeat_ms = heartbeat_ms(value)?,
-                "credit" => hello.credit = credit(value)?,
-                "agent" => hello.agent = text(value, "agent")?,
-                "auth" => hello.auth = Some(auth(value)?),
-                _ => hello.resume = Some(resume(value)?),
+                "v" => v0 = Some(has_v0(decoder)?),
+                "caps" => hello.caps = caps(decoder)?,
+                "max_frame" => hello.max_frame = max_frame(decoder)?,
+                "heartbeat_ms" => hello.heartbeat_ms = heartbeat_ms(decoder)?,
+                "credit" => hello.credit = credit(decoder)?,
+                "agent" => hello.agent = decoder.str().ok()?,
+                "auth" => hello.auth = Some(auth(decoder)?),
+                _ => hello.resume = Some(resume(decoder)?),
             }
-            Ok(())
+            Some(())
         })?;
         hello.v0 = v0.ok_or(Fault::Hello("v"))?;
         Ok(hello)
@@ -53,36 +57,44 @@ impl<'a> Hello<'a> {
 
     /// Appends the encoded payload. What has its default is left out.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        self.write(&mut Encoder::new(out)).expect(VEC_TAKES_ALL);
+    }
+
+    fn write(&self, encoder: &mut VecEncoder<'_>) -> Written {
         let default = Self::default();
-        let mut map = MapWriter::default();
-        map.key("v")
-            .extend_from_slice(if self.v0 { &[0x81, 0] } else { &[0x80] });
-        if self.caps != default.caps {
-            write_caps(self.caps, map.key("caps"));
-        }
-        for (key, value, default) in [
+        let numbers = [
             ("max_frame", self.max_frame, default.max_frame),
             ("heartbeat_ms", self.heartbeat_ms, default.heartbeat_ms),
             ("credit", self.credit, default.credit),
-        ] {
-            if value != default {
-                Head::write(head::UINT, value.into(), map.key(key));
-            }
+        ];
+        let numbers = numbers.iter().filter(|(_, value, default)| value != default);
+        let has_caps = self.caps != default.caps;
+        let has_agent = self.agent != default.agent;
+        let others = [has_caps, has_agent, self.auth.is_some(), self.resume.is_some()];
+        encoder.map(1 + numbers.clone().count() as u64 + count(&others))?;
+        encoder.str("v")?.array(self.v0.into())?;
+        if self.v0 {
+            encoder.u8(0)?;
         }
-        if !self.agent.is_empty() {
-            Head::write_text(self.agent, map.key("agent"));
+        if has_caps {
+            write_caps(self.caps, encoder.str("caps")?)?;
+        }
+        for (key, value, _) in numbers {
+            encoder.str(key)?.u32(*value)?;
+        }
+        if has_agent {
+            encoder.str("agent")?.str(self.agent)?;
         }
         if let Some(auth) = &self.auth {
-            write_auth(auth, map.key("auth"));
+            write_auth(auth, encoder.str("auth")?)?;
         }
         if let Some(resume) = &self.resume {
-            let mut inner = MapWriter::default();
-            Head::write_bytes(&resume.session.0, inner.key("session"));
-            Head::write_bytes(resume.token, inner.key("token"));
-            Head::write(head::UINT, resume.recv, inner.key("recv"));
-            inner.finish(map.key("resume"));
+            encoder.str("resume")?.map(3)?;
+            encoder.str("session")?.bytes(&resume.session.0)?;
+            encoder.str("token")?.bytes(resume.token)?;
+            encoder.str("recv")?.u64(resume.recv)?;
         }
-        map.finish(out);
+        Ok(())
     }
 }
 
@@ -120,23 +132,21 @@ impl<'a> Welcome<'a> {
             limits: None,
             agent: default.agent,
         };
-        whole(payload)?;
-        each_key(payload, "payload", KEYS, |key, value| {
+        read_payload(payload, KEYS, |key, decoder| {
             match key {
-                "v" => v = Some(uint(value, "v")?),
-                "session" => session = Some(id(value, "session")?),
-                "token" => welcome.token = Some(bytes(value, "token")?),
-                "caps" => welcome.caps = caps(value)?,
-                "max_frame" => welcome.max_frame = max_frame(value)?,
-                "heartbeat_ms" => welcome.heartbeat_ms = heartbeat_ms(value)?,
-                "credit" => welcome.credit = credit(value)?,
-                "resumed" => welcome.resumed = flag(value, "resumed")?,
-                "recv" => welcome.recv = uint(value, "recv")?,
-                "agent" => welcome.agent = text(value, "agent")?,
-                _ if head::is_map(value) => welcome.limits = Some(value),
-                _ => return Err(Fault::Hello("limits")),
+                "v" => v = Some(decoder.u64().ok()?),
+                "session" => session = Some(id(decoder)?),
+                "token" => welcome.token = Some(decoder.bytes().ok()?),
+                "caps" => welcome.caps = caps(decoder)?,
+                "max_frame" => welcome.max_frame = max_frame(decoder)?,
+                "heartbeat_ms" => welcome.heartbeat_ms = heartbeat_ms(decoder)?,
+                "credit" => welcome.credit = credit(decoder)?,
+                "resumed" => welcome.resumed = decoder.bool().ok()?,
+                "recv" => welcome.recv = decoder.u64().ok()?,
+                "agent" => welcome.agent = decoder.str().ok()?,
+                _ => welcome.limits = Some(raw_map(decoder)?),
             }
-            Ok(())
+            Some(())
         })?;
         welcome.v = v.ok_or(Fault::Hello("v"))?;
         welcome.session = session.ok_or(Fault::Hello("session"))?;
@@ -145,228 +155,226 @@ impl<'a> Welcome<'a> {
 
     /// Appends the encoded payload, all of it: people read it in traces.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let mut map = MapWriter::default();
-        Head::write(head::UINT, self.v, map.key("v"));
-        Head::write_bytes(&self.session.0, map.key("session"));
+        self.write(&mut Encoder::new(out)).expect(VEC_TAKES_ALL);
+    }
+
+    fn write(&self, encoder: &mut VecEncoder<'_>) -> Written {
+        encoder.map(10 + u64::from(self.limits.is_some()))?;
+        encoder.str("v")?.u64(self.v)?;
+        encoder.str("session")?.bytes(&self.session.0)?;
+        encoder.str("token")?;
         match self.token {
-            Some(token) => Head::write_bytes(token, map.key("token")),
-            None => map.key("token").push(head::NULL),
-        }
-        write_caps(self.caps, map.key("caps"));
-        Head::write(head::UINT, self.max_frame.into(), map.key("max_frame"));
-        Head::write(head::UINT, self.heartbeat_ms.into(), map.key("heartbeat_ms"));
-        Head::write(head::UINT, self.credit.into(), map.key("credit"));
-        map.key("resumed")
-            .push(if self.resumed { head::TRUE } else { head::FALSE });
-        Head::write(head::UINT, self.recv, map.key("recv"));
+            Some(token) => encoder.bytes(token)?,
+            None => encoder.null()?,
+        };
+        write_caps(self.caps, encoder.str("caps")?)?;
+        encoder.str("max_frame")?.u32(self.max_frame)?;
+        encoder.str("heartbeat_ms")?.u32(self.heartbeat_ms)?;
+        encoder.str("credit")?.u32(self.credit)?;
+        encoder.str("resumed")?.bool(self.resumed)?;
+        encoder.str("recv")?.u64(self.recv)?;
         if let Some(limits) = self.limits {
-            map.key("limits").extend_from_slice(limits);
+            encoder.str("limits")?.writer_mut().extend_from_slice(limits);
         }
-        Head::write_text(self.agent, map.key("agent"));
-        map.finish(out);
-    }
-}
-
-/// The payload has to be one item, as a decoded envelope's is.
-fn whole(payload: &[u8]) -> Result<(), Fault> {
-    if cbor::walk(payload, PAYLOAD_DEPTH_MAX) == Ok(payload.len()) {
+        encoder.str("agent")?.str(self.agent)?;
         Ok(())
-    } else {
-        Err(Fault::Hello("payload"))
     }
 }
 
-/// Calls `read` with the known keys of a map whose value is not null. Faults of the map itself are `part`'s.
-fn each_key<'a>(
-    item: &'a [u8],
-    part: &'static str,
+/// Reads a payload's known keys. `read` takes the value of one; `None` says that it is not what the key needs.
+fn read_payload<'a>(
+    payload: &'a [u8],
     known: &[&'static str],
-    mut read: impl FnMut(&'static str, &'a [u8]) -> Result<(), Fault>,
+    read: impl FnMut(&'static str, &mut Decoder<'a>) -> Option<()>,
 ) -> Result<(), Fault> {
-    let mut items = Items::of_map(item).ok_or(Fault::Hello(part))?;
+    // A decoded envelope's payload is one well-formed item; this holds it for every caller.
+    if cbor::walk(payload, PAYLOAD_DEPTH_MAX) != Ok(payload.len()) {
+        return Err(Fault::Hello("payload"));
+    }
+    each_key(&mut Decoder::new(payload), known, read).map_err(Fault::Hello)
+}
+
+/// Calls `read` for the known keys of a map whose value is not null. The error names the key, or `payload` if the map
+/// itself is at fault.
+fn each_key<'a>(
+    decoder: &mut Decoder<'a>,
+    known: &[&'static str],
+    mut read: impl FnMut(&'static str, &mut Decoder<'a>) -> Option<()>,
+) -> Result<(), &'static str> {
+    const NO_MAP: &str = "payload";
+    let mut left = decoder.map().map_err(|_| NO_MAP)?;
     let mut seen = 0_u32; // a bit for each known key
-    while let Some((key, value)) = items.pair() {
-        if !head::is_text(key) {
-            return Err(Fault::Hello(part));
+    loop {
+        match &mut left {
+            Some(0) => return Ok(()),
+            Some(left) => *left -= 1,
+            None if is_next(decoder, Type::Break) => {
+                decoder.set_position(decoder.position() + 1);
+                return Ok(());
+            }
+            None => {}
         }
-        let Some(at) = head::as_text(key).and_then(|key| known.iter().position(|known| *known == key)) else {
+        let key = decoder.str().map_err(|_| NO_MAP)?;
+        let Some(at) = known.iter().position(|known| *known == key) else {
+            decoder.skip().map_err(|_| NO_MAP)?;
             continue;
         };
         if seen & 1 << at != 0 {
-            return Err(Fault::Hello(part));
+            return Err(NO_MAP);
         }
         seen |= 1 << at;
-        if value != [head::NULL] {
-            read(known[at], value)?;
+        if is_next(decoder, Type::Null) {
+            decoder.null().map_err(|_| known[at])?;
+        } else {
+            read(known[at], decoder).ok_or(known[at])?;
         }
     }
-    Ok(())
 }
 
-fn uint(item: &[u8], part: &'static str) -> Result<u64, Fault> {
-    head::as_uint(item).ok_or(Fault::Hello(part))
+fn is_next(decoder: &Decoder<'_>, expected: Type) -> bool {
+    decoder.datatype().is_ok_and(|found| found == expected)
 }
 
-fn text<'a>(item: &'a [u8], part: &'static str) -> Result<&'a str, Fault> {
-    head::as_text(item).ok_or(Fault::Hello(part))
+fn id(decoder: &mut Decoder<'_>) -> Option<Id> {
+    decoder.bytes().ok()?.try_into().ok().map(Id)
 }
 
-fn bytes<'a>(item: &'a [u8], part: &'static str) -> Result<&'a [u8], Fault> {
-    head::as_bytes(item).ok_or(Fault::Hello(part))
-}
-
-fn flag(item: &[u8], part: &'static str) -> Result<bool, Fault> {
-    head::as_bool(item).ok_or(Fault::Hello(part))
-}
-
-fn id(item: &[u8], part: &'static str) -> Result<Id, Fault> {
-    let bytes = head::as_bytes(item).and_then(|bytes| bytes.try_into().ok());
-    bytes.map(Id).ok_or(Fault::Hello(part))
-}
-
-fn has_v0(item: &[u8]) -> Result<bool, Fault> {
-    let versions = Items::of_array(item).ok_or(Fault::Hello("v"))?;
+fn has_v0(decoder: &mut Decoder<'_>) -> Option<bool> {
     let mut v0 = false;
-    for version in versions {
-        v0 |= uint(version, "v")? == 0;
+    for version in decoder.array_iter::<u64>().ok()? {
+        v0 |= version.ok()? == 0;
     }
-    Ok(v0)
+    Some(v0)
 }
 
-fn max_frame(item: &[u8]) -> Result<u32, Fault> {
-    let announced_bytes = uint(item, "max_frame")?.min(FRAME_BYTES_MOST as u64);
-    if announced_bytes < FRAME_BYTES_LEAST as u64 {
-        return Err(Fault::Hello("max_frame"));
-    }
-    Ok(announced_bytes as u32)
+fn max_frame(decoder: &mut Decoder<'_>) -> Option<u32> {
+    let announced_bytes = decoder.u64().ok()?.min(FRAME_BYTES_MOST as u64);
+    (announced_bytes >= FRAME_BYTES_LEAST as u64).then_some(announced_bytes as u32)
 }
 
-fn heartbeat_ms(item: &[u8]) -> Result<u32, Fault> {
-    let announced_ms = uint(item, "heartbeat_ms")?;
-    Ok(announced_ms.clamp(HEARTBEAT_MS_LEAST.into(), HEARTBEAT_MS_MOST.into()) as u32)
+fn heartbeat_ms(decoder: &mut Decoder<'_>) -> Option<u32> {
+    let announced_ms = decoder.u64().ok()?;
+    Some(announced_ms.clamp(HEARTBEAT_MS_LEAST.into(), HEARTBEAT_MS_MOST.into()) as u32)
 }
 
-fn credit(item: &[u8]) -> Result<u32, Fault> {
-    Ok(u32::try_from(uint(item, "credit")?).unwrap_or(u32::MAX))
+fn credit(decoder: &mut Decoder<'_>) -> Option<u32> {
+    Some(u32::try_from(decoder.u64().ok()?).unwrap_or(u32::MAX))
 }
 
-fn caps(item: &[u8]) -> Result<Caps, Fault> {
+fn caps(decoder: &mut Decoder<'_>) -> Option<Caps> {
     let mut caps = Caps::default();
     each_key(
-        item,
-        "caps",
+        decoder,
         &["compress", "multi", "datagram", "resume", "seal"],
-        |key, value| {
+        |key, decoder| {
             match key {
-                "compress" => {
-                    for algorithm in Items::of_array(value).ok_or(Fault::Hello("caps"))? {
-                        match text(algorithm, "caps")? {
-                            "zstd" => caps.zstd = true,
-                            "gzip" => caps.gzip = true,
+                "multi" => caps.multi = decoder.bool().ok()?,
+                "datagram" => caps.datagram = decoder.bool().ok()?,
+                "resume" => caps.resume = decoder.bool().ok()?,
+                _ => {
+                    for name in decoder.array_iter::<&str>().ok()? {
+                        match (key, name.ok()?) {
+                            ("compress", "zstd") => caps.zstd = true,
+                            ("compress", "gzip") => caps.gzip = true,
                             _ => {}
                         }
                     }
                 }
-                "multi" => caps.multi = flag(value, "caps")?,
-                "datagram" => caps.datagram = flag(value, "caps")?,
-                "resume" => caps.resume = flag(value, "caps")?,
-                _ => {
-                    for suite in Items::of_array(value).ok_or(Fault::Hello("caps"))? {
-                        text(suite, "caps")?;
-                    }
-                }
             }
-            Ok(())
+            Some(())
         },
-    )?;
-    Ok(caps)
+    )
+    .ok()?;
+    Some(caps)
 }
 
-fn auth(item: &[u8]) -> Result<Auth<'_>, Fault> {
+fn auth<'a>(decoder: &mut Decoder<'a>) -> Option<Auth<'a>> {
     let (mut scheme, mut token) = (None, None);
-    each_key(item, "auth", &["scheme", "token"], |key, value| {
-        let value = text(value, "auth")?;
+    let start = decoder.position();
+    each_key(decoder, &["scheme", "token"], |key, decoder| {
+        let value = decoder.str().ok()?;
         *(if key == "scheme" { &mut scheme } else { &mut token }) = Some(value);
-        Ok(())
-    })?;
-    Ok(Auth {
-        scheme: scheme.ok_or(Fault::Hello("auth"))?,
+        Some(())
+    })
+    .ok()?;
+    Some(Auth {
+        scheme: scheme?,
         token,
-        raw: item,
+        raw: &decoder.input()[start..decoder.position()],
     })
 }
 
-fn resume(item: &[u8]) -> Result<Resume<'_>, Fault> {
+fn resume<'a>(decoder: &mut Decoder<'a>) -> Option<Resume<'a>> {
     let (mut session, mut token, mut recv) = (None, None, None);
-    each_key(item, "resume", &["session", "token", "recv"], |key, value| {
+    each_key(decoder, &["session", "token", "recv"], |key, decoder| {
         match key {
-            "session" => session = Some(id(value, "resume")?),
-            "token" => token = Some(bytes(value, "resume")?),
-            _ => recv = Some(uint(value, "resume")?),
+            "session" => session = Some(id(decoder)?),
+            "token" => token = Some(decoder.bytes().ok()?),
+            _ => recv = Some(decoder.u64().ok()?),
         }
-        Ok(())
-    })?;
-    match (session, token, recv) {
-        (Some(session), Some(token), Some(recv)) => Ok(Resume { session, token, recv }),
-        _ => Err(Fault::Hello("resume")),
-    }
+        Some(())
+    })
+    .ok()?;
+    Some(Resume {
+        session: session?,
+        token: token?,
+        recv: recv?,
+    })
 }
 
-fn write_caps(caps: Caps, out: &mut Vec<u8>) {
-    let mut map = MapWriter::default();
-    if caps.zstd || caps.gzip {
-        let out = map.key("compress");
-        Head::write(head::ARRAY, u64::from(caps.zstd) + u64::from(caps.gzip), out);
-        for (name, is_there) in [("zstd", caps.zstd), ("gzip", caps.gzip)] {
-            if is_there {
-                Head::write_text(name, out);
-            }
-        }
+/// The bytes of a map.
+fn raw_map<'a>(decoder: &mut Decoder<'a>) -> Option<&'a [u8]> {
+    let start = decoder.position();
+    if !matches!(decoder.datatype().ok()?, Type::Map | Type::MapIndef) {
+        return None;
     }
-    for (key, is_there) in [
+    decoder.skip().ok()?;
+    Some(&decoder.input()[start..decoder.position()])
+}
+
+type VecEncoder<'v> = Encoder<&'v mut Vec<u8>>;
+type Written = Result<(), encode::Error<Infallible>>;
+
+const VEC_TAKES_ALL: &str = "a Vec takes all that is written to it";
+
+fn count(conditions: &[bool]) -> u64 {
+    conditions.iter().filter(|condition| **condition).count() as u64
+}
+
+fn write_caps(caps: Caps, encoder: &mut VecEncoder<'_>) -> Written {
+    let algorithms = [("zstd", caps.zstd), ("gzip", caps.gzip)];
+    let flags = [
         ("multi", caps.multi),
         ("datagram", caps.datagram),
         ("resume", caps.resume),
-    ] {
-        if is_there {
-            map.key(key).push(head::TRUE);
+    ];
+    let has_algorithm = caps.zstd || caps.gzip;
+    encoder.map(count(&[has_algorithm, caps.multi, caps.datagram, caps.resume]))?;
+    if has_algorithm {
+        encoder.str("compress")?.array(count(&[caps.zstd, caps.gzip]))?;
+        for (name, _) in algorithms.iter().filter(|(_, is_there)| *is_there) {
+            encoder.str(name)?;
         }
     }
-    map.finish(out);
+    for (key, _) in flags.iter().filter(|(_, is_there)| *is_there) {
+        encoder.str(key)?.bool(true)?;
+    }
+    Ok(())
 }
 
-fn write_auth(auth: &Auth<'_>, out: &mut Vec<u8>) {
+fn write_auth(auth: &Auth<'_>, encoder: &mut VecEncoder<'_>) -> Written {
     if !auth.raw.is_empty() {
-        out.extend_from_slice(auth.raw);
-        return;
+        encoder.writer_mut().extend_from_slice(auth.raw);
+        return Ok(());
     }
-    let mut map = MapWriter::default();
-    Head::write_text(auth.scheme, map.key("scheme"));
+    encoder
+        .map(1 + u64::from(auth.token.is_some()))?
+        .str("scheme")?
+        .str(auth.scheme)?;
     if let Some(token) = auth.token {
-        Head::write_text(token, map.key("token"));
+        encoder.str("token")?.str(token)?;
     }
-    map.finish(out);
-}
-
-/// Collects a map whose number of keys is known only at the end.
-#[derive(Default)]
-struct MapWriter {
-    keys: u64,
-    entries: Vec<u8>,
-}
-
-impl MapWriter {
-    /// Writes a key; its value has to be appended to what is returned.
-    fn key(&mut self, key: &str) -> &mut Vec<u8> {
-        self.keys += 1;
-        Head::write_text(key, &mut self.entries);
-        &mut self.entries
-    }
-
-    fn finish(self, out: &mut Vec<u8>) {
-        Head::write(head::MAP, self.keys, out);
-        out.extend_from_slice(&self.entries);
-    }
+    Ok(())
 }
 
 #[cfg(test)]
