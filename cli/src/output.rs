@@ -23,7 +23,11 @@ pub(crate) struct Output {
 #[derive(Serialize)]
 struct Line<'a> {
     topic: &'a str,
-    payload: Shown<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<Shown<'a>>,
+    /// In place of a payload that JSON cannot show.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diag: Option<String>,
 }
 
 impl Output {
@@ -49,29 +53,28 @@ impl Output {
         print(&text)
     }
 
-    /// An event. A payload that does not decode is shown as diagnostic notation: it costs that event only.
+    /// An event. A payload that does not decode is shown in diagnostic notation: it costs that event only.
     pub(crate) fn event(self, topic: &str, payload: &[u8]) -> Result<()> {
-        let value = if self.is_diag {
-            Err(())
-        } else {
-            decode(payload).map_err(|_| ())
-        };
-        let topic_shown = if self.has_colour {
+        let shown = if self.has_colour {
             format!("\x1b[36m{topic}\x1b[0m")
         } else {
             topic.to_owned()
         };
-        match value {
-            Err(()) => print(&format!("{topic_shown} {}", diagnostic(payload))),
-            Ok(value) if self.is_pretty => print(&format!("{topic_shown} {}", json::pretty(&value))),
-            Ok(value) => {
-                let line = serde_json::to_string(&Line {
-                    topic,
-                    payload: Shown(&value),
-                });
-                print(&line.map_err(|error| Failure::here(error.to_string()))?)
-            }
+        if self.is_diag {
+            return print(&format!("{shown} {}", diagnostic(payload)));
         }
+        let value = decode(payload).ok();
+        if self.is_pretty {
+            let text = value.as_ref().map_or_else(|| diagnostic(payload), json::pretty);
+            return print(&format!("{shown} {text}"));
+        }
+        let diag = value.is_none().then(|| diagnostic(payload));
+        let line = Line {
+            topic,
+            payload: value.as_ref().map(Shown),
+            diag,
+        };
+        print(&serde_json::to_string(&line).map_err(|error| Failure::here(error.to_string()))?)
     }
 }
 

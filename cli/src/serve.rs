@@ -87,13 +87,20 @@ pub(crate) async fn run(args: &Args, command: &Serve) -> Result<()> {
 
 async fn give(answer: &Answer, request: &Request) -> fluxar::Result<Value> {
     match answer {
-        Answer::Echo => request.payload(),
+        Answer::Echo => argument(request),
         Answer::Fixed(value) => Ok(value.clone()),
-        Answer::Command(words) => {
-            let argument: Value = request.payload()?;
-            command(words, request.method(), &json::compact(&argument)).await
-        }
+        Answer::Command(words) => command(words, request.method(), &json::compact(&argument(request)?)).await,
     }
+}
+
+/// The argument with its tags and byte strings.
+fn argument(request: &Request) -> fluxar::Result<Value> {
+    ciborium::from_reader(&request.payload_bytes()[..]).map_err(|error| {
+        Error::new(
+            Code::InvalidArgument,
+            format!("the argument cannot be read: {error}"),
+        )
+    })
 }
 
 /// Runs the command. When the caller gives up it is killed.

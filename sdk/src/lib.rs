@@ -55,6 +55,7 @@
 mod address;
 mod client;
 mod codec;
+mod decode;
 mod error;
 mod handlers;
 mod handshake;

@@ -1,0 +1,458 @@
+//! The command as a script sees it: what it prints, what it says on stderr, how it exits; against a real server.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use fluxar::{Code, Error, Message, Request, Server};
+
+fn fluxar(url: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fluxar"));
+    command
+        .args(args)
+        .env_clear()
+        .env("FLUXAR_URL", url)
+        .env("PATH", "/usr/bin:/bin")
+        .stdin(Stdio::null());
+    command
+}
+
+/// Runs it to its end, away from the runtime that serves it.
+async fn run(url: &str, args: &[&str]) -> Output {
+    let mut command = fluxar(url, args);
+    tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap()
+}
+
+async fn run_with_stdin(url: &str, args: &[&str], stdin: &str) -> Output {
+    let mut command = fluxar(url, args);
+    let stdin = stdin.to_owned();
+    let ran = tokio::task::spawn_blocking(move || {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    });
+    ran.await.unwrap()
+}
+
+/// With tags and byte strings, which serde does not know.
+fn read(payload: &[u8]) -> fluxar::Result<ciborium::Value> {
+    ciborium::from_reader(payload).map_err(Error::internal)
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+async fn server() -> Server {
+    let server = Server::bind("127.0.0.1:0").build().await.unwrap();
+    server
+        .handle("echo", |req: Request| async move { read(req.payload_bytes()) })
+        .unwrap();
+    server
+        .handle("fail", |_| async {
+            Err::<(), _>(Error::new(Code::NotFound, "there is no user 7").with_details(&("id", 7)))
+        })
+        .unwrap();
+    server
+        .handle("hang", |_| std::future::pending::<fluxar::Result<()>>())
+        .unwrap();
+    let running = server.clone();
+    tokio::spawn(async move { running.run().await.unwrap() });
+    server
+}
+
+async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait)
+        .await
+        .expect("the condition comes to hold");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn call_prints_the_answer() {
+    let server = server().await;
+    for (argument, answer) in [
+        (
+            r#"{"z": 1, "a": [1.0, "ü", null]}"#,
+            "{\"z\":1,\"a\":[1.0,\"ü\",null]}\n",
+        ),
+        (r#"{"$bytes": "AQID"}"#, "{\"$bytes\":\"AQID\"}\n"),
+        ("-1", "-1\n"),
+    ] {
+        let output = run(server.url(), &["call", "echo", argument]).await;
+        assert_eq!(
+            (stdout(&output), output.status.code()),
+            (answer, Some(0)),
+            "{}",
+            stderr(&output)
+        );
+    }
+    assert_eq!(stdout(&run(server.url(), &["call", "echo"]).await), "null\n");
+    let diag = run(
+        server.url(),
+        &["--named", "call", "echo", r#"{"$bytes": "AQID"}"#, "--diag"],
+    )
+    .await;
+    assert_eq!(stdout(&diag), "h'010203'\n");
+    assert_eq!(
+        stdout(&run_with_stdin(server.url(), &["call", "echo", "-"], "[1,\n2]").await),
+        "[1,2]\n"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_have_their_exit_codes_and_say_what_to_try() {
+    let server = server().await;
+    let url = server.url().to_owned();
+
+    let answered = run(&url, &["call", "fail"]).await;
+    let expected = format!("fluxar: {url}: not_found: there is no user 7\n        details: [\"id\",7]\n");
+    assert_eq!((stderr(&answered), answered.status.code()), (&*expected, Some(1)));
+    assert_eq!(stdout(&answered), "");
+
+    let nobody = run(&url, &["call", "nobody.there"]).await;
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(stderr(&nobody).contains("fluxar serve"), "{}", stderr(&nobody));
+
+    let usage = run(&url, &["call"]).await;
+    assert_eq!(usage.status.code(), Some(2));
+    let name = run(&url, &["call", "not..a.name"]).await;
+    assert_eq!(name.status.code(), Some(2), "{}", stderr(&name));
+
+    let hang = run(&url, &["--timeout", "100ms", "call", "hang"]).await;
+    assert_eq!(hang.status.code(), Some(4));
+    assert!(stderr(&hang).contains("deadline_exceeded"), "{}", stderr(&hang));
+
+    let json = run(&url, &["call", "echo", "{id: 7}"]).await;
+    assert_eq!(json.status.code(), Some(5));
+    assert!(stderr(&json).contains("the argument is not JSON") && stderr(&json).contains("quote it"));
+
+    server.close().await;
+    let refused = run(&url, &["call", "echo"]).await;
+    assert_eq!(refused.status.code(), Some(3));
+    let expected = format!(
+        "fluxar: {url}: unavailable: connection refused: nobody listens there\n        \
+         is a gateway running? start one with `cargo run --release`, or give its address with --url\n"
+    );
+    assert_eq!(stderr(&refused), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn help_tells_the_exit_codes() {
+    let help = run("tcp://127.0.0.1:1", &["--help"]).await;
+    for part in [
+        "Exit codes:",
+        "$bytes",
+        "pub",
+        "sub",
+        "call",
+        "serve",
+        "ping",
+        "FLUXAR_URL",
+    ] {
+        assert!(stdout(&help).contains(part), "{part} in {}", stdout(&help));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pub_publishes_values_files_and_lines() {
+    let server = server().await;
+    let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
+    server
+        .on_event(">", move |msg: Message| {
+            let sender = sender.clone();
+            async move {
+                sender
+                    .send((msg.topic().to_owned(), read(msg.payload_bytes())?))
+                    .unwrap();
+                Ok(())
+            }
+        })
+        .unwrap();
+    let mut next = async || {
+        let (topic, value) = tokio::time::timeout(Duration::from_secs(30), events.recv())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(topic, "a.b");
+        value
+    };
+    let text = |text: &str| ciborium::Value::Text(text.to_owned());
+
+    let output = run(
+        server.url(),
+        &["pub", "a.b", "[1]", "--count", "2", "--interval", "1ms"],
+    )
+    .await;
+    assert_eq!(
+        (output.status.code(), stdout(&output)),
+        (Some(0), ""),
+        "{}",
+        stderr(&output)
+    );
+    for _ in 0..2 {
+        assert_eq!(next().await, ciborium::Value::Array(vec![1.into()]));
+    }
+    run(server.url(), &["pub", "a.b", "not json", "--raw-text"]).await;
+    assert_eq!(next().await, text("not json"));
+    run(server.url(), &["pub", "a.b"]).await;
+    assert_eq!(next().await, ciborium::Value::Null);
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("event.json");
+    std::fs::write(&path, "\n \"from a file\"\n").unwrap();
+    run(server.url(), &["pub", "a.b", "--file", path.to_str().unwrap()]).await;
+    assert_eq!(next().await, text("from a file"));
+    let missing = run(server.url(), &["pub", "a.b", "--file", "/not/there"]).await;
+    assert_eq!(missing.status.code(), Some(5));
+    assert!(stderr(&missing).contains("/not/there"));
+
+    let lines = run_with_stdin(server.url(), &["pub", "a.b", "-"], "\"one\"\n\n\"two\"\n").await;
+    assert_eq!(lines.status.code(), Some(0), "{}", stderr(&lines));
+    assert_eq!((next().await, next().await), (text("one"), text("two")));
+    let bad = run_with_stdin(server.url(), &["pub", "a.b", "-"], "\"three\"\n{\n").await;
+    assert_eq!(bad.status.code(), Some(5));
+    assert!(
+        stderr(&bad).contains("line 2 of stdin is not JSON"),
+        "{}",
+        stderr(&bad)
+    );
+
+    let refused = run(server.url(), &["pub", "a.*", "1"]).await;
+    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+}
+
+/// A command that goes on until it is told to end.
+struct Running(Child);
+
+impl Running {
+    fn start(url: &str, args: &[&str]) -> Self {
+        let mut command = fluxar(url, args);
+        Self(
+            command
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap(),
+        )
+    }
+
+    fn interrupt(&self) {
+        let pid = self.0.id().to_string();
+        assert!(
+            Command::new("/bin/kill")
+                .args(["-INT", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    async fn end(self) -> Output {
+        tokio::task::spawn_blocking(move || self.0.wait_with_output().unwrap())
+            .await
+            .unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sub_prints_events_and_ends_at_its_count() {
+    let server = server().await;
+    let json = Running::start(server.url(), &["sub", "orders.*", "--count", "2"]);
+    let diag = Running::start(server.url(), &["sub", "orders.*", "--count", "2", "--diag"]);
+    until(async || server.publish("orders.made", &0).unwrap() == 2).await;
+    // Each has seen at least one; the second is for both.
+    let order = ciborium::Value::Map(vec![
+        ("id".into(), 7.into()),
+        ("raw".into(), ciborium::Value::Bytes(vec![1])),
+    ]);
+    server.publish("orders.made", &order).unwrap();
+    let (json, diag) = tokio::join!(json.end(), diag.end());
+    assert_eq!((json.status.code(), diag.status.code()), (Some(0), Some(0)));
+    let first = "{\"topic\":\"orders.made\",\"payload\":0}\n";
+    let second = "{\"topic\":\"orders.made\",\"payload\":{\"id\":7,\"raw\":{\"$bytes\":\"AQ\"}}}\n";
+    assert!(
+        [format!("{first}{second}"), format!("{first}{first}")].contains(&stdout(&json).to_owned()),
+        "{}",
+        stdout(&json)
+    );
+    assert!(stdout(&diag).starts_with("orders.made 0\n"), "{}", stdout(&diag));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sub_ends_at_an_interrupt_with_a_summary() {
+    let server = server().await;
+    let mut sub = Running::start(server.url(), &["sub", "a"]);
+    until(async || server.publish("a", &1).unwrap() == 1).await;
+    let mut lines = BufReader::new(sub.0.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), r#"{"topic":"a","payload":1}"#);
+    sub.interrupt();
+    let output = sub.end().await;
+    assert_eq!(
+        (output.status.code(), stderr(&output)),
+        (Some(0), "fluxar: 1 events, 0 dropped\n")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sub_ends_silently_when_nobody_reads_it() {
+    let server = server().await;
+    let mut sub = Running::start(server.url(), &["sub", "a"]);
+    drop(sub.0.stdout.take());
+    until(async || {
+        drop(server.publish("a", &1));
+        sub.0.try_wait().unwrap().is_some()
+    })
+    .await;
+    let output = sub.end().await;
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sub_does_not_wait_longer_than_it_is_told() {
+    let server = server().await;
+    let output = run(server.url(), &["--timeout", "200ms", "sub", "a", "--count", "3"]).await;
+    assert_eq!(
+        (output.status.code(), stderr(&output)),
+        (Some(4), "fluxar: 0 of 3 events came in time\n")
+    );
+    let group = run(server.url(), &["sub", "a", "--group", "g"]).await;
+    assert_eq!(group.status.code(), Some(1));
+    assert!(stderr(&group).contains("needs a gateway"), "{}", stderr(&group));
+}
+
+/// The one peer that has come, once it answers this method.
+async fn peer_that_serves(server: &Server, method: &str) -> fluxar::Peer {
+    until(async || match server.peers().first() {
+        Some(peer) => {
+            let answer = peer.call::<_, ciborium::Value>(method, &()).await;
+            !answer.is_err_and(|error| error.code() == Code::Unavailable)
+        }
+        None => false,
+    })
+    .await;
+    server.peers().remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_echoes_replies_and_runs_commands() {
+    let server = server().await;
+    let cases: [(&[&str], &str, Result<ciborium::Value, &str>); 5] = [
+        (&["serve", "m", "--echo"], "x", Ok("x".into())),
+        (
+            &["serve", "m", "--reply", "[1]"],
+            "x",
+            Ok(ciborium::Value::Array(vec![1.into()])),
+        ),
+        (&["serve", "m", "--", "cat"], "x", Ok("x".into())),
+        (
+            &[
+                "serve",
+                "m",
+                "--",
+                "sh",
+                "-c",
+                "read x; echo \"[\\\"$FLUXAR_METHOD\\\",$x]\"",
+            ],
+            "x",
+            Ok(ciborium::Value::Array(vec!["m".into(), "x".into()])),
+        ),
+        (
+            &["serve", "m", "--", "sh", "-c", "echo went wrong >&2; exit 3"],
+            "x",
+            Err("`sh` ended with exit status: 3: went wrong"),
+        ),
+    ];
+    for (args, argument, expected) in cases {
+        let serve = Running::start(server.url(), args);
+        let peer = peer_that_serves(&server, "m").await;
+        let answer = peer.call::<_, ciborium::Value>("m", argument).await;
+        match expected {
+            Ok(value) => assert_eq!(answer.unwrap(), value, "{args:?}"),
+            Err(message) => {
+                let error = answer.unwrap_err();
+                assert_eq!((error.code(), error.message()), (Code::Internal, message));
+            }
+        }
+        serve.interrupt();
+        let output = serve.end().await;
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(
+            stderr(&output).starts_with("fluxar: serving m at ") && stderr(&output).ends_with(" calls\n")
+        );
+        until(async || server.peers().is_empty()).await;
+    }
+    assert_eq!(
+        run(server.url(), &["serve", "m"]).await.status.code(),
+        Some(2),
+        "one way to answer is needed"
+    );
+    assert_eq!(
+        run(server.url(), &["serve", "m", "--echo", "--", "cat"])
+            .await
+            .status
+            .code(),
+        Some(2),
+        "and only one"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ping_prints_percentiles() {
+    let server = server().await;
+    let output = run(server.url(), &["ping", "--count", "3", "--interval", "1ms"]).await;
+    let words: Vec<_> = stdout(&output).split_whitespace().collect();
+    assert_eq!(
+        words[..5],
+        ["3", "round", "trips", "to", server.url()],
+        "{}",
+        stderr(&output)
+    );
+    for name in ["min", "p50", "p90", "p99", "max"] {
+        assert!(words.contains(&name), "{}", stdout(&output));
+    }
+    let output = run(
+        server.url(),
+        &["ping", "--count", "3", "--interval", "1ms", "--json"],
+    )
+    .await;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["count"], 3);
+    assert!(report["min_us"].as_f64() > Some(0.0) && report["min_us"].as_f64() <= report["max_us"].as_f64());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_sent_and_not_shown() {
+    let builder = Server::bind("127.0.0.1:0").authenticate(|auth| match auth.and_then(fluxar::Auth::token) {
+        Some("right") => Ok(()),
+        _ => Err(Error::new(Code::Unauthenticated, "a token is needed")),
+    });
+    let server = builder.build().await.unwrap();
+    let running = server.clone();
+    tokio::spawn(async move { running.run().await.unwrap() });
+    let without = run(server.url(), &["ping", "--count", "1"]).await;
+    assert_eq!(without.status.code(), Some(3));
+    assert!(stderr(&without).contains("--token"), "{}", stderr(&without));
+    let with = run(server.url(), &["ping", "--count", "1", "--token", "right"]).await;
+    assert_eq!(with.status.code(), Some(0), "{}", stderr(&with));
+    let mut help = fluxar(server.url(), &["--help"]);
+    help.env("FLUXAR_TOKEN", "hidden");
+    assert!(!stdout(&help.output().unwrap()).contains("hidden"));
+}
