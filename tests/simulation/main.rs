@@ -1,0 +1,96 @@
+//! Whole gateways on a virtual clock and a seeded network: real workers, sessions, shards and reactors; simulated
+//! sockets, clients and misfortunes. An auditor holds what was promised.
+//!
+//! Each test runs many seeds and prints the one that fails; `SIM_SEED=n cargo test -p fluxar-tests --test simulation`
+//! replays it alone, `SIM_SEEDS=n` runs so many instead of the default.
+#![forbid(unsafe_code)]
+
+mod actor;
+mod auditor;
+mod town;
+mod wire;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use fluxar_engine::sim::Faults;
+
+use town::{Plan, Town};
+
+/// Runs a plan under seeds, and says which one failed.
+fn under_seeds(name: &str, default_seeds: u64, plan: impl Fn(u64) -> Plan) {
+    let only = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
+    let count = std::env::var("SIM_SEEDS")
+        .ok()
+        .and_then(|seeds| seeds.parse().ok())
+        .unwrap_or(default_seeds);
+    let seeds = only.map_or(0..count, |seed: u64| seed..seed + 1);
+    let mut total = auditor::Totals::default();
+    for seed in seeds.clone() {
+        match catch_unwind(AssertUnwindSafe(|| Town::new(seed, plan(seed)).live())) {
+            Ok((totals, _)) => total.add(&totals),
+            Err(panic) => {
+                eprintln!("{name}: seed {seed} failed; SIM_SEED={seed} replays it");
+                resume_unwind(panic);
+            }
+        }
+    }
+    println!("{name}: seeds {seeds:?}: {total:?}");
+    if only.is_none() {
+        assert!(
+            total.events > 0 && total.answers > 0,
+            "{name}: the town was asleep: {total:?}"
+        );
+    }
+}
+
+#[test]
+fn nothing_is_lost_repeated_or_reordered_when_the_network_is_unkind() {
+    under_seeds("wild", 150, |seed| Plan {
+        cores: 1 + (seed % 3) as usize,
+        faults: Faults::wild(),
+        mailbox_letters: if seed % 2 == 0 { 4 } else { 64 },
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn what_is_dropped_for_slow_readers_is_counted_and_told_to_them_exactly() {
+    under_seeds("slow readers", 100, |seed| Plan {
+        cores: 1 + (seed % 2) as usize,
+        faults: Faults {
+            buffers: 64,
+            ..Faults::wild()
+        },
+        queue_bytes: 6_000,
+        slow_readers: true,
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn promises_hold_and_nothing_leaks_when_connections_die_and_peers_misbehave() {
+    under_seeds("brutal", 150, |seed| Plan {
+        cores: 1 + (seed % 3) as usize,
+        faults: Faults::brutal(),
+        mailbox_letters: if seed % 2 == 0 { 4 } else { 64 },
+        deaths: true,
+        mischief: true,
+        slow_readers: seed % 3 == 0,
+        queue_bytes: if seed % 3 == 0 { 6_000 } else { 1 << 20 },
+        ..Plan::default()
+    });
+}
+
+#[test]
+fn the_same_seed_lives_the_same_life() {
+    for seed in 0..5 {
+        let plan = || Plan {
+            cores: 2,
+            faults: Faults::wild(),
+            ..Plan::default()
+        };
+        let (_, first) = Town::new(seed, plan()).live();
+        let (_, second) = Town::new(seed, plan()).live();
+        assert_eq!(first, second, "seed {seed}");
+    }
+}
