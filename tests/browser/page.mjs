@@ -112,6 +112,24 @@ try {
     if (complaints.length) throw new Error(complaints.join("; "));
   });
 
+  // A connection that is cut: the page comes back by itself and its subscription with it.
+  const cut = await browser.newPage();
+  const sockets = [];
+  await cut.routeWebSocket(/.*/, (socket) => {
+    socket.connectToServer();
+    sockets.push(socket);
+  });
+  await cut.goto(page_url.href);
+  const isLive = () => document.querySelector("#state").dataset.state === "open" && !document.querySelector(".tile.stale");
+  await check("comes back after its connection was cut", async () => {
+    await cut.waitForFunction(isLive, undefined, { timeout: TIMEOUT_MS });
+    await sockets[0].close({ code: 4000, reason: "cut by the test" });
+    await cut.waitForFunction(() => document.querySelector("#state").dataset.state !== "open", undefined, { timeout: TIMEOUT_MS, polling: 10 });
+    await cut.waitForFunction(isLive, undefined, { timeout: TIMEOUT_MS });
+    if (sockets.length < 2) throw new Error("no second connection");
+  });
+  await cut.close();
+
   // A gateway that is not there: the page says so and goes on trying.
   const lost = new URL(page_url);
   lost.searchParams.set("url", "ws://127.0.0.1:1");

@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import string
 import sys
 import time
@@ -28,6 +29,7 @@ from fluxar_client import (
     open_transport, read_envelope,
 )
 
+SPECIFICATION = pathlib.Path(__file__).resolve().parents[2] / "docs" / "protocol.md"
 VECTORS = pathlib.Path(__file__).resolve().parents[2] / "protocol" / "vectors"
 TEST_S = 60.0
 INVALID_ARGUMENT, DEADLINE, ALREADY, EXHAUSTED, PRECONDITION, UNIMPLEMENTED, UNAVAILABLE, CANCELLED = 3, 4, 6, 8, 9, 12, 14, 1
@@ -90,6 +92,27 @@ async def fails(code, awaitable):
 
 def ids_of(kind, messages):
     return [message.ref for message in messages if message.type == kind]
+
+
+# --- the specification itself -----------------------------------------------------------------------------------------
+
+
+@test
+async def examples_of_the_specification(_):
+    """The frames in hex of docs/protocol.md are frames, and say what the diagnostic notation beside them says."""
+    page = SPECIFICATION.read_text()
+    blocks = re.findall(r"```text\n(.*?)```", page[page.index("\n## Examples") :], re.DOTALL)
+    frames = [re.sub(r"#.*|\s", "", part) for block in blocks for part in re.split(r"\n\s*\n", block)]
+    messages = []
+    for frame in map(bytes.fromhex, frames):
+        equal(int.from_bytes(frame[:4], "big"), len(frame) - 4, "length")
+        at = 4
+        while at < len(frame):
+            message, at = read_envelope(frame, at)
+            messages.append(message)
+    equal([m.type for m in messages], [1, 1, 2, 2, 2, 2, 4, 4, 5, 4, 5, 5])
+    for message in messages:
+        assert f"h'{message.id.hex()}'" in page, f"{message.id.hex()} is not in the diagnostic notation"
 
 
 # --- the session [P-7] ----------------------------------------------------------------------------------------------
