@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::error::Error;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
@@ -39,7 +40,17 @@ struct Shared {
     listeners: Vec<Arc<Listener>>,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<(), Box<dyn Error>> {
     let (cores, addresses) = arguments()?;
 
     // What the kernel lacks is said in a line each, with what to do about it.
@@ -48,14 +59,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         eprintln!("{missing}");
     }
     if let Some(fatal) = report.fatal.into_iter().next() {
-        return Err(fatal.to_string().into());
+        return Err(fatal.into());
     }
     raise_descriptor_limit()?;
 
     // Each listener is opened once; all cores accept from it.
     let mut listeners = Vec::new();
     for address in &addresses {
-        let listener = Listener::open(address).map_err(|error| error.to_string())?;
+        let listener = Listener::open(address)?;
         println!("listening on {}, {cores} core(s)", listener.address());
         listeners.push(Arc::new(listener));
     }
@@ -182,7 +193,7 @@ fn arguments() -> Result<(usize, Vec<Address>), Box<dyn Error>> {
                 println!("echo [--cores N] [tcp://HOST:PORT | ws://HOST:PORT/ | unix:///PATH]…");
                 std::process::exit(0);
             }
-            url => addresses.push(Address::parse(url).map_err(|error| error.to_string())?),
+            url => addresses.push(Address::parse(url)?),
         }
     }
     if addresses.is_empty() {
