@@ -40,7 +40,7 @@ impl Shard {
             ));
         }
         let text_bytes = pattern.len() + group.map_or(0, str::len);
-        self.subscriptions.admit(peer, sub, text_bytes)?;
+        self.subscriptions.admit(peer, sub, text_bytes, group.is_some())?;
         let pattern = self.topics.patterns.entry(pattern);
         match group {
             None => {
@@ -84,7 +84,7 @@ impl Shard {
                 format!("the weight {weight} is not between 1 and {WEIGHT_MAX}"),
             ));
         }
-        self.subscriptions.admit(peer, sub, pattern.len())?;
+        self.subscriptions.admit(peer, sub, pattern.len(), false)?;
         let text_bytes = pattern.len();
         let (pattern, offer) = self.serving.offer(peer, sub, pattern, weight);
         self.subscriptions

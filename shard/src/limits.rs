@@ -19,6 +19,9 @@ pub const CORES_MAX: u16 = 1024;
 pub struct Limits {
     /// Subscriptions, served patterns included, of one connection. One more is refused.
     pub subscriptions_per_peer: u32,
+    /// Subscriptions with a group of one connection: each gets events of its own, so they multiply what one event
+    /// costs. One more is refused.
+    pub members_per_peer: u32,
     /// Subscriptions, served patterns included, of all connections of one core. One more is refused.
     pub subscriptions_per_core: u32,
     /// Bytes of pattern and group texts of one core's connections together. Beyond it a subscription is refused.
@@ -36,6 +39,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             subscriptions_per_peer: 16 * 1024,
+            members_per_peer: 256,
             subscriptions_per_core: 1024 * 1024,
             pattern_bytes_per_core: 64 * 1024 * 1024,
             calls_per_peer: 4 * 1024,

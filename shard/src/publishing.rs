@@ -54,7 +54,8 @@ impl Shard {
     /// subscriptions.
     pub fn dropped(&mut self, peer: PeerId, run: &Run) {
         for segment in run.segments() {
-            let matched = self.topics.matched(run.topic(segment));
+            let mut matched = self.topics.matched(run.topic(segment));
+            matched.sort_unstable();
             self.subscriptions
                 .all_missed(peer, &matched, u64::from(segment.events));
             self.topics.matched_done(matched);

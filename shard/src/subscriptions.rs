@@ -52,6 +52,8 @@ pub(crate) struct Subscriptions {
 #[derive(Debug, Default)]
 struct Holder {
     held: Vec<u32>,
+    /// How many of them are with a group.
+    members: u32,
     has_news: bool,
 }
 
@@ -99,9 +101,16 @@ impl Subscriptions {
     }
 
     /// Whether one more fits.
-    pub(crate) fn admit(&self, peer: PeerId, id: Id, text_bytes: usize) -> Result<(), Refusal> {
+    pub(crate) fn admit(
+        &self,
+        peer: PeerId,
+        id: Id,
+        text_bytes: usize,
+        is_member: bool,
+    ) -> Result<(), Refusal> {
         let Limits {
             subscriptions_per_peer,
+            members_per_peer,
             subscriptions_per_core,
             pattern_bytes_per_core,
             ..
@@ -116,6 +125,17 @@ impl Subscriptions {
             return Err(Refusal::worded(
                 Code::ResourceExhausted,
                 format!("this connection has {subscriptions_per_peer} subscriptions, and that is its limit"),
+            ));
+        }
+        if is_member
+            && self
+                .holders
+                .get(&peer)
+                .is_some_and(|holder| holder.members >= members_per_peer)
+        {
+            return Err(Refusal::worded(
+                Code::ResourceExhausted,
+                format!("this connection is a member of {members_per_peer} groups, and that is its limit"),
             ));
         }
         if self.held.len() >= subscriptions_per_core as usize {
@@ -159,6 +179,7 @@ impl Subscriptions {
             text_bytes,
         }) as u32;
         holder.held.push(sub);
+        holder.members += u32::from(matches!(role, Role::Member(_)));
         self.text_bytes += text_bytes as usize;
         let Self {
             held,
@@ -183,6 +204,7 @@ impl Subscriptions {
             named.remove();
         }
         if let Some(holder) = self.holders.get_mut(&sub.peer) {
+            holder.members -= u32::from(matches!(sub.role, Role::Member(_)));
             holder.held.swap_remove(sub.place as usize);
             if let Some(&moved) = holder.held.get(sub.place as usize) {
                 self.held[moved as usize].place = sub.place;
@@ -208,14 +230,14 @@ impl Subscriptions {
         }
     }
 
-    /// Counts the events for each of the peer's plain subscriptions to these patterns.
+    /// Counts the events for each of the peer's plain subscriptions to these patterns, which are sorted.
     pub(crate) fn all_missed(&mut self, peer: PeerId, patterns: &[u32], events: u64) {
         let Some(holder) = self.holders.get_mut(&peer) else {
             return;
         };
         for &at in &holder.held {
             let sub = &self.held[at as usize];
-            if sub.role == Role::Plain && patterns.contains(&sub.pattern) {
+            if sub.role == Role::Plain && patterns.binary_search(&sub.pattern).is_ok() {
                 self.drops.entry(at).or_default().total += events;
                 holder.has_news = true;
             }

@@ -55,6 +55,21 @@ fn subscriptions_of_a_peer_and_of_a_core() {
 }
 
 #[test]
+fn memberships_of_a_peer() {
+    let mut shard = shard(Limits {
+        members_per_peer: 2,
+        ..Limits::default()
+    });
+    shard.subscribe(peer(1), id(1), "a", Some("g")).unwrap();
+    shard.subscribe(peer(1), id(2), "a", Some("h")).unwrap();
+    assert_exhausted(shard.subscribe(peer(1), id(3), "a", Some("i")), "2");
+    shard.subscribe(peer(1), id(3), "a", None).unwrap();
+    shard.subscribe(peer(2), id(1), "a", Some("i")).unwrap();
+    shard.end_subscription(peer(1), id(1)).unwrap();
+    shard.subscribe(peer(1), id(4), "a", Some("i")).unwrap();
+}
+
+#[test]
 fn pattern_bytes() {
     let mut shard = shard(Limits {
         pattern_bytes_per_core: 10,
@@ -121,7 +136,11 @@ fn news_of_a_flapping_subscription_waits_once() {
         ids: 2,
         epoch: 3,
     };
-    let mut shard = Shard::new(0, 3, Limits::default(), seed);
+    let limits = Limits {
+        members_per_peer: 1000,
+        ..Limits::default()
+    };
+    let mut shard = Shard::new(0, 3, limits, seed);
     for nth in 0..1000 {
         shard.subscribe(peer(1), id(nth), "a.*", None).unwrap();
         shard.subscribe(peer(1), id(nth), "a.*", Some("g")).unwrap_err();
