@@ -133,6 +133,37 @@ fn a_drain_to_a_peer_that_does_not_read_ends() {
     });
 }
 
+/// The end is told behind the last byte, and a peer that answers it is gone at once: nobody waits for a deadline, and
+/// no deadline is left armed.
+#[test]
+fn a_drain_among_friends_takes_no_time() {
+    let service = Service {
+        farewell: Some(5_000),
+        ..Service::default()
+    };
+    let mut house = House::new(1, 1, Faults::none(), service);
+    let mut random = Random::new(1);
+    let mut clients = vec![
+        Client::stream(house.world.connect(house.stream), &mut random, 10),
+        Client::websocket(house.world.connect(house.websocket), &mut random, 1, 10),
+    ];
+    let begun_ns = house.world.now_ns();
+    let hang_up = |_: &mut World, clients: &mut Vec<Client>| {
+        for client in clients {
+            client.act();
+            if client.state() == ClientState::Ended {
+                assert_eq!(client.got, [vec![7; 5_000]]);
+                client.socket.shutdown();
+            }
+        }
+    };
+    house.run_until_quiet(&mut clients, hang_up);
+    let took_ns = house.world.now_ns() - begun_ns;
+    assert!(took_ns < 10 * MS, "{took_ns}");
+    drop(clients);
+    house.assert_empty();
+}
+
 /// Writes as much as there is room for, again and again.
 struct Flood {
     socket: ClientSocket,

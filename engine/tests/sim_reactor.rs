@@ -3,7 +3,7 @@
 
 mod sim_echo;
 
-use fluxar_engine::reactor::Cause;
+use fluxar_engine::reactor::{Cause, ReactorConfig};
 use fluxar_engine::sim::{ClientState, Faults, Random};
 
 use sim_echo::client::{Client, act_all};
@@ -140,6 +140,46 @@ fn a_drain_delivers_what_was_queued_and_the_reason() {
                 .count(),
             clients.len()
         );
+        drop(clients);
+        house.run_until_quiet(&mut Vec::new(), act_all);
+        house.assert_empty();
+    });
+}
+
+/// More than one send carries, in one piece.
+#[test]
+fn a_large_message_leaves_in_sends_of_the_bound() {
+    let service = Service {
+        farewell: Some(1_000_000),
+        ..Service::default()
+    };
+    let faults = Faults {
+        socket_buffer_bytes: 2_000_000,
+        ..Faults::none()
+    };
+    let mut house = House::new(1, 1, faults, service);
+    let mut random = Random::new(1);
+    let mut clients = vec![
+        Client::stream(house.world.connect(house.stream), &mut random, 1),
+        Client::websocket(house.world.connect(house.websocket), &mut random, 1, 1),
+    ];
+    house.run_until_quiet(&mut clients, act_all);
+    assert!(clients.iter().all(|client| client.got == [vec![7; 1_000_000]]));
+    // Four each. To the WebSocket, the first carries the answer to its handshake too, the last the close frame.
+    assert_eq!(house.cores[0].reactor.counters().sends, 4 + 4);
+}
+
+/// Cores that watch their mailboxes before they park (in real time, which the virtual clock does not see).
+#[test]
+fn cores_that_spin_lose_nothing_either() {
+    for_seeds(6000..6010, |seed| {
+        let mut random = Random::new(seed);
+        let spin = |config: &mut ReactorConfig| config.spin_us = 1;
+        let mut house = House::with_config(seed, 3, Faults::wild(), Service::default(), spin);
+        let mut clients = connect(&mut house, &mut random, 6);
+        assert!(house.run_until(&mut clients, act_all, |_, clients| {
+            clients.iter().all(Client::is_served)
+        }));
         drop(clients);
         house.run_until_quiet(&mut Vec::new(), act_all);
         house.assert_empty();
