@@ -45,10 +45,14 @@ fn peer(slot: u32) -> PeerId {
 }
 
 fn shard() -> Shard {
+    let limits = Limits {
+        subscriptions_per_peer: 1 << 17,
+        ..Limits::default()
+    };
     Shard::new(
         0,
         1,
-        Limits::default(),
+        limits,
         Seed {
             hash: 1,
             ids: 2,
