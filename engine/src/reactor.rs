@@ -198,8 +198,10 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         mail: Endpoint<Parcel<D::Socket, L>>,
         board: Board,
         listeners: Vec<(ListenerId, Transport)>,
-        config: ReactorConfig,
+        mut config: ReactorConfig,
     ) -> Reactor<D, L> {
+        // A send carries something.
+        config.send_bytes_max = config.send_bytes_max.max(1);
         let mut transports = Vec::new();
         for (listener, transport) in listeners {
             let index = usize::from(listener.0);

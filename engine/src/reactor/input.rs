@@ -36,7 +36,12 @@ impl<'r, D: Driver, L: Send> Input<'r, D, L> {
     /// Whether a WebSocket message has begun to arrive and is not complete, once there is no further piece. A stream
     /// has no messages here, so none is partial.
     pub fn is_partial(&mut self) -> bool {
-        match self.reactor.table.get(self.token).map(|connection| &connection.layer) {
+        match self
+            .reactor
+            .table
+            .get(self.token)
+            .map(|connection| &connection.layer)
+        {
             Some(Layer::WebSocket(ws)) => ws.is_partial(),
             _ => false,
         }
