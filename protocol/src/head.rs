@@ -8,6 +8,7 @@ use crate::cbor;
 use crate::limits::PAYLOAD_DEPTH_MAX;
 
 pub(crate) const UINT: u8 = 0;
+pub(crate) const NINT: u8 = 1;
 pub(crate) const BYTES: u8 = 2;
 pub(crate) const TEXT: u8 = 3;
 pub(crate) const ARRAY: u8 = 4;
@@ -50,7 +51,7 @@ impl Head {
             25 => (u64::from(u16::from_be_bytes(argument_bytes(rest)?)), 3, 1 << 8),
             26 => (u64::from(u32::from_be_bytes(argument_bytes(rest)?)), 5, 1 << 16),
             27 => (u64::from_be_bytes(argument_bytes(rest)?), 9, 1 << 32),
-            31 if !matches!(major, UINT | 1 | TAG) => {
+            31 if !matches!(major, UINT | NINT | TAG) => {
                 return Ok(Self {
                     major,
                     argument: None,

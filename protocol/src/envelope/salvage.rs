@@ -54,7 +54,8 @@ fn end(bytes: &[u8]) -> Option<usize> {
         (head::ARRAY, items) => (items, 5),
         (head::MAP, Some(pairs)) => (Some(pairs.checked_mul(2)?), 11),
         (head::MAP, None) => (None, 11),
-        _ => return item_end(bytes, 0, FIELD_DEPTH_MAX), // no envelope at all, but an item
+        (head::UINT | head::NINT, _) => return Some(outer.len), // at once: a body may hold a great many
+        _ => return item_end(bytes, 0, FIELD_DEPTH_MAX),        // no envelope at all, but an item
     };
     let mut at = outer.len;
     let mut item: u64 = 0;
