@@ -1,6 +1,6 @@
 //! How a session begins: the opener's hello, and the answerer's welcome [P-7].
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fluxar_protocol::{
@@ -154,7 +154,15 @@ pub(crate) async fn accept(
     ids: &Ids,
     authenticate: Option<&Authenticate>,
 ) -> Result<Opened> {
-    let body = receive(reader, limits::FRAME_BYTES_BEFORE_HELLO).await?;
+    let body = match receive(reader, limits::FRAME_BYTES_BEFORE_HELLO).await {
+        Ok(body) => body,
+        Err(error) => {
+            if error.code() != Code::Unavailable {
+                turn_away(reader, writer, ids, Form::Compact, None, &error).await;
+            }
+            return Err(error);
+        }
+    };
     let mut envelopes = Envelopes::new(&body);
     let (hello_id, form, opened) = match envelopes.next() {
         Some(Ok(decoded)) => {
@@ -215,21 +223,36 @@ pub(crate) async fn accept(
             })
         }
         Err(error) => {
-            let kind = if hello_id.is_some() {
-                Kind::Hello
-            } else {
-                Kind::Cancel
-            };
-            send(
-                writer,
-                form,
-                &envelope(kind, ids.next(), hello_id, &[], Some(&error.to_wire())),
-            )
-            .await?;
-            writer.finish(Some(error.code())).await;
+            turn_away(reader, writer, ids, form, hello_id, &error).await;
             Err(error)
         }
     }
+}
+
+/// Says why there will be no session, and reads on for a moment so that it arrives [P-7.8].
+pub(crate) async fn turn_away(
+    reader: &mut Reader,
+    writer: &mut Writer,
+    ids: &Ids,
+    form: Form,
+    hello: Option<Id>,
+    error: &Error,
+) {
+    let kind = if hello.is_some() {
+        Kind::Hello
+    } else {
+        Kind::Cancel
+    };
+    let raw = error.to_wire();
+    let told = async {
+        let said = send(writer, form, &envelope(kind, ids.next(), hello, &[], Some(&raw))).await;
+        writer.finish(Some(error.code())).await;
+        if said.is_ok() {
+            while let Ok(Some(_)) = reader.next(limits::FRAME_BYTES_BEFORE_HELLO).await {}
+        }
+    };
+    // The peer may not read, or go on talking; nothing more is owed to it then.
+    drop(tokio::time::timeout(Duration::from_millis(limits::CLOSE_DRAIN_MS.into()), told).await);
 }
 
 fn check(envelope: &Envelope<'_>, authenticate: Option<&Authenticate>) -> Result<(usize, String)> {

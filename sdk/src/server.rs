@@ -14,12 +14,13 @@ use std::{
     time::Duration,
 };
 
-use fluxar_protocol::{Code, limits};
+use fluxar_protocol::{Code, Form, limits};
 use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{mpsc, watch},
+    time::{Instant, timeout_at},
 };
 
 use crate::{
@@ -254,23 +255,24 @@ impl Inner {
     async fn shake_hands(&self, incoming: Incoming, shared: &Shared) -> Result<(Opened, Reader, Writer)> {
         let options = &shared.options;
         let limit = Duration::from_millis(limits::HANDSHAKE_MS_MAX.into()).min(options.connect_timeout);
-        let shake_hands = async {
-            let (mut reader, mut writer) = incoming.open(options.max_frame_bytes).await?;
-            let authenticate = self.authenticate.as_ref();
-            let opened =
-                handshake::accept(&mut reader, &mut writer, options, &shared.ids, authenticate).await?;
-            Ok((opened, reader, writer))
+        let late = || {
+            let message = format!("no hello within {} ms", limit.as_millis());
+            Error::from_origin(Origin::Connect, Code::DeadlineExceeded, message)
         };
-        tokio::time::timeout(limit, shake_hands)
-            .await
-            .unwrap_or_else(|_| {
-                let message = format!("no hello within {} ms", limit.as_millis());
-                Err(Error::from_origin(
-                    Origin::Connect,
-                    Code::DeadlineExceeded,
-                    message,
-                ))
-            })
+        let until = Instant::now() + limit;
+        let opening = incoming.open(options.max_frame_bytes);
+        let (mut reader, mut writer) = timeout_at(until, opening).await.map_err(|_| late())??;
+        let authenticate = self.authenticate.as_ref();
+        let hello = handshake::accept(&mut reader, &mut writer, options, &shared.ids, authenticate);
+        match timeout_at(until, hello).await {
+            Ok(opened) => Ok((opened?, reader, writer)),
+            Err(_) => {
+                let error = late();
+                handshake::turn_away(&mut reader, &mut writer, &shared.ids, Form::Compact, None, &error)
+                    .await;
+                Err(error)
+            }
+        }
     }
 }
 
