@@ -380,15 +380,20 @@ impl<D: Driver, L: Send> Reactor<D, L> {
                     None => continue,
                 }
             }
-            if let Some(completion) = self.pending.take().or_else(|| self.driver.poll()) {
-                if let Some(event) = self.complete(completion) {
-                    return Some(event);
+            // Mail first: what another core had posted before a peer could have heard of it is known here before that
+            // peer's bytes are handled. The mailboxes were looked at after the completions were gathered, so this holds
+            // across cores without any further agreement.
+            match self.mail.take() {
+                Some((from, Parcel(Content::Letter(letter)))) => return Some(Event::Letter { from, letter }),
+                Some((_, Parcel(Content::Connection(newcomer)))) => {
+                    self.adopt(newcomer);
+                    continue;
                 }
-                continue;
+                None => {}
             }
-            match self.mail.take()? {
-                (from, Parcel(Content::Letter(letter))) => return Some(Event::Letter { from, letter }),
-                (_, Parcel(Content::Connection(newcomer))) => self.adopt(newcomer),
+            let completion = self.pending.take().or_else(|| self.driver.poll())?;
+            if let Some(event) = self.complete(completion) {
+                return Some(event);
             }
         }
     }

@@ -27,8 +27,10 @@ pub(crate) struct Group {
     pub(crate) pattern: u32,
     pub(crate) name: Arc<str>,
     serial: u32,
-    /// Subscriptions of this core's connections.
+    /// Subscriptions of this core's connections that keep up.
     pub(crate) members: Vec<u32>,
+    /// Those whose connection has no room: they get events only when nobody else could.
+    pub(crate) resting: Vec<u32>,
     elsewhere: Vec<Elsewhere>,
     /// Where the next dealing begins.
     turn: usize,
@@ -56,7 +58,17 @@ pub(crate) enum Seat {
 
 impl Group {
     fn is_idle(&self) -> bool {
-        self.members.is_empty() && self.elsewhere.is_empty() && !self.is_queued
+        self.members.is_empty() && self.resting.is_empty() && self.elsewhere.is_empty() && !self.is_queued
+    }
+
+    /// The members of this core, rested or not: as many as other cores are told of.
+    pub(crate) fn members_here(&self) -> usize {
+        self.members.len() + self.resting.len()
+    }
+
+    /// The list in which a member of this core has its seat.
+    pub(crate) fn seats(&mut self, resting: bool) -> &mut Vec<u32> {
+        if resting { &mut self.resting } else { &mut self.members }
     }
 
     /// Sets how many members another core has, and how it finds the group.
@@ -73,7 +85,12 @@ impl Group {
 
     /// Deals so many events to all members everywhere.
     pub(crate) fn deal(&mut self, events: usize, mut to: impl FnMut(Seat, Range<usize>)) {
-        let here = self.members.len();
+        let members = if self.members.is_empty() && self.elsewhere.is_empty() {
+            &self.resting
+        } else {
+            &self.members
+        };
+        let here = members.len();
         let seats = here
             + self
                 .elsewhere
@@ -95,7 +112,7 @@ impl Group {
                     }
                     match other {
                         Some(other) => *open = Some((other, range)),
-                        None => to(Seat::Here(self.members[seat]), range),
+                        None => to(Seat::Here(members[seat]), range),
                     }
                 }
             }
@@ -107,8 +124,13 @@ impl Group {
 
     /// Deals so many events to the members of this core.
     pub(crate) fn deal_here(&mut self, events: usize, mut to: impl FnMut(u32, Range<usize>)) {
-        deal(&mut self.turn, events, self.members.len(), |seat, range| {
-            to(self.members[seat], range)
+        let members = if self.members.is_empty() {
+            &self.resting
+        } else {
+            &self.members
+        };
+        deal(&mut self.turn, events, members.len(), |seat, range| {
+            to(members[seat], range)
         });
     }
 }
@@ -194,6 +216,7 @@ impl Groups {
             name: name.into(),
             serial: self.serial,
             members: Vec::new(),
+            resting: Vec::new(),
             elsewhere: Vec::new(),
             turn: turn as usize,
             told: 0,

@@ -175,7 +175,7 @@ impl Shard {
                 let handle = self.groups.handle(at);
                 let group = &mut self.groups[at];
                 group.is_queued = false;
-                let members = group.members.len() as u32;
+                let members = group.members_here() as u32;
                 let is_news = std::mem::replace(&mut group.told, members) != members;
                 let letter = is_news.then(|| Letter::Members {
                     pattern: self.topics.patterns.text(group.pattern).clone(),
@@ -189,12 +189,36 @@ impl Shard {
         }
     }
 
+    /// Says whether a connection's queue is full. A member of a group that is busy gets events only when every other
+    /// member is busy too, so that each event of a group finds one that keeps up.
+    pub fn set_busy(&mut self, peer: PeerId, busy: bool) {
+        for nth in 0..self.subscriptions.of(peer).len() {
+            let at = self.subscriptions.of(peer)[nth];
+            let sub = &self.subscriptions[at];
+            let (Role::Member(group), seat) = (sub.role, sub.seat as usize) else {
+                continue;
+            };
+            if sub.resting == busy {
+                continue;
+            }
+            let group = &mut self.groups[group];
+            let left = group.seats(!busy);
+            left.swap_remove(seat);
+            if let Some(&moved) = left.get(seat) {
+                self.subscriptions.reseat(moved, seat as u32);
+            }
+            let taken = group.seats(busy);
+            taken.push(at);
+            self.subscriptions.rest(at, busy, taken.len() as u32 - 1);
+        }
+    }
+
     /// Takes a subscription out of its list; an offer was withdrawn already.
     fn unsubscribe(&mut self, at: u32) -> Ended {
         let (sub, dropped) = self.subscriptions.remove(at);
         let seats = match sub.role {
             Role::Plain => &mut self.topics.patterns[sub.pattern].plain,
-            Role::Member(group) => &mut self.groups[group].members,
+            Role::Member(group) => self.groups[group].seats(sub.resting),
             Role::Server(_) => return Ended { serve: true, dropped },
         };
         seats.swap_remove(sub.seat as usize);

@@ -99,7 +99,7 @@ impl Shard {
             orphaned_events,
             ..
         } = self;
-        let Some(group) = groups.by_handle(handle).filter(|group| !group.members.is_empty()) else {
+        let Some(group) = groups.by_handle(handle).filter(|group| group.members_here() > 0) else {
             *orphaned_events += ends.len() as u64;
             return;
         };

@@ -23,6 +23,8 @@ pub(crate) struct Subscription {
     pub(crate) pattern: u32,
     /// Its place in the list that its role puts it in.
     pub(crate) seat: u32,
+    /// A member of a group whose connection has no room.
+    pub(crate) resting: bool,
     /// Its place among its peer's.
     place: u32,
     text_bytes: u32,
@@ -175,6 +177,7 @@ impl Subscriptions {
             role,
             pattern,
             seat,
+            resting: false,
             place,
             text_bytes,
         }) as u32;
@@ -221,6 +224,13 @@ impl Subscriptions {
     /// The seat of a subscription was given to another one, which moved there.
     pub(crate) fn reseat(&mut self, at: u32, seat: u32) {
         self.held[at as usize].seat = seat;
+    }
+
+    /// A member went to rest or came back from it, and got this seat there.
+    pub(crate) fn rest(&mut self, at: u32, resting: bool, seat: u32) {
+        let sub = &mut self.held[at as usize];
+        sub.resting = resting;
+        sub.seat = seat;
     }
 
     pub(crate) fn missed(&mut self, at: u32, events: u64) {

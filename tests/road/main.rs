@@ -386,6 +386,21 @@ fn what_this_release_does_not_do_is_refused_and_not_half_done() {
 }
 
 #[test]
+fn what_is_published_after_an_acceptance_was_read_arrives_from_any_core() {
+    let gateway = Running::start(|_| {});
+    // With two cores, one of these is on each.
+    let mut publishers = [gateway.client(), gateway.client()];
+    let mut subscriber = gateway.client();
+    for round in 0..2_000 {
+        let topic = format!("fresh.t{round}");
+        subscriber.subscribe(&topic, none());
+        publishers[round % 2].publish(&topic, &number(round as u64));
+        assert_eq!(subscriber.expect().number(), round as u64);
+    }
+    gateway.stop();
+}
+
+#[test]
 fn an_id_that_is_in_use_is_refused_and_the_first_goes_on() {
     let gateway = Running::start(|_| {});
     let mut client = gateway.client();

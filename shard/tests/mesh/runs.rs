@@ -295,6 +295,47 @@ fn a_group_spreads_a_run_over_its_members_everywhere() {
 }
 
 #[test]
+fn a_member_that_is_busy_gets_work_only_when_nobody_else_could() {
+    let mut world = World::new(2, 9, Limits::default());
+    let members = [world.connect(0, 0, 0), world.connect(0, 1, 0), world.connect(1, 2, 0)];
+    for member in members {
+        let joined = world
+            .shard(member)
+            .subscribe(member, id(1), "jobs.>", Some("workers"));
+        joined.unwrap();
+    }
+    world.settle();
+    let mut nth = 0;
+    let mut give = |world: &mut World, core: usize| {
+        let jobs: Vec<_> = (nth..nth + 12).map(|nth| ("jobs.a".to_owned(), nth)).collect();
+        nth += 12;
+        world.publish(core, &jobs);
+        world.settle();
+        members.map(|member| std::mem::take(&mut world.inboxes.get_mut(&member).unwrap().grouped).len())
+    };
+    assert_eq!(give(&mut world, 0), [4, 4, 4]);
+    world.shard(members[0]).set_busy(members[0], true);
+    world.shard(members[0]).set_busy(members[0], true);
+    assert_eq!(give(&mut world, 0)[0], 0);
+    assert_eq!(give(&mut world, 1)[0], 0, "from another core neither");
+    // Everybody here is busy: the other core has one that is not.
+    world.shard(members[1]).set_busy(members[1], true);
+    assert_eq!(give(&mut world, 0), [0, 0, 12]);
+    // Nobody keeps up: it is not lost in silence.
+    world.shard(members[2]).set_busy(members[2], true);
+    assert_eq!(give(&mut world, 0).iter().sum::<usize>(), 12);
+    for member in members {
+        world.shard(member).set_busy(member, false);
+    }
+    assert_eq!(give(&mut world, 0), [4, 4, 4]);
+    // Who rests can leave.
+    world.shard(members[0]).set_busy(members[0], true);
+    assert!(world.shard(members[0]).end_subscription(members[0], id(1)).is_some());
+    world.settle();
+    assert_eq!(give(&mut world, 0).iter().sum::<usize>(), 12);
+}
+
+#[test]
 #[should_panic(expected = "topic is its target")]
 fn an_event_under_a_topic_that_is_not_its_own_is_a_mistake() {
     shard(0, 1).publish("a", &event("b", 1));
