@@ -43,6 +43,9 @@ impl Front {
         let Some(session) = &mut self.sessions[slot] else {
             return;
         };
+        if session.is_deaf() {
+            return;
+        }
         if let Ok(Some(bytes)) = session.outbox.push_patched(compact, None, None) {
             self.effects.push_back(Effect::Send {
                 conn: session.conn,
@@ -131,6 +134,7 @@ impl Front {
                 }
                 let bytes = session.outbox.share(&piece.framed);
                 self.effects.push_back(Effect::Send { conn, bytes });
+                self.rest_if_behind(slot);
             } else if fits && session.outbox.takes_transcoded(body_bytes) {
                 self.counters.delivered += events;
                 // The header and its events stay in one body.
@@ -142,6 +146,17 @@ impl Front {
                 self.shard.dropped_grouped(piece);
                 self.drops_to_tell(slot);
             }
+        }
+    }
+
+    /// A member of a group that falls behind gets nothing more while others keep up.
+    fn rest_if_behind(&mut self, slot: usize) {
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
+        if !session.busy && session.outbox.queued_bytes() > self.limits.queue_bytes / 2 {
+            session.busy = true;
+            self.shard.set_busy(session.peer, true);
         }
     }
 

@@ -76,7 +76,13 @@ impl Front {
         let Some(topic) = envelope.target else { return };
         if let Some(meta) = &envelope.meta {
             if let Err((code, message)) = takes_event(meta) {
-                self.refuse(slot, Kind::Event, envelope.id, code, &message);
+                // Who asks for an acknowledgement gets its refusal; the others are told together [P-3.8].
+                if meta.qos().is_ok_and(|qos| qos != Qos::AtMostOnce) {
+                    self.answer_error(slot, Kind::Event, envelope.id, code, &message, None);
+                    self.charge_refusal(slot);
+                } else {
+                    self.refuse(slot, Kind::Event, envelope.id, code, &message);
+                }
                 return;
             }
         }
@@ -99,6 +105,9 @@ impl Front {
         };
         match result {
             Ok(()) => {
+                if self.sessions[slot].as_ref().is_some_and(|session| session.busy) {
+                    self.shard.set_busy(peer, true);
+                }
                 let payload = crate::greeting::encode_accepted(self.shard.epoch());
                 let own = self.ids.next();
                 let mut accepted = answer(Kind::Subscribe, own, id, None);
@@ -204,6 +213,9 @@ impl Front {
         let Some(session) = &mut self.sessions[slot] else {
             return;
         };
+        if session.is_deaf() {
+            return;
+        }
         match session.outbox.push_patched(compact, None, Some(reference)) {
             Ok(full) => {
                 if let Some(bytes) = full {

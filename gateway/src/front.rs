@@ -20,6 +20,7 @@ use fluxar_protocol::{Batch, Fault, Id, Kind};
 use fluxar_shard::{PeerId, Seed, Shard};
 
 use crate::counters::Counters;
+use crate::ids::{Entropy, Ids};
 use crate::limits::Limits;
 use crate::mail::Mail;
 use crate::outbox::Framing;
@@ -84,6 +85,7 @@ pub struct Front {
     pub(crate) open_sessions: u32,
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) dirty: Vec<u32>,
+    pub(crate) overrun: Vec<Conn>,
     pub(crate) timers: Wheel<Conn>,
     pub(crate) expired: Vec<Conn>,
     pub(crate) now_ms: u64,
@@ -94,41 +96,6 @@ pub struct Front {
     pub(crate) stopping: bool,
     /// The connection whose input is being handled: what it causes elsewhere is charged to it.
     pub(crate) cause: Option<Conn>,
-}
-
-/// Where ids come from: random for sessions, a random start and a counter for messages.
-pub(crate) struct Ids {
-    entropy: Box<dyn FnMut(&mut [u8])>,
-    prefix: [u8; 8],
-    count: u64,
-}
-
-impl Ids {
-    fn new(mut entropy: Box<dyn FnMut(&mut [u8])>) -> Self {
-        let mut prefix = [0; 8];
-        entropy(&mut prefix);
-        Self {
-            entropy,
-            prefix,
-            count: 0,
-        }
-    }
-
-    /// An id that nobody can guess.
-    pub(crate) fn secret(&mut self) -> Id {
-        let mut id = [0; 16];
-        (self.entropy)(&mut id);
-        Id(id)
-    }
-
-    /// The next message id of this core.
-    pub(crate) fn next(&mut self) -> Id {
-        self.count += 1;
-        let mut id = [0; 16];
-        id[..8].copy_from_slice(&self.prefix);
-        id[8..].copy_from_slice(&self.count.to_be_bytes());
-        Id(id)
-    }
 }
 
 impl Front {
@@ -142,7 +109,7 @@ impl Front {
         limits: Limits,
         framings: Vec<Framing>,
         epoch: u64,
-        mut entropy: Box<dyn FnMut(&mut [u8])>,
+        mut entropy: Entropy,
     ) -> Self {
         let mut number = || {
             let mut bytes = [0; 8];
@@ -165,6 +132,7 @@ impl Front {
             open_sessions: 0,
             effects: VecDeque::new(),
             dirty: Vec::new(),
+            overrun: Vec::new(),
             timers: Wheel::new(0),
             expired: Vec::new(),
             now_ms: 0,
@@ -286,6 +254,12 @@ impl Front {
             session.due.stall_ms = u64::MAX;
             self.unpause(slot, pause::QUEUE);
         }
+        if queued <= self.limits.queue_bytes / 4
+            && let Some(session) = &mut self.sessions[slot]
+            && std::mem::take(&mut session.busy)
+        {
+            self.shard.set_busy(session.peer, false);
+        }
     }
 
     /// Bytes of a connection: some of its stream, or a whole WebSocket message.
@@ -337,6 +311,9 @@ impl Front {
 
     /// The end of a turn: every frame that was begun is handed over.
     pub fn handle_turn_end(&mut self) {
+        while let Some(conn) = self.overrun.pop() {
+            self.close_overrun(conn);
+        }
         while let Some(slot) = self.dirty.pop() {
             if let Some(session) = &mut self.sessions[slot as usize] {
                 session.dirty = false;
@@ -389,7 +366,7 @@ impl Front {
     /// One frame body: its envelopes in order, until one closes the connection.
     fn handle_body(&mut self, slot: usize, body: &[u8]) {
         let mut envelopes = 0;
-        for decoded in Batch::new(body) {
+        for decoded in Batch::within(body, self.limits.max_frame_bytes as usize) {
             let Some(session) = &mut self.sessions[slot] else {
                 return;
             };
@@ -414,142 +391,12 @@ impl Front {
         self.charge_messages(slot, envelopes);
     }
 
-    /// An envelope that could not be taken: answered, passed over, or the end, as [P-3.8] says.
-    fn handle_reject(&mut self, slot: usize, reject: &Reject) {
-        self.counters.rejected += 1;
-        let Some(session) = &self.sessions[slot] else {
-            return;
-        };
-        if reject.end.is_none() || !session.is_open() {
-            let message = reject.to_string();
-            self.say_goodbye(slot, Some((reject.fault.code(), &message)), ws_code::POLICY);
-            return;
-        }
-        if let (Some(id), Some(false)) = (reject.id, reject.has_ref) {
-            let message = reject.to_string();
-            self.refuse(
-                slot,
-                reject.kind.unwrap_or(Kind::Cancel),
-                id,
-                reject.fault.code(),
-                &message,
-            );
-        }
-        self.charge_refusal(slot);
-    }
-
-    /// Answers an envelope by its own type with an error. A publish is told at most once a second.
-    pub(crate) fn refuse(&mut self, slot: usize, kind: Kind, id: Id, code: Code, message: &str) {
-        self.counters.refused += 1;
-        let now_ms = self.now_ms;
-        let Some(session) = &mut self.sessions[slot] else {
-            return;
-        };
-        let mut details = Vec::new();
-        if kind == Kind::Event {
-            session.refusals_untold += 1;
-            session.refused_last = (id, code);
-            if session.due.refusals_ms != u64::MAX {
-                return;
-            }
-            details = crate::greeting::encode_refused(std::mem::take(&mut session.refusals_untold));
-            session.due.refusals_ms = now_ms + crate::limits::REFUSAL_NOTE_MS;
-            self.arm(slot);
-        }
-        let mut error = Vec::new();
-        ErrorBody {
-            code,
-            message,
-            details: (!details.is_empty()).then_some(&details),
-            retry_after_ms: None,
-        }
-        .encode(&mut error);
-        let own = self.ids.next();
-        self.push(slot, &answer(kind, own, id, Some(&error)));
-    }
-
-    /// Refuses an envelope that was understood.
-    pub(crate) fn refuse_fault(&mut self, slot: usize, kind: Kind, id: Id, fault: &Fault) {
-        let message = fault.to_string();
-        self.refuse(slot, kind, id, fault.code(), &message);
-        self.charge_refusal(slot);
-    }
-
-    fn charge_refusal(&mut self, slot: usize) {
-        let per_s = u64::from(self.limits.refusals_per_s);
-        let now_ms = self.now_ms;
-        let Some(session) = &mut self.sessions[slot] else {
-            return;
-        };
-        if per_s > 0 && session.refusals.take(1, per_s, now_ms) > now_ms && !session.left {
-            let message = format!("more than {per_s} envelopes in a second had to be refused");
-            self.say_goodbye(slot, Some((Code::ResourceExhausted, &message)), ws_code::POLICY);
-        }
-    }
-
-    /// The session ends: a last `cancel` says why, then the connection is half-closed and drained.
-    pub(crate) fn say_goodbye(&mut self, slot: usize, why: Option<(Code, &str)>, ws_code: u16) {
-        self.say_goodbye_until(slot, why, None, ws_code);
-    }
-
-    pub(crate) fn say_goodbye_until(
-        &mut self,
-        slot: usize,
-        why: Option<(Code, &str)>,
-        retry_after_ms: Option<u32>,
-        ws_code: u16,
-    ) {
-        let id = self.ids.next();
-        let Some(session) = &mut self.sessions[slot] else {
-            return;
-        };
-        // Not by its handshake: that is over as soon as the peer's goodbye, or its fault, was read.
-        if session.left {
-            return;
-        }
-        session.left = true;
-        session.handshake = Handshake::Closing;
-        let error = why.map(|(code, message)| {
-            let mut error = Vec::new();
-            ErrorBody {
-                code,
-                message,
-                details: None,
-                retry_after_ms,
-            }
-            .encode(&mut error);
-            error
-        });
-        let goodbye = Envelope {
-            kind: Kind::Cancel,
-            id,
-            reference: None,
-            target: None,
-            meta: None,
-            payload: &[],
-            error: error.as_deref(),
-        };
-        let (conn, peer) = (session.conn, session.peer);
-        session.due = crate::session::Due::NEVER;
-        if let Some(bytes) = session.outbox.push(&goodbye) {
-            self.effects.push_back(Effect::Send { conn, bytes });
-        }
-        self.seal(slot);
-        self.effects.push_back(Effect::Close {
-            conn,
-            how: Close::Drain { ws_code },
-        });
-        // From here on nothing reaches it, and nobody waits for it.
-        self.shard.peer_lost(peer);
-        self.after_shard();
-    }
-
     /// Appends an envelope of the gateway's own to a connection's open frame.
     pub(crate) fn push(&mut self, slot: usize, envelope: &Envelope<'_>) {
         let Some(session) = &mut self.sessions[slot] else {
             return;
         };
-        if session.left {
+        if session.is_deaf() {
             return;
         }
         if let Some(bytes) = session.outbox.push(envelope) {
@@ -584,91 +431,6 @@ impl Front {
         }
     }
 
-    /// Holds the two bounds of a queue: at the first reading stops, at the second the connection ends.
-    pub(crate) fn watch_queue(&mut self, slot: usize) {
-        let Some(session) = &mut self.sessions[slot] else {
-            return;
-        };
-        let queued = session.outbox.queued_bytes();
-        if queued <= self.limits.queue_bytes {
-            return;
-        }
-        if session.left {
-            return;
-        }
-        if queued > 2 * self.limits.queue_bytes {
-            let message = format!(
-                "{queued} bytes are waiting to be read by you, {} is the bound; read what you ask for",
-                2 * self.limits.queue_bytes
-            );
-            self.counters.overrun += 1;
-            self.say_goodbye(slot, Some((Code::ResourceExhausted, &message)), ws_code::POLICY);
-            return;
-        }
-        if session.due.stall_ms == u64::MAX {
-            session.due.stall_ms = self.now_ms + u64::from(self.limits.stall_ms);
-            self.arm(slot);
-        }
-        self.pause(slot, pause::QUEUE);
-    }
-
-    pub(crate) fn pause(&mut self, slot: usize, reason: u8) {
-        let Some(session) = &mut self.sessions[slot] else {
-            return;
-        };
-        if session.paused == 0 {
-            self.effects.push_back(Effect::Pause(session.conn));
-        }
-        session.paused |= reason;
-    }
-
-    pub(crate) fn unpause(&mut self, slot: usize, reason: u8) {
-        let Some(session) = &mut self.sessions[slot] else {
-            return;
-        };
-        if session.paused & reason == 0 {
-            return;
-        }
-        session.paused &= !reason;
-        if session.paused == 0 {
-            // It could not have spoken: its silence begins now, and so does the time for what it had begun to say.
-            session.received_ms = self.now_ms;
-            if session.is_open() && session.due.complete_ms != u64::MAX {
-                session.due.complete_ms = self.now_ms + u64::from(self.limits.frame_ms);
-            }
-            self.effects.push_back(Effect::Resume(session.conn));
-        }
-    }
-
-    /// The mailbox that this connection's input fills is full; it is read again after [`Front::handle_mail_room`].
-    pub fn handle_mail_full(&mut self, conn: Conn) {
-        if let Some(slot) = self.slot_of(conn) {
-            self.pause(slot, pause::MAIL);
-        }
-    }
-
-    /// There is room again.
-    pub fn handle_mail_room(&mut self, conn: Conn) {
-        if let Some(slot) = self.slot_of(conn) {
-            self.unpause(slot, pause::MAIL);
-        }
-    }
-
-    /// The gateway stops: every session is told, with a moment of its own to come back at.
-    pub fn handle_stop(&mut self) {
-        self.stopping = true;
-        for slot in 0..self.sessions.len() {
-            // Spread over two seconds, so that the next gateway is not stormed.
-            let retry_after_ms = 100 + (self.ids.next().0[15] as u32 * 31 + slot as u32 * 37) % 2000;
-            self.say_goodbye_until(
-                slot,
-                Some((Code::Unavailable, "the gateway is stopping; connect again")),
-                Some(retry_after_ms),
-                ws_code::GOING_AWAY,
-            );
-        }
-    }
-
     pub(crate) fn framings_of(&self, slot: usize) -> Framing {
         self.sessions[slot]
             .as_ref()
@@ -688,67 +450,6 @@ impl Front {
             slot: peer.slot,
             generation: peer.generation,
         }))
-    }
-
-    fn charge_bytes(&mut self, slot: usize, bytes: usize) {
-        let (per_s, now_ms) = (u64::from(self.limits.bytes_per_s), self.now_ms);
-        let Some(session) = &mut self.sessions[slot] else {
-            return;
-        };
-        if per_s == 0 {
-            return;
-        }
-        if let Some(rate) = &mut session.rate {
-            let ready_ms = rate.bytes.take(bytes as u64, per_s, now_ms);
-            self.wait_for_rate(slot, ready_ms);
-        }
-    }
-
-    fn charge_messages(&mut self, slot: usize, messages: u64) {
-        let (per_s, now_ms) = (u64::from(self.limits.messages_per_s), self.now_ms);
-        let Some(session) = &mut self.sessions[slot] else {
-            return;
-        };
-        if per_s == 0 {
-            return;
-        }
-        if let Some(rate) = &mut session.rate {
-            let ready_ms = rate.messages.take(messages, per_s, now_ms);
-            self.wait_for_rate(slot, ready_ms);
-        }
-    }
-
-    fn wait_for_rate(&mut self, slot: usize, ready_ms: u64) {
-        if ready_ms <= self.now_ms {
-            return;
-        }
-        self.counters.rate_pauses += 1;
-        if let Some(session) = &mut self.sessions[slot] {
-            let later = if session.due.rate_ms == u64::MAX {
-                0
-            } else {
-                session.due.rate_ms
-            };
-            session.due.rate_ms = ready_ms.max(later);
-        }
-        self.arm(slot);
-        self.pause(slot, pause::RATE);
-    }
-
-    /// Holds the time that a frame may take: from the input that began it to the one that completed it.
-    fn watch_partial(&mut self, slot: usize, partial: bool, whole: bool) {
-        let Some(session) = &mut self.sessions[slot] else {
-            return;
-        };
-        if !session.is_open() {
-            return; // the handshake's deadline covers it
-        }
-        if !partial {
-            session.due.complete_ms = u64::MAX;
-        } else if whole || session.due.complete_ms == u64::MAX {
-            session.due.complete_ms = self.now_ms + u64::from(self.limits.frame_ms);
-            self.arm(slot);
-        }
     }
 }
 

@@ -13,6 +13,9 @@ use crate::outbox::Framing;
 /// Who the gateway says it is.
 const AGENT: &str = concat!("fluxar-gateway/", env!("CARGO_PKG_VERSION"));
 
+/// What a peer that speaks no common version is told: `{v: [0]}` [P-7.2].
+const VERSIONS: &[u8] = b"\xa1\x61v\x81\x00";
+
 impl Front {
     /// Answers an opening hello: accepts it, or refuses it and closes.
     pub(crate) fn greet(&mut self, slot: usize, decoded: &Decoded<'_>) {
@@ -22,11 +25,11 @@ impl Front {
             Ok(hello) if hello.v0 => hello,
             Ok(_) => {
                 let message = "this gateway speaks version 0 only, which your hello does not offer in `v`";
-                return self.refuse_hello(slot, decoded, Code::Unimplemented, message);
+                return self.refuse_hello(slot, decoded, Code::Unimplemented, message, Some(VERSIONS));
             }
             Err(fault) => {
                 let message = fault.to_string();
-                return self.refuse_hello(slot, decoded, fault.code(), &message);
+                return self.refuse_hello(slot, decoded, fault.code(), &message, None);
             }
         };
         let session_id = self.ids.secret();
@@ -66,13 +69,30 @@ impl Front {
         self.arm(slot);
     }
 
-    fn refuse_hello(&mut self, slot: usize, decoded: &Decoded<'_>, code: Code, message: &str) {
+    fn refuse_hello(
+        &mut self,
+        slot: usize,
+        decoded: &Decoded<'_>,
+        code: Code,
+        message: &str,
+        details: Option<&[u8]>,
+    ) {
         if let Some(session) = &mut self.sessions[slot] {
             session
                 .outbox
                 .greeted(wire::FRAME_BYTES_BEFORE_HELLO as u32, decoded.form);
         }
-        self.refuse(slot, Kind::Hello, decoded.envelope.id, code, message);
+        self.counters.refused += 1;
+        let mut error = Vec::new();
+        ErrorBody {
+            code,
+            message,
+            details,
+            retry_after_ms: None,
+        }
+        .encode(&mut error);
+        let own = self.ids.next();
+        self.push(slot, &answer(Kind::Hello, own, decoded.envelope.id, Some(&error)));
         self.say_goodbye(slot, Some((code, message)), ws_code::POLICY);
     }
 }

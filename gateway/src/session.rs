@@ -20,6 +20,8 @@ pub mod pause {
     pub const RATE: u8 = 2;
     /// It fills the mailbox of another core.
     pub const MAIL: u8 = 4;
+    /// Its queue is at twice the bound: it takes nothing more and is closed at the end of the turn.
+    pub const OVERRUN: u8 = 8;
 }
 
 /// What a session must do later, each at a time in ms; [`u64::MAX`] for not at all.
@@ -83,6 +85,8 @@ pub struct Session {
     pub pinged: bool,
     /// Reasons, see [`pause`].
     pub paused: u8,
+    /// Whether it rests from its groups' work, as the shard was told.
+    pub busy: bool,
     /// Whether it is in the list of outboxes to be sealed this turn.
     pub dirty: bool,
     /// Deadlines.
@@ -124,6 +128,7 @@ impl Session {
             received_ms: now_ms,
             pinged: false,
             paused: 0,
+            busy: false,
             dirty: false,
             due: Due::NEVER,
             timer: None,
@@ -133,6 +138,12 @@ impl Session {
             refusals: Bucket::full(now_ms),
             rate: None,
         }
+    }
+
+    /// Whether nothing more is said to it.
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        self.left || self.paused & pause::OVERRUN != 0
     }
 
     /// Whether the hello was accepted and no goodbye was said.

@@ -1,0 +1,8 @@
+//! The binary itself: what it says, what it refuses and how, and how it ends.
+#![forbid(unsafe_code)]
+
+mod configuration;
+mod descriptors;
+mod ending;
+mod listening;
+mod process;
