@@ -161,15 +161,14 @@ impl Config {
                 format!("{section}.{}", name.get_ref())
             };
             let line = line_of(reading.text, name.span().start);
-            if let DeValue::Table(inner) = value.get_ref() {
-                if SETTINGS
+            if let DeValue::Table(inner) = value.get_ref()
+                && SETTINGS
                     .iter()
                     .any(|setting| setting.key.starts_with(&format!("{key}.")))
                 {
                     self.read_table(reading, &key, inner, faults);
                     continue;
                 }
-            }
             let Some(setting) = settings::find(&key) else {
                 let message = match settings::nearest(&key) {
                     Some(known) => format!("there is no setting `{key}`; did you mean `{known}`?"),

@@ -74,8 +74,8 @@ impl Front {
 
     fn publish(&mut self, slot: usize, envelope: &Envelope<'_>, compact: &[u8]) {
         let Some(topic) = envelope.target else { return };
-        if let Some(meta) = &envelope.meta {
-            if let Err((code, message)) = takes_event(meta) {
+        if let Some(meta) = &envelope.meta
+            && let Err((code, message)) = takes_event(meta) {
                 // Who asks for an acknowledgement gets its refusal; the others are told together [P-3.8].
                 if meta.qos().is_ok_and(|qos| qos != Qos::AtMostOnce) {
                     self.answer_error(slot, Kind::Event, envelope.id, code, &message, None);
@@ -85,7 +85,6 @@ impl Front {
                 }
                 return;
             }
-        }
         self.shard.publish(topic, compact);
     }
 

@@ -13,10 +13,10 @@ use fluxar_engine::listener::ListenerId;
 use fluxar_engine::reactor::{Close, Conn, Piece};
 use fluxar_engine::timer::Wheel;
 use fluxar_protocol::envelope::Envelope;
-use fluxar_protocol::error::{Code, ErrorBody, Reject};
+use fluxar_protocol::error::Code;
 use fluxar_protocol::frame::{Deframer, FrameTooLarge};
 use fluxar_protocol::hello::Handshake;
-use fluxar_protocol::{Batch, Fault, Id, Kind};
+use fluxar_protocol::{Batch, Id, Kind};
 use fluxar_shard::{PeerId, Seed, Shard};
 
 use crate::counters::Counters;
@@ -288,15 +288,15 @@ impl Front {
                 }
             }
         }
-        // Runs end with the input that they came in: what follows may be hours away.
-        self.shard.flush_run();
-        self.after_shard();
-        self.cause = None;
     }
 
     /// The bytes that arrived together were `pieces` pieces; `partial` says whether a WebSocket message was left
     /// incomplete. Even without a piece they are a sign of life.
     pub fn handle_input_end(&mut self, conn: Conn, pieces: u32, partial: bool) {
+        // Runs end with the input that they came in: what follows may be hours away.
+        self.shard.flush_run();
+        self.after_shard();
+        self.cause = None;
         let Some(slot) = self.slot_of(conn) else { return };
         let Some(session) = &mut self.sessions[slot] else {
             return;
@@ -423,12 +423,11 @@ impl Front {
     }
 
     pub(crate) fn mark_dirty(&mut self, slot: usize) {
-        if let Some(session) = &mut self.sessions[slot] {
-            if !session.dirty && session.outbox.is_open() {
+        if let Some(session) = &mut self.sessions[slot]
+            && !session.dirty && session.outbox.is_open() {
                 session.dirty = true;
                 self.dirty.push(slot as u32);
             }
-        }
     }
 
     pub(crate) fn framings_of(&self, slot: usize) -> Framing {

@@ -78,7 +78,12 @@ impl Outbox {
     /// Position in the outgoing stream behind everything said so far.
     #[must_use]
     pub fn end_position(&self) -> u64 {
-        self.handed_bytes + self.open.len() as u64
+        // A message leaves without the prefix that is reserved in front of it.
+        let unsent_bytes = match self.framing {
+            Framing::Message => self.open.len().saturating_sub(PREFIX_BYTES),
+            Framing::Prefixed => self.open.len(),
+        };
+        self.handed_bytes + unsent_bytes as u64
     }
 
     /// Position up to which the kernel took it.
@@ -233,5 +238,35 @@ impl Outbox {
         };
         self.handed_bytes += bytes.len() as u64;
         bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fluxar_protocol::Kind;
+
+    use super::*;
+
+    #[test]
+    fn the_end_is_where_the_kernel_arrives_once_it_took_all() {
+        for framing in [Framing::Prefixed, Framing::Message] {
+            let mut outbox = Outbox::new(framing);
+            for _ in 0..3 {
+                let ping = Envelope {
+                    kind: Kind::Ping,
+                    id: Id([1; 16]),
+                    reference: None,
+                    target: None,
+                    meta: None,
+                    payload: &[],
+                    error: None,
+                };
+                assert!(outbox.push(&ping).is_none());
+                let end = outbox.end_position();
+                let frame = outbox.seal().expect("a frame");
+                outbox.sent(frame.len());
+                assert_eq!((outbox.sent_position(), outbox.queued_bytes()), (end, 0));
+            }
+        }
     }
 }

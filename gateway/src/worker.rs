@@ -139,12 +139,11 @@ impl<D: Driver> Worker<D> {
             self.front.handle_mail_full(conn);
             self.stalled.push(conn);
         }
-        if waiting.len() >= self.letters_waiting_max {
-            if let Mail::Shard(Letter::Run(run)) = &mail {
+        if waiting.len() >= self.letters_waiting_max
+            && let Mail::Shard(Letter::Run(run)) = &mail {
                 self.front.counters.dropped_between_cores += run.events();
                 return;
             }
-        }
         waiting.push_back(mail);
     }
 

@@ -1,0 +1,171 @@
+//! Saying no: envelopes that are refused, and sessions that end with a reason [P-3.8, P-7].
+
+use fluxar_engine::reactor::Close;
+use fluxar_protocol::envelope::Envelope;
+use fluxar_protocol::error::{Code, ErrorBody, Reject};
+use fluxar_protocol::hello::Handshake;
+use fluxar_protocol::{Fault, Id, Kind};
+
+use crate::front::{Effect, Front, answer, ws_code};
+
+impl Front {
+    /// An envelope that could not be taken: answered, passed over, or the end, as [P-3.8] says.
+    pub(crate) fn handle_reject(&mut self, slot: usize, reject: &Reject) {
+        self.counters.rejected += 1;
+        let Some(session) = &self.sessions[slot] else {
+            return;
+        };
+        if reject.end.is_none() || !session.is_open() {
+            let message = reject.to_string();
+            self.say_goodbye(slot, Some((reject.fault.code(), &message)), ws_code::POLICY);
+            return;
+        }
+        if let (Some(id), Some(false)) = (reject.id, reject.has_ref) {
+            let message = reject.to_string();
+            self.refuse(
+                slot,
+                reject.kind.unwrap_or(Kind::Cancel),
+                id,
+                reject.fault.code(),
+                &message,
+            );
+        }
+        self.charge_refusal(slot);
+    }
+
+    /// Answers an envelope by its own type with an error. Publishes, which are not acknowledged, are told at most once a
+    /// second.
+    pub(crate) fn refuse(&mut self, slot: usize, kind: Kind, id: Id, code: Code, message: &str) {
+        let now_ms = self.now_ms;
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
+        if kind != Kind::Event {
+            return self.answer_error(slot, kind, id, code, message, None);
+        }
+        session.refusals_untold += 1;
+        session.refused_last = (id, code);
+        if session.due.refusals_ms != u64::MAX {
+            self.counters.refused += 1;
+            return;
+        }
+        let details = crate::greeting::encode_refused(std::mem::take(&mut session.refusals_untold));
+        session.due.refusals_ms = now_ms + crate::limits::REFUSAL_NOTE_MS;
+        self.arm(slot);
+        self.answer_error(slot, kind, id, code, message, Some(&details));
+    }
+
+    /// Answers message `id` by its own type with an error.
+    pub(crate) fn answer_error(
+        &mut self,
+        slot: usize,
+        kind: Kind,
+        id: Id,
+        code: Code,
+        message: &str,
+        details: Option<&[u8]>,
+    ) {
+        self.counters.refused += 1;
+        let mut error = Vec::new();
+        ErrorBody {
+            code,
+            message,
+            details,
+            retry_after_ms: None,
+        }
+        .encode(&mut error);
+        let own = self.ids.next();
+        self.push(slot, &answer(kind, own, id, Some(&error)));
+    }
+
+    /// Refuses an envelope that was understood.
+    pub(crate) fn refuse_fault(&mut self, slot: usize, kind: Kind, id: Id, fault: &Fault) {
+        let message = fault.to_string();
+        self.refuse(slot, kind, id, fault.code(), &message);
+        self.charge_refusal(slot);
+    }
+
+    pub(crate) fn charge_refusal(&mut self, slot: usize) {
+        let per_s = u64::from(self.limits.refusals_per_s);
+        let now_ms = self.now_ms;
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
+        if per_s > 0 && session.refusals.take(1, per_s, now_ms) > now_ms && !session.left {
+            let message = format!("more than {per_s} envelopes in a second had to be refused");
+            self.say_goodbye(slot, Some((Code::ResourceExhausted, &message)), ws_code::POLICY);
+        }
+    }
+
+    /// The session ends: a last `cancel` says why, then the connection is half-closed and drained.
+    pub(crate) fn say_goodbye(&mut self, slot: usize, why: Option<(Code, &str)>, ws_code: u16) {
+        self.say_goodbye_until(slot, why, None, ws_code);
+    }
+
+    pub(crate) fn say_goodbye_until(
+        &mut self,
+        slot: usize,
+        why: Option<(Code, &str)>,
+        retry_after_ms: Option<u32>,
+        ws_code: u16,
+    ) {
+        let id = self.ids.next();
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
+        // Not by its handshake: that is over as soon as the peer's goodbye, or its fault, was read.
+        if session.left {
+            return;
+        }
+        session.left = true;
+        session.handshake = Handshake::Closing;
+        let error = why.map(|(code, message)| {
+            let mut error = Vec::new();
+            ErrorBody {
+                code,
+                message,
+                details: None,
+                retry_after_ms,
+            }
+            .encode(&mut error);
+            error
+        });
+        let goodbye = Envelope {
+            kind: Kind::Cancel,
+            id,
+            reference: None,
+            target: None,
+            meta: None,
+            payload: &[],
+            error: error.as_deref(),
+        };
+        let (conn, peer) = (session.conn, session.peer);
+        session.due = crate::session::Due::NEVER;
+        if let Some(bytes) = session.outbox.push(&goodbye) {
+            self.effects.push_back(Effect::Send { conn, bytes });
+        }
+        self.seal(slot);
+        self.effects.push_back(Effect::Close {
+            conn,
+            how: Close::Drain { ws_code },
+        });
+        // From here on nothing reaches it, and nobody waits for it.
+        self.shard.peer_lost(peer);
+        self.after_shard();
+    }
+
+    /// The gateway stops: every session is told, with a moment of its own to come back at.
+    pub fn handle_stop(&mut self) {
+        self.stopping = true;
+        for slot in 0..self.sessions.len() {
+            // Spread over two seconds, so that the next gateway is not stormed.
+            let retry_after_ms = 100 + (self.ids.next().0[15] as u32 * 31 + slot as u32 * 37) % 2000;
+            self.say_goodbye_until(
+                slot,
+                Some((Code::Unavailable, "the gateway is stopping; connect again")),
+                Some(retry_after_ms),
+                ws_code::GOING_AWAY,
+            );
+        }
+    }
+}
