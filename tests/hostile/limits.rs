@@ -497,7 +497,7 @@ fn refused_publishes_are_told_together_and_by_the_code_of_the_last() {
     let gateway = Running::start(|_| {});
     let mut client = gateway.client();
     let bad = encoded(Kind::Event, Id([2; 16]), None, None, None, &[]);
-    let meta = none().uint("qos", 1).finish();
+    let meta = none().flag("retain", true).finish();
     let unimplemented = encoded(Kind::Event, Id([3; 16]), None, Some("a.b"), meta.as_deref(), &[]);
     client.send(&bad);
     client.send(&bad);
