@@ -344,7 +344,7 @@ fn an_asker_that_reads_no_answers_is_read_no_more_and_closed() {
                 sent < 2_000_000,
                 "{address}: {sent} calls were taken and no answer read"
             );
-            if sent % 1_000 == 0 {
+            if sent.is_multiple_of(1_000) {
                 fair_calls += 1;
                 let id = fair.call("bulk.get", &[]);
                 assert_eq!(

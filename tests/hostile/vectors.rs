@@ -111,7 +111,7 @@ fn each_malformed_body_is_answered_or_closes_as_its_vector_says() {
                 assert_eq!(end, closed(address, 1008), "{name}");
                 // What stood in front was handled; nothing else was said.
                 assert!(rest.len() <= vector.before, "{name}: {rest:?}");
-                assert!(rest.iter().all(|one| is_handled(one)), "{name}: {rest:?}");
+                assert!(rest.iter().all(is_handled), "{name}: {rest:?}");
                 let pinged = vector.bytes.starts_with(&[0x87, 0x07, 0x50]) && vector.before > 0;
                 assert_eq!(!rest.is_empty(), pinged, "{name}: {rest:?}");
                 continue;
