@@ -150,6 +150,8 @@ fn run(mailbox: Endpoint<Parcel<Socket, Letter>>, shared: Shared) -> Result<(), 
                         reactor.resume(conn);
                     }
                 }
+                // What would be sent from here on vanishes; what was queued still leaves.
+                Event::Ending { .. } => {}
                 // The last that is heard of a connection.
                 Event::Closed { conn, .. } => {
                     queued_bytes.remove(&conn);

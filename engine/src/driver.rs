@@ -73,6 +73,9 @@ pub trait Driver {
     /// # Errors
     /// Only what leaves the ring unusable.
     fn turn(&mut self, park_until_ns: Option<u64>) -> io::Result<()>;
+    /// Whether [`Driver::poll`] may have something. A driver that has completions that were not polled does not park,
+    /// and what a later turn gathers comes behind them.
+    fn has_completions(&self) -> bool;
     /// The next gathered completion.
     fn poll(&mut self) -> Option<Completion<Self::Lease, Self::Socket>>;
 }

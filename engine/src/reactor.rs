@@ -1,16 +1,17 @@
 //! The connection table on top of a [`Driver`]: accepts, byte layers, queues of what is to be sent, mail, and the
 //! turn that moves them. Bytes come up as [`Event`]s; [`Reactor::send`] and friends take effects down.
 //!
-//! A user's loop is `turn`, `poll` until empty, effects, `flush`:
+//! A user's loop is `turn`, `poll` until empty or as often as it likes, effects, `flush`:
 //!
 //! ```text
 //!   turn(park_until) ─ submit, park, gather ──> poll() ─> Event ─> (user) ─> send/close/post … ─> flush() ─┐
 //!        ^─────────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Order of a turn: completions, then letters, as [`Reactor::poll`] yields them; the reactor's own deadlines
+//! Order of a turn: letters, then completions, as [`Reactor::poll`] yields them; the reactor's own deadlines
 //! (handshakes, drains) are looked at behind the park. What a user queues leaves at the flush: one send a connection,
-//! however many times it was queued for.
+//! however many times it was queued for. A user that has had enough of a turn may flush and begin the next: it does
+//! not park, and what was left comes before what is new (but behind all letters).
 //!
 //! | file | what it does |
 //! |---|---|
@@ -88,6 +89,14 @@ pub enum Event<Lease, L> {
         /// How many.
         bytes: usize,
     },
+    /// The connection is about to end, though it was not closed here: the peer ended it, or its WebSocket closed or
+    /// broke the rules. Nothing is received any more, and what is sent from now on vanishes; what was queued before
+    /// still leaves, if it can. At most once, and [`Event::Closed`] follows. One that fails at once, or is closed with
+    /// [`Reactor::close`], is only `Closed`.
+    Ending {
+        /// Which.
+        conn: Conn,
+    },
     /// The connection is gone. Always its last event; not given for connections that never were `Opened`.
     Closed {
         /// Which.
@@ -160,8 +169,6 @@ pub struct Reactor<D: Driver, L> {
     table: Table<Connection<D::Socket>>,
     /// Events beyond the one that a completion yields at once.
     upcoming: VecDeque<Upcoming<L, D::Lease>>,
-    /// A completion that was taken from the driver to see whether there is one.
-    pending: Option<Completion<D::Lease, D::Socket>>,
     /// Connections with something queued since the last flush.
     dirty: Vec<Token>,
     /// Connections whose receive found no buffer, first come first served.
@@ -221,7 +228,6 @@ impl<D: Driver, L: Send> Reactor<D, L> {
             accepting: true,
             table: Table::new(),
             upcoming: VecDeque::new(),
-            pending: None,
             dirty: Vec::new(),
             starved: VecDeque::new(),
             timers,
@@ -290,7 +296,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
             (Some(user), Some(own)) => Some(user.min(own)),
             (either, None) | (None, either) => either,
         };
-        let busy = !self.upcoming.is_empty() || self.pending.is_some();
+        let busy = !self.upcoming.is_empty() || self.driver.has_completions();
         if busy || until_ns.is_some_and(|until_ns| until_ns <= self.driver.now_ns()) {
             self.mail.unpark();
             self.driver.turn(Some(0))?;
@@ -324,11 +330,8 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         Ok(())
     }
 
-    fn has_work(&mut self) -> bool {
-        if self.pending.is_none() {
-            self.pending = self.driver.poll();
-        }
-        self.pending.is_some() || self.mail.has_mail()
+    fn has_work(&self) -> bool {
+        self.driver.has_completions() || self.mail.has_mail()
     }
 
     /// Watches the mailboxes for a while; true if mail came.
@@ -359,8 +362,26 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         self.expired = expired;
     }
 
-    /// The next event.
+    /// The next letter of this turn, an [`Event::Letter`], and nothing else. A user with a budget for events takes the
+    /// letters first, so that a core that is behind still keeps up with its mail.
+    pub fn poll_letter(&mut self) -> Option<Event<D::Lease, L>> {
+        while let Some((from, Parcel(content))) = self.mail.take() {
+            match content {
+                Content::Letter(letter) => return Some(Event::Letter { from, letter }),
+                Content::Connection(newcomer) => self.adopt(newcomer),
+            }
+        }
+        None
+    }
+
+    /// The next event. It need not be called until there is none: see the module's order of a turn.
     pub fn poll(&mut self) -> Option<Event<D::Lease, L>> {
+        // Mail first: what another core had posted before a peer could have heard of it is known here before that
+        // peer's bytes are handled. The mailboxes were looked at after the completions were gathered, so this holds
+        // across cores without any further agreement.
+        if let Some(letter) = self.poll_letter() {
+            return Some(letter);
+        }
         loop {
             if let Some(upcoming) = self.upcoming.pop_front() {
                 let event = match upcoming {
@@ -380,18 +401,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
                     None => continue,
                 }
             }
-            // Mail first: what another core had posted before a peer could have heard of it is known here before that
-            // peer's bytes are handled. The mailboxes were looked at after the completions were gathered, so this holds
-            // across cores without any further agreement.
-            match self.mail.take() {
-                Some((from, Parcel(Content::Letter(letter)))) => return Some(Event::Letter { from, letter }),
-                Some((_, Parcel(Content::Connection(newcomer)))) => {
-                    self.adopt(newcomer);
-                    continue;
-                }
-                None => {}
-            }
-            let completion = self.pending.take().or_else(|| self.driver.poll())?;
+            let completion = self.driver.poll()?;
             if let Some(event) = self.complete(completion) {
                 return Some(event);
             }

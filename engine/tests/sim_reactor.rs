@@ -217,3 +217,17 @@ fn letters_arrive_in_order_among_connections() {
         assert_eq!(house.cores[1].letters_next[3], from_main);
     });
 }
+
+/// A user that takes a few events a turn misses none, and no turn parks over what it left.
+#[test]
+fn a_budget_for_events_loses_and_reorders_nothing() {
+    for_seeds(7000..7100, |seed| {
+        let service = Service {
+            budget: Some(1 + seed as usize % 4),
+            pauses: 0.2,
+            letters: 50,
+            ..Service::default()
+        };
+        echo_everything(seed, Faults::wild(), service);
+    });
+}

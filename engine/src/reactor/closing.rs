@@ -12,7 +12,8 @@ use super::outgoing::Kind;
 use super::{Cause, Close, Conn, Event, Reactor, Upcoming};
 
 impl<D: Driver, L: Send> Reactor<D, L> {
-    /// Closes; [`Event::Closed`] follows. Until then only [`Event::Sent`] may come.
+    /// Closes; [`Event::Closed`] follows. Until then only [`Event::Sent`] may come, and an [`Event::Ending`] that had
+    /// crossed it.
     pub fn close(&mut self, conn: Conn, how: Close) {
         let token = conn.0;
         let Some(connection) = self.table.get(token) else {
@@ -58,8 +59,13 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         if matches!(connection.state, State::Handshake(_)) {
             self.counters.handshakes_failed += 1;
         }
+        let told = connection.flags.has(Flags::OPENED) && !matches!(cause, Cause::Ours);
         connection.state = State::Draining(Box::new(cause));
         connection.held = None;
+        if told {
+            let conn = Conn(token);
+            self.upcoming.push_back(Upcoming::Event(Event::Ending { conn }));
+        }
         self.set_deadline(token, flush_ms);
         // Bytes go on to be read: a socket that is closed with bytes unread resets the connection, and the peer may
         // lose what it was sent.

@@ -140,6 +140,10 @@ impl Driver for SimDriver {
         Ok(())
     }
 
+    fn has_completions(&self) -> bool {
+        !self.outcomes.is_empty()
+    }
+
     fn poll(&mut self) -> Option<Completion<SimLease, SimSocket>> {
         Some(match self.outcomes.pop_front()? {
             Outcome::Accepted(listener, link, peer) => Completion::Accepted {

@@ -76,7 +76,8 @@ pub struct UringDriver {
     core: usize,
     ring: ManuallyDrop<Ring>,
     owners: ManuallyDrop<Owners>,
-    /// Completions taken over from the ring, not yet polled.
+    /// Completions taken over from the ring, not yet polled. Bounded however seldom they are polled: each is of an
+    /// operation that is not asked for anew before, or holds a receive buffer.
     completions: VecDeque<cqueue::Entry>,
     /// The end that goes with data that was just polled.
     ended: Option<Token>,
@@ -359,12 +360,15 @@ impl Driver for UringDriver {
             Some(until) => Some(until.saturating_sub(clock_ns())),
             None => None,
         };
-        let nothing_to_do = self.completions.is_empty() && self.ended.is_none();
-        let wait = timeout_ns != Some(0) && nothing_to_do && self.hub.park(self.core);
+        let wait = timeout_ns != Some(0) && !self.has_completions() && self.hub.park(self.core);
         let entered = self.enter(wait, timeout_ns);
         self.hub.unpark(self.core);
         self.now_ns = clock_ns();
         entered
+    }
+
+    fn has_completions(&self) -> bool {
+        !self.completions.is_empty() || self.ended.is_some()
     }
 
     fn poll(&mut self) -> Option<Completion<Lease, Socket>> {

@@ -33,6 +33,8 @@ pub(crate) struct Service {
     pub(crate) closes: f64,
     /// Each core sends so many letters to each core.
     pub(crate) letters: u64,
+    /// Takes all letters of a turn, but no more than so many other events.
+    pub(crate) budget: Option<usize>,
 }
 
 impl Default for Service {
@@ -43,6 +45,7 @@ impl Default for Service {
             farewell: None,
             closes: 0.0,
             letters: 0,
+            budget: None,
         }
     }
 }
@@ -54,6 +57,8 @@ pub(crate) struct Known {
     pub(crate) paused: bool,
     /// Closed by the service: nothing but `Sent` and `Closed` may come.
     pub(crate) closing: bool,
+    /// About to end, not by the service: nothing but `Sent` and `Closed` may come.
+    pub(crate) ending: bool,
 }
 
 pub(crate) struct Core {
@@ -81,8 +86,20 @@ impl Core {
         let busy = !self.resting.is_empty() || unposted;
         let until_ns = busy.then(|| self.reactor.now_ns() + 100_000);
         self.reactor.turn(until_ns).unwrap();
-        while let Some(event) = self.reactor.poll() {
+        let mut budget = self.service.budget.unwrap_or(usize::MAX);
+        if self.service.budget.is_some() {
+            while let Some(letter) = self.reactor.poll_letter() {
+                assert!(matches!(letter, Event::Letter { .. }), "{letter:?}");
+                self.handle(letter);
+            }
+        }
+        while budget > 0
+            && let Some(event) = self.reactor.poll()
+        {
+            let late = self.service.budget.is_some() && matches!(event, Event::Letter { .. });
+            assert!(!late, "all letters of the turn were taken");
             self.handle(event);
+            budget -= 1;
         }
         self.rest_no_longer();
         self.post_letters();
@@ -105,7 +122,7 @@ impl Core {
                     .get_mut(&conn)
                     .expect("bytes of a connection that is open");
                 assert!(
-                    !known.paused && !known.closing,
+                    !known.paused && !known.closing && !known.ending,
                     "{conn:?} got bytes it did not want"
                 );
                 self.chunks += 1;
@@ -134,8 +151,17 @@ impl Core {
                 }
                 conn
             }
+            Event::Ending { conn } => {
+                let known = self.known.get_mut(&conn).expect("a connection that is open ends");
+                assert!(!std::mem::replace(&mut known.ending, true), "{conn:?} ends twice");
+                // It vanishes: were it counted or sent, the clients or `Sent` would tell.
+                self.reactor.send(conn, Bytes::from_static(b"too late"));
+                conn
+            }
             Event::Closed { conn, cause } => {
-                self.known.remove(&conn).expect("a connection is closed once");
+                let known = self.known.remove(&conn).expect("a connection is closed once");
+                let told = known.ending || known.closing;
+                assert!(told || !matches!(cause, Cause::Peer), "{conn:?} was about to end");
                 self.resting.retain(|resting| *resting != conn);
                 self.causes.push(cause);
                 return;
