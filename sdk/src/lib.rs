@@ -44,7 +44,7 @@
 //! | bytes to be written | `outbox_bytes`, 4 MiB | `call` and `publish` wait, `try_publish` [is full](Error::is_full) |
 //! | own calls without an answer | `open_calls_max`, 65,536 | a call fails `resource_exhausted` |
 //! | handlers running for a peer | `handlers_max`, 1,024 | its call is answered `resource_exhausted` |
-//! | events waiting in a subscription | `subscription_queue`, 1,024 | reading stops for up to `stall` (1 s), then its events are dropped and counted |
+//! | events waiting in a subscription | `subscription_queue`, 1,024 | reading stops for up to `stall` (1 s in 10 s, for all of them together), then its events are dropped and counted until it is half empty |
 //! | a frame | `max_frame_bytes`, 1 MiB | the connection is closed with the reason |
 //! | peers of a server | `connections_max`, 10,000 | further ones are closed |
 //!
@@ -68,6 +68,7 @@ mod peer;
 mod receive;
 mod request;
 mod server;
+mod stall;
 mod subscribe;
 mod subscriptions;
 mod wire;

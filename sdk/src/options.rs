@@ -128,8 +128,9 @@ macro_rules! option_methods {
             self
         }
 
-        /// How long reading stops for a subscription whose queue is full, before its events are dropped and counted.
-        /// Default 1 s; see [`Subscription`](crate::Subscription).
+        /// How long in 10 s (or in ten times itself, if that is longer) reading stops for subscriptions whose queues are
+        /// full, all those of a connection together. Beyond it their events are dropped and counted. Default 1 s; see
+        /// [`Subscription`](crate::Subscription).
         pub fn stall(mut self, stall: std::time::Duration) -> Self {
             self.options.stall = stall;
             self

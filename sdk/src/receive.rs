@@ -14,6 +14,7 @@ use crate::{
     Error, Message, Origin, codec, handlers,
     link::{Link, Phase},
     peer::Shared,
+    stall::StallBudget,
     subscriptions::{self, Entry},
     wire::Reader,
 };
@@ -38,6 +39,7 @@ pub(crate) struct Receiver {
     shared: Arc<Shared>,
     link: Arc<Link>,
     reader: Reader,
+    stall: StallBudget,
     /// The subscription to which the next so many envelopes of this frame belong.
     run: Option<(Option<Entry>, u64)>,
     refused_publishes: u64,
@@ -50,6 +52,7 @@ impl Receiver {
             shared: shared.clone(),
             link: link.clone(),
             reader,
+            stall: StallBudget::new(link.options.stall),
             run: None,
             refused_publishes: 0,
             refusal_told_at: None,
@@ -123,9 +126,7 @@ impl Receiver {
             self.run = (left > 1).then(|| (entry.clone(), left - 1));
             if envelope.kind == Kind::Event && envelope.reference.is_none() {
                 if let Some(entry) = entry {
-                    entry
-                        .deliver(Message::new(body, envelope), self.link.options.stall)
-                        .await;
+                    entry.deliver(Message::new(body, envelope), &mut self.stall).await;
                 }
                 return Ok(());
             }
@@ -186,7 +187,7 @@ impl Receiver {
         }
         let message = Message::new(body, envelope);
         for entry in takers {
-            entry.deliver(message.clone(), self.link.options.stall).await;
+            entry.deliver(message.clone(), &mut self.stall).await;
         }
     }
 

@@ -237,10 +237,11 @@ impl SubscribeStream {
 /// A subscription whose events the program takes itself, in order. Dropping it ends it.
 ///
 /// When the program is slow, the subscription's queue (1,024 events, a setting) fills. Then reading from the
-/// connection stops, so that the other side notices and slows down, or, being a gateway, drops and tells. That lasts
-/// one second at most (the peer's `stall`); then this side drops the subscription's events and counts them, until
-/// there is room again, so that one slow subscription does not hold up answers for ever. All that was lost, here or
-/// there, is in [`Subscription::dropped`].
+/// connection stops, so that the other side notices and slows down, or, being a gateway, drops and tells. Since
+/// answers wait meanwhile as well, a connection stops for one second in ten at most (the peer's `stall`), all its
+/// subscriptions together. Beyond that, this side drops the events of a subscription that is full, at once and
+/// counted, until half of its queue is free again. All that was lost, here or there, is in
+/// [`Subscription::dropped`].
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> fluxar::Result<()> {

@@ -3,18 +3,15 @@
 //! They outlive a connection: after a reconnect each is asked for again. Events come from the connection's receiver
 //! and go into a bounded queue for each subscription, which its handler or its reader empties in order.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Mutex, PoisonError, RwLock,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use fluxar_protocol::{Envelope, Id, Kind, meta::Meta, meta::MetaWriter, target};
 use tokio::sync::mpsc;
 
-use crate::{Error, Message, Result, link::Link};
+use crate::{Error, Message, Result, link::Link, stall::StallBudget};
 
 /// What a subscription asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +35,8 @@ pub(crate) struct Sub {
     dropped_before: AtomicU64,
     /// Lost here, because the queue stayed full.
     dropped_here: AtomicU64,
-    is_stalled: AtomicBool,
+    /// Its queue was full when the budget was spent, and is not half empty yet.
+    is_dropping: AtomicBool,
     end: Mutex<Option<Error>>,
 }
 
@@ -51,7 +49,7 @@ impl Sub {
             dropped_there: AtomicU64::new(0),
             dropped_before: AtomicU64::new(0),
             dropped_here: AtomicU64::new(0),
-            is_stalled: AtomicBool::new(false),
+            is_dropping: AtomicBool::new(false),
             end: Mutex::new(None),
         })
     }
@@ -137,38 +135,37 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Hands an event over. When the queue is full this waits, and with it the reading of the whole connection, but
-    /// at most for `stall`; then the event is dropped, and further ones at once until there is room again. So a slow
-    /// application slows its sender, and one that waits here for an answer of the same connection cannot hang.
-    pub(crate) async fn deliver(&self, message: Message, stall: Duration) {
+    /// Hands an event over. When the queue is full this waits, and with it the reading of the whole connection, as long
+    /// as the connection's budget lasts; beyond it the event is dropped, and further ones at once until the queue is
+    /// half empty. So a slow application slows its sender for a moment, and holds up answers for no longer: one that
+    /// waits here for an answer of the same connection cannot hang.
+    pub(crate) async fn deliver(&self, message: Message, budget: &mut StallBudget) {
         let Some(queue) = &self.queue else { return };
         let sub = &self.sub;
-        let message = match queue.try_send(message) {
-            Ok(()) => {
-                if sub.is_stalled.load(Ordering::Relaxed) {
-                    sub.is_stalled.store(false, Ordering::Relaxed);
-                    tracing::info!(
-                        pattern = sub.pattern,
-                        dropped = sub.dropped(),
-                        "the subscription keeps up again"
-                    );
-                }
+        if sub.is_dropping.load(Ordering::Relaxed) {
+            if queue.capacity() * 2 < queue.max_capacity() {
+                sub.dropped_here.fetch_add(1, Ordering::Relaxed);
                 return;
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => return,
-            Err(mpsc::error::TrySendError::Full(message)) => message,
-        };
-        if !sub.is_stalled.load(Ordering::Relaxed) {
-            match tokio::time::timeout(stall, queue.send(message)).await {
-                Ok(_) => return,
-                Err(_) => sub.is_stalled.store(true, Ordering::Relaxed),
-            }
-            tracing::warn!(
+            sub.is_dropping.store(false, Ordering::Relaxed);
+            tracing::info!(
                 pattern = sub.pattern,
-                "the subscription's queue stays full: its events are dropped"
+                dropped = sub.dropped(),
+                "the subscription keeps up again"
             );
         }
-        sub.dropped_here.fetch_add(1, Ordering::Relaxed);
+        // An error other than `Full` says that nobody takes events any more.
+        let Err(mpsc::error::TrySendError::Full(message)) = queue.try_send(message) else {
+            return;
+        };
+        if budget.spend(queue.send(message)).await.is_none() {
+            sub.is_dropping.store(true, Ordering::Relaxed);
+            sub.dropped_here.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(
+                pattern = sub.pattern,
+                "the subscription's queue stays full: its events are dropped until it is half empty"
+            );
+        }
     }
 }
 

@@ -177,6 +177,36 @@ async fn a_subscription_that_is_not_read_loses_its_own_events_and_nothing_else()
 }
 
 #[tokio::test]
+async fn a_handler_that_is_always_a_little_slow_does_not_slow_the_connection() {
+    let server = start(Server::bind("127.0.0.1:0")).await;
+    let client = Client::connect(server.url())
+        .stall(Duration::from_millis(100))
+        .build()
+        .await
+        .unwrap();
+    let handled = Arc::new(Mutex::new(0));
+    let handled_there = handled.clone();
+    let subscribed = client
+        .subscribe("a", move |_: Message| {
+            let handled = handled_there.clone();
+            async move {
+                tokio::time::sleep(Duration::from_millis(20)).await; // far less than `stall`
+                *handled.lock().unwrap() += 1;
+                Ok(())
+            }
+        })
+        .queue(4)
+        .await
+        .unwrap();
+    for number in 0..500u32 {
+        server.publish("a", &number).unwrap();
+    }
+    until(|| *handled.lock().unwrap() + subscribed.dropped() == 500).await;
+    let handled = *handled.lock().unwrap();
+    assert!(handled < 100, "the connection waited for {handled} events");
+}
+
+#[tokio::test]
 async fn a_handler_may_call_the_peer_whose_events_wait_for_it() {
     let server = start(Server::bind("127.0.0.1:0")).await;
     server
