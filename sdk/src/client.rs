@@ -17,6 +17,10 @@ use crate::{
     wire::{self, Reader, Writer},
 };
 
+/// A connection that lived so long was a good one: when it is lost, the pauses begin anew. One that is accepted and
+/// lost at once is no better than one that is refused.
+const STEADY: Duration = Duration::from_secs(10);
+
 /// A peer that dialled: everything that a [`Peer`] can do, on a connection that is renewed when it is lost.
 ///
 /// ```
@@ -102,7 +106,8 @@ impl ClientBuilder {
         self
     }
 
-    /// The first pause before dialling again, at most; each further one is twice as long. Default 100 ms.
+    /// The first pause before dialling again, at most; each further one is twice as long, until a connection has
+    /// lasted 10 s. Default 100 ms.
     pub fn reconnect_first(mut self, pause: Duration) -> Self {
         self.backoff.first = pause;
         self
@@ -145,7 +150,9 @@ impl ClientBuilder {
         };
         let connected = match dialer.dial(&shared).await {
             Ok(connected) => connected,
-            Err(error) if self.is_patient && !is_final(&error) => dialer.dial_again(&shared, error).await?,
+            Err(error) if self.is_patient && !is_final(&error) => {
+                dialer.dial_again(&shared, error, &mut 0).await?
+            }
             Err(error) => return Err(error),
         };
         let peer = Peer::new(shared.clone());
@@ -238,8 +245,9 @@ impl Dialer {
         connected.map_err(|error| error.at(&shared.address))
     }
 
-    /// Dials until there is a connection, there is no use in trying, or nobody wants one any more.
-    async fn dial_again(&self, shared: &Shared, mut why: Error) -> Result<Connected> {
+    /// Dials until there is a connection, there is no use in trying, or nobody wants one any more. `pauses` counts
+    /// the pauses since there was a steady connection.
+    async fn dial_again(&self, shared: &Shared, mut why: Error, pauses: &mut u32) -> Result<Connected> {
         let begin = Instant::now();
         for attempt in 1.. {
             if is_final(&why)
@@ -250,9 +258,10 @@ impl Dialer {
             {
                 return Err(why);
             }
+            *pauses = pauses.saturating_add(1);
             let pause = self
                 .backoff
-                .pause(attempt)
+                .pause(*pauses)
                 .max(why.retry_after_hint().unwrap_or_default());
             tracing::warn!(address = %shared.address, attempt, pause_ms = pause.as_millis() as u64, cause = why.message(),
                 "not connected; dialling again");
@@ -268,7 +277,9 @@ impl Dialer {
 
     /// Drives one connection after the other until the client is closed.
     async fn keep_connected(self, shared: Arc<Shared>, mut connected: Connected) {
+        let mut pauses = 0;
         let end = loop {
+            let began = Instant::now();
             let Connected {
                 link,
                 reader,
@@ -277,11 +288,14 @@ impl Dialer {
             } = connected;
             let why = link::drive(&shared, &link, reader, writer, rest).await;
             drop(link);
+            if began.elapsed() >= STEADY {
+                pauses = 0;
+            }
             let Some(why) = why.filter(|_| !shared.is_close_requested()) else {
                 break None;
             };
             let next = tokio::select! {
-                next = self.dial_again(&shared, why) => next,
+                next = self.dial_again(&shared, why, &mut pauses) => next,
                 () = shared.close_requested() => break None,
             };
             connected = match next {
