@@ -302,11 +302,10 @@ impl Dialer {
                 Ok(next) => next,
                 Err(why) => break Some(why),
             };
-            for entry in shared.subscriptions.snapshot().iter() {
-                entry.sub.ask_again(&connected.link);
-            }
-            tracing::info!(address = %shared.address, "connected again");
+            let asked = shared.subscriptions.ask_again(&connected.link);
             shared.connected(&connected.link);
+            shared.subscriptions.cancel_orphans(&asked, &connected.link);
+            tracing::info!(address = %shared.address, "connected again");
         };
         if let Some(why) = &end {
             tracing::warn!(address = %shared.address, cause = why.message(), "given up");

@@ -194,6 +194,26 @@ impl Subscriptions {
         true
     }
 
+    /// Asks for all of them on a new connection, before others can use it, and returns which those were.
+    pub(crate) fn ask_again(&self, link: &Link) -> Arc<Vec<Entry>> {
+        let entries = self.snapshot();
+        for entry in entries.iter() {
+            entry.sub.ask_again(link);
+        }
+        entries
+    }
+
+    /// Takes back what was asked for again and has ended here meanwhile. To be called when others can use the
+    /// connection: who ended it before that found no connection to say so on.
+    pub(crate) fn cancel_orphans(&self, asked: &[Entry], link: &Link) {
+        let entries = self.snapshot();
+        for Entry { sub, .. } in asked {
+            if sub.wish != Wish::Unasked && !entries.iter().any(|entry| entry.sub.id == sub.id) {
+                link.cancel(sub.id);
+            }
+        }
+    }
+
     /// Ends all of them.
     pub(crate) fn clear(&self, why: Option<&Error>) {
         let entries = std::mem::take(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner));
@@ -206,4 +226,59 @@ impl Subscriptions {
 /// Those that take an event without a header.
 pub(crate) fn plain<'a>(entries: &'a [Entry], topic: &'a str) -> impl Iterator<Item = &'a Entry> {
     entries.iter().filter(move |entry| entry.sub.takes_plainly(topic))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use fluxar_protocol::{Batch as Envelopes, Form};
+
+    use super::*;
+    use crate::{handshake::Opened, link::Role, outbox::Batch, peer::Shared};
+
+    #[tokio::test]
+    async fn what_ends_while_it_is_asked_for_again_is_cancelled() {
+        let shared = Shared::new(Arc::default(), "tcp://nowhere:1".into(), Arc::default()).unwrap();
+        let subs = [1, 2].map(|n| Sub::new(Id([n; 16]), "a.b", Wish::Events { group: None }));
+        for sub in &subs {
+            shared.subscriptions.add(Entry {
+                sub: sub.clone(),
+                queue: None,
+            });
+        }
+        let opened = Opened {
+            max_frame_bytes: 65_536,
+            agent: String::new(),
+            form: Form::Compact,
+            rest: Bytes::new(),
+        };
+        let link = Arc::new(Link::new(&shared, Role::Opener, Form::Compact, &opened));
+
+        let asked = shared.subscriptions.ask_again(&link);
+        assert!(shared.subscriptions.remove(subs[0].id, None));
+        assert!(
+            shared.link().is_err(),
+            "who ends it now has no connection to say so on"
+        );
+        shared.connected(&link);
+        shared.subscriptions.cancel_orphans(&asked, &link);
+
+        let batch = link.outbox.take(Batch::default()).await.unwrap();
+        let mut said = Vec::new();
+        for body in batch.bodies() {
+            for envelope in Envelopes::new(&batch.bytes[body]) {
+                let envelope = envelope.unwrap().envelope;
+                said.push((envelope.kind, envelope.reference.unwrap_or(envelope.id)));
+            }
+        }
+        let (first, second) = (subs[0].id, subs[1].id);
+        assert_eq!(
+            said,
+            [
+                (Kind::Subscribe, first),
+                (Kind::Subscribe, second),
+                (Kind::Cancel, first)
+            ]
+        );
+    }
 }
