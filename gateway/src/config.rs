@@ -165,10 +165,10 @@ impl Config {
                 && SETTINGS
                     .iter()
                     .any(|setting| setting.key.starts_with(&format!("{key}.")))
-                {
-                    self.read_table(reading, &key, inner, faults);
-                    continue;
-                }
+            {
+                self.read_table(reading, &key, inner, faults);
+                continue;
+            }
             let Some(setting) = settings::find(&key) else {
                 let message = match settings::nearest(&key) {
                     Some(known) => format!("there is no setting `{key}`; did you mean `{known}`?"),

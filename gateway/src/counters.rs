@@ -15,8 +15,6 @@ pub struct Counters {
     pub delivered: u64,
     /// Events dropped because their receiver's queue was full, or because they were too large for it.
     pub dropped: u64,
-    /// Events dropped because another core's mailbox stayed full.
-    pub dropped_between_cores: u64,
     /// Envelopes that were malformed.
     pub rejected: u64,
     /// Envelopes that were answered with an error.

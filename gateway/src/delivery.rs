@@ -5,20 +5,13 @@ use fluxar_protocol::frame::PREFIX_BYTES;
 use fluxar_protocol::{Id, Kind};
 use fluxar_shard::{Arrival, Delivery, Letter, PeerId};
 
+use crate::flow::Growth;
 use crate::front::{Effect, Front};
 use crate::limits::DROP_NOTE_MS;
-use crate::mail::Mail;
 
 impl Front {
     /// A letter from another core.
-    pub fn handle_mail(&mut self, from: usize, mail: Mail) {
-        match mail {
-            Mail::Stop => self.handle_stop(),
-            Mail::Shard(letter) => self.handle_letter(from as u16, letter),
-        }
-    }
-
-    fn handle_letter(&mut self, from: u16, letter: Letter) {
+    pub fn handle_letter(&mut self, from: u16, letter: Letter) {
         match self.shard.handle_letter(from, letter) {
             Arrival::Taken => self.after_shard(),
             Arrival::Forward { to, bytes } => {
@@ -53,7 +46,7 @@ impl Front {
             });
         }
         self.mark_dirty(slot);
-        self.watch_queue(slot);
+        self.watch_queue(slot, Growth::Answer);
     }
 
     /// Takes out of the shard what a verb left in it.
@@ -92,7 +85,10 @@ impl Front {
             let Some(session) = &mut self.sessions[slot] else {
                 continue;
             };
-            if session.outbox.queued_bytes() + body_bytes > self.limits.queue_bytes {
+            if session.is_deaf() {
+                continue;
+            }
+            if !session.has_room(body_bytes, self.limits.queue_bytes) {
                 self.counters.dropped += run.events();
                 self.shard.dropped(peer, run);
                 self.drops_to_tell(slot);
@@ -125,7 +121,10 @@ impl Front {
             };
             let body_bytes = piece.framed.len() - PREFIX_BYTES;
             let events = u64::from(piece.events);
-            let fits = session.outbox.queued_bytes() + body_bytes <= self.limits.queue_bytes;
+            if session.is_deaf() {
+                continue;
+            }
+            let fits = session.has_room(body_bytes, self.limits.queue_bytes);
             if fits && session.outbox.takes_shared(body_bytes) {
                 self.counters.delivered += events;
                 let conn = session.conn;
@@ -135,7 +134,11 @@ impl Front {
                 let bytes = session.outbox.share(&piece.framed);
                 self.effects.push_back(Effect::Send { conn, bytes });
                 self.rest_if_behind(slot);
-            } else if fits && session.outbox.takes_transcoded(body_bytes) {
+            } else if fits
+                && session
+                    .outbox
+                    .takes_transcoded(body_bytes, piece.events as usize + 1)
+            {
                 self.counters.delivered += events;
                 // The header and its events stay in one body.
                 self.seal(slot);

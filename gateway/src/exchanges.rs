@@ -9,6 +9,7 @@ use fluxar_protocol::meta::{Meta, MetaWriter, Qos};
 use fluxar_protocol::{Fault, Form, Id, Kind};
 use fluxar_shard::{AnswerRoute, Letter, PeerId, Refusal, Route};
 
+use crate::flow::Growth;
 use crate::front::{Effect, Front, answer, ws_code};
 use crate::mail::Mail;
 
@@ -75,16 +76,17 @@ impl Front {
     fn publish(&mut self, slot: usize, envelope: &Envelope<'_>, compact: &[u8]) {
         let Some(topic) = envelope.target else { return };
         if let Some(meta) = &envelope.meta
-            && let Err((code, message)) = takes_event(meta) {
-                // Who asks for an acknowledgement gets its refusal; the others are told together [P-3.8].
-                if meta.qos().is_ok_and(|qos| qos != Qos::AtMostOnce) {
-                    self.answer_error(slot, Kind::Event, envelope.id, code, &message, None);
-                    self.charge_refusal(slot);
-                } else {
-                    self.refuse(slot, Kind::Event, envelope.id, code, &message);
-                }
-                return;
+            && let Err((code, message)) = takes_event(meta)
+        {
+            // Who asks for an acknowledgement gets its refusal; the others are told together [P-3.8].
+            if meta.qos().is_ok_and(|qos| qos != Qos::AtMostOnce) {
+                self.answer_error(slot, Kind::Event, envelope.id, code, &message, None);
+                self.charge_refusal(slot);
+            } else {
+                self.refuse(slot, Kind::Event, envelope.id, code, &message);
             }
+            return;
+        }
         self.shard.publish(topic, compact);
     }
 
@@ -166,7 +168,7 @@ impl Front {
                     });
                 }
                 self.mark_dirty(slot);
-                self.watch_queue(slot);
+                self.watch_queue(slot, Growth::Call);
             }
             Err(too_large) => {
                 let message = format!(
@@ -224,7 +226,7 @@ impl Front {
                     });
                 }
                 self.mark_dirty(slot);
-                self.watch_queue(slot);
+                self.watch_queue(slot, Growth::Answer);
             }
             Err(too_large) => {
                 let message = format!(
@@ -241,6 +243,9 @@ impl Front {
             return;
         };
         let peer = session.peer;
+        // What this input published before comes before the end that it asks for.
+        self.shard.flush_run();
+        self.after_shard();
         if let Some(route) = self.shard.cancel(peer, reference) {
             self.refuse(slot, Kind::Call, reference, Code::Cancelled, "cancelled by you");
             self.cancel_onwards(route);

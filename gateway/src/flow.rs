@@ -7,20 +7,32 @@ use fluxar_protocol::error::Code;
 use crate::front::{Effect, Front, ws_code};
 use crate::session::pause;
 
+/// What made a queue grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Growth {
+    /// What the gateway says to this peer's own messages, bounded by what one frame can ask for.
+    Reply,
+    /// What others say to this peer's calls.
+    Answer,
+    /// Calls of others that this peer is to serve. More of them are refused at the bound; the peer is still read, since
+    /// it may be writing the answers that it has to get rid of before it reads on.
+    Call,
+}
+
 impl Front {
-    /// Holds the two bounds of a queue: at the first reading stops, at the second the connection ends.
-    pub(crate) fn watch_queue(&mut self, slot: usize) {
+    /// Holds the bounds of a queue that grew by something else than events. Events alone fill it to `queue_bytes` and no
+    /// further; a quarter more is there for replies, so that a slow subscriber can still ping and cancel. Beyond that,
+    /// reading stops and events are dropped until half of it is gone; at twice the bound the connection ends.
+    pub(crate) fn watch_queue(&mut self, slot: usize, growth: Growth) {
+        let queue_bytes = self.limits.queue_bytes;
         let Some(session) = &mut self.sessions[slot] else {
             return;
         };
         let queued = session.outbox.queued_bytes();
-        if queued <= self.limits.queue_bytes {
+        if queued <= queue_bytes || session.is_deaf() {
             return;
         }
-        if session.is_deaf() {
-            return;
-        }
-        if queued > 2 * self.limits.queue_bytes {
+        if growth == Growth::Answer && queued > 2 * queue_bytes {
             // Not closed here: its end fails calls of others, whose queues may be full as well, and theirs of others.
             self.overrun.push(session.conn);
             self.pause(slot, pause::OVERRUN);
@@ -30,7 +42,9 @@ impl Front {
             session.due.stall_ms = self.now_ms + u64::from(self.limits.stall_ms);
             self.arm(slot);
         }
-        self.pause(slot, pause::QUEUE);
+        if growth != Growth::Call && queued > queue_bytes + queue_bytes / 4 {
+            self.pause(slot, pause::QUEUE);
+        }
     }
 
     pub(crate) fn close_overrun(&mut self, conn: Conn) {

@@ -20,6 +20,7 @@ use fluxar_protocol::{Batch, Id, Kind};
 use fluxar_shard::{PeerId, Seed, Shard};
 
 use crate::counters::Counters;
+use crate::flow::Growth;
 use crate::ids::{Entropy, Ids};
 use crate::limits::Limits;
 use crate::mail::Mail;
@@ -239,6 +240,23 @@ impl Front {
         }
     }
 
+    /// A connection is about to end, by its peer's doing: nothing that is said to it arrives any more.
+    pub fn handle_ending(&mut self, conn: Conn) {
+        let Some(slot) = self.slot_of(conn) else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
+        if session.left {
+            return;
+        }
+        session.left = true;
+        session.handshake = Handshake::Closing;
+        session.due = crate::session::Due::NEVER;
+        let peer = session.peer;
+        self.shard.peer_lost(peer);
+        self.after_shard();
+    }
+
     /// The kernel took bytes that were queued.
     pub fn handle_sent(&mut self, conn: Conn, bytes: usize) {
         let Some(slot) = self.slot_of(conn) else { return };
@@ -247,6 +265,10 @@ impl Front {
         };
         session.outbox.sent(bytes);
         let queued = session.outbox.queued_bytes();
+        if queued > 0 {
+            // More waits and some of it went: the peer reads. Its pong may stand behind all that, on either side.
+            session.received_ms = self.now_ms;
+        }
         if session.due.stall_ms != u64::MAX {
             session.due.stall_ms = self.now_ms + u64::from(self.limits.stall_ms);
         }
@@ -406,7 +428,7 @@ impl Front {
             });
         }
         self.mark_dirty(slot);
-        self.watch_queue(slot);
+        self.watch_queue(slot, Growth::Reply);
     }
 
     /// Hands a connection's open frame over now, since something else follows it.
@@ -424,10 +446,12 @@ impl Front {
 
     pub(crate) fn mark_dirty(&mut self, slot: usize) {
         if let Some(session) = &mut self.sessions[slot]
-            && !session.dirty && session.outbox.is_open() {
-                session.dirty = true;
-                self.dirty.push(slot as u32);
-            }
+            && !session.dirty
+            && session.outbox.is_open()
+        {
+            session.dirty = true;
+            self.dirty.push(slot as u32);
+        }
     }
 
     pub(crate) fn framings_of(&self, slot: usize) -> Framing {

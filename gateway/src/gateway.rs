@@ -149,6 +149,7 @@ impl Gateway {
                     return Err(StartError::Core { core, error });
                 }
                 Err(_) => {
+                    gateway.stop();
                     return Err(StartError::System(io::Error::other(
                         "a core ended before it was ready",
                     )));

@@ -38,8 +38,8 @@ pub struct Limits {
     pub subscriptions_per_connection: u32,
     /// Calls in flight of one connection. One more is refused `resource_exhausted`.
     pub calls_per_connection: u32,
-    /// Letters waiting for a full mailbox, for each other core. Beyond it, runs of at-most-once events to that core
-    /// are dropped and counted; calls and answers still wait, since the connections that cause them are paused.
+    /// Letters waiting for full mailboxes. The connections that caused them are not read meanwhile; at the bound nothing
+    /// is, until the other cores have caught up: the pressure reaches the clients' TCP windows, and nothing is lost.
     pub letters_waiting: usize,
 }
 

@@ -39,17 +39,27 @@ fn main() -> ExitCode {
         }
     };
     if args.print_config {
-        print!("{}", config.to_toml());
-        return ExitCode::SUCCESS;
+        return say(&config.to_toml());
     }
     if args.check {
-        println!("the configuration is good");
-        return ExitCode::SUCCESS;
+        return say("the configuration is good\n");
     }
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes to standard output, which may be a full disk.
+fn say(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("standard output cannot be written: {error}");
             ExitCode::FAILURE
         }
     }
@@ -128,9 +138,8 @@ fn announce(gateway: &Gateway, config: &Config, descriptors: u64, started: Insta
     }
     writeln!(
         out,
-        "  bounds   {} connections a core, {} open files, {} KiB queued a connection",
-        config.limits.connections,
-        descriptors,
+        "  bounds   {} connections ({descriptors} open files), {} KiB queued a connection",
+        (u64::from(config.limits.connections) * gateway.processors().len() as u64).min(descriptors),
         config.limits.queue_bytes / 1024
     )?;
     writeln!(

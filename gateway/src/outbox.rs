@@ -19,6 +19,9 @@ pub enum Framing {
     Message,
 }
 
+/// What the named form adds to an envelope: its seven names, each with its head.
+const NAMES_BYTES: usize = 31 + 7;
+
 /// One connection's outgoing side.
 #[derive(Debug)]
 pub struct Outbox {
@@ -178,11 +181,10 @@ impl Outbox {
         self.hand_over(framed.clone())
     }
 
-    /// Whether a body of this size can be sent to this peer after transcoding it.
+    /// Whether a body of so many envelopes can be sent to this peer in one frame after transcoding it.
     #[must_use]
-    pub fn takes_transcoded(&self, body_bytes: usize) -> bool {
-        // The seven names add 38 bytes to an envelope of at least 25.
-        self.form == Form::Named && body_bytes <= self.body_bytes_max as usize / 3
+    pub fn takes_transcoded(&self, body_bytes: usize, envelopes: usize) -> bool {
+        self.form == Form::Named && body_bytes + envelopes * NAMES_BYTES <= self.body_bytes_max as usize
     }
 
     /// What it runs on.

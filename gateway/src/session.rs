@@ -140,6 +140,14 @@ impl Session {
         }
     }
 
+    /// Whether events of this size may still be queued. Not while its queue has to drain for the sake of answers; and
+    /// one that is larger than the bound itself goes through an empty queue.
+    #[must_use]
+    pub fn has_room(&self, body_bytes: usize, queue_bytes: usize) -> bool {
+        let queued = self.outbox.queued_bytes();
+        self.paused & pause::QUEUE == 0 && (queued == 0 || queued + body_bytes <= queue_bytes)
+    }
+
     /// Whether nothing more is said to it.
     #[must_use]
     pub fn is_deaf(&self) -> bool {

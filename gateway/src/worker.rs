@@ -1,7 +1,7 @@
 //! One core's loop: the engine's events go into the front, the front's effects go into the engine.
 //!
 //! ```text
-//!   turn: submit, park, gather → time → events (bytes, letters) → seal frames → effects → flush
+//!   turn: submit, park, gather → time → letters → events, up to a budget of bytes → seal frames → effects → flush
 //! ```
 //!
 //! The same code runs on io_uring and under the simulation.
@@ -10,8 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use fluxar_engine::driver::Driver;
-use fluxar_engine::reactor::{Conn, Event, Reactor};
-use fluxar_shard::Letter;
+use fluxar_engine::reactor::{Chunk, Conn, Event, Reactor};
 
 use crate::front::{Effect, Front};
 use crate::mail::Mail;
@@ -22,13 +21,21 @@ pub struct Worker<D: Driver> {
     front: Front,
     /// Letters that found a full mailbox, for each core. Empty but for moments.
     waiting: Vec<VecDeque<Mail>>,
+    /// How many they are together. At the bound this core handles letters and time, and nothing else.
+    letters_waiting: usize,
     /// Connections that are not read because of them.
     stalled: Vec<Conn>,
     letters_waiting_max: usize,
     drain_ms: u64,
-    /// Set by the letter that says to stop: when to end at the latest.
+    /// The letter that says so has come.
+    told_to_stop: bool,
+    /// When to end at the latest, since it was told to stop.
     stop_by_ms: Option<u64>,
 }
+
+/// Received bytes after which a turn ends, so that what they caused is sent, and counted as sent, before more is taken:
+/// without it a burst would fill the queues of receivers that keep up.
+const TURN_BYTES_MAX: usize = 256 * 1024;
 
 /// How a turn left the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +60,11 @@ impl<D: Driver> Worker<D> {
             reactor,
             front,
             waiting: (0..cores).map(|_| VecDeque::new()).collect(),
+            letters_waiting: 0,
             stalled: Vec::new(),
             letters_waiting_max,
             drain_ms,
+            told_to_stop: false,
             stop_by_ms: None,
         }
     }
@@ -74,44 +83,71 @@ impl<D: Driver> Worker<D> {
         self.reactor.turn(self.park_until_ns())?;
         let now_ms = self.reactor.now_ns() / 1_000_000;
         self.front.handle_time(now_ms);
-        while let Some(event) = self.reactor.poll() {
-            match event {
-                Event::Opened { conn, listener, peer } => {
-                    tracing::debug!(?conn, ?peer, "connected");
-                    self.front.handle_opened(conn, listener);
-                }
-                Event::Received { conn, chunk } => {
-                    let mut input = self.reactor.input(conn, chunk);
-                    let mut pieces = 0;
-                    while let Some(piece) = input.next() {
-                        self.front.handle_input(conn, piece);
-                        pieces += 1;
-                    }
-                    let partial = input.is_partial();
-                    drop(input);
-                    self.front.handle_input_end(conn, pieces, partial);
-                }
-                Event::Sent { conn, bytes } => self.front.handle_sent(conn, bytes),
-                Event::Closed { conn, cause } => {
-                    tracing::debug!(?conn, ?cause, "closed");
-                    self.front.handle_closed(conn);
-                }
-                Event::Letter { from, letter } => {
-                    if matches!(letter, Mail::Stop) && self.stop_by_ms.is_none() {
-                        self.stop_by_ms = Some(now_ms + self.drain_ms);
-                        self.reactor.stop_accepting();
-                    }
-                    self.front.handle_mail(from, letter);
-                }
-            }
+        let told_to_stop = self.told_to_stop;
+        while let Some(event) = self.reactor.poll_letter() {
+            self.handle(event);
+        }
+        if told_to_stop && self.stop_by_ms.is_none() {
+            // A turn after it was told: whatever other cores had posted before that has been handed on by now.
+            self.stop_by_ms = Some(now_ms + self.drain_ms);
+            self.reactor.stop_accepting();
+            self.front.handle_stop();
+        }
+        self.post_waiting();
+        let mut received_bytes = 0;
+        // What is left over is still there in the next turn: what this one caused is sent, and its room counted, before.
+        while received_bytes < TURN_BYTES_MAX && self.letters_waiting < self.letters_waiting_max {
+            let Some(event) = self.reactor.poll() else { break };
+            received_bytes += self.handle(event);
+            self.carry_out();
         }
         self.front.handle_turn_end();
-        self.post_waiting();
         self.carry_out();
         self.reactor.flush();
         Ok(self.stopped(now_ms))
     }
 
+    /// One event; returns how many bytes it brought.
+    fn handle(&mut self, event: Event<D::Lease, Mail>) -> usize {
+        match event {
+            Event::Opened { conn, listener, peer } => {
+                tracing::debug!(?conn, ?peer, "connected");
+                self.front.handle_opened(conn, listener);
+            }
+            Event::Received { conn, chunk } => {
+                let bytes = match &chunk {
+                    Chunk::Lease(lease) => lease.len(),
+                    Chunk::Held(held) => held.len(),
+                };
+                let mut input = self.reactor.input(conn, chunk);
+                let mut pieces = 0;
+                while let Some(piece) = input.next() {
+                    self.front.handle_input(conn, piece);
+                    pieces += 1;
+                }
+                let partial = input.is_partial();
+                drop(input);
+                self.front.handle_input_end(conn, pieces, partial);
+                return bytes;
+            }
+            Event::Sent { conn, bytes } => self.front.handle_sent(conn, bytes),
+            Event::Ending { conn } => self.front.handle_ending(conn),
+            Event::Closed { conn, cause } => {
+                tracing::debug!(?conn, ?cause, "closed");
+                self.front.handle_closed(conn);
+            }
+            Event::Letter {
+                letter: Mail::Stop, ..
+            } => self.told_to_stop = true,
+            Event::Letter {
+                from,
+                letter: Mail::Shard(letter),
+            } => self.front.handle_letter(from as u16, letter),
+        }
+        0
+    }
+
+    /// Does what the front asks for.
     fn carry_out(&mut self) {
         while let Some(effect) = self.front.poll_effect() {
             match effect {
@@ -135,34 +171,31 @@ impl<D: Driver> Worker<D> {
         } else {
             mail
         };
-        if let Some(conn) = cause {
+        waiting.push_back(mail);
+        self.letters_waiting += 1;
+        if let Some(conn) = cause
+            && self.stalled.last() != Some(&conn)
+        {
             self.front.handle_mail_full(conn);
             self.stalled.push(conn);
         }
-        if waiting.len() >= self.letters_waiting_max
-            && let Mail::Shard(Letter::Run(run)) = &mail {
-                self.front.counters.dropped_between_cores += run.events();
-                return;
-            }
-        waiting.push_back(mail);
     }
 
     /// Tries again what found a full mailbox; once nothing waits, the connections that filled it are read again.
     fn post_waiting(&mut self) {
-        if self.stalled.is_empty() && self.waiting.iter().all(VecDeque::is_empty) {
+        if self.letters_waiting == 0 {
             return;
         }
-        let mut left = false;
         for (core, waiting) in self.waiting.iter_mut().enumerate() {
             while let Some(mail) = waiting.pop_front() {
                 if let Err(mail) = self.reactor.post(core, mail) {
                     waiting.push_front(mail);
-                    left = true;
                     break;
                 }
+                self.letters_waiting -= 1;
             }
         }
-        if !left {
+        if self.letters_waiting == 0 {
             for conn in self.stalled.drain(..) {
                 self.front.handle_mail_room(conn);
             }
@@ -170,7 +203,10 @@ impl<D: Driver> Worker<D> {
     }
 
     fn park_until_ns(&self) -> Option<u64> {
-        if self.waiting.iter().any(|waiting| !waiting.is_empty()) {
+        if self.told_to_stop && self.stop_by_ms.is_none() {
+            return Some(0);
+        }
+        if self.letters_waiting > 0 {
             // The other core will have made room in a moment; it does not know that somebody waits.
             return Some(self.reactor.now_ns() + 100_000);
         }

@@ -21,7 +21,7 @@ const CALLS_OPEN_MAX: usize = 20;
 
 /// What an actor does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     Publisher,
     Subscriber,
     Member,
@@ -31,26 +31,26 @@ pub enum Role {
 }
 
 /// One connection and who holds it.
-pub struct Actor {
-    pub name: u64,
-    pub role: Role,
-    pub wire: Wire,
-    pub ear: Ear,
+pub(crate) struct Actor {
+    pub(crate) name: u64,
+    pub(crate) role: Role,
+    pub(crate) wire: Wire,
+    pub(crate) ear: Ear,
     /// Its hello was answered.
-    pub greeted: bool,
+    pub(crate) greeted: bool,
     /// Subscriptions that were not accepted yet.
-    pub asked: BTreeSet<Id>,
-    pub calls: BTreeMap<Id, CallState>,
+    pub(crate) asked: BTreeSet<Id>,
+    pub(crate) calls: BTreeMap<Id, CallState>,
     /// Calls that it is to answer: when, which, with what.
     serving: Vec<(u64, Id, u64)>,
     ids: u64,
     /// It reads nothing until then.
     deaf_until_ns: u64,
-    pub goodbye: bool,
+    pub(crate) goodbye: bool,
 }
 
 impl Actor {
-    pub fn new(name: u64, role: Role, mut wire: Wire, random: &mut Random) -> Self {
+    pub(crate) fn new(name: u64, role: Role, mut wire: Wire, random: &mut Random) -> Self {
         let mut hello = Vec::new();
         Hello {
             agent: "a citizen",
@@ -131,12 +131,12 @@ impl Actor {
     }
 
     /// Whether its connection can still be spoken on.
-    pub fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.wire.state() == ClientState::Open && !self.goodbye
     }
 
     /// Takes what has arrived.
-    pub fn listen(&mut self, now_ns: u64, random: &mut Random, auditor: &mut Auditor) {
+    pub(crate) fn listen(&mut self, now_ns: u64, random: &mut Random, auditor: &mut Auditor) {
         if self.deaf_until_ns != 0 && now_ns >= self.deaf_until_ns {
             self.deaf_until_ns = 0;
             self.wire.read_on();
@@ -225,7 +225,7 @@ impl Actor {
     }
 
     /// Does something of its own.
-    pub fn act(&mut self, now_ns: u64, active: bool, random: &mut Random, auditor: &mut Auditor) {
+    pub(crate) fn act(&mut self, now_ns: u64, active: bool, random: &mut Random, auditor: &mut Auditor) {
         if !self.greeted || !self.is_alive() || self.wire.unsent_bytes() > 20_000 {
             return;
         }
@@ -265,7 +265,7 @@ impl Actor {
                     }
                 }
                 // In the end all that is open is cancelled.
-                let impatience = if active { 0.02 } else { 0.3 };
+                let impatience = if active { 0.002 } else { 0.3 };
                 for (id, state) in &mut self.calls {
                     if let CallState::Open { cancelled, .. } = state {
                         if !*cancelled && random.chance(impatience) {
@@ -304,13 +304,13 @@ impl Actor {
     }
 
     /// Reads nothing for a while.
-    pub fn turn_deaf(&mut self, until_ns: u64) {
+    pub(crate) fn turn_deaf(&mut self, until_ns: u64) {
         self.deaf_until_ns = until_ns;
         self.wire.stop_reading();
     }
 
     /// Reads on, whatever it had in mind.
-    pub fn wake_up(&mut self) {
+    pub(crate) fn wake_up(&mut self) {
         self.deaf_until_ns = 0;
         self.wire.read_on();
     }

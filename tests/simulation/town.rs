@@ -19,17 +19,17 @@ use crate::auditor::{Auditor, CallState, Totals};
 use crate::wire::Wire;
 
 /// What kind of town it is.
-pub struct Plan {
-    pub cores: usize,
-    pub faults: Faults,
-    pub mailbox_letters: usize,
-    pub queue_bytes: usize,
+pub(crate) struct Plan {
+    pub(crate) cores: usize,
+    pub(crate) faults: Faults,
+    pub(crate) mailbox_letters: usize,
+    pub(crate) queue_bytes: usize,
     /// Subscribers stop reading now and then.
-    pub slow_readers: bool,
+    pub(crate) slow_readers: bool,
     /// Connections are cut, and others come.
-    pub deaths: bool,
+    pub(crate) deaths: bool,
     /// There are actors who mean no good.
-    pub mischief: bool,
+    pub(crate) mischief: bool,
 }
 
 impl Default for Plan {
@@ -49,7 +49,7 @@ impl Default for Plan {
 const MS: u64 = 1_000_000;
 
 /// The town.
-pub struct Town {
+pub(crate) struct Town {
     plan: Plan,
     world: World,
     workers: Vec<Option<Worker<SimDriver>>>,
@@ -62,7 +62,7 @@ pub struct Town {
 }
 
 impl Town {
-    pub fn new(seed: u64, plan: Plan) -> Self {
+    pub(crate) fn new(seed: u64, plan: Plan) -> Self {
         let mut world = World::new(seed, plan.cores, plan.faults.clone());
         let listeners = [world.listen(), world.listen()];
         let (mut control, endpoints) = mail::mesh(plan.cores, plan.mailbox_letters);
@@ -117,7 +117,7 @@ impl Town {
     }
 
     /// Lives from the first connection to the last, and returns what was heard and a hash of all that happened.
-    pub fn live(mut self) -> (Totals, u64) {
+    pub(crate) fn live(mut self) -> (Totals, u64) {
         self.settle_in();
         self.bustle();
         self.calm_down();

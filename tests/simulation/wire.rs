@@ -5,7 +5,7 @@ use fluxar_engine::sim::{ClientSocket, ClientState, Random};
 use fluxar_protocol::frame::{Deframer, prefix};
 
 /// A connection of an actor.
-pub struct Wire {
+pub(crate) struct Wire {
     socket: Option<ClientSocket>,
     layer: Layer,
     /// What the socket had no room for yet.
@@ -18,7 +18,7 @@ enum Layer {
 }
 
 impl Wire {
-    pub fn new(socket: ClientSocket, websocket: bool) -> Self {
+    pub(crate) fn new(socket: ClientSocket, websocket: bool) -> Self {
         let layer = if websocket {
             Layer::Ws {
                 greeted: false,
@@ -43,7 +43,7 @@ impl Wire {
     }
 
     /// Queues one frame body.
-    pub fn send(&mut self, body: &[u8], random: &mut Random) {
+    pub(crate) fn send(&mut self, body: &[u8], random: &mut Random) {
         match self.layer {
             Layer::Stream(_) => {
                 self.unsent.extend_from_slice(&prefix(body.len()));
@@ -66,7 +66,7 @@ impl Wire {
     }
 
     /// Queues bytes beneath all layers.
-    pub fn send_raw(&mut self, bytes: &[u8]) {
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
         self.unsent.extend_from_slice(bytes);
     }
 
@@ -90,12 +90,12 @@ impl Wire {
     }
 
     /// How much waits for room.
-    pub fn unsent_bytes(&self) -> usize {
+    pub(crate) fn unsent_bytes(&self) -> usize {
         self.unsent.len()
     }
 
     /// Writes what there is room for, and returns the bodies that have arrived.
-    pub fn turn(&mut self) -> Vec<Vec<u8>> {
+    pub(crate) fn turn(&mut self) -> Vec<Vec<u8>> {
         let Some(socket) = &mut self.socket else {
             return Vec::new();
         };
@@ -141,26 +141,26 @@ impl Wire {
     }
 
     /// How the connection is; closed by this side counts as ended.
-    pub fn state(&self) -> ClientState {
+    pub(crate) fn state(&self) -> ClientState {
         self.socket
             .as_ref()
             .map_or(ClientState::Ended, ClientSocket::state)
     }
 
-    pub fn stop_reading(&mut self) {
+    pub(crate) fn stop_reading(&mut self) {
         if let Some(socket) = &mut self.socket {
             socket.stop_reading();
         }
     }
 
-    pub fn read_on(&mut self) {
+    pub(crate) fn read_on(&mut self) {
         if let Some(socket) = &mut self.socket {
             socket.read_on();
         }
     }
 
     /// Ends it: by a reset, or as a process that ends does.
-    pub fn die(&mut self, reset: bool) {
+    pub(crate) fn die(&mut self, reset: bool) {
         if let Some(socket) = self.socket.take() {
             if reset {
                 socket.abort();
