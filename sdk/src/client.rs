@@ -21,6 +21,9 @@ use crate::{
 /// lost at once is no better than one that is refused.
 const STEADY: Duration = Duration::from_secs(10);
 
+/// The longest that the other side can keep a client away with a `retry_after_ms`.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
 /// A peer that dialled: everything that a [`Peer`] can do, on a connection that is renewed when it is lost.
 ///
 /// ```
@@ -43,7 +46,8 @@ const STEADY: Duration = Duration::from_secs(10);
 /// ```
 ///
 /// When the connection is lost, calls that are open fail `unavailable`; then the client dials again, after a pause
-/// that grows and is drawn at random so that many clients do not return at once. Subscriptions and offers are asked
+/// that grows and is drawn at random so that many clients do not return at once, or that the other side asked for (a
+/// minute of it, at most). Subscriptions and offers are asked
 /// for again. Meanwhile [`Peer::state`] says [`State::Reconnecting`].
 #[derive(Debug, Clone)]
 pub struct Client(Peer);
@@ -194,6 +198,16 @@ impl Backoff {
         });
         ceiling.mul_f64(0.5 + 0.5 * share)
     }
+
+    /// The same, or longer if the other side wants that, and no longer than the client goes on trying; it has tried
+    /// for `tried`.
+    fn pause_before(&self, attempt: u32, wanted: Option<Duration>, tried: Duration) -> Duration {
+        let wanted = wanted.unwrap_or_default().min(RETRY_AFTER_MAX);
+        let left = self
+            .give_up
+            .map_or(Duration::MAX, |give_up| give_up.saturating_sub(tried));
+        self.pause(attempt).max(wanted).min(left)
+    }
 }
 
 struct Dialer {
@@ -261,8 +275,7 @@ impl Dialer {
             *pauses = pauses.saturating_add(1);
             let pause = self
                 .backoff
-                .pause(*pauses)
-                .max(why.retry_after_hint().unwrap_or_default());
+                .pause_before(*pauses, why.retry_after_hint(), begin.elapsed());
             tracing::warn!(address = %shared.address, attempt, pause_ms = pause.as_millis() as u64, cause = why.message(),
                 "not connected; dialling again");
             shared.lost(Some(why), State::Reconnecting { attempt });
@@ -342,5 +355,17 @@ mod tests {
         drawn.sort();
         drawn.dedup();
         assert!(drawn.len() > 90, "only {} different pauses", drawn.len());
+    }
+
+    #[test]
+    fn a_pause_that_is_asked_for_has_its_bounds() {
+        let seconds = Duration::from_secs;
+        let mut backoff = Backoff::default();
+        let wanted = |backoff: &Backoff, s| backoff.pause_before(1, Some(seconds(s)), seconds(4));
+        assert_eq!(wanted(&backoff, 30), seconds(30));
+        assert_eq!(wanted(&backoff, 4_000_000), RETRY_AFTER_MAX);
+        assert!(wanted(&backoff, 0) >= backoff.first / 2, "it shortens nothing");
+        backoff.give_up = Some(seconds(20));
+        assert_eq!(wanted(&backoff, 30), seconds(16));
     }
 }

@@ -124,7 +124,11 @@ pub(crate) async fn open(
     };
     if let Some(raw) = answer.error {
         let told = Error::from_wire(raw, &Arc::from(""));
-        return Err(refused(told.code(), told.message()).because(told));
+        let mut error = refused(told.code(), told.message());
+        if let Some(after) = told.retry_after_hint() {
+            error = error.retry_after(after);
+        }
+        return Err(error.because(told));
     }
     match exchange::verb(&answer) {
         Ok(Verb::Welcome(reference)) if reference == id => {}

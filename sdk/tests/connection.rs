@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use fluxar::{Client, Code, Message, Origin, Request, Server, State};
+use fluxar::{Client, Code, Error, Message, Origin, Request, Server, State};
 use fluxar_protocol::{Envelope, ErrorBody, Form, Kind};
 use raw::{PATIENCE, Raw, envelope, until};
 use tokio::{
@@ -404,6 +404,17 @@ async fn a_goodbye_with_a_pause_is_heeded() {
     let dialled = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
     assert!(dialled.is_err(), "it keeps away for the minute it was told");
     client.close().await; // and closing does not wait for it
+}
+
+#[tokio::test]
+async fn a_refused_hello_says_when_to_come_back() {
+    let server = start(Server::bind("127.0.0.1:0").authenticate(|_| {
+        Err(Error::new(Code::Unavailable, "warming up").retry_after(Duration::from_millis(1234)))
+    }))
+    .await;
+    let error = Client::connect(server.url()).build().await.unwrap_err();
+    assert!(error.message().contains("warming up"), "{error}");
+    assert_eq!(error.retry_after_hint(), Some(Duration::from_millis(1234)));
 }
 
 #[tokio::test]
