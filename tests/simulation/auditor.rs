@@ -145,7 +145,7 @@ impl Auditor {
         if ear.cut_short {
             return;
         }
-        if faithful.len() != self.publishers() {
+        if !self.publishers().is_subset(faithful) {
             // What a publisher that died had said last may never have left it.
             return;
         }
@@ -230,12 +230,8 @@ impl Auditor {
         *state = CallState::Ended;
     }
 
-    fn publishers(&self) -> usize {
-        self.published
-            .keys()
-            .map(|(publisher, _)| *publisher)
-            .collect::<BTreeSet<_>>()
-            .len()
+    fn publishers(&self) -> BTreeSet<u64> {
+        self.published.keys().map(|(publisher, _)| *publisher).collect()
     }
 
     fn was_published(&self, publisher: u64, topic: &str, sequence: u64) {
