@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::{Error, Origin, Request, Result, codec, link::Link, peer::Shared};
 
 type Answer = Pin<Box<dyn Future<Output = Result<Vec<u8>>> + Send>>;
-type Handler = Arc<dyn Fn(Request) -> Answer + Send + Sync>;
+pub(crate) type Handler = Arc<dyn Fn(Request) -> Answer + Send + Sync>;
 
 /// The handlers of a peer, or of all peers of a server.
 #[derive(Default)]
@@ -38,24 +38,45 @@ impl Handlers {
         T: Serialize,
     {
         check_pattern(pattern)?;
-        let handler: Handler = Arc::new(move |request| {
-            let answer = handler(request);
-            Box::pin(async move { codec::encode(&answer.await?) })
-        });
-        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if target::is_wild(pattern) {
-            table.patterns.retain(|(known, _)| known != pattern);
-            table.patterns.push((pattern.to_owned(), handler));
-        } else {
-            table.exact.insert(pattern.to_owned(), handler);
-        }
+        self.put(pattern, erased(handler));
         Ok(())
     }
 
-    pub(crate) fn remove(&self, pattern: &str) {
+    /// Adds one for a pattern that was checked, and returns the one whose place it takes.
+    pub(crate) fn put(&self, pattern: &str, handler: Handler) -> Option<Handler> {
         let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        table.exact.remove(pattern);
-        table.patterns.retain(|(known, _)| known != pattern);
+        if !target::is_wild(pattern) {
+            return table.exact.insert(pattern.to_owned(), handler);
+        }
+        match table.patterns.iter_mut().find(|(known, _)| known == pattern) {
+            Some((_, known)) => Some(std::mem::replace(known, handler)),
+            None => {
+                table.patterns.push((pattern.to_owned(), handler));
+                None
+            }
+        }
+    }
+
+    /// Undoes a [`Handlers::put`], unless another handler has taken its place since.
+    pub(crate) fn take_back(&self, pattern: &str, handler: &Handler, replaced: Option<Handler>) {
+        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = table.exact.get(pattern) {
+            if Arc::ptr_eq(known, handler) {
+                match replaced {
+                    Some(replaced) => table.exact.insert(pattern.to_owned(), replaced),
+                    None => table.exact.remove(pattern),
+                };
+            }
+        } else if let Some(at) = table
+            .patterns
+            .iter()
+            .position(|(known, put)| known == pattern && Arc::ptr_eq(put, handler))
+        {
+            match replaced {
+                Some(replaced) => table.patterns[at].1 = replaced,
+                None => drop(table.patterns.remove(at)),
+            }
+        }
     }
 
     fn find(&self, method: &str) -> Option<Handler> {
@@ -72,6 +93,19 @@ impl Handlers {
             .or_else(|| by_pattern().map(|(_, handler)| handler))
             .cloned()
     }
+}
+
+/// A handler of any types as the table holds it.
+pub(crate) fn erased<F, Fut, T>(handler: F) -> Handler
+where
+    F: Fn(Request) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<T>> + Send + 'static,
+    T: Serialize,
+{
+    Arc::new(move |request| {
+        let answer = handler(request);
+        Box::pin(async move { codec::encode(&answer.await?) })
+    })
 }
 
 /// Refuses what is no pattern before it is sent.

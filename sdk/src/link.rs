@@ -95,8 +95,8 @@ impl Link {
         self.interest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a request and waits for what is sent back with its id as ref. Dropping the future ends the exchange: the
-    /// other side is told by a `cancel`.
+    /// Sends a request and waits for what is sent back with its id as ref. Dropping the future ends the exchange: of a
+    /// call, the other side is told by a `cancel`.
     pub(crate) async fn exchange(&self, request: &Envelope<'_>, timeout: Duration) -> Result<Bytes> {
         let (sender, answer) = oneshot::channel();
         {
@@ -123,7 +123,8 @@ impl Link {
                 .send(request)
                 .await
                 .map_err(|why| self.not_queued(why))?;
-            open.is_sent = request.kind != Kind::Ping;
+            // A ping needs no cancel, and who asked for a subscription takes it back even after the answer.
+            open.is_sent = request.kind == Kind::Call;
             let answer = answer.await;
             open.is_answered = true;
             answer.unwrap_or_else(|_| Err(self.lost("it was closed")))

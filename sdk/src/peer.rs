@@ -343,14 +343,15 @@ impl Peer {
     /// again after each reconnect. Await it.
     ///
     /// Handlers run as tasks, each its own, up to `handlers_max` at once. One that panics is answered `internal`; one
-    /// whose caller is gone is dropped where it awaits.
+    /// whose caller is gone is dropped where it awaits. The handler answers from the acceptance on, in place of one for
+    /// the same pattern; an offer that is refused, or not waited for, changes nothing.
     pub fn serve<F, Fut, T>(&self, pattern: &str, handler: F) -> Serve
     where
         F: Fn(Request) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
         T: Serialize,
     {
-        Serve::new(self, pattern, |handlers| handlers.add(pattern, handler))
+        Serve::new(self, pattern, handlers::erased(handler))
     }
 
     /// Asks the other side for a sign of life and returns how long that took.

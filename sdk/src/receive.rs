@@ -206,6 +206,12 @@ impl Receiver {
             return;
         }
         let has_ended = meta.is_some_and(|meta| meta.flag("end").unwrap_or(false));
+        if !has_ended
+            && envelope.error.is_none()
+            && let Some(entry) = self.entry(reference)
+        {
+            entry.accepted(&self.shared.handlers);
+        }
         if !has_ended && self.link.complete(reference, self.answer(body, envelope)) {
             return;
         }

@@ -32,7 +32,7 @@ use crate::{
     options::{Options, option_methods},
     peer::Shared,
     subscribe::handle_events,
-    subscriptions::{Entry, Sub, Wish},
+    subscriptions::{Entry, Sink, Sub, Wish},
     wire::{self, Reader, Writer},
 };
 
@@ -227,7 +227,7 @@ impl Inner {
             let (queue, events) = mpsc::channel(shared.options.subscription_queue);
             shared.subscriptions.add(Entry {
                 sub,
-                queue: Some(queue),
+                sink: Sink::Events(queue),
             });
             let handler = handler.clone();
             tokio::spawn(handle_events(pattern.clone(), events, move |message| {

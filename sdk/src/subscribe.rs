@@ -13,9 +13,9 @@ use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
 use crate::{
-    Error, Message, Peer, Result,
-    handlers::{self, Handlers},
-    subscriptions::{Entry, Sub, Wish},
+    Error, Message, Origin, Peer, Result,
+    handlers::{self, Handler},
+    subscriptions::{Entry, Service, Sink, Sub, Wish},
 };
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -49,7 +49,7 @@ impl Choice {
             &self.peer,
             Entry {
                 sub: sub.clone(),
-                queue: Some(queue),
+                sink: Sink::Events(queue),
             },
         )
         .await?;
@@ -63,28 +63,36 @@ async fn ask(peer: &Peer, entry: Entry) -> Result<()> {
     handlers::check_pattern(&entry.sub.pattern)?;
     let link = shared.link()?;
     let sub = entry.sub.clone();
-    shared.subscriptions.add(entry); // before it is asked for: events may come right behind the acceptance
+    shared.subscriptions.add(entry.clone()); // before it is asked for: events may come right behind the acceptance
     let mut asked = Asked {
         peer,
-        id: sub.id,
-        is_accepted: false,
+        entry,
+        is_settled: false,
     };
-    sub.ask(&link).await?;
-    asked.is_accepted = true;
-    Ok(())
+    let answer = sub.ask(&link).await;
+    match &answer {
+        Ok(()) => asked.is_settled = true,
+        Err(error) if error.origin() == Origin::Answer => {
+            shared.subscriptions.remove(sub.id, None); // refused: there is nothing to cancel
+            asked.is_settled = true;
+        }
+        Err(_) => {}
+    }
+    answer
 }
 
-/// Takes a subscription back that was refused, or whose asker did not wait.
+/// Takes back a subscription or offer whose answer did not come, or whose asker did not wait for it.
 struct Asked<'a> {
     peer: &'a Peer,
-    id: Id,
-    is_accepted: bool,
+    entry: Entry,
+    is_settled: bool,
 }
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        if !self.is_accepted {
-            withdraw(self.peer, self.id);
+        if !self.is_settled {
+            withdraw(self.peer, self.entry.sub.id);
+            self.entry.undo(&self.peer.shared().handlers);
         }
     }
 }
@@ -289,22 +297,20 @@ impl Drop for Subscription {
 
 /// An offer to serve methods that is being put together; await it. From [`Peer::serve`].
 #[must_use = "nothing is offered until it is awaited"]
-#[derive(Debug)]
 pub struct Serve {
     peer: Peer,
     pattern: String,
     weight: Option<u32>,
-    added: Result<()>,
+    handler: Handler,
 }
 
 impl Serve {
-    pub(crate) fn new(peer: &Peer, pattern: &str, add: impl FnOnce(&Handlers) -> Result<()>) -> Self {
-        let added = add(&peer.shared().handlers);
+    pub(crate) fn new(peer: &Peer, pattern: &str, handler: Handler) -> Self {
         Self {
             peer: peer.clone(),
             pattern: pattern.to_owned(),
             weight: None,
-            added,
+            handler,
         }
     }
 
@@ -321,29 +327,34 @@ impl IntoFuture for Serve {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            self.added?;
             let sub = Sub::new(
                 self.peer.shared().ids.next(),
                 &self.pattern,
                 Wish::Serve { weight: self.weight },
             );
-            if let Err(error) = ask(
+            ask(
                 &self.peer,
                 Entry {
                     sub: sub.clone(),
-                    queue: None,
+                    sink: Sink::Calls(Service::new(self.handler)),
                 },
             )
-            .await
-            {
-                self.peer.shared().handlers.remove(&self.pattern);
-                return Err(error);
-            }
+            .await?;
             Ok(Offer {
                 sub,
                 shared: Arc::downgrade(self.peer.shared()),
             })
         })
+    }
+}
+
+impl fmt::Debug for Serve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve")
+            .field("peer", &self.peer)
+            .field("pattern", &self.pattern)
+            .field("weight", &self.weight)
+            .finish_non_exhaustive()
     }
 }
 

@@ -3,15 +3,23 @@
 //! They outlive a connection: after a reconnect each is asked for again. Events come from the connection's receiver
 //! and go into a bounded queue for each subscription, which its handler or its reader empties in order.
 
-use std::sync::{
-    Arc, Mutex, PoisonError, RwLock,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use fluxar_protocol::{Envelope, Id, Kind, meta::Meta, meta::MetaWriter, target};
 use tokio::sync::mpsc;
 
-use crate::{Error, Message, Result, link::Link, stall::StallBudget};
+use crate::{
+    Error, Message, Result,
+    handlers::{Handler, Handlers},
+    link::Link,
+    stall::StallBudget,
+};
 
 /// What a subscription asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,20 +135,70 @@ impl Sub {
     }
 }
 
-/// A subscription with the way into its queue. Offers have none.
+/// Where what arrives for a subscription or an offer goes.
+#[derive(Debug, Clone)]
+pub(crate) enum Sink {
+    /// Events, into the queue.
+    Events(mpsc::Sender<Message>),
+    /// Calls, to the handler.
+    Calls(Arc<Service>),
+}
+
+/// The handler of an offer. It is put among those that answer when the offer is accepted, by the receiver, before the
+/// first call can follow; until then an earlier one for the same pattern answers.
+pub(crate) struct Service {
+    handler: Handler,
+    /// Once it was put there: the handler in whose place.
+    replaced: OnceLock<Option<Handler>>,
+}
+
+impl Service {
+    pub(crate) fn new(handler: Handler) -> Arc<Self> {
+        Arc::new(Self {
+            handler,
+            replaced: OnceLock::new(),
+        })
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").finish_non_exhaustive()
+    }
+}
+
+/// A subscription or offer with its sink.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) sub: Arc<Sub>,
-    pub(crate) queue: Option<mpsc::Sender<Message>>,
+    pub(crate) sink: Sink,
 }
 
 impl Entry {
+    /// The other side has accepted it, perhaps not for the first time.
+    pub(crate) fn accepted(&self, handlers: &Handlers) {
+        if let Sink::Calls(service) = &self.sink {
+            service
+                .replaced
+                .get_or_init(|| handlers.put(&self.sub.pattern, service.handler.clone()));
+        }
+    }
+
+    /// Nobody has waited for the acceptance: what it brought is undone.
+    pub(crate) fn undo(&self, handlers: &Handlers) {
+        if let Sink::Calls(service) = &self.sink
+            && let Some(replaced) = service.replaced.get()
+        {
+            handlers.take_back(&self.sub.pattern, &service.handler, replaced.clone());
+        }
+    }
+
     /// Hands an event over. When the queue is full this waits, and with it the reading of the whole connection, as long
     /// as the connection's budget lasts; beyond it the event is dropped, and further ones at once until the queue is
     /// half empty. So a slow application slows its sender for a moment, and holds up answers for no longer: one that
     /// waits here for an answer of the same connection cannot hang.
     pub(crate) async fn deliver(&self, message: Message, budget: &mut StallBudget) {
-        let Some(queue) = &self.queue else { return };
+        let Sink::Events(queue) = &self.sink else { return };
         let sub = &self.sub;
         if sub.is_dropping.load(Ordering::Relaxed) {
             if queue.capacity() * 2 < queue.max_capacity() {
@@ -243,7 +301,7 @@ mod tests {
         for sub in &subs {
             shared.subscriptions.add(Entry {
                 sub: sub.clone(),
-                queue: None,
+                sink: Sink::Events(mpsc::channel(1).0),
             });
         }
         let opened = Opened {

@@ -3,6 +3,7 @@
 mod raw;
 
 use std::{
+    future::IntoFuture,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -362,6 +363,79 @@ async fn what_a_gateway_says_about_a_subscription_is_known() {
         .await;
     until(|| client.refused_publishes().0 == 1).await;
     assert_eq!(client.refused_publishes().1.unwrap().message(), "no more");
+}
+
+/// Calls the client's method `m`, and returns what it answers.
+async fn ask(gateway: &mut Raw) -> Vec<u8> {
+    let call = Envelope {
+        target: Some("m"),
+        ..envelope(Kind::Call, None, &[0xf6])
+    };
+    gateway.send(&call).await;
+    let answer = gateway.receive().await.unwrap().remove(0);
+    assert_eq!((answer.kind, answer.reference), (Kind::Call, Some(call.id)));
+    assert_eq!(answer.error, None);
+    answer.payload
+}
+
+#[tokio::test]
+async fn an_offer_that_comes_to_nothing_leaves_the_one_before_it_alone() {
+    let (client, mut gateway) = played().await;
+    let (first, _) = tokio::join!(
+        client.serve("m", |_: Request| async { Ok(1) }).into_future(),
+        accept(&mut gateway)
+    );
+    let _first = first.unwrap();
+    assert_eq!(ask(&mut gateway).await, [1]);
+
+    drop(client.serve("m", |_: Request| async { Ok(2) }));
+    assert_eq!(ask(&mut gateway).await, [1], "nobody awaited the second");
+
+    let mut error = Vec::new();
+    fluxar_protocol::ErrorBody {
+        code: Code::AlreadyExists,
+        message: "no",
+        details: None,
+        retry_after_ms: None,
+    }
+    .encode(&mut error);
+    let second = client.serve("m", |_: Request| async { Ok(2) }).into_future();
+    let (refused, ()) = tokio::join!(second, async {
+        let asked = gateway.receive().await.unwrap().remove(0);
+        assert_eq!(ask(&mut gateway).await, [1], "it is not accepted yet");
+        gateway
+            .send(&Envelope {
+                error: Some(&error),
+                ..envelope(Kind::Subscribe, Some(asked.id), &[])
+            })
+            .await;
+    });
+    assert_eq!(refused.unwrap_err().code(), Code::AlreadyExists);
+    assert_eq!(ask(&mut gateway).await, [1], "the second was refused");
+
+    let third = tokio::spawn(client.serve("m", |_: Request| async { Ok(3) }).into_future());
+    let asked = gateway.receive().await.unwrap().remove(0);
+    third.abort();
+    drop(third.await);
+    let cancel = gateway.receive().await.unwrap().remove(0);
+    assert_eq!((cancel.kind, cancel.reference), (Kind::Cancel, Some(asked.id)));
+    gateway
+        .send(&envelope(Kind::Subscribe, Some(asked.id), &[0xa0]))
+        .await;
+    assert_eq!(ask(&mut gateway).await, [1], "nobody waited for the third");
+
+    // Accepted, with a call right behind it: the new one answers.
+    let (fourth, ()) = tokio::join!(
+        client.serve("m", |_: Request| async { Ok(4) }).into_future(),
+        async {
+            let asked = gateway.receive().await.unwrap().remove(0);
+            gateway
+                .send(&envelope(Kind::Subscribe, Some(asked.id), &[0xa0]))
+                .await;
+            assert_eq!(ask(&mut gateway).await, [4]);
+        }
+    );
+    fourth.unwrap();
 }
 
 #[tokio::test]
