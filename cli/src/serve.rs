@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     args::{Args, Serve},
-    failure::{Failure, Result},
+    failure::Result,
     json,
     output::tell,
     publish::parse,
@@ -72,10 +72,11 @@ pub(crate) async fn run(args: &Args, command: &Serve) -> Result<()> {
             Ok(()) = states.changed() => {
                 let state = *states.borrow_and_update();
                 tell_state(&client, state);
-                if state == fluxar::State::Closed {
-                    let why = offer.end().or_else(|| client.lost_because());
-                    return Err(why.map_or(Failure::here("the connection has ended"), Failure::from));
-                }
+            }
+            why = offer.ended() => {
+                let why = why.unwrap_or_else(|| Error::new(Code::Cancelled, "it gave no reason"));
+                tell(&format!("the offer of {} has ended", command.method));
+                return Err(why.into());
             }
             () = &mut interrupted => break,
         }

@@ -1,7 +1,7 @@
 //! The command as a script sees it: what it prints, what it says on stderr, how it exits; against a real server.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     process::{Child, Command, Output, Stdio},
     time::Duration,
 };
@@ -413,6 +413,83 @@ async fn serve_echoes_replies_and_runs_commands() {
         Some(2),
         "and only one"
     );
+}
+
+/// A gateway that accepts one offer, and then ends it with `error`.
+fn end_an_offer(listener: &std::net::TcpListener, error: ciborium::Value) {
+    use ciborium::{Value, cbor};
+    let (mut socket, _) = listener.accept().unwrap();
+    // The id of the next message that arrives.
+    let receive = |socket: &mut std::net::TcpStream| {
+        let mut length = [0; 4];
+        socket.read_exact(&mut length).unwrap();
+        let mut body = vec![0; u32::from_be_bytes(length) as usize];
+        socket.read_exact(&mut body).unwrap();
+        let envelope: Value = ciborium::from_reader(&body[..]).unwrap();
+        envelope.as_array().unwrap()[1].clone()
+    };
+    let send = |socket: &mut std::net::TcpStream, envelope: Value| {
+        let mut body = Vec::new();
+        ciborium::into_writer(&envelope, &mut body).unwrap();
+        socket.write_all(&(body.len() as u32).to_be_bytes()).unwrap();
+        socket.write_all(&body).unwrap();
+    };
+    let (id, null) = (Value::Bytes(vec![1; 16]), Value::Null);
+    let hello = receive(&mut socket);
+    let welcome = cbor!({"v" => 0, "session" => Value::Bytes(vec![2; 16])}).unwrap();
+    let answer = [
+        1.into(),
+        id.clone(),
+        hello,
+        null.clone(),
+        null.clone(),
+        welcome,
+        null.clone(),
+    ];
+    send(&mut socket, Value::Array(answer.to_vec()));
+    let offer = receive(&mut socket);
+    let accepted = cbor!({"epoch" => 0, "at" => []}).unwrap();
+    let answer = [
+        4.into(),
+        id.clone(),
+        offer.clone(),
+        null.clone(),
+        null.clone(),
+        accepted,
+        null.clone(),
+    ];
+    send(&mut socket, Value::Array(answer.to_vec()));
+    let meta = cbor!({"end" => true}).unwrap();
+    send(
+        &mut socket,
+        Value::Array(vec![4.into(), id, offer, null.clone(), meta, null, error]),
+    );
+    // Until the command has gone.
+    drop(socket.read_to_end(&mut Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_ends_with_its_offer_and_says_why() {
+    for (error, told) in [
+        (
+            ciborium::cbor!({"code" => 7, "message" => "not yours"}).unwrap(),
+            "permission_denied: not yours",
+        ),
+        (ciborium::Value::Null, "it gave no reason"),
+    ] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("tcp://{}", listener.local_addr().unwrap());
+        let gateway = std::thread::spawn(move || end_an_offer(&listener, error));
+        let ended = tokio::time::timeout(Duration::from_secs(30), run(&url, &["serve", "m", "--echo"]));
+        let output = ended.await.expect("the command ends");
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(
+            stderr(&output).contains("the offer of m has ended") && stderr(&output).contains(told),
+            "{}",
+            stderr(&output)
+        );
+        gateway.join().unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -371,6 +371,12 @@ impl Offer {
         self.sub.end()
     }
 
+    /// Completes when it has ended: the other side ended it, or refused it after a reconnect, or the peer was closed.
+    /// The reason, if that was an error. It survives reconnects.
+    pub async fn ended(&self) -> Option<Error> {
+        self.sub.ended().await
+    }
+
     /// Takes the offer back. The handler stays for calls that are under way.
     ///
     /// # Errors

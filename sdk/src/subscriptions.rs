@@ -6,13 +6,13 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use fluxar_protocol::{Envelope, Id, Kind, meta::Meta, meta::MetaWriter, target};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     Error, Message, Result,
@@ -45,7 +45,8 @@ pub(crate) struct Sub {
     dropped_here: AtomicU64,
     /// Its queue was full when the budget was spent, and is not half empty yet.
     is_dropping: AtomicBool,
-    end: Mutex<Option<Error>>,
+    /// Whether it is over, and why.
+    end: watch::Sender<Option<Option<Error>>>,
 }
 
 impl Sub {
@@ -58,7 +59,7 @@ impl Sub {
             dropped_before: AtomicU64::new(0),
             dropped_here: AtomicU64::new(0),
             is_dropping: AtomicBool::new(false),
-            end: Mutex::new(None),
+            end: watch::Sender::new(None),
         })
     }
 
@@ -131,7 +132,15 @@ impl Sub {
 
     /// Why it ended, if it ended with an error.
     pub(crate) fn end(&self) -> Option<Error> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.end.borrow().clone().flatten()
+    }
+
+    /// Completes when it has ended, with the reason if that was an error.
+    pub(crate) async fn ended(&self) -> Option<Error> {
+        let mut end = self.end.subscribe();
+        // An error would mean that the sender, which is in `self`, is gone.
+        let why = end.wait_for(Option::is_some).await.ok()?;
+        why.clone().flatten()
     }
 }
 
@@ -248,7 +257,7 @@ impl Subscriptions {
             return false;
         };
         let entry = Arc::make_mut(&mut entries).remove(at);
-        *entry.sub.end.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        entry.sub.end.send_replace(Some(why));
         true
     }
 
@@ -276,7 +285,7 @@ impl Subscriptions {
     pub(crate) fn clear(&self, why: Option<&Error>) {
         let entries = std::mem::take(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner));
         for entry in entries.iter() {
-            *entry.sub.end.lock().unwrap_or_else(PoisonError::into_inner) = why.cloned();
+            entry.sub.end.send_replace(Some(why.cloned()));
         }
     }
 }

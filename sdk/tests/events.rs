@@ -433,9 +433,23 @@ async fn an_offer_that_comes_to_nothing_leaves_the_one_before_it_alone() {
                 .send(&envelope(Kind::Subscribe, Some(asked.id), &[0xa0]))
                 .await;
             assert_eq!(ask(&mut gateway).await, [4]);
+            let end = MetaWriter::new().flag("end", true).finish().unwrap();
+            gateway
+                .send(&Envelope {
+                    error: Some(&error),
+                    ..note(asked.id, &end)
+                })
+                .await;
         }
     );
-    fourth.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, fourth.unwrap().ended())
+        .await
+        .unwrap();
+    assert_eq!(
+        ended.unwrap().message(),
+        "no",
+        "its owner is told when it is over"
+    );
 }
 
 #[tokio::test]
