@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt,
@@ -23,6 +24,11 @@ pub use self::address::{Address, AddressError};
 /// Connections that the kernel has accepted and no core has taken yet; more are refused or time out. (The kernel cuts
 /// this to `net.core.somaxconn`.)
 const BACKLOG: i32 = 4096;
+/// How long an address that is in use is tried again. The kernel takes a ring down some moments after its process is
+/// gone, and the ring's pending accepts hold the listening sockets until then: a gateway that was killed and is started
+/// again at once would be refused by its own shadow.
+pub const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
+const RELEASE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Index of a listener, the same on every core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,6 +67,12 @@ pub struct ListenError {
     pub source: Option<io::Error>,
 }
 
+impl ListenError {
+    fn is_in_use(&self) -> bool {
+        self.source.as_ref().and_then(io::Error::raw_os_error) == Some(libc::EADDRINUSE)
+    }
+}
+
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot listen on {}: {}", self.address, self.fault)
@@ -76,12 +88,33 @@ impl std::error::Error for ListenError {
 impl Listener {
     /// Opens a socket and listens. A host name that has several addresses gets the first that can be had.
     ///
+    /// An address that is in use is tried for [`RELEASE_PATIENCE`], since it may be about to become free.
+    ///
     /// The address is not shared with other processes (no `SO_REUSEPORT`): a second gateway on the same port is
     /// refused rather than given half of the connections.
     ///
     /// # Errors
     /// The address, the cause, and what to do.
     pub fn open(address: &Address) -> Result<Listener, ListenError> {
+        Listener::open_until(address, Instant::now() + RELEASE_PATIENCE)
+    }
+
+    /// The same with a deadline of the caller's, which may be one for several addresses.
+    ///
+    /// # Errors
+    /// As [`Listener::open`].
+    pub fn open_until(address: &Address, until: Instant) -> Result<Listener, ListenError> {
+        loop {
+            match Listener::try_open(address) {
+                Err(error) if error.is_in_use() && Instant::now() < until => {
+                    std::thread::sleep(RELEASE_PAUSE);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn try_open(address: &Address) -> Result<Listener, ListenError> {
         let opened = match address {
             Address::Tcp { host, port } => {
                 let (socket, host, port) = open_ip(host, *port).map_err(|failure| failure.at(address))?;
@@ -270,7 +303,10 @@ fn clear_stale(path: &Path) -> Result<(), Failure> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             in_the_way("another user's socket is there; choose another path or remove it")
         }
-        _ => in_the_way("the socket is in use by another process; stop that one, or choose another path"),
+        _ => Err(Failure {
+            fault: "the socket is in use by another process; stop that one, or choose another path".to_owned(),
+            source: Some(io::Error::from_raw_os_error(libc::EADDRINUSE)),
+        }),
     }
 }
 

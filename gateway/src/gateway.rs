@@ -3,8 +3,9 @@
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
-use fluxar_engine::listener::{Address, Listener, ListenerId};
+use fluxar_engine::listener::{Address, Listener, ListenerId, RELEASE_PATIENCE};
 use fluxar_engine::mail::{self, Control, Endpoint};
 use fluxar_engine::reactor::{Board, Parcel, Reactor, ReactorConfig, Transport};
 use fluxar_engine::uring::{UringDriver, UringHub};
@@ -210,10 +211,11 @@ fn open_listeners(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
     let addresses = config
         .addresses()
         .map_err(|fault| StartError::Listen(vec![fault]))?;
+    let until = Instant::now() + RELEASE_PATIENCE;
     let mut faults = Vec::new();
     let mut listeners = Vec::new();
     for address in &addresses {
-        match Listener::open(address) {
+        match Listener::open_until(address, until) {
             Ok(listener) => listeners.push(Arc::new(listener)),
             Err(error) => faults.push(error.to_string()),
         }

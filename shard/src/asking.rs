@@ -61,6 +61,12 @@ impl Shard {
     /// `unavailable` if nobody serves the method, `already_exists` if the id is in flight, `resource_exhausted` at a
     /// bound.
     pub fn call(&mut self, asker: PeerId, id: Id, method: &str) -> Result<Route, Refusal> {
+        if self.subscriptions.find(asker, id).is_some() {
+            return Err(Refusal::fixed(
+                Code::AlreadyExists,
+                "a subscription with this id exists; use a new id",
+            ));
+        }
         self.calls.admit(asker, id)?;
         let Some(number) = self.serving.pick(method) else {
             return Err(Refusal::fixed(

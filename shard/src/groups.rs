@@ -68,7 +68,11 @@ impl Group {
 
     /// The list in which a member of this core has its seat.
     pub(crate) fn seats(&mut self, resting: bool) -> &mut Vec<u32> {
-        if resting { &mut self.resting } else { &mut self.members }
+        if resting {
+            &mut self.resting
+        } else {
+            &mut self.members
+        }
     }
 
     /// Sets how many members another core has, and how it finds the group.

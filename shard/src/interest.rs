@@ -40,6 +40,7 @@ impl Shard {
             ));
         }
         let text_bytes = pattern.len() + group.map_or(0, str::len);
+        self.no_call_has(peer, sub)?;
         self.subscriptions.admit(peer, sub, text_bytes, group.is_some())?;
         let pattern = self.topics.patterns.entry(pattern);
         match group {
@@ -84,6 +85,7 @@ impl Shard {
                 format!("the weight {weight} is not between 1 and {WEIGHT_MAX}"),
             ));
         }
+        self.no_call_has(peer, sub)?;
         self.subscriptions.admit(peer, sub, pattern.len(), false)?;
         let text_bytes = pattern.len();
         let (pattern, offer) = self.serving.offer(peer, sub, pattern, weight);
@@ -186,6 +188,17 @@ impl Shard {
                 self.release_group(at);
                 letter
             }
+        }
+    }
+
+    /// An id names one thing of its sender's at a time, whatever its kind [P-3.3].
+    fn no_call_has(&self, peer: PeerId, id: Id) -> Result<(), Refusal> {
+        match self.calls.find(peer, id) {
+            None => Ok(()),
+            Some(_) => Err(Refusal::fixed(
+                Code::AlreadyExists,
+                "a call with this id is open; use a new id",
+            )),
         }
     }
 

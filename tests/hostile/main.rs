@@ -75,7 +75,6 @@ fn stop(gateway: Running) -> Counters {
         sum.received += one.received;
         sum.delivered += one.delivered;
         sum.dropped += one.dropped;
-        sum.dropped_between_cores += one.dropped_between_cores;
         sum.rejected += one.rejected;
         sum.refused += one.refused;
         sum.calls += one.calls;

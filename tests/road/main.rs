@@ -306,6 +306,84 @@ fn a_subscription_ends_when_it_is_cancelled_and_is_told_so() {
 }
 
 #[test]
+fn what_one_frame_publishes_before_its_cancel_comes_before_the_end() {
+    let gateway = Running::start(|_| {});
+    let mut client = gateway.client();
+    let subscription = client.subscribe("a.b", none());
+    let (event, cancel) = (client.id(), client.id());
+    let mut body = encoded(Kind::Event, event, None, Some("a.b"), None, &number(1));
+    body.extend(encoded(Kind::Cancel, cancel, Some(subscription), None, None, &[]));
+    client.send(&body);
+    assert_eq!(client.expect().number(), 1);
+    let end = client.expect();
+    assert!(end.ends() && end.reference == Some(subscription), "{end:?}");
+    client.settle();
+    gateway.stop();
+}
+
+#[test]
+fn one_frame_that_asks_for_more_than_a_queue_holds_is_answered_in_full_to_one_who_reads() {
+    let gateway = Running::start(|_| {});
+    let mut client = gateway.client();
+    let mut body = Vec::new();
+    let mut open = BTreeSet::new();
+    while body.len() < 1_000_000 {
+        let id = client.id();
+        body.extend(encoded(Kind::Call, id, None, Some("x"), None, &[]));
+        open.insert(id);
+    }
+    client.send(&body);
+    while !open.is_empty() {
+        let answer = client.expect();
+        assert_eq!(answer.code(), Some(Code::Unavailable));
+        assert!(open.remove(&answer.reference.expect("an answer")));
+    }
+    client.settle();
+    gateway.stop();
+}
+
+#[test]
+fn a_subscriber_that_falls_behind_can_still_ping_and_cancel() {
+    let gateway = Running::start(|config| config.limits.queue_bytes = 64 * 1024);
+    let mut slow = Client::greeted(gateway.unix());
+    let subscription = slow.subscribe("flood.>", none());
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (told, tcp) = (stop.clone(), gateway.tcp().clone());
+    let flooding = std::thread::spawn(move || {
+        let mut publisher = Client::greeted(&tcp);
+        let payload =
+            minicbor::to_vec(minicbor::bytes::ByteVec::from(vec![0; 2_000])).expect("a Vec takes all");
+        while !told.load(std::sync::atomic::Ordering::Relaxed) {
+            publisher.publish("flood.now", &payload);
+        }
+        publisher.settle();
+    });
+    // It reads all the time, but slower than is published: after drops were told it is behind for good.
+    while slow.expect().uint("dropped").is_none() {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    slow.settle();
+    let cancel = slow.id();
+    slow.send(&encoded(
+        Kind::Cancel,
+        cancel,
+        Some(subscription),
+        None,
+        None,
+        &[],
+    ));
+    loop {
+        let next = slow.expect();
+        if next.reference == Some(subscription) && next.ends() {
+            break;
+        }
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    flooding.join().expect("the publisher is served");
+    gateway.stop();
+}
+
+#[test]
 fn a_named_session_is_spoken_to_in_names_and_its_events_are_compact_for_others() {
     let gateway = Running::start(|_| {});
     let mut named = Client::connect(gateway.tcp());
@@ -407,6 +485,14 @@ fn an_id_that_is_in_use_is_refused_and_the_first_goes_on() {
     let id = client.subscribe("a.*", none());
     client.send(&encoded(Kind::Subscribe, id, None, Some("b.*"), None, &[]));
     assert_eq!(client.answer_to(id).code(), Some(Code::AlreadyExists));
+    // Nor may a call have it, nor a subscription the id of a call that is open.
+    client.send(&encoded(Kind::Call, id, None, Some("some.method"), None, &[]));
+    assert_eq!(client.answer_to(id).code(), Some(Code::AlreadyExists));
+    client.serve("slow.work");
+    let call = client.call("slow.work", &[]);
+    client.send(&encoded(Kind::Subscribe, call, None, Some("c.*"), None, &[]));
+    assert_eq!(client.answer_to(call).code(), Some(Code::AlreadyExists));
+    while client.expect().kind != Kind::Call {}
     client.publish("b.x", &number(1));
     client.publish("a.x", &number(2));
     assert_eq!(client.expect().number(), 2);

@@ -54,6 +54,7 @@ const LICENCES: &[&str] = &[
     "BSL-1.0",
     "NCSA",
     "0BSD",
+    "BlueOak-1.0.0",
     "Apache-2.0 WITH LLVM-exception",
 ];
 

@@ -22,7 +22,7 @@ impl Lab {
         let peer = self.world.connect(core, slot, 0);
         self.world
             .shard(peer)
-            .serve(peer, id(1), pattern, weight)
+            .serve(peer, id(1_000_000), pattern, weight)
             .unwrap();
         self.world.settle();
         peer
@@ -137,7 +137,7 @@ fn the_most_specific_pattern_is_asked() {
         lab.answer(route);
         lab.world
             .shard(*expected)
-            .end_subscription(*expected, id(1))
+            .end_subscription(*expected, id(1_000_000))
             .unwrap();
         lab.world.settle();
     }
@@ -255,7 +255,10 @@ fn a_lost_server_fails_its_calls_on_every_core_even_after_it_stopped_serving() {
             lab.call(asker, "m").unwrap();
         }
         if withdraws {
-            lab.world.shard(server).end_subscription(server, id(1)).unwrap();
+            lab.world
+                .shard(server)
+                .end_subscription(server, id(1_000_000))
+                .unwrap();
             lab.world.settle();
         }
         lab.world.lose(server);

@@ -297,7 +297,11 @@ fn a_group_spreads_a_run_over_its_members_everywhere() {
 #[test]
 fn a_member_that_is_busy_gets_work_only_when_nobody_else_could() {
     let mut world = World::new(2, 9, Limits::default());
-    let members = [world.connect(0, 0, 0), world.connect(0, 1, 0), world.connect(1, 2, 0)];
+    let members = [
+        world.connect(0, 0, 0),
+        world.connect(0, 1, 0),
+        world.connect(1, 2, 0),
+    ];
     for member in members {
         let joined = world
             .shard(member)
@@ -330,7 +334,12 @@ fn a_member_that_is_busy_gets_work_only_when_nobody_else_could() {
     assert_eq!(give(&mut world, 0), [4, 4, 4]);
     // Who rests can leave.
     world.shard(members[0]).set_busy(members[0], true);
-    assert!(world.shard(members[0]).end_subscription(members[0], id(1)).is_some());
+    assert!(
+        world
+            .shard(members[0])
+            .end_subscription(members[0], id(1))
+            .is_some()
+    );
     world.settle();
     assert_eq!(give(&mut world, 0).iter().sum::<usize>(), 12);
 }
