@@ -66,6 +66,8 @@ pub struct CoreEnd {
     pub counters: Counters,
     /// Connections that were cut off because they did not drain in time.
     pub cut_off: u32,
+    /// What its shard still held: nothing of its own connections, if none was cut off.
+    pub held: fluxar_shard::Counts,
 }
 
 /// What a core's thread is started with.
@@ -247,6 +249,7 @@ fn run_core(seat: Seat, ready: &mpsc::Sender<(usize, io::Result<()>)>) -> io::Re
             return Ok(CoreEnd {
                 counters: *worker.front().counters(),
                 cut_off,
+                held: worker.front().shard_counts(),
             });
         }
     }
