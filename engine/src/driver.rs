@@ -70,11 +70,13 @@ pub trait Driver {
     /// Submits what was asked for and gathers completions. Parks until one arrives, a wake, or `park_until_ns`
     /// (0: not at all, `None`: without limit).
     ///
+    /// While completions of an earlier turn are not polled, it submits, gathers nothing and does not park: what is new
+    /// waits in the kernel, where a peer that sends too much is slowed down, and not in this process.
+    ///
     /// # Errors
     /// Only what leaves the ring unusable.
     fn turn(&mut self, park_until_ns: Option<u64>) -> io::Result<()>;
-    /// Whether [`Driver::poll`] may have something. A driver that has completions that were not polled does not park,
-    /// and what a later turn gathers comes behind them.
+    /// Whether [`Driver::poll`] may have something.
     fn has_completions(&self) -> bool;
     /// The next gathered completion.
     fn poll(&mut self) -> Option<Completion<Self::Lease, Self::Socket>>;

@@ -304,7 +304,8 @@ fn clear_stale(path: &Path) -> Result<(), Failure> {
             in_the_way("another user's socket is there; choose another path or remove it")
         }
         _ => Err(Failure {
-            fault: "the socket is in use by another process; stop that one, or choose another path".to_owned(),
+            fault: "the socket is in use by another process; stop that one, or choose another path"
+                .to_owned(),
             source: Some(io::Error::from_raw_os_error(libc::EADDRINUSE)),
         }),
     }

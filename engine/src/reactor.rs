@@ -173,6 +173,8 @@ pub struct Reactor<D: Driver, L> {
     dirty: Vec<Token>,
     /// Connections whose receive found no buffer, first come first served.
     starved: VecDeque<Token>,
+    /// Bytes held for paused connections.
+    held_bytes: usize,
     timers: Wheel<Token>,
     /// Scratch of [`Reactor::expire`].
     expired: Vec<Token>,
@@ -230,6 +232,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
             upcoming: VecDeque::new(),
             dirty: Vec::new(),
             starved: VecDeque::new(),
+            held_bytes: 0,
             timers,
             expired: Vec::new(),
             pools: Pools::default(),
@@ -260,6 +263,12 @@ impl<D: Driver, L: Send> Reactor<D, L> {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.table.len()
+    }
+
+    /// How many bytes are held for paused connections.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
     }
 
     /// How many gather lists are with the driver.

@@ -121,6 +121,48 @@ fn an_accepted_connection_has_its_peers_address_and_no_delay() {
     assert_eq!(peer, me);
 }
 
+/// A user that does not poll everything fetches nothing more from the kernel, but what it asks for is done.
+#[test]
+fn a_turn_over_unpolled_completions_submits_and_gathers_nothing() {
+    let mut driver = driver(&UringConfig::default());
+    let ((ours, mut theirs), (other, mut others)) = (pair(), pair());
+    driver.receive(token(1), &ours);
+    driver.receive(token(2), &other);
+    driver.turn(Some(0)).expect("turn");
+    theirs.write_all(b"first").expect("write");
+    let begun = Instant::now();
+    while !driver.has_completions() {
+        assert!(begun.elapsed() < STALLED, "no completion came");
+        driver.turn(Some(driver.now_ns() + 100_000_000)).expect("turn");
+    }
+    others.write_all(b"second").expect("write");
+    driver.send(token(1), &ours, gather("answer"));
+    driver.turn(None).expect("does not park");
+    let mut answer = [0; 6];
+    theirs.read_exact(&mut answer).expect("sent");
+    driver.turn(Some(0)).expect("turn");
+    let Some(Completion::Received { token: owner, lease }) = driver.poll() else {
+        panic!("received")
+    };
+    assert_eq!((owner, &lease[..]), (token(1), &b"first"[..]));
+    assert!(driver.poll().is_none(), "nothing more was gathered");
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        seen.push(match next(&mut driver) {
+            Completion::Received { token, lease } => (token.slot, lease.to_vec()),
+            Completion::Sent { token, result, .. } => {
+                assert_eq!(result.expect("sent"), 6);
+                (token.slot, Vec::new())
+            }
+            other => panic!("{other:?}"),
+        });
+    }
+    seen.sort();
+    assert_eq!(seen, [(1, Vec::new()), (2, b"second".to_vec())]);
+    driver.close(token(1), ours);
+    driver.close(token(2), other);
+}
+
 #[test]
 fn after_stop_accept_nobody_is_accepted_and_accept_begins_again() {
     let mut driver = driver(&UringConfig::default());

@@ -179,6 +179,14 @@ fn hardly_any_buffers_are_enough() {
     assert_clean(server, &uring);
 }
 
+/// A turn brings it far more than one receive buffer, and it is paused in the middle of that.
+#[test]
+fn a_bulk_sender_is_paused_and_not_closed() {
+    let server = start(1, &[TCP]);
+    echo_tcp(&server.connect(0), seed(), 30_000_000);
+    assert_clean(server, &UringConfig::default());
+}
+
 /// Some peers reset in the middle of their echo, some never read; the others do not notice.
 #[test]
 fn peers_that_reset_or_never_read_disturb_nobody() {

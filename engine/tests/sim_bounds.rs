@@ -4,7 +4,7 @@
 mod sim_echo;
 
 use fluxar_engine::limits::{CONTROL_BYTES_MAX, HANDSHAKE_MS};
-use fluxar_engine::reactor::{Cause, Close};
+use fluxar_engine::reactor::{Cause, Close, ReactorConfig};
 use fluxar_engine::sim::{ClientSocket, ClientState, Faults, Random, Step, World};
 
 use sim_echo::client::{Client, act_all, frame};
@@ -93,6 +93,95 @@ fn a_peer_that_does_not_read_stops_its_own_writing_and_loses_nothing() {
         let served = house.run_until(&mut clients, act_all, |_, clients| clients[0].is_served());
         assert!(served, "all comes back once it reads");
     });
+}
+
+/// What is held for a paused connection is at most what arrived before the kernel heard of the pause, however often it
+/// is resumed and paused again.
+#[test]
+fn pausing_again_and_again_gathers_nothing() {
+    for_seeds(150..180, |seed| {
+        let mut random = Random::new(seed);
+        let mut house = House::new(seed, 1, Faults::wild(), Service::default());
+        let mut clients = vec![Client::stream(
+            house.world.connect(house.stream),
+            &mut random,
+            100_000,
+        )];
+        house.run_until(&mut clients, act_all, |house, _| house.opened() == 1);
+        let conn = *house.cores[0].known.keys().next().unwrap();
+        let Faults {
+            buffers,
+            buffer_bytes,
+            ..
+        } = Faults::wild();
+        for _ in 0..200 {
+            let core = &mut house.cores[0];
+            core.known.get_mut(&conn).unwrap().paused = true;
+            core.reactor.resume(conn);
+            core.reactor.pause(conn);
+            house.run_until_quiet(&mut clients, act_all);
+            let held_bytes = house.cores[0].reactor.held_bytes();
+            // As many as there are at most before the receive ends, late completions included.
+            let bound = 4 * buffers * buffer_bytes;
+            assert!(held_bytes <= bound, "{held_bytes} of {bound}");
+        }
+        let core = &mut house.cores[0];
+        core.known.get_mut(&conn).unwrap().paused = false;
+        core.reactor.resume(conn);
+        house.world.wake(0);
+        let served = house.run_until(&mut clients, act_all, |_, clients| clients[0].is_served());
+        assert!(served, "nothing is lost");
+        assert_eq!(house.cores[0].reactor.held_bytes(), 0);
+    });
+}
+
+/// Much had arrived when the pause came: it is held up to the bound. Beyond, the connection is closed, and told why.
+#[test]
+fn more_than_is_held_for_a_paused_connection_closes_it() {
+    const HELD_BYTES_MAX: usize = 10_000;
+    let configure = |config: &mut ReactorConfig| config.held_bytes_max = HELD_BYTES_MAX;
+    let faults = Faults {
+        buffers: 64,
+        buffer_bytes: 500,
+        ..Faults::none()
+    };
+    let service = Service {
+        // It takes one chunk of those that one turn brought, pauses for good, and leaves the others to the reactor.
+        budget: Some(1),
+        queued_max: 0,
+        ..Service::default()
+    };
+    let run = |bytes: usize| {
+        let mut house = House::with_config(1, 1, faults.clone(), service.clone(), configure);
+        let mut random = Random::new(1);
+        let mut clients = vec![Client::stream(
+            house.world.connect(house.stream),
+            &mut random,
+            bytes,
+        )];
+        house.run_until(&mut clients, act_all, |house, _| {
+            assert!(house.cores[0].reactor.held_bytes() <= HELD_BYTES_MAX);
+            false
+        });
+        (house, clients)
+    };
+    let (mut house, mut clients) = run(500 + HELD_BYTES_MAX);
+    let core = &mut house.cores[0];
+    let conn = *core.known.keys().next().unwrap();
+    assert_eq!(core.reactor.held_bytes(), HELD_BYTES_MAX);
+    core.known.get_mut(&conn).unwrap().paused = false;
+    core.reactor.resume(conn);
+    house.world.wake(0);
+    assert!(house.run_until(&mut clients, act_all, |_, clients| clients[0].is_served()));
+
+    let (house, clients) = run(500 + HELD_BYTES_MAX + 1);
+    let causes: Vec<_> = house.causes().collect();
+    assert!(
+        matches!(causes[..], [Cause::Transport(why)] if why.contains("paused")),
+        "{causes:?}"
+    );
+    drop(clients);
+    house.assert_empty();
 }
 
 #[test]
@@ -374,7 +463,7 @@ fn connections_spread_over_the_cores() {
 
 #[test]
 fn beyond_the_limit_connections_are_refused_and_later_ones_taken() {
-    let configure = |config: &mut fluxar_engine::reactor::ReactorConfig| config.connections_max = 2;
+    let configure = |config: &mut ReactorConfig| config.connections_max = 2;
     let mut house = House::with_config(1, 1, Faults::none(), Service::default(), configure);
     let mut random = Random::new(1);
     let mut clients: Vec<Client> = (0..3)

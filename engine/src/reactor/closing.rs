@@ -61,7 +61,8 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         }
         let told = connection.flags.has(Flags::OPENED) && !matches!(cause, Cause::Ours);
         connection.state = State::Draining(Box::new(cause));
-        connection.held = None;
+        let held_bytes = connection.held.take().map_or(0, |held| held.len());
+        self.held_bytes -= held_bytes;
         if told {
             let conn = Conn(token);
             self.upcoming.push_back(Upcoming::Event(Event::Ending { conn }));
@@ -140,6 +141,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         if let Some(outgoing) = connection.outgoing {
             self.pools.queue_back(outgoing);
         }
+        self.held_bytes -= connection.held.map_or(0, |held| held.len());
         self.board.left(self.mail.core());
         self.driver.close(token, connection.socket);
         let cause = match connection.state {

@@ -24,6 +24,10 @@ pub struct ReactorConfig {
     pub send_bytes_max: usize,
     /// Connections that this core takes; further ones are closed as they come, and counted. Default 1,048,576.
     pub connections_max: usize,
+    /// Most bytes that are held for one paused connection: what had arrived before the kernel heard of the pause. A
+    /// connection that comes beyond is closed, so it has to exceed what one turn brings, about 100 receive buffers.
+    /// Default 4 MiB.
+    pub held_bytes_max: usize,
     /// A WebSocket handshake that takes longer is closed, in ms. Default 5,000.
     pub handshake_ms: u64,
     /// How long a closing connection may take to send what is queued, in ms. Default 5,000.
@@ -39,6 +43,7 @@ impl Default for ReactorConfig {
             spin_us: limits::SPIN_US,
             send_bytes_max: limits::SEND_BYTES_MAX,
             connections_max: limits::CONNECTIONS_MAX,
+            held_bytes_max: limits::HELD_BYTES_MAX,
             handshake_ms: limits::HANDSHAKE_MS,
             flush_ms: limits::FLUSH_MS,
             linger_ms: limits::LINGER_MS,

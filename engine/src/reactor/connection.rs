@@ -26,7 +26,8 @@ pub(super) struct Connection<S> {
     pub(super) layer: Layer,
     /// `None`: nothing is queued.
     pub(super) outgoing: Option<Box<Outgoing>>,
-    /// What arrived while it was paused. Bounded by the receive buffers that were filled before the receive ended.
+    /// What arrived while it was paused, before the receive ended. Never empty, bounded by
+    /// [`super::ReactorConfig::held_bytes_max`], counted in [`super::Reactor::held_bytes`].
     #[allow(clippy::box_collection)] // Rare, and every slot pays for the field.
     pub(super) held: Option<Box<Vec<u8>>>,
     /// The deadline of the handshake or of the drain.

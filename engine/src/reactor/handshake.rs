@@ -29,12 +29,12 @@ impl<D: Driver, L: Send> Reactor<D, L> {
                     self.timers.cancel(timer);
                 }
                 // A client that does not wait for the answer may have sent messages behind its request.
-                let early = (!rest.is_empty()).then(|| Box::new(rest.to_vec()));
-                if early.is_none() {
+                self.held_bytes += rest.len();
+                connection.held = (!rest.is_empty()).then(|| Box::new(rest.to_vec()));
+                if connection.held.is_none() {
                     // Frees what the request was gathered in; there is no input that it could fault.
                     let _ = ws.next(&mut &mut [][..], config, &mut self.reply);
                 }
-                connection.held = early;
                 self.enqueue_reply(token);
                 self.opened(token, listener, peer);
                 self.upcoming.push_back(Upcoming::Held(token));

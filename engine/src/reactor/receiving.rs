@@ -8,9 +8,11 @@ use super::connection::{Flags, Layer, State};
 use super::{Cause, Chunk, Conn, Event, Reactor, Upcoming};
 
 impl<D: Driver, L: Send> Reactor<D, L> {
-    /// Arms a receive unless one is armed or waits for its turn, or nothing more can come.
+    /// Arms a receive unless one is armed or waits for its turn, or nothing more can come, or what is held has to be
+    /// handed up first.
     pub(super) fn arm_receive(&mut self, token: Token) {
         if let Some(connection) = self.table.get(token)
+            && connection.held.is_none()
             && !connection
                 .flags
                 .has(Flags::RECEIVING | Flags::STARVED | Flags::PEER_ENDED)
@@ -33,7 +35,14 @@ impl<D: Driver, L: Send> Reactor<D, L> {
                 None
             }
             State::Open if connection.flags.has(Flags::PAUSED) => {
-                connection.held.get_or_insert_default().extend_from_slice(&lease);
+                let held = connection.held.get_or_insert_default();
+                if held.len() + lease.len() > self.config.held_bytes_max {
+                    let cause = "the peer sends more at once than is held for a paused connection";
+                    self.finish(token, Cause::Transport(cause.into()));
+                    return None;
+                }
+                held.extend_from_slice(&lease);
+                self.held_bytes += lease.len();
                 None
             }
             State::Open => {
@@ -90,7 +99,8 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         }
     }
 
-    /// Stops reading: the peer's TCP window fills. What had arrived is held.
+    /// Stops reading: the peer's TCP window fills. What arrives before the kernel hears of it, at the next turn, is held
+    /// (see [`super::ReactorConfig::held_bytes_max`]).
     pub fn pause(&mut self, conn: Conn) {
         let Some(connection) = self.table.get(conn.0) else {
             return;
@@ -105,7 +115,8 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         }
     }
 
-    /// Reads on. What was held comes first.
+    /// Reads on. What was held comes first, and nothing more is received before it was handed up: pausing and resuming
+    /// again and again gathers nothing.
     pub fn resume(&mut self, conn: Conn) {
         let token = conn.0;
         let Some(connection) = self.table.get(token) else {
@@ -130,7 +141,10 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         if connection.flags.has(Flags::PAUSED) {
             return None;
         }
-        let chunk = Chunk::Held(*connection.held.take()?);
+        let held = *connection.held.take()?;
+        self.held_bytes -= held.len();
+        self.arm_receive(token);
+        let chunk = Chunk::Held(held);
         let conn = Conn(token);
         Some(Event::Received { conn, chunk })
     }

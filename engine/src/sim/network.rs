@@ -200,8 +200,13 @@ impl Network {
             || operations.iter().any(|operation| self.is_ready(operation))
             || accepting.iter().any(|accepting| self.can_accept(*accepting))
     }
+
     /// A core's turn: everything of it that is ready, in any order that keeps each socket's own.
     pub(super) fn turn(&mut self, core: usize, park_until_ns: Option<u64>, outcomes: &mut VecDeque<Outcome>) {
+        if !outcomes.is_empty() {
+            self.cores[core].parked = false;
+            return;
+        }
         let mut runs: Vec<VecDeque<Outcome>> = Vec::new();
         let mut operations = std::mem::take(&mut self.cores[core].operations);
         self.random.shuffle(&mut operations);
@@ -232,6 +237,7 @@ impl Network {
         core.parked = outcomes.is_empty() && !woken && park_until_ns.is_none_or(|until_ns| until_ns > now_ns);
         self.note(3, outcomes.len() as u64);
     }
+
     /// When bytes that are sent now arrive.
     fn arrival_ns(&mut self) -> u64 {
         let (low, high) = self.faults.latency_ns;
@@ -256,6 +262,7 @@ impl Network {
         self.moments.push(Reverse((ready_at_ns, Moment::Operation)));
         Some(ready_at_ns)
     }
+
     fn forget_if_over(&mut self, id: LinkId) {
         if self.links.get(&id).is_some_and(Link::is_over) {
             self.links.remove(&id);

@@ -76,8 +76,7 @@ pub struct UringDriver {
     core: usize,
     ring: ManuallyDrop<Ring>,
     owners: ManuallyDrop<Owners>,
-    /// Completions taken over from the ring, not yet polled. Bounded however seldom they are polled: each is of an
-    /// operation that is not asked for anew before, or holds a receive buffer.
+    /// Completions taken over from the ring in one turn, not yet polled.
     completions: VecDeque<cqueue::Entry>,
     /// The end that goes with data that was just polled.
     ended: Option<Token>,
@@ -351,6 +350,13 @@ impl Driver for UringDriver {
             // SAFETY: made by `accepts`, in `owners`, which holds the listener too.
             unsafe { self.ring.push(entry) };
         }
+        if self.has_completions() {
+            self.owners.pool.publish();
+            let submitted = self.ring.submit();
+            self.hub.unpark(self.core);
+            self.now_ns = clock_ns();
+            return submitted;
+        }
         let until_ns = match (park_until_ns, self.owners.accepts.next_retry_ns()) {
             (Some(user), Some(retry)) => Some(user.min(retry)),
             (user, retry) => user.or(retry),
@@ -360,7 +366,7 @@ impl Driver for UringDriver {
             Some(until) => Some(until.saturating_sub(clock_ns())),
             None => None,
         };
-        let wait = timeout_ns != Some(0) && !self.has_completions() && self.hub.park(self.core);
+        let wait = timeout_ns != Some(0) && self.hub.park(self.core);
         let entered = self.enter(wait, timeout_ns);
         self.hub.unpark(self.core);
         self.now_ns = clock_ns();

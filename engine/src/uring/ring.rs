@@ -24,6 +24,16 @@ pub(super) struct Ring {
     in_flight: usize,
 }
 
+/// What the system call is made for, beyond submitting.
+#[derive(Debug, Clone, Copy)]
+enum Want {
+    Submit,
+    /// Completions, if there are any.
+    Fetch,
+    /// At least one completion, for at most so many nanoseconds.
+    Wait(Option<u64>),
+}
+
 /// How a ring was made: each step leaves out what an older kernel refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Setup {
@@ -151,7 +161,7 @@ impl Ring {
                 self.backlog.pop_front();
             }
             drop(queue);
-            if !self.backlog.is_empty() && self.call(0, None)? == 0 {
+            if !self.backlog.is_empty() && self.call(Want::Fetch)? == 0 {
                 break;
             }
         }
@@ -175,18 +185,37 @@ impl Ring {
         }
         let wait = wait && self.ring.completion().is_empty();
         if wait {
-            self.call(1, timeout_ns)?;
+            self.call(Want::Wait(timeout_ns))?;
         } else if self.has_business() {
-            self.call(0, None)?;
+            self.call(Want::Fetch)?;
+        }
+        Ok(())
+    }
+
+    /// Submits everything queued, and fetches nothing.
+    ///
+    /// # Errors
+    /// As [`Ring::enter`].
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        if !self.backlog.is_empty() {
+            self.submit_backlog()?;
+        }
+        if !self.ring.submission().is_empty() {
+            self.call(Want::Submit)?;
         }
         Ok(())
     }
 
     /// The system call. Returns how many operations were submitted.
-    fn call(&mut self, want: u32, timeout_ns: Option<u64>) -> io::Result<usize> {
+    fn call(&mut self, want: Want) -> io::Result<usize> {
         let submit = self.ring.submission().len() as u32;
-        // GETEVENTS always: with deferred task runs it is what makes completions.
-        let flags = EnterFlags::EXT_ARG | EnterFlags::GETEVENTS | self.enter_flags;
+        // With deferred task runs, GETEVENTS is what makes completions.
+        let (events, want, timeout_ns) = match want {
+            Want::Submit => (EnterFlags::empty(), 0, None),
+            Want::Fetch => (EnterFlags::GETEVENTS, 0, None),
+            Want::Wait(timeout_ns) => (EnterFlags::GETEVENTS, 1, timeout_ns),
+        };
+        let flags = EnterFlags::EXT_ARG | events | self.enter_flags;
         let timespec = timeout_ns.map(|ns| {
             Timespec::new()
                 .sec(ns / 1_000_000_000)

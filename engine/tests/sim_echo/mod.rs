@@ -355,6 +355,7 @@ impl House {
             assert_eq!(core.known.len(), 0, "connections that the service knows");
             assert_eq!(core.reactor.connections(), 0, "slots");
             assert_eq!(core.reactor.gathers_lent(), 0, "gather lists");
+            assert_eq!(core.reactor.held_bytes(), 0, "bytes of paused connections");
             assert_eq!(self.world.leases_lent(index), 0, "receive buffers");
             assert_eq!(self.board.connections(index), 0, "connections on the board");
         }
