@@ -126,6 +126,10 @@ fn bad_name(name: &str, fault: fluxar_protocol::Fault) -> Error {
 pub(crate) fn start(shared: &Arc<Shared>, link: &Arc<Link>, frame: &Bytes, call: &Envelope<'_>) {
     let id = call.id;
     let method = call.target.unwrap_or_default();
+    if link.has_interest(id) || link.lock_serving().contains_key(&id) {
+        let message = "something with this id is open already";
+        return link.refuse(call.kind, id, &Error::new(Code::AlreadyExists, message));
+    }
     let Some(handler) = shared.handlers.find(method) else {
         let message = format!("nobody serves `{method}` here");
         return link.refuse(call.kind, id, &Error::new(Code::Unavailable, message));
@@ -139,10 +143,6 @@ pub(crate) fn start(shared: &Arc<Shared>, link: &Arc<Link>, frame: &Bytes, call:
             open.len()
         );
         return link.refuse(call.kind, id, &Error::new(Code::ResourceExhausted, message));
-    }
-    if open.contains_key(&id) {
-        let message = "a call with this id is open already";
-        return link.refuse(call.kind, id, &Error::new(Code::AlreadyExists, message));
     }
     // Under the lock, so that the task cannot end before it is entered.
     let task = tokio::spawn(run(link.clone(), handler, request, id));

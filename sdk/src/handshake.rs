@@ -15,8 +15,11 @@ use crate::{
     ids::{self, Ids},
     options::Options,
     outbox::Batch,
-    wire::{Reader, Writer},
+    wire::{Broken, Farewell, Reader, Writer},
 };
+
+/// How long a peer that was turned away is read on.
+const DRAIN: Duration = Duration::from_millis(limits::CLOSE_DRAIN_MS as u64);
 
 /// Credentials for the hello. The token does not appear in `Debug` output.
 #[derive(Clone, PartialEq, Eq)]
@@ -160,11 +163,15 @@ pub(crate) async fn accept(
 ) -> Result<Opened> {
     let body = match receive(reader, limits::FRAME_BYTES_BEFORE_HELLO).await {
         Ok(body) => body,
-        Err(error) => {
-            if error.code() != Code::Unavailable {
-                turn_away(reader, writer, ids, Form::Compact, None, &error).await;
+        Err(broken) => {
+            match &broken {
+                Broken::Lost(_) => {}
+                Broken::Fault(error) => turn_away(reader, writer, ids, Form::Compact, None, error).await,
+                Broken::WebSocket(code, error) => {
+                    hang_up(reader, writer, Farewell::breach(*code, error)).await;
+                }
             }
-            return Err(error);
+            return Err(broken.into());
         }
     };
     let mut envelopes = Envelopes::new(&body);
@@ -248,15 +255,21 @@ pub(crate) async fn turn_away(
         Kind::Cancel
     };
     let raw = error.to_wire();
-    let told = async {
-        let said = send(writer, form, &envelope(kind, ids.next(), hello, &[], Some(&raw))).await;
-        writer.finish(Some(error.code())).await;
-        if said.is_ok() {
-            while let Ok(Some(_)) = reader.next(limits::FRAME_BYTES_BEFORE_HELLO).await {}
-        }
+    let answer = envelope(kind, ids.next(), hello, &[], Some(&raw));
+    // The peer may not read; nothing more is owed to it then.
+    if let Ok(Ok(())) = tokio::time::timeout(DRAIN, send(writer, form, &answer)).await {
+        hang_up(reader, writer, Farewell::because(Some(error))).await;
+    }
+}
+
+/// Half-closes, and reads on for a moment.
+async fn hang_up(reader: &mut Reader, writer: &mut Writer, farewell: Farewell) {
+    let done = async {
+        writer.finish(farewell).await;
+        while let Ok(Some(_)) = reader.next(limits::FRAME_BYTES_BEFORE_HELLO).await {}
     };
-    // The peer may not read, or go on talking; nothing more is owed to it then.
-    drop(tokio::time::timeout(Duration::from_millis(limits::CLOSE_DRAIN_MS.into()), told).await);
+    // The peer may go on talking.
+    drop(tokio::time::timeout(DRAIN, done).await);
 }
 
 fn check(envelope: &Envelope<'_>, authenticate: Option<&Authenticate>) -> Result<(usize, String)> {
@@ -325,16 +338,16 @@ async fn send(writer: &mut Writer, form: Form, envelope: &Envelope<'_>) -> Resul
 }
 
 /// The next body that is not empty.
-async fn receive(reader: &mut Reader, limit_bytes: usize) -> Result<Bytes> {
+async fn receive(reader: &mut Reader, limit_bytes: usize) -> Result<Bytes, Broken> {
     loop {
         match reader.next(limit_bytes).await? {
             Some(body) if body.is_empty() => {}
             Some(body) => return Ok(body),
             None => {
-                return Err(refused(
+                return Err(Broken::Lost(refused(
                     Code::Unavailable,
                     "the other side closed the connection during the handshake",
-                ));
+                )));
             }
         }
     }

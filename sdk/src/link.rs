@@ -24,7 +24,7 @@ use crate::{
     outbox::{Batch, NotQueued, Outbox},
     peer::Shared,
     receive::{End, Receiver},
-    wire::{Reader, Writer},
+    wire::{Farewell, Reader, Writer},
 };
 
 /// How long a closed connection is read on, so that the reason arrives [P-7.8].
@@ -46,10 +46,18 @@ pub(crate) enum Role {
 #[derive(Debug, Clone)]
 pub(crate) enum Phase {
     Open,
-    /// This side closes it; the code of its reason, if it has one.
-    Closing(Option<Code>),
+    /// This side closes it; what its WebSocket says last.
+    Closing(Farewell),
     /// Its socket failed.
     Failed(Error),
+}
+
+/// A subscription or an offer of the other side.
+#[derive(Debug)]
+pub(crate) struct Interest {
+    pub(crate) id: Id,
+    /// The topics that it asked for. An offer has none: a direct peer can be called for anything.
+    pub(crate) pattern: Option<String>,
 }
 
 pub(crate) struct Link {
@@ -58,11 +66,11 @@ pub(crate) struct Link {
     pub(crate) outbox: Outbox,
     pub(crate) agent: String,
     ids: Arc<Ids>,
-    role: Role,
+    pub(crate) role: Role,
     calls: Mutex<OpenCalls>,
     serving: Mutex<Serving>,
-    /// What the other side subscribed to here.
-    interest: Mutex<Vec<(Id, String)>>,
+    /// What the other side subscribed to, and offered to serve, here.
+    interest: Mutex<Vec<Interest>>,
     phase: watch::Sender<Phase>,
 }
 
@@ -91,7 +99,7 @@ impl Link {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_interest(&self) -> MutexGuard<'_, Vec<(Id, String)>> {
+    fn lock_interest(&self) -> MutexGuard<'_, Vec<Interest>> {
         self.interest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -219,21 +227,34 @@ impl Link {
         self.send_control(&self.reply(Kind::Cancel, exchange, &[], None));
     }
 
-    /// Remembers a subscription of the other side. False if there are too many.
-    pub(crate) fn add_interest(&self, id: Id, pattern: &str) -> bool {
-        let mut interest = self.lock_interest();
-        let has_room = interest.len() < REMOTE_SUBSCRIPTIONS_MAX;
-        if has_room {
-            interest.push((id, pattern.to_owned()));
+    /// Whether a subscription or offer of the other side has this id.
+    pub(crate) fn has_interest(&self, id: Id) -> bool {
+        self.lock_interest().iter().any(|known| known.id == id)
+    }
+
+    /// Remembers a subscription or offer of the other side. Refuses it when there are too many, and when something
+    /// with its id is open already [P-3.3].
+    pub(crate) fn add_interest(&self, new: Interest) -> Result<()> {
+        if self.has_interest(new.id) || self.lock_serving().contains_key(&new.id) {
+            return Err(Error::new(
+                Code::AlreadyExists,
+                "something with this id is open already",
+            ));
         }
-        has_room
+        let mut interest = self.lock_interest();
+        if interest.len() >= REMOTE_SUBSCRIPTIONS_MAX {
+            let message = "too many subscriptions and offers on this connection";
+            return Err(Error::new(Code::ResourceExhausted, message));
+        }
+        interest.push(new);
+        Ok(())
     }
 
     /// Forgets one. False if it was not there.
     pub(crate) fn remove_interest(&self, id: Id) -> bool {
         let mut interest = self.lock_interest();
         let before = interest.len();
-        interest.retain(|(known, _)| *known != id);
+        interest.retain(|known| known.id != id);
         interest.len() < before
     }
 
@@ -243,7 +264,8 @@ impl Link {
             || self
                 .lock_interest()
                 .iter()
-                .any(|(_, pattern)| target::matches(pattern, topic))
+                .filter_map(|known| known.pattern.as_deref())
+                .any(|pattern| target::matches(pattern, topic))
     }
 
     /// Says goodbye: nothing more is accepted, and what is queued still leaves.
@@ -255,14 +277,20 @@ impl Link {
             reference: None,
             ..goodbye
         });
-        self.outbox.close();
+        self.hang_up(Farewell::because(error));
+    }
+
+    /// Closes without a goodbye; what is queued still leaves.
+    pub(crate) fn hang_up(&self, farewell: Farewell) {
+        // First the phase: the writer reads it once the outbox is closed and empty.
         self.phase.send_if_modified(|phase| {
             let is_open = matches!(phase, Phase::Open);
             if is_open {
-                *phase = Phase::Closing(error.map(Error::code));
+                *phase = Phase::Closing(farewell);
             }
             is_open
         });
+        self.outbox.close();
     }
 
     pub(crate) fn fail(&self, error: Error) {
@@ -281,7 +309,7 @@ impl Link {
         let mut phase = self.phase.subscribe();
         match phase.wait_for(|phase| !matches!(phase, Phase::Open)).await {
             Ok(phase) => phase.clone(),
-            Err(_) => Phase::Closing(None), // the sender is in this very link
+            Err(_) => Phase::Closing(Farewell::because(None)), // the sender is in this very link
         }
     }
 
@@ -359,6 +387,10 @@ pub(crate) async fn drive(
             link.close(Some(&error));
             (Some(error), Some(DRAIN))
         }
+        End::MisusedWebSocket(code, error) => {
+            link.hang_up(Farewell::breach(code, &error));
+            (Some(error), Some(DRAIN))
+        }
     };
     // Nothing that is still open can be answered any more, so nobody has to wait for the goodbye.
     link.clear(why.as_ref().unwrap_or(&closed_here()));
@@ -386,10 +418,10 @@ async fn write(link: Arc<Link>, mut writer: Writer) {
             Err(error) => return link.fail(error),
         };
     }
-    let code = match &*link.phase.borrow() {
-        Phase::Failed(error) => Some(error.code()),
-        Phase::Closing(code) => *code,
-        Phase::Open => None,
-    };
-    writer.finish(code).await;
+    let phase = link.phase.borrow().clone();
+    match phase {
+        Phase::Closing(farewell) => writer.finish(farewell).await,
+        // The connection is lost, and dropped without another word.
+        Phase::Open | Phase::Failed(_) => {}
+    }
 }

@@ -13,6 +13,7 @@ pub(crate) struct Options {
     pub(crate) credit_bytes: u32,
     pub(crate) heartbeat: Duration,
     pub(crate) connect_timeout: Duration,
+    pub(crate) frame_timeout: Duration,
     pub(crate) call_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) outbox_bytes: usize,
@@ -31,6 +32,7 @@ impl Default for Options {
             credit_bytes: limits::CREDIT_BYTES_DEFAULT,
             heartbeat: Duration::from_millis(limits::HEARTBEAT_MS_DEFAULT.into()),
             connect_timeout: Duration::from_secs(10),
+            frame_timeout: Duration::from_secs(60),
             call_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
             outbox_bytes: 4 * 1024 * 1024,
@@ -86,6 +88,13 @@ macro_rules! option_methods {
         /// How long a connection and its handshake may take. Default 10 s.
         pub fn connect_timeout(mut self, timeout: std::time::Duration) -> Self {
             self.options.connect_timeout = timeout;
+            self
+        }
+
+        /// How long a frame may take from its first byte to its last; a peer that is slower is closed
+        /// `deadline_exceeded`. Default 60 s, at most an hour.
+        pub fn frame_timeout(mut self, timeout: std::time::Duration) -> Self {
+            self.options.frame_timeout = timeout.min(std::time::Duration::from_secs(3600));
             self
         }
 

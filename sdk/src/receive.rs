@@ -9,14 +9,15 @@ use fluxar_protocol::{
     exchange::{self, Verb},
 };
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
     Error, Message, Origin, codec, handlers,
-    link::{Link, Phase},
+    link::{Interest, Link, Phase, Role},
     peer::Shared,
     stall::StallBudget,
     subscriptions::{self, Entry},
-    wire::Reader,
+    wire::{Broken, Reader},
 };
 
 /// Refused publishes are told at most so often [P-3.8].
@@ -33,6 +34,8 @@ pub(crate) enum End {
     Lost(Error),
     /// The other side broke the protocol, and is told.
     Misbehaved(Error),
+    /// It broke that of WebSocket, and is told by the close frame.
+    MisusedWebSocket(CloseCode, Error),
 }
 
 pub(crate) struct Receiver {
@@ -73,7 +76,9 @@ impl Receiver {
         tokio::pin!(left_open);
         let mut is_pinged = false;
         loop {
-            let due = self.reader.read_at + if is_pinged { heartbeat * 2 } else { heartbeat };
+            let silent_at = self.reader.read_at() + if is_pinged { heartbeat * 2 } else { heartbeat };
+            let frame_begun_at = self.reader.frame_begun_at().unwrap_or_else(Instant::now);
+            let due = silent_at.min(frame_begun_at + link.options.frame_timeout);
             let received = tokio::select! {
                 biased;
                 phase = &mut left_open => return Err(match phase {
@@ -89,20 +94,41 @@ impl Receiver {
                     self.on_body(body).await?;
                 }
                 Some(Ok(None)) => return Err(End::Lost(lost("the other side closed the connection"))),
-                Some(Err(error)) if error.code() == Code::Unavailable => return Err(End::Lost(error)),
-                Some(Err(error)) => return Err(End::Misbehaved(error)),
-                None if self.reader.read_at + heartbeat > Instant::now() => is_pinged = false, // part of a frame came
-                None if is_pinged => {
-                    let message = format!("nothing was received for {} ms", heartbeat.as_millis() * 2);
-                    let error = Error::from_origin(Origin::Connection, Code::DeadlineExceeded, message);
-                    return Err(End::Misbehaved(error));
-                }
-                None => {
-                    is_pinged = true;
-                    link.ping();
-                }
+                Some(Err(Broken::Lost(error))) => return Err(End::Lost(error)),
+                Some(Err(Broken::Fault(error))) => return Err(End::Misbehaved(error)),
+                Some(Err(Broken::WebSocket(code, error))) => return Err(End::MisusedWebSocket(code, error)),
+                None => is_pinged = self.on_time(is_pinged)?,
             }
         }
+    }
+
+    /// No frame came for a while. Returns whether the other side has been pinged, and has not shown since that it lives.
+    fn on_time(&self, is_pinged: bool) -> Result<bool, End> {
+        let options = &self.link.options;
+        let (now, read_at) = (Instant::now(), self.reader.read_at());
+        let late = |message| Error::from_origin(Origin::Connection, Code::DeadlineExceeded, message);
+        if let Some(begun_at) = self.reader.frame_begun_at()
+            && now >= begun_at + options.frame_timeout
+        {
+            let message = format!(
+                "a frame was not complete within {} ms",
+                options.frame_timeout.as_millis()
+            );
+            return Err(End::Misbehaved(late(message))); // [P-1.5]
+        }
+        if now < read_at + options.heartbeat {
+            return Ok(false); // a part of a frame came
+        }
+        if !is_pinged {
+            self.link.ping();
+        } else if now >= read_at + options.heartbeat * 2 {
+            let message = format!(
+                "nothing was received for {} ms",
+                options.heartbeat.as_millis() * 2
+            );
+            return Err(End::Lost(late(message))); // without another word [P-7.5]
+        }
+        Ok(true)
     }
 
     /// Reads on until the other side has closed, so that what was said last reaches it.
@@ -135,7 +161,7 @@ impl Receiver {
             Ok(verb) => verb,
             Err(fault) => {
                 if envelope.reference.is_none() {
-                    self.refuse(envelope.kind, envelope.id, fault);
+                    self.refuse(envelope.kind, envelope.id, faulty(fault));
                 }
                 return Ok(());
             }
@@ -148,8 +174,7 @@ impl Receiver {
             Verb::Publish => self.on_event(body, envelope).await,
             Verb::SubscriptionNote(reference) => self.on_note(reference, body, envelope),
             Verb::Subscribe => self.on_subscribe(envelope),
-            // A direct peer can be called for anything, so there is nothing to remember.
-            Verb::Serve => self.link.accept(Kind::Subscribe, envelope.id, &accepted()),
+            Verb::Serve => self.remember(envelope, None),
             Verb::Cancel(reference) => self.on_cancel(reference),
             Verb::Ping => self.link.accept(Kind::Ping, envelope.id, &[]),
             Verb::Ack(reference) => self.on_publish_refused(reference, envelope),
@@ -180,6 +205,14 @@ impl Receiver {
     }
 
     async fn on_event(&mut self, body: &Bytes, envelope: &Envelope<'_>) {
+        let needs_log = envelope
+            .meta
+            .is_some_and(|meta| meta.qos() != Ok(Default::default()) || meta.flag("retain") == Ok(true));
+        if needs_log && self.link.role == Role::Answerer {
+            let message = "qos 1 and 2 and `retain` need a gateway; this is a direct peer";
+            let error = Error::new(Code::Unimplemented, message);
+            return self.refuse(Kind::Event, envelope.id, error);
+        }
         let entries = self.shared.subscriptions.snapshot();
         let mut takers = subscriptions::plain(&entries, envelope.target.unwrap_or_default()).peekable();
         if takers.peek().is_none() {
@@ -253,15 +286,21 @@ impl Receiver {
             if meta.qos() != Ok(Default::default()) {
                 return needs_gateway("delivery beyond at most once");
             }
+            for key in ["durable", "from", "retain"] {
+                if meta.get(key).is_some() {
+                    return needs_gateway(&format!("a subscription with `{key}`"));
+                }
+            }
         }
-        if self.link.add_interest(envelope.id, pattern) {
-            self.link.accept(Kind::Subscribe, envelope.id, &accepted());
-        } else {
-            let error = Error::new(
-                Code::ResourceExhausted,
-                "too many subscriptions on this connection",
-            );
-            self.link.refuse(Kind::Subscribe, envelope.id, &error);
+        self.remember(envelope, Some(pattern.to_owned()));
+    }
+
+    /// Accepts a subscription or an offer of the other side, if there is room for it.
+    fn remember(&self, envelope: &Envelope<'_>, pattern: Option<String>) {
+        let id = envelope.id;
+        match self.link.add_interest(Interest { id, pattern }) {
+            Ok(()) => self.link.accept(Kind::Subscribe, id, &accepted()),
+            Err(error) => self.link.refuse(Kind::Subscribe, id, &error),
         }
     }
 
@@ -301,13 +340,12 @@ impl Receiver {
         }
         if let (Some(id), Some(false)) = (reject.id, reject.has_ref) {
             // A type that is none of the seven is answered by a cancel [P-3.8].
-            self.refuse(reject.kind.unwrap_or(Kind::Cancel), id, reject.fault);
+            self.refuse(reject.kind.unwrap_or(Kind::Cancel), id, faulty(reject.fault));
         }
         Ok(())
     }
 
-    fn refuse(&mut self, kind: Kind, id: Id, fault: Fault) {
-        let mut error = Error::new(fault.code(), fault.to_string());
+    fn refuse(&mut self, kind: Kind, id: Id, mut error: Error) {
         if kind == Kind::Event {
             self.refused_publishes += 1;
             if self
@@ -356,6 +394,10 @@ fn goodbye(error: Option<Error>) -> Error {
 
 fn lost(message: &str) -> Error {
     Error::from_origin(Origin::Connection, Code::Unavailable, message)
+}
+
+fn faulty(fault: Fault) -> Error {
+    Error::new(fault.code(), fault.to_string())
 }
 
 fn misbehaved(what: &str) -> Error {

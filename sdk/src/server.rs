@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    Auth, Error, Message, Origin, Peer, Request, Result, State, Transport,
+    Auth, Error, Message, Origin, Origins, Peer, Request, Result, State, Transport,
     address::Address,
     handlers::{self, Handlers},
     handshake::{self, Authenticate, Opened},
@@ -76,6 +76,7 @@ struct Inner {
     events: Mutex<Vec<(String, EventHandler)>>,
     on_connect: Mutex<Option<OnConnect>>,
     authenticate: Option<Authenticate>,
+    origins: Origins,
     connections_max: usize,
     listener: Mutex<Option<Listener>>,
     peers: Mutex<HashMap<u64, Peer>>,
@@ -92,6 +93,7 @@ impl Server {
             transport: None,
             options: Options::default(),
             authenticate: None,
+            origins: Origins::default(),
             connections_max: 10_000,
         }
     }
@@ -260,7 +262,7 @@ impl Inner {
             Error::from_origin(Origin::Connect, Code::DeadlineExceeded, message)
         };
         let until = Instant::now() + limit;
-        let opening = incoming.open(options.max_frame_bytes);
+        let opening = incoming.open(options.max_frame_bytes, &self.origins);
         let (mut reader, mut writer) = timeout_at(until, opening).await.map_err(|_| late())??;
         let authenticate = self.authenticate.as_ref();
         let hello = handshake::accept(&mut reader, &mut writer, options, &shared.ids, authenticate);
@@ -288,6 +290,7 @@ pub struct ServerBuilder {
     transport: Option<Transport>,
     options: Options,
     authenticate: Option<Authenticate>,
+    origins: Origins,
     connections_max: usize,
 }
 
@@ -307,6 +310,12 @@ impl ServerBuilder {
         F: Fn(Option<&Auth>) -> Result<()> + Send + Sync + 'static,
     {
         self.authenticate = Some(Arc::new(decide));
+        self
+    }
+
+    /// Which web pages may connect, on WebSocket. By default those of this machine.
+    pub fn origins(mut self, origins: Origins) -> Self {
+        self.origins = origins;
         self
     }
 
@@ -335,6 +344,7 @@ impl ServerBuilder {
             events: Mutex::default(),
             on_connect: Mutex::default(),
             authenticate: self.authenticate,
+            origins: self.origins,
             connections_max: self.connections_max,
             listener: Mutex::new(Some(listener)),
             peers: Mutex::default(),
@@ -448,11 +458,11 @@ impl Drop for Listener {
 }
 
 impl Incoming {
-    async fn open(self, max_frame_bytes: usize) -> Result<(Reader, Writer)> {
+    async fn open(self, max_frame_bytes: usize, origins: &Origins) -> Result<(Reader, Writer)> {
         match self {
             Self::Tcp(socket) => Ok(wire::tcp_stream(socket)),
             Self::Unix(socket) => Ok(wire::unix_stream(socket)),
-            Self::Ws(socket) => wire::accept_websocket(socket, max_frame_bytes).await,
+            Self::Ws(socket) => wire::accept_websocket(socket, max_frame_bytes, origins).await,
         }
     }
 }

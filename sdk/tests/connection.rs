@@ -7,13 +7,15 @@ use std::{
     time::Duration,
 };
 
-use fluxar::{Client, Code, Error, Message, Origin, Request, Server, State};
-use fluxar_protocol::{Envelope, ErrorBody, Form, Kind};
+use fluxar::{Client, Code, Error, Message, Origin, Origins, Request, Server, State};
+use fluxar_protocol::{Envelope, ErrorBody, Form, Id, Kind, meta::Meta, meta::MetaWriter};
+use futures_util::{SinkExt, StreamExt};
 use raw::{PATIENCE, Raw, envelope, until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
+use tokio_tungstenite::{WebSocketStream, tungstenite::Message as WsMessage};
 
 async fn start(builder: fluxar::ServerBuilder) -> Server {
     let server = builder.build().await.unwrap();
@@ -335,11 +337,7 @@ async fn a_peer_that_falls_silent_is_pinged_and_then_lost() {
     assert_eq!(server.peers().len(), 1);
     let said = peer.receive_all().await;
     assert_eq!(said[0].kind, Kind::Ping);
-    let goodbye = said.last().unwrap();
-    assert_eq!(
-        (goodbye.kind, goodbye.error.as_ref().unwrap().0),
-        (Kind::Cancel, Code::DeadlineExceeded)
-    );
+    assert_eq!(said.len(), 1, "it is lost without another word");
     until(|| server.peers().is_empty()).await;
 }
 
@@ -447,24 +445,212 @@ async fn closing_sends_what_is_queued_and_a_goodbye() {
     );
 }
 
-#[tokio::test]
-async fn a_websocket_without_the_subprotocol_is_refused() {
-    let server = start(Server::bind("ws://127.0.0.1:0")).await;
-    let mut socket = tokio::net::TcpStream::connect(server.url().strip_prefix("ws://").unwrap())
-        .await
-        .unwrap();
-    let request = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    socket.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    tokio::time::timeout(PATIENCE, socket.read_to_string(&mut answer))
-        .await
-        .unwrap()
-        .unwrap();
-    assert!(
-        answer.starts_with("HTTP/1.1 400") && answer.contains("fluxar.v0"),
-        "{answer}"
+/// Asks a server to open a WebSocket, with these headers as well, and returns the head and body of its answer.
+async fn upgrade(server: &Server, headers: &str) -> String {
+    let address = server.url().strip_prefix("ws://").unwrap();
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
     );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let read = async {
+        // One that is accepted is not closed.
+        while !answer.starts_with(b"HTTP/1.1 101") || !answer.ends_with(b"\r\n\r\n") {
+            if socket.read_buf(&mut answer).await.unwrap() == 0 {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn a_websocket_that_offers_other_subprotocols_only_is_refused() {
+    let server = start(Server::bind("ws://127.0.0.1:0")).await;
+    let named = "sec-websocket-protocol: fluxar.v0";
+    let none = upgrade(&server, "").await;
+    assert!(
+        none.starts_with("HTTP/1.1 101") && !none.contains("fluxar"),
+        "{none}"
+    );
+    let ours = upgrade(&server, "Sec-WebSocket-Protocol: soap, fluxar.v0\r\n").await;
+    assert!(ours.starts_with("HTTP/1.1 101") && ours.contains(named), "{ours}");
+    let other = upgrade(&server, "Sec-WebSocket-Protocol: soap\r\n").await;
+    assert!(
+        other.starts_with("HTTP/1.1 400") && other.contains("offer fluxar.v0"),
+        "{other}"
+    );
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_are_refused_unless_they_are_let_in() {
+    let server = start(Server::bind("ws://127.0.0.1:0")).await;
+    for ours in ["file://", "http://localhost:8080"] {
+        let answer = upgrade(&server, &format!("Origin: {ours}\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+    }
+    for other in ["https://example.org", "null"] {
+        let answer = upgrade(&server, &format!("Origin: {other}\r\n")).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 403") && answer.contains(other) && answer.contains("`origins`"),
+            "{answer}"
+        );
+    }
+    let origins = Origins::List(vec!["https://example.org".into()]);
+    let server = start(Server::bind("ws://127.0.0.1:0").origins(origins)).await;
+    let answer = upgrade(&server, "Origin: https://example.org\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+}
+
+/// A WebSocket that has said hello; it offers no subprotocol.
+async fn greeted_websocket(server: &Server) -> WebSocketStream<TcpStream> {
+    let address = server.url().strip_prefix("ws://").unwrap();
+    let socket = TcpStream::connect(address).await.unwrap();
+    let (mut ws, _) = tokio_tungstenite::client_async(server.url(), socket)
+        .await
+        .unwrap();
+    let mut hello = Vec::new();
+    envelope(Kind::Hello, None, &[0xa1, 0x61, b'v', 0x81, 0x00]).encode(Form::Compact, &mut hello);
+    ws.send(WsMessage::Binary(hello.into())).await.unwrap();
+    let welcome = ws.next().await.unwrap().unwrap();
+    assert!(welcome.is_binary(), "{welcome:?}");
+    ws
+}
+
+/// What is said until the close frame, and its code.
+async fn said_until_close(ws: &mut WebSocketStream<TcpStream>) -> (usize, u16) {
+    let mut said = 0;
+    loop {
+        let message = tokio::time::timeout(PATIENCE, ws.next()).await.expect("an end");
+        match message.expect("a close frame").unwrap() {
+            WsMessage::Binary(_) => said += 1,
+            WsMessage::Close(Some(close)) => return (said, close.code.into()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_close_frame_says_whose_rules_were_broken() {
+    let server = start(Server::bind("ws://127.0.0.1:0").max_frame_bytes(64 * 1024)).await;
+    let cases = [
+        (WsMessage::Binary(vec![0xff].into()), (1, 1008)), // with a cancel in front of it
+        (WsMessage::Text("hello".into()), (0, 1003)),
+        (WsMessage::Binary(vec![0; 65_537].into()), (0, 1009)),
+    ];
+    for (message, expected) in cases {
+        let mut ws = greeted_websocket(&server).await;
+        ws.send(message).await.unwrap();
+        assert_eq!(said_until_close(&mut ws).await, expected);
+    }
+    let mut unmasked = greeted_websocket(&server).await;
+    unmasked.get_mut().write_all(&[0x82, 0x01, 0x87]).await.unwrap();
+    assert_eq!(said_until_close(&mut unmasked).await, (0, 1002));
+    let mut friend = greeted_websocket(&server).await;
+    until(|| !server.peers().is_empty()).await;
+    let (end, ()) = tokio::join!(said_until_close(&mut friend), server.close());
+    assert_eq!(end, (1, 1000));
+}
+
+#[tokio::test]
+async fn a_frame_that_does_not_become_complete_closes() {
+    let quick = Duration::from_millis(200);
+    let server = start(Server::bind("127.0.0.1:0").frame_timeout(quick)).await;
+    let mut peer = Raw::greeted(server.url()).await;
+    peer.0.write_all(&[0, 0]).await.unwrap();
+    let said = peer.receive_all().await;
+    let (code, message) = said.last().unwrap().error.clone().unwrap();
+    assert_eq!(code, Code::DeadlineExceeded);
+    assert!(message.contains("not complete within 200 ms"), "{message}");
+
+    let server = start(Server::bind("ws://127.0.0.1:0").frame_timeout(quick)).await;
+    let mut ws = greeted_websocket(&server).await;
+    ws.get_mut()
+        .write_all(&[0x82, 0x85, 1, 2, 3, 4, 5])
+        .await
+        .unwrap();
+    assert_eq!(said_until_close(&mut ws).await, (1, 1008));
+    // One that has nothing to say for longer than that stays.
+    let server = start(Server::bind("127.0.0.1:0").frame_timeout(Duration::from_millis(20))).await;
+    let client = Client::connect(server.url())
+        .frame_timeout(Duration::from_millis(20))
+        .build()
+        .await
+        .unwrap();
+    client.ping().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    client.ping().await.unwrap();
+    assert_eq!(client.lost_because().map(|why| why.to_string()), None);
+}
+
+fn with<'a>(kind: Kind, id: u8, target: &'a str, meta: Option<Meta<'a>>) -> Envelope<'a> {
+    Envelope {
+        id: Id([id; 16]),
+        target: Some(target),
+        meta,
+        ..envelope(kind, None, &[0xf6])
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_is_in_use_and_wishes_for_a_log_are_refused() {
+    let server = start(Server::bind("127.0.0.1:0")).await;
+    server
+        .handle("hang", |_: Request| std::future::pending::<fluxar::Result<()>>())
+        .unwrap();
+    let mut peer = Raw::greeted(server.url()).await;
+    let serve = MetaWriter::new().flag("serve", true).finish().unwrap();
+    let serve = Some(Meta::from_checked(&serve));
+    peer.send(&with(Kind::Call, 1, "hang", None)).await;
+    for (id, meta) in [(2, None), (3, serve)] {
+        peer.send(&with(Kind::Subscribe, id, "a", meta)).await;
+        assert_eq!(peer.receive().await.unwrap()[0].error, None);
+    }
+    for id in 1..=3 {
+        for (kind, target, meta) in [
+            (Kind::Call, "hang", None),
+            (Kind::Subscribe, "b", None),
+            (Kind::Subscribe, "b", serve),
+        ] {
+            peer.send(&with(kind, id, target, meta)).await;
+            let refused = peer.receive().await.unwrap().remove(0);
+            assert_eq!((refused.kind, refused.reference), (kind, Some(Id([id; 16]))));
+            assert_eq!(refused.error.unwrap().0, Code::AlreadyExists);
+        }
+    }
+    until(|| server.publish("a", &1).unwrap() == 1).await; // the open one is left alone
+    assert_eq!(peer.receive().await.unwrap()[0].kind, Kind::Event);
+    assert_eq!(server.publish("b", &1).unwrap(), 0);
+    for (key, value) in [
+        ("durable", &b"\x61x"[..]),
+        ("from", b"\x63all"),
+        ("retain", b"\xf5"),
+    ] {
+        let meta = MetaWriter::new().raw(key, value).finish().unwrap();
+        let meta = Some(Meta::from_checked(&meta));
+        peer.send(&with(Kind::Subscribe, 9, "c", meta)).await;
+        let refused = peer.receive().await.unwrap().remove(0);
+        let (code, message) = refused.error.unwrap();
+        assert_eq!(code, Code::Unimplemented, "{key}: {message}");
+        assert!(message.contains(key), "{message}");
+    }
+    let qos = MetaWriter::new().uint("qos", 1).finish().unwrap();
+    peer.send(&with(Kind::Event, 9, "c", Some(Meta::from_checked(&qos))))
+        .await;
+    let refused = peer.receive().await.unwrap().remove(0);
+    assert_eq!(
+        (refused.kind, refused.error.unwrap().0),
+        (Kind::Event, Code::Unimplemented)
+    );
+    // An offer that is taken back is confirmed, and its id is free again.
+    peer.send(&envelope(Kind::Cancel, Some(Id([3; 16])), &[])).await;
+    let end = peer.receive().await.unwrap().remove(0);
+    assert_eq!((end.kind, end.reference), (Kind::Subscribe, Some(Id([3; 16]))));
+    peer.send(&with(Kind::Subscribe, 3, "a", serve)).await;
+    assert_eq!(peer.receive().await.unwrap()[0].error, None);
 }
 
 #[tokio::test]
