@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use ciborium::cbor;
 use fluxar::{Code, Error, Message, Request, Server};
 
 fn fluxar(url: &str, args: &[&str]) -> Command {
@@ -417,7 +418,7 @@ async fn serve_echoes_replies_and_runs_commands() {
 
 /// A gateway that accepts one offer, and then ends it with `error`.
 fn end_an_offer(listener: &std::net::TcpListener, error: ciborium::Value) {
-    use ciborium::{Value, cbor};
+    use ciborium::Value;
     let (mut socket, _) = listener.accept().unwrap();
     // The id of the next message that arrives.
     let receive = |socket: &mut std::net::TcpStream| {
@@ -472,7 +473,7 @@ fn end_an_offer(listener: &std::net::TcpListener, error: ciborium::Value) {
 async fn serve_ends_with_its_offer_and_says_why() {
     for (error, told) in [
         (
-            ciborium::cbor!({"code" => 7, "message" => "not yours"}).unwrap(),
+            cbor!({"code" => 7, "message" => "not yours"}).unwrap(),
             "permission_denied: not yours",
         ),
         (ciborium::Value::Null, "it gave no reason"),
