@@ -8,7 +8,7 @@ use core::fmt;
 use crate::cbor::{self, WalkFault, WalkFaultKind};
 use crate::envelope::{Id, Kind};
 use crate::head::{self, Head, NoHead};
-use crate::limits::{META_BYTES_MAX, META_KEYS_MAX, PAYLOAD_DEPTH_MAX, TARGET_BYTES_MAX};
+use crate::limits::{ERROR_KEYS_MAX, META_BYTES_MAX, META_KEYS_MAX, PAYLOAD_DEPTH_MAX, TARGET_BYTES_MAX};
 
 /// The canonical gRPC codes, as FLUXAR uses them [P-3.6].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,7 +113,7 @@ impl<'a> ErrorBody<'a> {
     ///
     /// # Errors
     /// [`Fault::Error`] if it is not exactly one such map: no code or message, one of the four keys twice or with a
-    /// value of another type. [`Fault::NotShortest`], [`Fault::Truncated`].
+    /// value of another type, more than 32 keys. [`Fault::NotShortest`], [`Fault::Truncated`].
     pub fn decode(bytes: &'a [u8]) -> Result<Self, Fault> {
         match Self::read(bytes) {
             Ok((body, len)) if len == bytes.len() => Ok(body),
@@ -131,7 +131,7 @@ impl<'a> ErrorBody<'a> {
                 argument: Some(pairs),
                 is_shortest: true,
                 len,
-            }) => (pairs, len),
+            }) if pairs <= ERROR_KEYS_MAX as u64 => (pairs, len),
             _ => return Err((head_fault(bytes, head::MAP, Fault::Error), 0)),
         };
         let (mut code, mut message, mut details, mut retry_after_ms) = (None, None, None, None);
@@ -206,7 +206,8 @@ pub(crate) fn check(bytes: &[u8]) -> Found<usize> {
 /// The item at `at`, which moves behind it. A key or value nests as deep as a payload may.
 fn item<'a>(bytes: &'a [u8], at: &mut usize) -> Found<&'a [u8]> {
     let rest = &bytes[*at..];
-    let len = cbor::walk(rest, PAYLOAD_DEPTH_MAX).map_err(|fault| item_fault(fault, *at, Fault::Error))?;
+    let len =
+        cbor::walk_short(rest, PAYLOAD_DEPTH_MAX).map_err(|fault| item_fault(fault, *at, Fault::Error))?;
     *at += len;
     Ok(&rest[..len])
 }
@@ -491,8 +492,20 @@ mod tests {
             (b"\xbf\x64code\x03\x67message\x60\xff", Fault::NotShortest),
             (b"\xb8\x02\x64code\x03\x67message\x60", Fault::NotShortest),
             (b"\xa2\x64code\x03\x67message\x61", Fault::Truncated),
+            (b"\xb8\x21\x64code\x03\x67message\x60", Fault::Error),
+            (b"\xb8\x20\x64code\x03\x67message\x60", Fault::Truncated),
         ] {
             assert_eq!(ErrorBody::decode(body), Err(fault), "{body:x?}");
         }
+    }
+
+    #[test]
+    fn an_error_body_has_at_most_32_keys() {
+        let body = |keys: u8| {
+            let unknown = [0x60, 0].repeat(usize::from(keys) - 2);
+            [&[0xb8, keys][..], b"\x64code\x03\x67message\x60", &unknown].concat()
+        };
+        assert!(ErrorBody::decode(&body(32)).is_ok());
+        assert_eq!(ErrorBody::decode(&body(33)), Err(Fault::Error));
     }
 }

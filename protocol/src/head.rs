@@ -200,7 +200,7 @@ impl<'a> Iterator for Items<'a> {
             None if self.rest.first() == Some(&BREAK) => return None,
             None => {}
         }
-        let len = cbor::walk(self.rest, PAYLOAD_DEPTH_MAX).ok()?;
+        let len = cbor::walk_short(self.rest, PAYLOAD_DEPTH_MAX).ok()?;
         let (item, rest) = self.rest.split_at(len);
         self.rest = rest;
         Some(item)

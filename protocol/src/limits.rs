@@ -11,6 +11,8 @@ pub const NAME_TEXT_BYTES_MAX: usize = 255;
 pub const META_KEYS_MAX: usize = 32;
 /// Longest encoded `meta`, in bytes.
 pub const META_BYTES_MAX: usize = 2 * 1024;
+/// Most keys in an `error`, those that are ignored included.
+pub const ERROR_KEYS_MAX: usize = 32;
 /// Deepest nesting of a payload; its root is depth 1.
 pub const PAYLOAD_DEPTH_MAX: usize = 64;
 

@@ -171,6 +171,10 @@ good(F, "answer with an error that has details and a wait", "P-3.6",
                                  ("retry_after_ms", uint(250)))))
 good(F, "answer with an error that has an unknown code and key", "P-3.6",
      Env(2, 2, ref=1, error=cmap(("code", uint(4711)), ("message", text("")), ("x-hint", TRUE))))
+good(F, "answer with an error that has 32 keys", "P-3.6",
+     Env(2, 2, ref=1, error=cmap(("code", uint(3)), ("message", text("x")), *((f"x-{n}", uint(n)) for n in range(30)))))
+good(F, "answer with an error that has an unknown key in chunks", "P-3.4",
+     Env(2, 2, ref=1, error=cmap(("code", uint(3)), ("message", text("x")), (b"\x7f\x64code\xff", NULL))))
 good(F, "answer with an unneeded target", "P-3.7", Env(2, 2, ref=1, target="ignored"))
 good(F, "stream that opens", "P-3.11", Env(3, target="llm.complete", meta=cmap(("end", TRUE), ("credit", uint(65536)))))
 good(F, "stream chunk", "P-3.11", Env(3, 2, ref=1, payload=text("token")))
@@ -365,6 +369,16 @@ bad(F, "error with a code twice", "P-3.6",
     with_fields(error=cmap(("code", uint(3)), ("code", uint(3)), ("message", text("x")))), "error", answered=True)
 bad(F, "error with a wait that is negative", "P-3.6",
     with_fields(error=cmap(("code", uint(3)), ("message", text("x")), ("retry_after_ms", b"\x20"))), "error", answered=True)
+bad(F, "error with its message in chunks", "P-3.4",
+    with_fields(error=cmap(("code", uint(3)), ("message", b"\x7f\x61x\xff"))), "error", answered=True, after=[EVENT])
+bad(F, "error with its code's key in chunks", "P-3.4",
+    with_fields(error=cmap((b"\x7f\x64code\xff", uint(3)), ("message", text("x")))), "error", answered=True, after=[EVENT])
+bad(F, "error with 33 keys", "P-3.6",
+    with_fields(error=cmap(("code", uint(3)), ("message", text("x")), *((f"x-{n}", uint(n)) for n in range(31)))),
+    "error", answered=True, after=[EVENT])
+bad(F, "error with 1,000 keys", "P-3.6",
+    with_fields(error=cmap(("code", uint(3)), ("message", text("x")), *((b"\x60", b"\x00") for n in range(998)))),
+    "error", answered=True, after=[EVENT])
 bad(F, "error of indefinite length", "P-3.4",
     with_fields(error=b"\xbf" + text("code") + uint(3) + text("message") + text("x") + b"\xff"), "not_shortest", answered=True, after=[EVENT])
 bad(F, "answer with a bad error is not answered", "P-3.8", with_fields(Env(2, 2, ref=1), error=cmap()), "error", after=[EVENT])
@@ -517,6 +531,9 @@ refused("subscription with qos -1", "P-4", Env(4, target="a", meta=cmap(("qos", 
 refused("subscription with serve as a number", "P-4", Env(4, target="a", meta=cmap(("serve", uint(1)))), "meta_value")
 refused("subscription with group as a number", "P-4", Env(4, target="a", meta=cmap(("group", uint(1)))), "meta_value")
 refused("subscription with an empty group", "P-4", Env(4, target="a", meta=cmap(("group", text("")))), "meta_value")
+refused("subscription with its group in chunks", "P-4", Env(4, target="a", meta=cmap(("group", b"\x7f\x61g\xff"))), "meta_value")
+refused("publish with its key in chunks", "P-4", Env(5, target="a", meta=cmap(("key", b"\x5f\x41k\xff"))), "meta_value")
+refused("call with its trace in chunks", "P-4", Env(2, target="a", meta=cmap(("trace", b"\x7f\xff"))), "meta_value")
 refused("call with timeout_ms as text", "P-4", Env(2, target="a", meta=cmap(("timeout_ms", text("soon")))), "meta_value")
 refused("call with timeout_ms negative", "P-4", Env(2, target="a", meta=cmap(("timeout_ms", b"\x20"))), "meta_value")
 
@@ -630,6 +647,9 @@ for name, payload in (
     ("heartbeat_ms as a float", cmap(V, ("heartbeat_ms", b"\xf9\x3c\x00"))),
     ("credit as bytes", cmap(V, ("credit", bstr(b"\1")))),
     ("agent as a number", cmap(V, ("agent", uint(1)))),
+    ("agent in chunks", cmap(V, ("agent", b"\x7f\x61a\xff"))),
+    ("unknown key in chunks", cmap(V, (b"\x7f\x61x\xff", uint(1)))),
+    ("auth with a scheme in chunks", cmap(V, ("auth", cmap(("scheme", b"\x7f\x66bearer\xff"))))),
     ("auth as a text", cmap(V, ("auth", text("bearer x")))),
     ("auth without a scheme", cmap(V, ("auth", cmap(("token", text("x")))))),
     ("auth with a token that is bytes", cmap(V, ("auth", cmap(("scheme", text("bearer")), ("token", bstr(b"x")))))),

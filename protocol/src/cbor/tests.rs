@@ -6,12 +6,13 @@ use alloc::vec::Vec;
 use proptest::prelude::*;
 
 use super::simd::walks;
-use super::{DEPTH_MAX, WalkFaultKind, walk, walk_scalar};
+use super::{DEPTH_MAX, WalkFaultKind, walk, walk_scalar, walk_short};
 
 /// Walks `bytes` in every way, which must be one in their result.
 fn walk_all(bytes: &[u8], depth_max: usize) -> Option<usize> {
     let expected = walk_scalar(bytes, depth_max);
     assert_eq!(walk(bytes, depth_max), expected, "{bytes:02x?}");
+    assert_eq!(walk_short(bytes, depth_max), expected, "{bytes:02x?}");
     for (name, walk) in walks() {
         assert_eq!(
             walk(bytes, depth_max),

@@ -117,28 +117,10 @@ fn long_key(bytes: &[u8], at: usize) -> Found<(usize, usize)> {
     }
 }
 
-/// Length of the value at `at`. The short ones that registered keys have are seen to here.
+/// Length of the value at `at`.
 #[inline]
 fn value_len(bytes: &[u8], within: &[u8], at: usize) -> Found<usize> {
-    let rest = &within[at..];
-    match *rest {
-        [0x00..=0x17 | 0x20..=0x37 | 0xe0..=0xf7, ..] => return Ok(1),
-        [0x18 | 0x38, _, ..] => return Ok(2),
-        [first @ 0x60..=0x77, ref text @ ..] => {
-            let len = usize::from(first & 0x1f);
-            if text.get(..len).is_some_and(<[u8]>::is_ascii) {
-                return Ok(1 + len);
-            }
-        }
-        [0x78, len, ref text @ ..] => {
-            let len = usize::from(len);
-            if text.get(..len).is_some_and(<[u8]>::is_ascii) {
-                return Ok(2 + len);
-            }
-        }
-        _ => {}
-    }
-    cbor::walk(rest, PAYLOAD_DEPTH_MAX).map_err(|fault| match fault.kind {
+    cbor::walk_short(&within[at..], PAYLOAD_DEPTH_MAX).map_err(|fault| match fault.kind {
         WalkFaultKind::Truncated => cut_off(bytes),
         _ => (Fault::Meta, at + fault.at),
     })
