@@ -10,10 +10,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Origins {
     /// Pages served by this machine (`localhost`, `127.0.0.0/8`, `[::1]`, any scheme and port) and pages opened from
-    /// its disk, as far as the browser says so (`file://`, as Chromium does).
+    /// its disk, as far as the browser says so by `file://`, which some embedded ones do.
     ///
-    /// Not `null`: browsers that say it for files say it for any site's sandboxed frame as well. Who wants it all
-    /// the same names it in [`Origins::List`].
+    /// Not `null`, which the common browsers say for files: they say it for any site's sandboxed frame as well. Who
+    /// wants it all the same names it in [`Origins::List`].
     #[default]
     Loopback,
     /// Every page.
