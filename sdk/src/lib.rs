@@ -46,7 +46,8 @@
 //! | handlers running for a peer | `handlers_max`, 1,024 | its call is answered `resource_exhausted` |
 //! | events waiting in a subscription | `subscription_queue`, 1,024 | reading stops for up to `stall` (1 s in 10 s, for all of them together), then its events are dropped and counted until it is half empty |
 //! | a frame | `max_frame_bytes`, 1 MiB | the connection is closed with the reason |
-//! | peers of a server | `connections_max`, 10,000 | further ones are closed |
+//! | connections of a server, handshakes included | `connections_max`, 10,000 | further ones are told `resource_exhausted` and closed |
+//! | time from a frame's first byte to its last | `frame_timeout`, 60 s | the connection is closed with the reason |
 //!
 //! Streams, delivery beyond at most once, resume, compression, TLS and QUIC are not there yet. A stream that the
 //! other side opens is answered `unimplemented`.

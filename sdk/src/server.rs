@@ -19,7 +19,7 @@ use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     time::{Instant, timeout_at},
 };
 
@@ -28,6 +28,7 @@ use crate::{
     address::Address,
     handlers::{self, Handlers},
     handshake::{self, Authenticate, Opened},
+    ids::Ids,
     link::{self, Link, Role},
     options::{Options, option_methods},
     peer::Shared,
@@ -35,6 +36,9 @@ use crate::{
     subscriptions::{Entry, Sink, Sub, Wish},
     wire::{self, Reader, Writer},
 };
+
+/// Connections over the bound that are told so at a time; those beyond are closed without a word.
+const REFUSALS_MAX: usize = 64;
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type EventHandler = Arc<dyn Fn(Message) -> Boxed<Result<()>> + Send + Sync>;
@@ -172,19 +176,36 @@ impl Server {
             return Err(Error::from_origin(Origin::Input, Code::FailedPrecondition, message).at(&self.0.url));
         };
         let mut close = self.0.close_requested.subscribe();
+        let max = self.0.connections_max.min(Semaphore::MAX_PERMITS);
+        let (places, refusals) = (
+            Arc::new(Semaphore::new(max)),
+            Arc::new(Semaphore::new(REFUSALS_MAX)),
+        );
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 _ = close.wait_for(|requested| *requested) => return Ok(()),
             };
             match accepted {
-                Ok(_) if lock(&self.0.peers).len() >= self.0.connections_max => {
-                    tracing::warn!(url = %self.0.url, max = self.0.connections_max, "too many peers: one was turned away");
-                }
-                Ok((incoming, address)) => {
-                    let server = self.0.clone();
-                    tokio::spawn(async move { server.serve(incoming, address).await });
-                }
+                // A place is taken before the handshake, which costs memory and a descriptor as well.
+                Ok((incoming, address)) => match places.clone().try_acquire_owned() {
+                    Ok(place) => {
+                        let server = self.0.clone();
+                        tokio::spawn(async move {
+                            server.serve(incoming, address).await;
+                            drop(place);
+                        });
+                    }
+                    Err(_) => {
+                        tracing::warn!(url = %self.0.url, max, "too many connections: one was turned away");
+                        if let Ok(turn) = refusals.clone().try_acquire_owned() {
+                            tokio::spawn(async move {
+                                incoming.turn_away(max).await;
+                                drop(turn);
+                            });
+                        }
+                    }
+                },
                 Err(error) => {
                     // Out of descriptors, mostly: what is open goes on, and closes some day.
                     tracing::warn!(url = %self.0.url, %error, "cannot accept");
@@ -319,7 +340,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Most peers at a time; further ones are closed as they come. Default 10,000.
+    /// Most connections at a time, those in their handshakes included. Further ones are told `resource_exhausted` (on
+    /// WebSocket by HTTP's 503) and closed. Default 10,000.
     pub fn connections_max(mut self, connections: usize) -> Self {
         self.connections_max = connections;
         self
@@ -458,6 +480,21 @@ impl Drop for Listener {
 }
 
 impl Incoming {
+    /// Says that there is no room, and closes.
+    async fn turn_away(self, max: usize) {
+        let message = format!("this server takes {max} connections at a time; try again later");
+        let error = Error::from_origin(Origin::Connect, Code::ResourceExhausted, message);
+        let (mut reader, mut writer) = match self {
+            Self::Tcp(socket) => wire::tcp_stream(socket),
+            Self::Unix(socket) => wire::unix_stream(socket),
+            Self::Ws(socket) => return wire::refuse_websocket(socket, error.message()).await,
+        };
+        // Without randomness it is closed without a word.
+        if let Ok(ids) = Ids::new() {
+            handshake::turn_away(&mut reader, &mut writer, &ids, Form::Compact, None, &error).await;
+        }
+    }
+
     async fn open(self, max_frame_bytes: usize, origins: &Origins) -> Result<(Reader, Writer)> {
         match self {
             Self::Tcp(socket) => Ok(wire::tcp_stream(socket)),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use fluxar_protocol::{Code, frame};
+use fluxar_protocol::{Code, frame, limits};
 use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
@@ -274,6 +274,23 @@ pub(crate) async fn accept_websocket(
         Error::from_origin(Origin::Connect, Code::InvalidArgument, message).because(error)
     })?;
     Ok(websocket(ws, clock))
+}
+
+/// Answers a WebSocket handshake, whatever it is, by HTTP's 503 and this reason.
+pub(crate) async fn refuse_websocket(mut socket: impl Socket, why: &str) {
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{why}\n",
+        why.len() + 1
+    );
+    let told = async {
+        socket.write_all(answer.as_bytes()).await?;
+        socket.shutdown().await?;
+        // What was asked is read, so that it does not reset the connection before the answer has arrived.
+        let mut unread = [0; 1024];
+        while socket.read(&mut unread).await? > 0 {}
+        io::Result::Ok(())
+    };
+    drop(tokio::time::timeout(Duration::from_millis(limits::CLOSE_DRAIN_MS.into()), told).await);
 }
 
 #[allow(clippy::result_large_err)] // the type is tungstenite's

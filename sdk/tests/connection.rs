@@ -310,6 +310,35 @@ async fn nothing_but_a_good_hello_opens_a_session() {
 }
 
 #[tokio::test]
+async fn connections_over_the_bound_are_told_so_and_handshakes_count() {
+    let server = start(Server::bind("127.0.0.1:0").connections_max(1)).await;
+    let silent = Raw::connect(server.url()).await; // says no hello
+    let error = Client::connect(server.url()).build().await.unwrap_err();
+    assert_eq!(
+        (error.code(), error.origin()),
+        (Code::ResourceExhausted, Origin::Connect),
+        "{error}"
+    );
+    assert!(error.message().contains("takes 1 connections"), "{error}");
+    drop(silent);
+    let client = quick(server.url());
+    let client = loop {
+        match client.clone().build().await {
+            Ok(client) => break client,
+            Err(error) => assert_eq!(error.code(), Code::ResourceExhausted),
+        }
+    };
+    client.ping().await.unwrap();
+
+    let server = start(Server::bind("ws://127.0.0.1:0").connections_max(0)).await;
+    let answer = upgrade(&server, "").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("takes 0 connections"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
 async fn a_frame_over_the_limit_closes_with_the_reason() {
     let server = start(Server::bind("127.0.0.1:0").max_frame_bytes(64 * 1024)).await;
     let mut peer = Raw::greeted(server.url()).await;
