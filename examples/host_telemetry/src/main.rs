@@ -7,7 +7,7 @@ mod proc;
 
 use std::{
     fs,
-    io::Write,
+    io::{IsTerminal, Write},
     process::ExitCode,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -20,6 +20,10 @@ use tokio::time::MissedTickBehavior;
 
 /// Ten readings a second.
 const EVERY: Duration = Duration::from_millis(100);
+/// How often a terminal is shown how it goes.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// How often a log is told.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Publishes this machine's counters on host.cpu, host.memory, host.net and host.load, and serves host.info.
 #[derive(Debug, Parser)]
@@ -101,7 +105,11 @@ async fn run(args: &Args) -> fluxar::Result<()> {
     client.serve("host.info", |_: Request| async { info() }).await?;
     tokio::select! {
         published = publish(&client) => published?,
-        _ = tokio::signal::ctrl_c() => eprintln!(),
+        _ = tokio::signal::ctrl_c() => {
+            if std::io::stderr().is_terminal() {
+                eprintln!();
+            }
+        }
     }
     client.close().await;
     Ok(())
@@ -130,7 +138,8 @@ async fn publish(client: &Client) -> fluxar::Result<()> {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     let mut before = Reading::take()?;
-    let (mut published, mut status_at) = (0u64, Instant::now());
+    let is_terminal = std::io::stderr().is_terminal();
+    let (mut published, mut status_due) = (0u64, Instant::now() + STATUS_EVERY);
     loop {
         ticks.tick().await;
         let now = Reading::take()?;
@@ -192,25 +201,29 @@ async fn publish(client: &Client) -> fluxar::Result<()> {
             ];
             published += sent.iter().filter(|sent| sent.is_ok()).count() as u64;
         }
-        if status_at.elapsed() >= Duration::from_secs(1) {
-            status_at = Instant::now();
-            status(client, published, &cpu, &memory);
+        if Instant::now() >= status_due {
+            status_due = Instant::now() + if is_terminal { STATUS_EVERY } else { LOG_EVERY };
+            let status = status(client, published, &cpu, &memory);
+            // Nobody may be looking at it.
+            drop(if is_terminal {
+                write!(std::io::stderr(), "\r\x1b[2K{status}") // written over the last one
+            } else {
+                writeln!(std::io::stderr(), "host_telemetry: {status}")
+            });
         }
         before = now;
     }
 }
 
-/// One line that is written over itself.
-fn status(client: &Client, published: u64, cpu: &Cpu<'_>, memory: &MemoryUse<'_>) {
+/// How it goes, in one line.
+fn status(client: &Client, published: u64, cpu: &Cpu<'_>, memory: &MemoryUse<'_>) -> String {
     let state = match client.state() {
         State::Connected => "connected".to_owned(),
         State::Reconnecting { attempt } => format!("not connected, attempt {attempt}"),
         _ => "closed".to_owned(),
     };
     let (busy, used) = (cpu.busy_percent, memory.used_percent);
-    let line = format!("{state} · {published} events · cpu {busy:.0} % · memory {used:.0} %");
-    // Nobody may be looking at it.
-    drop(write!(std::io::stderr(), "\r\x1b[2K{line}"));
+    format!("{state} · {published} events · cpu {busy:.0} % · memory {used:.0} %")
 }
 
 fn info() -> fluxar::Result<Info> {
