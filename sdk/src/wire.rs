@@ -107,11 +107,11 @@ impl Farewell {
     /// For a breach of WebSocket's own rules.
     pub(crate) fn breach(code: CloseCode, error: &Error) -> Self {
         const REASON_BYTES_MAX: usize = 123; // a control frame holds no more
-        let message = error.message();
-        Self {
-            code,
-            reason: message[..message.floor_char_boundary(REASON_BYTES_MAX)].to_owned(),
+        let mut reason = error.message().to_owned();
+        while reason.len() > REASON_BYTES_MAX {
+            reason.pop();
         }
+        Self { code, reason }
     }
 }
 
@@ -256,6 +256,7 @@ fn clocked(socket: impl Socket) -> (Box<dyn Socket>, Arc<Clock>) {
 
 /// Answers a WebSocket handshake. A page that may not connect, and a client that offers other subprotocols only, are
 /// refused [P-8.4].
+#[allow(clippy::result_large_err)] // the type is tungstenite's
 pub(crate) async fn accept_websocket(
     socket: impl Socket,
     max_frame_bytes: usize,
