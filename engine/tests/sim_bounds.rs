@@ -222,6 +222,32 @@ fn a_drain_to_a_peer_that_does_not_read_ends() {
     });
 }
 
+/// The peer resets while the last bytes are in flight: not all was sent, so it did not end as it was closed.
+#[test]
+fn a_drain_whose_last_send_fails_is_not_a_good_one() {
+    for_seeds(350..370, |seed| {
+        let service = Service {
+            farewell: Some(100),
+            ..Service::default()
+        };
+        let faults = Faults {
+            reset: 1.0,
+            ..Faults::none()
+        };
+        let mut house = House::new(seed, 1, faults, service);
+        let mut random = Random::new(seed);
+        let mut clients = vec![Client::stream(house.world.connect(house.stream), &mut random, 10)];
+        house.run_until_quiet(&mut clients, act_all);
+        let causes: Vec<_> = house.causes().collect();
+        assert!(
+            matches!(causes[..], [Cause::Failed(error)] if error.kind() == std::io::ErrorKind::ConnectionReset),
+            "{causes:?}"
+        );
+        drop(clients);
+        house.assert_empty();
+    });
+}
+
 /// The end is told behind the last byte, and a peer that answers it is gone at once: nobody waits for a deadline, and
 /// no deadline is left armed.
 #[test]

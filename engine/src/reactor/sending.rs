@@ -94,7 +94,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         let sent_bytes = match sent_bytes {
             Ok(bytes) => bytes,
             Err(error) => {
-                connection.flags.clear(Flags::SENDING);
+                // What was in flight is lost: the connection still counts as sending, so not as flushed.
                 self.pools.gather_back(gather);
                 self.failed(token, error);
                 return None;
