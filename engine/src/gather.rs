@@ -192,6 +192,11 @@ impl Gather {
         users
     }
 
+    /// What it takes beside itself.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.pieces.capacity() * size_of::<Piece>() + self.coalesced.capacity()
+    }
+
     /// Empties the list for its next use, keeping what memory is worth keeping.
     pub fn clear(&mut self) {
         self.pieces.clear();

@@ -4,7 +4,7 @@
 //! - connections × (a slot of at most 128 bytes + what the user queues for each, which the user bounds by
 //!   [`crate::reactor::Event::Sent`] + one WebSocket message under way, bounded by its limit +
 //!   [`CONTROL_BYTES_MAX`] + what had arrived when it was paused, at most [`HELD_BYTES_MAX`]),
-//! - [`POOLED`] gather lists and queues that wait for reuse,
+//! - [`POOLED_BYTES`] each of gather lists and of queues that wait for reuse,
 //! - the receive buffers, a setting of the driver,
 //! - cores × [`MAILBOX_LETTERS`] letters.
 
@@ -16,8 +16,9 @@ pub const SLICES_MAX: usize = 64;
 pub const COPY_BELOW_BYTES: usize = 512;
 /// What a gather list that waits for reuse keeps of its coalescing buffer.
 pub const COALESCED_KEPT_BYTES: usize = 16 * 1024;
-/// How many gather lists, and how many queues, a core keeps for reuse.
-pub const POOLED: usize = 64;
+/// Bytes of gather lists, and as many of queues, that a core keeps for reuse: enough for those of 10,000 connections that
+/// are sent something small in one turn.
+pub const POOLED_BYTES: usize = 8 * 1024 * 1024;
 /// What a queue that waits for reuse may hold room for, in items.
 pub const QUEUE_KEPT_ITEMS: usize = 256;
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::gather::Gather;
-use crate::limits::{POOLED, QUEUE_KEPT_ITEMS};
+use crate::limits::{POOLED_BYTES, QUEUE_KEPT_ITEMS};
 use crate::ws;
 
 /// A connection's queue. It exists only while it holds something.
@@ -77,13 +77,12 @@ impl Outgoing {
     }
 }
 
-/// Lists and queues that wait for reuse, so that sending allocates nothing once as many exist as are used at a time.
+/// Lists and queues that wait for reuse, so that sending allocates nothing once as many exist as are used at a time,
+/// unless those take more than [`POOLED_BYTES`].
 #[derive(Debug, Default)]
 pub(super) struct Pools {
-    #[allow(clippy::vec_box)] // They travel by their box.
-    gathers: Vec<Box<Gather>>,
-    #[allow(clippy::vec_box)] // Likewise.
-    queues: Vec<Box<Outgoing>>,
+    gathers: Pool<Gather>,
+    queues: Pool<Outgoing>,
     /// Lists that drivers have.
     gathers_lent: usize,
 }
@@ -91,15 +90,12 @@ pub(super) struct Pools {
 impl Pools {
     pub(super) fn gather(&mut self) -> Box<Gather> {
         self.gathers_lent += 1;
-        self.gathers.pop().unwrap_or_default()
+        self.gathers.take()
     }
 
-    pub(super) fn gather_back(&mut self, mut gather: Box<Gather>) {
+    pub(super) fn gather_back(&mut self, gather: Box<Gather>) {
         self.gathers_lent -= 1;
-        if self.gathers.len() < POOLED {
-            gather.clear();
-            self.gathers.push(gather);
-        }
+        self.gathers.keep(gather);
     }
 
     pub(super) fn gathers_lent(&self) -> usize {
@@ -107,15 +103,121 @@ impl Pools {
     }
 
     pub(super) fn queue(&mut self) -> Box<Outgoing> {
-        self.queues.pop().unwrap_or_default()
+        self.queues.take()
     }
 
-    pub(super) fn queue_back(&mut self, mut queue: Box<Outgoing>) {
-        if self.queues.len() < POOLED {
-            queue.queue.clear();
-            queue.queue.shrink_to(QUEUE_KEPT_ITEMS);
-            queue.control_bytes = 0;
-            self.queues.push(queue);
+    pub(super) fn queue_back(&mut self, queue: Box<Outgoing>) {
+        self.queues.keep(queue);
+    }
+}
+
+/// What waits for reuse; what came last goes first, since its memory is warm.
+#[derive(Debug, Default)]
+struct Pool<T> {
+    #[allow(clippy::vec_box)] // They travel by their box.
+    free: Vec<Box<T>>,
+    /// What they take together.
+    bytes: usize,
+}
+
+/// Something that is worth using again.
+trait Reused: Default {
+    /// Empties it.
+    fn clear(&mut self);
+    /// What it takes, empty.
+    fn kept_bytes(&self) -> usize;
+}
+
+impl<T: Reused> Pool<T> {
+    fn take(&mut self) -> Box<T> {
+        let Some(one) = self.free.pop() else {
+            return Box::default();
+        };
+        self.bytes -= one.kept_bytes();
+        one
+    }
+
+    fn keep(&mut self, mut one: Box<T>) {
+        one.clear();
+        let bytes = one.kept_bytes();
+        if self.bytes + bytes <= POOLED_BYTES {
+            self.bytes += bytes;
+            self.free.push(one);
         }
+    }
+}
+
+impl Reused for Gather {
+    fn clear(&mut self) {
+        Gather::clear(self);
+    }
+
+    fn kept_bytes(&self) -> usize {
+        size_of::<Gather>() + self.heap_bytes()
+    }
+}
+
+impl Reused for Outgoing {
+    fn clear(&mut self) {
+        self.queue.clear();
+        self.queue.shrink_to(QUEUE_KEPT_ITEMS);
+        self.control_bytes = 0;
+    }
+
+    fn kept_bytes(&self) -> usize {
+        size_of::<Outgoing>() + self.queue.capacity() * size_of::<Item>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fan-out: each connection's queue is filled, moved to a list, and both come back.
+    fn fan_out(pools: &mut Pools, connections: usize, message: &Bytes) -> Vec<*const Gather> {
+        let mut lent = Vec::new();
+        for _ in 0..connections {
+            let mut queue = pools.queue();
+            for _ in 0..2 {
+                queue.push(message.clone(), Kind::Message);
+            }
+            let mut gather = pools.gather();
+            queue.fill(&mut gather, usize::MAX);
+            pools.queue_back(queue);
+            lent.push(gather);
+        }
+        let mut used: Vec<*const Gather> = lent.iter().map(|gather| &raw const **gather).collect();
+        for gather in lent {
+            pools.gather_back(gather);
+        }
+        used.sort();
+        used
+    }
+
+    #[test]
+    fn a_fan_out_uses_the_lists_of_the_one_before() {
+        let mut pools = Pools::default();
+        let message = Bytes::from_static(&[7; 300]);
+        let first = fan_out(&mut pools, 5_000, &message);
+        assert_eq!(pools.gathers.free.len(), 5_000);
+        assert_eq!(fan_out(&mut pools, 5_000, &message), first);
+    }
+
+    #[test]
+    fn what_waits_for_reuse_is_bounded_by_bytes() {
+        let mut pools = Pools::default();
+        let lent: Vec<_> = (0..2_000)
+            .map(|_| {
+                let mut gather = pools.gather();
+                gather.push_overhead(&[7; 10_000]);
+                gather
+            })
+            .collect();
+        for gather in lent {
+            pools.gather_back(gather);
+        }
+        let kept_bytes: usize = pools.gathers.free.iter().map(|gather| gather.kept_bytes()).sum();
+        assert_eq!(pools.gathers.bytes, kept_bytes);
+        assert!((POOLED_BYTES - 20_000..=POOLED_BYTES).contains(&kept_bytes));
     }
 }
