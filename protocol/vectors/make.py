@@ -174,7 +174,7 @@ good(F, "answer with an error that has an unknown code and key", "P-3.6",
 good(F, "answer with an error that has 32 keys", "P-3.6",
      Env(2, 2, ref=1, error=cmap(("code", uint(3)), ("message", text("x")), *((f"x-{n}", uint(n)) for n in range(30)))))
 good(F, "answer with an error that has an unknown key in chunks", "P-3.4",
-     Env(2, 2, ref=1, error=cmap(("code", uint(3)), ("message", text("x")), (b"\x7f\x64code\xff", NULL))))
+     Env(2, 2, ref=1, error=cmap(("code", uint(3)), ("message", text("x")), (b"\x7f\x61x\xff", NULL))))
 good(F, "answer with an unneeded target", "P-3.7", Env(2, 2, ref=1, target="ignored"))
 good(F, "stream that opens", "P-3.11", Env(3, target="llm.complete", meta=cmap(("end", TRUE), ("credit", uint(65536)))))
 good(F, "stream chunk", "P-3.11", Env(3, 2, ref=1, payload=text("token")))
