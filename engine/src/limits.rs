@@ -5,7 +5,8 @@
 //!   [`crate::reactor::Event::Sent`] + one WebSocket message under way, bounded by its limit +
 //!   [`CONTROL_BYTES_MAX`] + what had arrived when it was paused, at most [`HELD_BYTES_MAX`]),
 //! - [`POOLED_BYTES`] each of gather lists and of queues that wait for reuse,
-//! - the receive buffers, a setting of the driver,
+//! - the receive buffers, a setting of the driver, and its table of sends: 128 bytes for each of the most that were ever in
+//!   flight at a time, 1 KiB for each that is, and 1 MiB that waits for reuse,
 //! - cores × [`MAILBOX_LETTERS`] letters.
 
 /// Most bytes that one send carries. 64 KiB costs 20% more a byte (measured), more than this pins memory for nothing.

@@ -12,16 +12,21 @@ use crate::limits::SLICES_MAX;
 // More vectors than this are refused by the kernel (UIO_MAXIOV).
 const _: () = assert!(SLICES_MAX <= 1024);
 
+/// How many lists of vectors are kept for the sends to come, at most 1 KiB each.
+const VECTORS_POOLED: usize = 1024;
+
 /// The table of sends in flight. Slots are used again, so that sending allocates nothing once it runs.
 ///
-/// Bound: one send a socket, so never more slots than the core has sockets. A slot is about 120 bytes and 16 bytes for
-/// each vector that it ever needed.
+/// Bound: one send a socket, so never more slots than the core had sockets at a time. A slot takes about 120 bytes, and
+/// its vectors, 16 bytes each, only while its send is in flight.
 #[derive(Debug, Default)]
 pub(super) struct Sends {
     /// Boxed, because the kernel holds the address of a slot's header while the table grows.
     #[allow(clippy::vec_box)]
     slots: Vec<Box<Slot>>,
     free: Vec<u32>,
+    /// Lists of vectors that no send uses.
+    vectors: Vec<Vec<libc::iovec>>,
 }
 
 #[derive(Debug)]
@@ -58,7 +63,7 @@ impl Sends {
         });
         let slot = &mut self.slots[index as usize];
         slot.owner = owner;
-        slot.vectors.clear();
+        slot.vectors = self.vectors.pop().unwrap_or_default();
         slot.vectors.extend(gather.slices().map(|slice| libc::iovec {
             iov_base: slice.as_ptr().cast_mut().cast(),
             iov_len: slice.len(),
@@ -96,6 +101,11 @@ impl Sends {
     pub(super) fn finish(&mut self, index: u32) -> Option<(Token, Box<Gather>)> {
         let slot = self.slots.get_mut(index as usize)?;
         let gather = slot.gather.take()?;
+        let mut vectors = std::mem::take(&mut slot.vectors);
+        if self.vectors.len() < VECTORS_POOLED {
+            vectors.clear();
+            self.vectors.push(vectors);
+        }
         self.free.push(index);
         Some((slot.owner, gather))
     }
@@ -148,6 +158,30 @@ mod tests {
             assert!(sends.finish(0).is_none());
         }
         assert_eq!(sends.slots.len(), 1);
+    }
+
+    #[test]
+    fn after_a_burst_the_table_keeps_little() {
+        let (socket, _peer) = std::os::unix::net::UnixStream::pair().expect("pair");
+        let mut sends = Sends::default();
+        let owner = Token {
+            slot: 0,
+            generation: 0,
+        };
+        let burst = 3 * VECTORS_POOLED as u32;
+        for _ in 0..burst {
+            sends.begin(owner, socket.as_fd(), gather(3));
+        }
+        for slot in 0..burst {
+            sends.finish(slot).expect("in flight");
+        }
+        let kept = |vectors: &Vec<libc::iovec>| vectors.capacity();
+        assert_eq!(
+            sends.slots.iter().map(|slot| kept(&slot.vectors)).sum::<usize>(),
+            0
+        );
+        assert_eq!(sends.vectors.len(), VECTORS_POOLED);
+        assert!(sends.vectors.iter().map(kept).sum::<usize>() <= VECTORS_POOLED * SLICES_MAX);
     }
 
     #[test]
