@@ -72,6 +72,7 @@ pub fn mesh<T>(cores: usize, capacity: usize) -> (Control<T>, Vec<Endpoint<T>>) 
             posted: vec![false; cores],
             any_posted: false,
             budgets: vec![0; inboxes.len()],
+            budget: 0,
             turn: 0,
             outboxes,
             inboxes,
@@ -101,6 +102,8 @@ pub struct Endpoint<T> {
     any_posted: bool,
     /// How many letters may still be taken in this turn, by sender.
     budgets: Vec<usize>,
+    /// The sum of them, so that no mailbox is looked into once all were taken.
+    budget: usize,
     /// Whose mailbox is looked into next.
     turn: usize,
     /// Whether this core raised its flag and did not take it down itself.
@@ -155,10 +158,15 @@ impl<T> Endpoint<T> {
         for (budget, inbox) in self.budgets.iter_mut().zip(&self.inboxes) {
             *budget = inbox.slots();
         }
+        self.budget = self.budgets.iter().sum();
     }
 
     /// The next letter of this turn and its sender (the number of cores: the main thread), one sender after another.
+    #[inline]
     pub fn take(&mut self) -> Option<(usize, T)> {
+        if self.budget == 0 {
+            return None;
+        }
         for _ in 0..self.inboxes.len() {
             let from = self.turn;
             self.turn = if from + 1 == self.inboxes.len() {
@@ -170,6 +178,7 @@ impl<T> Endpoint<T> {
                 && let Ok(letter) = self.inboxes[from].pop()
             {
                 self.budgets[from] -= 1;
+                self.budget -= 1;
                 return Some((from, letter));
             }
         }
