@@ -45,7 +45,7 @@ pub trait Driver {
 
     /// Arms accepting on a listener that was registered with this driver.
     fn accept(&mut self, listener: ListenerId);
-    /// Stops accepting on it.
+    /// Stops accepting on it. A connection that was accepted before may still come.
     fn stop_accept(&mut self, listener: ListenerId);
     /// Arms a multishot receive.
     fn receive(&mut self, token: Token, socket: &Self::Socket);

@@ -448,13 +448,14 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         }
     }
 
-    /// Finds the core for a new connection.
+    /// Finds the core for a new connection. After the stop that is this one: no other may be left to take it.
     fn accepted(&mut self, newcomer: Newcomer<D::Socket>) {
-        if !self.accepting {
-            return;
-        }
         let here = self.core();
-        let core = self.board.place(here);
+        let core = if self.accepting {
+            self.board.place(here)
+        } else {
+            self.board.count(here)
+        };
         if core == here {
             self.adopt(newcomer);
         } else if let Err(Parcel(content)) = self.mail.post(core, Parcel(Content::Connection(newcomer))) {
@@ -569,7 +570,9 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         }
     }
 
-    /// Stops accepting on all listeners. Connections that were accepted but not yet polled are closed.
+    /// Stops accepting on all listeners. Connections that were accepted before are opened all the same, those on their
+    /// way from another core included, so that they can be told; [`Event::Opened`] may come for as long as any reactor
+    /// accepts. A user that ends earlier closes them by dropping its reactor.
     pub fn stop_accepting(&mut self) {
         if std::mem::take(&mut self.accepting) {
             for (index, transport) in self.transports.iter().enumerate() {

@@ -525,6 +525,32 @@ fn nothing_is_accepted_after_the_stop() {
     assert_eq!((house.opened(), house.world.sockets_open()), (0, 0));
 }
 
+/// What was accepted before the stop is opened all the same, be it on its way to its core or not polled yet, so that a
+/// gateway can tell it that it stops.
+#[test]
+fn what_was_accepted_before_the_stop_is_opened() {
+    for_seeds(900..930, |seed| {
+        let mut random = Random::new(seed);
+        let service = Service {
+            budget: Some(1),
+            ..Service::default()
+        };
+        let mut house = House::new(seed, 2, Faults::none(), service);
+        let mut clients: Vec<Client> = (0..6)
+            .map(|_| Client::stream(house.world.connect(house.stream), &mut random, 0))
+            .collect();
+        let under_way = |house: &House, _: &Vec<Client>| house.opened() < house.world.sockets_open();
+        assert!(house.run_until(&mut clients, act_all, under_way));
+        for core in &mut house.cores {
+            core.reactor.stop_accepting();
+        }
+        let accepted = house.world.sockets_open();
+        house.run_until_quiet(&mut clients, act_all);
+        assert_eq!(house.opened(), accepted);
+        assert_eq!(house.world.sockets_open(), accepted);
+    });
+}
+
 /// Verbs on a connection that is gone do nothing, even if its slot is in use again.
 #[test]
 fn verbs_on_a_closed_connection_are_ignored() {

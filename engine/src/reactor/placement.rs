@@ -46,6 +46,12 @@ impl Board {
         chosen
     }
 
+    /// Counts a connection at the core where it came in.
+    pub(super) fn count(&self, here: usize) -> usize {
+        self.connections[here].0.fetch_add(1, Ordering::Relaxed);
+        here
+    }
+
     /// Counts a placed connection at another core than was picked.
     pub(super) fn move_to(&self, from: usize, to: usize) {
         self.left(from);

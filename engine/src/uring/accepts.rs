@@ -141,15 +141,12 @@ impl Accepts {
             let socket = unsafe { OwnedFd::from_raw_fd(result) };
             // SAFETY: the kernel is through with the address, and nothing is armed that would write to it.
             let address = unsafe { *entry.address.get() };
-            // One that slipped in behind the stop is closed here, as one that comes a moment later would be refused.
-            if entry.wanted {
-                accepted(socket, &address)
-            } else {
-                Outcome::Nothing
-            }
+            // One that slipped in behind the stop, too: whoever stopped may want to tell it so.
+            accepted(socket, &address)
         } else {
             match -result {
-                libc::ECANCELED | libc::ECONNABORTED | libc::EPROTO | libc::EINTR => Outcome::Nothing,
+                libc::ECANCELED | libc::EINTR => Outcome::Nothing,
+                error if is_of_one_connection(error) => Outcome::Nothing,
                 error if entry.wanted => {
                     entry.retry_at_ns = Some(now_ns + PAUSE_NS);
                     Outcome::Failed(io::Error::from_raw_os_error(error))
@@ -215,6 +212,23 @@ impl Entry {
                 .user_data(user_data(id)),
         )
     }
+}
+
+/// Whether an error is that of the connection that was about to be accepted, and the next one may be sound: what
+/// `man 2 accept` says to treat like EAGAIN.
+fn is_of_one_connection(error: i32) -> bool {
+    matches!(
+        error,
+        libc::ECONNABORTED
+            | libc::ENETDOWN
+            | libc::EPROTO
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EHOSTUNREACH
+            | libc::EOPNOTSUPP
+            | libc::ENETUNREACH
+    )
 }
 
 fn user_data(id: ListenerId) -> u64 {
@@ -332,8 +346,15 @@ mod tests {
     fn running_out_of_descriptors_pauses_and_a_lost_connection_does_not() {
         let (mut accepts, id) = accepts();
         let _ = accepts.start(id);
-        let (outcome, next) = finish(&mut accepts, id, libc::ECONNABORTED);
-        assert!(matches!(outcome, Outcome::Nothing) && next.is_some());
+        for error in [
+            libc::ECONNABORTED,
+            libc::EHOSTUNREACH,
+            libc::ENETDOWN,
+            libc::EPROTO,
+        ] {
+            let (outcome, next) = finish(&mut accepts, id, error);
+            assert!(matches!(outcome, Outcome::Nothing) && next.is_some(), "{error}");
+        }
         let (outcome, next) = finish(&mut accepts, id, libc::EMFILE);
         assert!(matches!(outcome, Outcome::Failed(_)) && next.is_none());
         assert_eq!(accepts.next_retry_ns(), Some(1000 + PAUSE_NS));
