@@ -92,6 +92,11 @@ impl UringHub {
         }
     }
 
+    /// Gives a place up again whose driver did not come to be.
+    pub(super) fn release(&self, core: usize) {
+        self.ports[core].claimed.store(false, Ordering::Release);
+    }
+
     /// Makes a core's ring known to the others.
     pub(super) fn introduce(&self, core: usize, ring: OwnedFd) {
         // Only the claimant of a core gets here, once.
@@ -179,6 +184,8 @@ mod tests {
         let hub = UringHub::new(1).expect("hub");
         hub.claim(0).expect("free");
         assert!(hub.claim(0).expect_err("taken").to_string().contains("already"));
+        hub.release(0);
+        hub.claim(0).expect("free again");
         assert!(
             hub.claim(1)
                 .expect_err("beyond")
