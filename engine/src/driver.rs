@@ -9,6 +9,10 @@
 //! - An operation names its owner by a [`Token`]; after the owner is gone its completions still arrive and are
 //!   recognised as stale by the generation.
 //! - An operation owns what it works on (a [`Gather`], a buffer) until its last completion gives it back.
+//! - It does not own its socket: until the turn that submits it, it knows the descriptor by its number only. So whoever
+//!   has handed a socket to [`Driver::receive`] or [`Driver::send`] keeps it until it gives it to [`Driver::close`], or
+//!   until the driver is gone. A socket that is dropped before makes the operation meet whatever has that number by then:
+//!   another connection's bytes, though never memory that is not its own.
 //! - At most one send is in flight for a socket. Receives are multishot: one `receive` yields any number of
 //!   [`Completion::Received`] and exactly one final [`Completion::ReceiveEnded`].
 
@@ -36,8 +40,8 @@ impl Token {
 pub trait Driver {
     /// A receive buffer on loan; dropping it gives it back. Mutable so that WebSocket payloads are unmasked in place.
     type Lease: Deref<Target = [u8]> + DerefMut;
-    /// A connected socket. Dropping one that was never handed to an operation closes it; others go to
-    /// [`Driver::close`].
+    /// A connected socket. Dropping one that was never handed to an operation closes it; others have to go to
+    /// [`Driver::close`], see the module's rules.
     type Socket: Send + 'static;
 
     /// Monotonic time in nanoseconds, sampled once a turn: the same value until the next [`Driver::turn`].
@@ -76,6 +80,10 @@ pub trait Driver {
     /// # Errors
     /// Only what leaves the ring unusable.
     fn turn(&mut self, park_until_ns: Option<u64>) -> io::Result<()>;
+    /// Whether a turn would find something, as far as can be seen without asking the kernel.
+    fn is_ready(&mut self) -> bool {
+        self.has_completions()
+    }
     /// Whether [`Driver::poll`] may have something.
     fn has_completions(&self) -> bool;
     /// The next gathered completion.

@@ -42,6 +42,6 @@ pub const FLUSH_MS: u64 = 5_000;
 /// How long the peer's last bytes are read and discarded after the half-close; also how long a connection that the
 /// peer ended may take to send what is queued.
 pub const LINGER_MS: u64 = 1_000;
-/// How long a core watches its mailboxes before it parks. A wake through the kernel takes 32 to 47 µs one way, a
+/// How long a core watches its mailboxes and its ring before it parks. A wake through the kernel takes 32 to 47 µs one way, a
 /// letter that is seen while spinning 0.55 µs (measured).
 pub const SPIN_US: u32 = 20;

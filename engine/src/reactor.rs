@@ -159,6 +159,7 @@ pub enum Piece<'a> {
 
 /// One core's connections over driver `D`; letters are `L`.
 pub struct Reactor<D: Driver, L> {
+    /// First, so that it is dropped before the sockets that its operations name.
     driver: D,
     mail: Endpoint<Parcel<D::Socket, L>>,
     board: Board,
@@ -322,9 +323,13 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         if self.config.spin_us > 0 && self.mail.cores() > 1 {
             // What was asked for must not wait for the spin.
             self.driver.turn(Some(0))?;
-            if self.has_work() || self.spin() {
+            if self.has_work() {
                 self.mail.unpark();
                 return Ok(());
+            }
+            if self.spin() {
+                self.mail.unpark();
+                return self.driver.turn(Some(0));
             }
         }
         if !self.mail.park() {
@@ -343,8 +348,8 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         self.driver.has_completions() || self.mail.has_mail()
     }
 
-    /// Watches the mailboxes for a while; true if mail came.
-    fn spin(&self) -> bool {
+    /// Watches the mailboxes and the driver for a while; true if anything came.
+    fn spin(&mut self) -> bool {
         let span = Duration::from_micros(u64::from(self.config.spin_us));
         let begun = Instant::now();
         loop {
@@ -353,6 +358,9 @@ impl<D: Driver, L: Send> Reactor<D, L> {
                     return true;
                 }
                 spin_loop();
+            }
+            if self.driver.is_ready() {
+                return true;
             }
             if begun.elapsed() >= span {
                 return false;

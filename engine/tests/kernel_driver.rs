@@ -121,6 +121,25 @@ fn an_accepted_connection_has_its_peers_address_and_no_delay() {
     assert_eq!(peer, me);
 }
 
+/// A core that spins sees what arrives without a system call.
+#[test]
+fn what_arrives_is_seen_without_a_turn() {
+    let mut driver = driver(&UringConfig::default());
+    let (ours, mut theirs) = pair();
+    driver.receive(token(1), &ours);
+    driver.turn(Some(0)).expect("turn");
+    assert!(!driver.is_ready());
+    theirs.write_all(b"here").expect("write");
+    let begun = Instant::now();
+    while !driver.is_ready() {
+        assert!(begun.elapsed() < STALLED, "it is not seen");
+        std::hint::spin_loop();
+    }
+    driver.turn(Some(0)).expect("turn");
+    assert!(matches!(driver.poll(), Some(Completion::Received { lease, .. }) if lease[..] == *b"here"));
+    driver.close(token(1), ours);
+}
+
 /// A user that does not poll everything fetches nothing more from the kernel, but what it asks for is done.
 #[test]
 fn a_turn_over_unpolled_completions_submits_and_gathers_nothing() {

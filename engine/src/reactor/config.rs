@@ -17,7 +17,7 @@ pub enum Transport {
 /// Settings of one reactor.
 #[derive(Debug, Clone)]
 pub struct ReactorConfig {
-    /// How long the mailboxes are watched before the core parks, in µs. 0 saves power and costs a wake through the
+    /// How long the mailboxes and the driver are watched before the core parks, in µs. 0 saves power and costs a wake through the
     /// kernel (32 to 47 µs) for each letter to an idle core. Not used by a core that is alone. Default 20.
     pub spin_us: u32,
     /// Most bytes that one send carries. Default 256 KiB.

@@ -103,9 +103,14 @@ impl UringDriver {
     /// that means and what to do about it.
     pub fn new(hub: &Arc<UringHub>, core: usize, config: &UringConfig) -> io::Result<UringDriver> {
         config.check()?;
+        hub.claim(core)?;
+        UringDriver::build(hub, core, config).inspect_err(|_| hub.release(core))
+    }
+
+    /// Makes the ring of a core that was claimed.
+    fn build(hub: &Arc<UringHub>, core: usize, config: &UringConfig) -> io::Result<UringDriver> {
         let ring = Ring::new(config)?;
         let pool = Pool::register(ring.registrar(), config)?;
-        hub.claim(core)?;
         let mut probe = io_uring::Probe::new();
         let ring_messages = ring.registrar().submitter().register_probe(&mut probe).is_ok()
             && probe.is_supported(opcode::MsgRingData::CODE);
@@ -293,7 +298,9 @@ impl Driver for UringDriver {
         let entry = opcode::RecvMulti::new(fd, GROUP)
             .build()
             .user_data(pack(Kind::Receive, token));
-        // SAFETY: the buffers are in `owners`. The socket goes back by `close`, which is queued behind this.
+        // SAFETY: the buffers are in `owners`. The descriptor is open until this is submitted, because by the rule of
+        // `Driver` the socket ends in `close`, which is queued behind this, or outlives the driver. A caller that
+        // breaks the rule has the operation meet another descriptor, or none; no memory depends on it.
         unsafe { self.ring.push(entry) };
     }
 
@@ -309,7 +316,7 @@ impl Driver for UringDriver {
     fn send(&mut self, token: Token, socket: &Socket, gather: Box<Gather>) {
         let entry = self.owners.sends.begin(token, socket.as_fd(), gather);
         // SAFETY: the list and what points into it are in `owners` until `finish`, which follows the completion. The
-        // socket goes back by `close`, which is queued behind this.
+        // descriptor is open as for `receive`.
         unsafe { self.ring.push(entry) };
     }
 
@@ -371,6 +378,10 @@ impl Driver for UringDriver {
         self.hub.unpark(self.core);
         self.now_ns = clock_ns();
         entered
+    }
+
+    fn is_ready(&mut self) -> bool {
+        self.has_completions() || self.ring.is_ready()
     }
 
     fn has_completions(&self) -> bool {

@@ -174,6 +174,15 @@ impl Ring {
         !queue.is_empty() || queue.taskrun() || queue.cq_overflow() || !self.backlog.is_empty()
     }
 
+    /// Whether there are completions, or the kernel would make some if it was asked. No system call.
+    pub(super) fn is_ready(&mut self) -> bool {
+        if !self.ring.completion().is_empty() {
+            return true;
+        }
+        let queue = self.ring.submission();
+        queue.taskrun() || queue.cq_overflow()
+    }
+
     /// Submits everything queued, and waits for a completion if asked to: at most for `timeout_ns`, or without limit.
     /// No system call if there is nothing to submit, to fetch, or to wait for.
     ///
