@@ -154,7 +154,9 @@ fn report_ends(ends: Vec<io::Result<CoreEnd>>) -> Result<(), String> {
     let mut faults = Vec::new();
     for (core, end) in ends.into_iter().enumerate() {
         match end {
-            Ok(CoreEnd { counters, cut_off, .. }) => {
+            Ok(CoreEnd {
+                counters, cut_off, ..
+            }) => {
                 let Counters {
                     opened,
                     received,

@@ -73,7 +73,13 @@ fn stop(gateway: Running) -> Counters {
         // What is known of other cores may be late by a letter; of its own connections nothing is left.
         let held = end.held;
         assert_eq!(
-            (held.subscribers, held.subscriptions, held.pattern_bytes, held.askers, held.open_calls),
+            (
+                held.subscribers,
+                held.subscriptions,
+                held.pattern_bytes,
+                held.askers,
+                held.open_calls
+            ),
             (0, 0, 0, 0, 0),
             "{held:?}"
         );

@@ -267,14 +267,15 @@ impl Actor {
                 // In the end all that is open is cancelled.
                 let impatience = if active { 0.002 } else { 0.3 };
                 for (id, state) in &mut self.calls {
-                    if let CallState::Open { cancelled, .. } = state {
-                        if !*cancelled && random.chance(impatience) {
-                            *cancelled = true;
-                            self.ids += 1;
-                            let mut own = id.0;
-                            own[0] = 0xff;
-                            body.extend(encoded(Kind::Cancel, Id(own), Some(*id), None, None, &[]));
-                        }
+                    if let CallState::Open { cancelled, .. } = state
+                        && !*cancelled
+                        && random.chance(impatience)
+                    {
+                        *cancelled = true;
+                        self.ids += 1;
+                        let mut own = id.0;
+                        own[0] = 0xff;
+                        body.extend(encoded(Kind::Cancel, Id(own), Some(*id), None, None, &[]));
                     }
                 }
                 if !body.is_empty() {

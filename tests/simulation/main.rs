@@ -77,7 +77,6 @@ fn promises_hold_and_nothing_leaks_when_connections_die_and_peers_misbehave() {
         mischief: true,
         slow_readers: seed % 3 == 0,
         queue_bytes: if seed % 3 == 0 { 6_000 } else { 1 << 20 },
-        ..Plan::default()
     });
 }
 

@@ -358,26 +358,25 @@ impl Town {
             assert!(steps < 5_000_000, "the town spins without time passing");
             match self.world.step() {
                 Step::Core(core) => {
-                    if let Some(worker) = &mut self.workers[core] {
-                        if let Turn::Stopped { cut_off } =
+                    if let Some(worker) = &mut self.workers[core]
+                        && let Turn::Stopped { cut_off } =
                             worker.turn().expect("a simulated driver does not fail")
-                        {
-                            assert!(
-                                cut_off == 0
-                                    || self.plan.faults.reset > 0.0
-                                    || self.plan.mischief
-                                    || self.plan.deaths,
-                                "{cut_off} cut off"
-                            );
-                            self.workers[core] = None;
-                        }
+                    {
+                        assert!(
+                            cut_off == 0
+                                || self.plan.faults.reset > 0.0
+                                || self.plan.mischief
+                                || self.plan.deaths,
+                            "{cut_off} cut off"
+                        );
+                        self.workers[core] = None;
                     }
                 }
                 Step::Clients => {
                     for actor in &mut self.actors {
                         actor.listen(now_ns, &mut self.random, &mut self.auditor);
                         actor.act(now_ns, active, &mut self.random, &mut self.auditor);
-                        let _ = actor.listen(now_ns, &mut self.random, &mut self.auditor);
+                        actor.listen(now_ns, &mut self.random, &mut self.auditor);
                     }
                 }
                 Step::Quiet => self.world.alarm_at(until_ns),

@@ -161,10 +161,10 @@ impl Wire {
 
     /// Ends it: by a reset, or as a process that ends does.
     pub(crate) fn die(&mut self, reset: bool) {
-        if let Some(socket) = self.socket.take() {
-            if reset {
-                socket.abort();
-            }
+        if let Some(socket) = self.socket.take()
+            && reset
+        {
+            socket.abort();
         }
     }
 }

@@ -12,7 +12,7 @@ pub enum Address {
     Tcp {
         /// A name or an IP address, an IPv6 one without its brackets.
         host: String,
-        /// 0: any free one; [`Listener::address`] tells which.
+        /// 0: any free one; [`super::Listener::address`] tells which.
         port: u16,
     },
     /// `ws://host:port/path`: WebSocket.
