@@ -7,6 +7,7 @@
 //! The main thread asks the kernel what it can do, opens the listeners and ties the cores together. Then each core is
 //! a thread of its own with a ring of its own, and runs the same loop: turn, poll until empty, repeat. No core ever
 //! waits for another.
+#![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 use std::convert::Infallible;
