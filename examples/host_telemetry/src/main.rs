@@ -2,6 +2,7 @@
 //!
 //! The numbers come from /proc ([`proc`] reads them) and go out as events on `host.cpu`, `host.memory`, `host.net` and
 //! `host.load`. See them with `fluxar sub 'host.>'`, or in `examples/browser`.
+#![forbid(unsafe_code)]
 
 mod proc;
 
