@@ -8,6 +8,7 @@ use fluxar_shard::{Arrival, Delivery, Letter, PeerId};
 use crate::flow::Growth;
 use crate::front::{Effect, Front};
 use crate::limits::DROP_NOTE_MS;
+use crate::outbox::TooLarge;
 
 impl Front {
     /// A letter from another core.
@@ -31,22 +32,35 @@ impl Front {
         }
     }
 
-    fn pass(&mut self, to: PeerId, compact: &[u8]) {
-        let Some(slot) = self.slot_of_peer(to) else { return };
-        let Some(session) = &mut self.sessions[slot] else {
-            return;
-        };
-        if session.is_deaf() {
-            return;
+    /// A cancel of a forwarded call.
+    pub(crate) fn pass(&mut self, to: PeerId, compact: &[u8]) {
+        if let Some(slot) = self.slot_of_peer(to) {
+            // Smaller than any peer's limit.
+            let _ = self.append(slot, compact, None, None, Growth::Call);
         }
-        if let Ok(Some(bytes)) = session.outbox.push_patched(compact, None, None) {
+    }
+
+    /// Appends an envelope that others caused to a connection's open frame, with its id or ref replaced.
+    pub(crate) fn append(
+        &mut self,
+        slot: usize,
+        compact: &[u8],
+        id: Option<Id>,
+        reference: Option<Id>,
+        growth: Growth,
+    ) -> Result<(), TooLarge> {
+        let Some(session) = self.sessions[slot].as_mut().filter(|session| !session.is_deaf()) else {
+            return Ok(());
+        };
+        if let Some(bytes) = session.outbox.push_patched(compact, id, reference)? {
             self.effects.push_back(Effect::Send {
                 conn: session.conn,
                 bytes,
             });
         }
         self.mark_dirty(slot);
-        self.watch_queue(slot, Growth::Answer);
+        self.watch_queue(slot, growth);
+        Ok(())
     }
 
     /// Takes out of the shard what a verb left in it.

@@ -159,24 +159,12 @@ impl Front {
                 format!("the serving peer has {queued} bytes to read before this call; try again later");
             return self.fail_call(server, forward_id, Code::ResourceExhausted, &message);
         }
-        match session.outbox.push_patched(compact, Some(forward_id), None) {
-            Ok(full) => {
-                if let Some(bytes) = full {
-                    self.effects.push_back(Effect::Send {
-                        conn: session.conn,
-                        bytes,
-                    });
-                }
-                self.mark_dirty(slot);
-                self.watch_queue(slot, Growth::Call);
-            }
-            Err(too_large) => {
-                let message = format!(
-                    "the call is {} bytes, the serving peer takes {}",
-                    too_large.envelope_bytes, too_large.limit_bytes
-                );
-                self.fail_call(server, forward_id, Code::ResourceExhausted, &message);
-            }
+        if let Err(too_large) = self.append(slot, compact, Some(forward_id), None, Growth::Call) {
+            let message = format!(
+                "the call is {} bytes, the serving peer takes {}",
+                too_large.envelope_bytes, too_large.limit_bytes
+            );
+            self.fail_call(server, forward_id, Code::ResourceExhausted, &message);
         }
     }
 
@@ -211,30 +199,12 @@ impl Front {
         let Some(slot) = self.slot_of_peer(asker) else {
             return;
         };
-        let Some(session) = &mut self.sessions[slot] else {
-            return;
-        };
-        if session.is_deaf() {
-            return;
-        }
-        match session.outbox.push_patched(compact, None, Some(reference)) {
-            Ok(full) => {
-                if let Some(bytes) = full {
-                    self.effects.push_back(Effect::Send {
-                        conn: session.conn,
-                        bytes,
-                    });
-                }
-                self.mark_dirty(slot);
-                self.watch_queue(slot, Growth::Answer);
-            }
-            Err(too_large) => {
-                let message = format!(
-                    "the answer is {} bytes, your max_frame leaves room for {}",
-                    too_large.envelope_bytes, too_large.limit_bytes
-                );
-                self.refuse(slot, Kind::Call, reference, Code::ResourceExhausted, &message);
-            }
+        if let Err(too_large) = self.append(slot, compact, None, Some(reference), Growth::Answer) {
+            let message = format!(
+                "the answer is {} bytes, your max_frame leaves room for {}",
+                too_large.envelope_bytes, too_large.limit_bytes
+            );
+            self.refuse(slot, Kind::Call, reference, Code::ResourceExhausted, &message);
         }
     }
 
@@ -267,14 +237,11 @@ impl Front {
     /// Tells a serving peer that nobody waits for its answer any more.
     pub(crate) fn cancel_onwards(&mut self, route: Route) {
         let own = self.ids.next();
-        let cancel = answer(Kind::Cancel, own, route.forward_id, None);
+        let mut compact = Vec::new();
+        answer(Kind::Cancel, own, route.forward_id, None).encode(Form::Compact, &mut compact);
         if route.server.core == self.core {
-            if let Some(slot) = self.slot_of_peer(route.server) {
-                self.push(slot, &cancel);
-            }
+            self.pass(route.server, &compact);
         } else {
-            let mut compact = Vec::new();
-            cancel.encode(Form::Compact, &mut compact);
             self.post(
                 route.server.core,
                 Letter::Forward {

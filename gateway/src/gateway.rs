@@ -291,6 +291,10 @@ impl Seat {
             // The front says why it refuses one too many; this is the bound behind that.
             connections_max: self.config.limits.connections as usize + 1024,
             handshake_ms: u64::from(self.config.limits.handshake_ms),
+            // What one turn may bring to a connection before its pause takes hold; larger buffers bring more.
+            held_bytes_max: ReactorConfig::default()
+                .held_bytes_max
+                .max(128 * sizes.buffer_bytes as usize),
             ..ReactorConfig::default()
         };
         let reactor = Reactor::new(driver, self.endpoint, self.board, transports, reactor_config);

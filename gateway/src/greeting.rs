@@ -82,17 +82,7 @@ impl Front {
                 .outbox
                 .greeted(wire::FRAME_BYTES_BEFORE_HELLO as u32, decoded.form);
         }
-        self.counters.refused += 1;
-        let mut error = Vec::new();
-        ErrorBody {
-            code,
-            message,
-            details,
-            retry_after_ms: None,
-        }
-        .encode(&mut error);
-        let own = self.ids.next();
-        self.push(slot, &answer(Kind::Hello, own, decoded.envelope.id, Some(&error)));
+        self.answer_error(slot, Kind::Hello, decoded.envelope.id, code, message, details);
         self.say_goodbye(slot, Some((code, message)), ws_code::POLICY);
     }
 }
