@@ -12,9 +12,9 @@ use fluxar_protocol::limits as wire;
 pub struct Limits {
     /// Connections that a core holds. One more is told `resource_exhausted` and closed.
     pub connections: u32,
-    /// Bytes queued to a connection beyond which at-most-once events to it are dropped, counted and told; and at
-    /// which reading from it stops, so that a peer that asks without reading the answers stalls itself. At twice
-    /// this it is closed with `resource_exhausted`.
+    /// Bytes queued to a connection beyond which at-most-once events to it are dropped, counted and told, and calls to it
+    /// are refused. With a quarter more of replies and answers reading from it stops until half is gone, so that a peer
+    /// that asks without reading the answers stalls itself. At twice this it is closed with `resource_exhausted`.
     pub queue_bytes: usize,
     /// Largest frame body taken from a client that was greeted. A larger one closes the connection.
     pub max_frame_bytes: u32,
