@@ -59,6 +59,11 @@ pub trait Driver {
     fn send(&mut self, token: Token, socket: &Self::Socket, gather: Box<Gather>);
     /// Half-closes: the peer reads end-of-stream behind what was sent.
     fn shutdown_write(&mut self, socket: &Self::Socket);
+    /// Has the close that follows be a reset: what the kernel still has to send is dropped, and a peer that is stuck in
+    /// writing hears of the end at once, not when the kernel gives up probing its window. A simulation may leave it.
+    fn give_up(&mut self, socket: &Self::Socket) {
+        let _ = socket;
+    }
     /// Ends whatever is still in flight for a socket, then closes it. What was asked for before this call must not
     /// reach a descriptor that was closed and given out anew: the descriptor is let go only behind the submission of
     /// those operations. Their completions still arrive, a gather with them; by then the token is stale. Bytes that

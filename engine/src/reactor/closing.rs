@@ -138,6 +138,11 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         if let Some(timer) = connection.deadline {
             self.timers.cancel(timer);
         }
+        // It did not come to a drain, or the drain did not come to its end: the peer does not read, or has done what is
+        // answered by an end at once. Megabytes of the kernel's are not kept for it.
+        if connection.outgoing.is_some() || matches!(connection.state, State::Open) {
+            self.driver.give_up(&connection.socket);
+        }
         if let Some(outgoing) = connection.outgoing {
             self.pools.queue_back(outgoing);
         }

@@ -326,6 +326,11 @@ impl Driver for UringDriver {
         let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
     }
 
+    fn give_up(&mut self, socket: &Socket) {
+        // It fails only on sockets that know no lingering, and those do not wait either.
+        let _ = rustix::net::sockopt::set_socket_linger(socket, Some(std::time::Duration::ZERO));
+    }
+
     fn close(&mut self, _token: Token, socket: Socket) {
         // Ends the receive and the send in flight, whether submitted or not. It costs the same however many
         // connections there are; a cancel by descriptor would walk every operation that the ring has armed. It fails
