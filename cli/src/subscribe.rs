@@ -69,7 +69,10 @@ pub(crate) async fn run(args: &Args, command: &Sub) -> Result<()> {
             }
             () = &mut deadline => {
                 let wanted = command.count.unwrap_or_default();
-                break Err(Failure::Timeout(format!("{printed} of {wanted} events came in time")));
+                break Err(Failure::Timeout(format!(
+                    "{}: {printed} of {wanted} events came in time",
+                    client.address()
+                )));
             }
             () = &mut interrupted => {
                 tell(&format!("{printed} events, {dropped} dropped"));

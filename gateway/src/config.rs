@@ -258,7 +258,7 @@ impl Config {
     #[must_use]
     pub fn to_toml(&self) -> String {
         let mut out = String::from(
-            "# Fluxar Gateway. Every setting with its default; each can also be given as an environment variable,\n\
+            "# Fluxar Gateway. Every setting as it stands; each can also be given as an environment variable,\n\
              # e.g. FLUXAR_LIMITS_QUEUE_BYTES.\n",
         );
         let mut section = "";

@@ -65,6 +65,7 @@ impl Front {
                     Code::Unimplemented,
                     "this gateway does not forward streams yet; use a call",
                 );
+                self.charge_refusal(slot);
             }
             // About things that this gateway does not have open: ignored, as [P-3.10] says.
             Verb::StreamPart(_) | Verb::SubscriptionNote(_) | Verb::Ack(_) | Verb::Pong(_) => {}
@@ -97,7 +98,10 @@ impl Front {
         let (peer, id) = (session.peer, envelope.id);
         let wish = match Wish::read(envelope.meta.as_ref(), serve) {
             Ok(wish) => wish,
-            Err(Refused { code, message }) => return self.refuse(slot, Kind::Subscribe, id, code, &message),
+            Err(Refused { code, message }) => {
+                self.refuse(slot, Kind::Subscribe, id, code, &message);
+                return self.charge_refusal(slot);
+            }
         };
         let result = if serve {
             self.shard.serve(peer, id, pattern, wish.weight)
@@ -115,7 +119,10 @@ impl Front {
                 accepted.payload = &payload;
                 self.push(slot, &accepted);
             }
-            Err(Refusal { code, message }) => self.refuse(slot, Kind::Subscribe, id, code, &message),
+            Err(Refusal { code, message }) => {
+                self.refuse(slot, Kind::Subscribe, id, code, &message);
+                self.charge_refusal(slot);
+            }
         }
     }
 

@@ -66,7 +66,7 @@ pub enum Effect {
     },
 }
 
-/// WebSocket close codes (RFC 6455 §7.4.1) as the gateway uses them [P-8].
+/// WebSocket close codes (RFC 6455 §7.4.1) as the gateway uses them [P-8.4].
 pub mod ws_code {
     /// The session ended in good order.
     pub const NORMAL: u16 = 1000;

@@ -2,7 +2,7 @@
 //!
 //! The memory that one connection can make a core hold is the sum of its parts:
 //! a partial frame (`max_frame_bytes`), what is queued to it (`queue_bytes` for events, `queue_bytes` more for
-//! answers and calls before it is closed), its subscriptions and open calls (bounded in the shard), and what the
+//! answers, a frame for calls, and what one frame of its own can ask for in replies), its subscriptions and open calls (bounded in the shard), and what the
 //! kernel had received when reading stopped and was not handed up yet (the engine's `held_bytes_max`, 4 MiB by default).
 
 use fluxar_protocol::limits as wire;

@@ -2,7 +2,7 @@
 //! drains on SIGTERM.
 #![forbid(unsafe_code)]
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -72,6 +72,7 @@ fn run(config: &Config) -> Result<(), String> {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_target(false)
+        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .init();
 
     let cores = config.cores.pick()?.len();
@@ -165,6 +166,11 @@ fn report_ends(ends: Vec<io::Result<CoreEnd>>) -> Result<(), String> {
                     calls,
                     rejected,
                     refused,
+                    runs,
+                    lost,
+                    timed_out,
+                    overrun,
+                    late_answers,
                     ..
                 } = counters;
                 tracing::info!(
@@ -172,10 +178,15 @@ fn report_ends(ends: Vec<io::Result<CoreEnd>>) -> Result<(), String> {
                     connections = opened,
                     received,
                     delivered,
+                    runs,
                     dropped,
                     calls,
+                    late_answers,
                     rejected,
                     refused,
+                    lost,
+                    timed_out,
+                    overrun,
                     cut_off,
                     "stopped"
                 );

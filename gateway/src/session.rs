@@ -81,7 +81,7 @@ pub struct Session {
     pub outbox: Outbox,
     /// When it last sent anything, ms.
     pub received_ms: u64,
-    /// When it was last pinged without having answered since, ms.
+    /// Whether it was pinged and has said nothing since.
     pub pinged: bool,
     /// Reasons, see [`pause`].
     pub paused: u8,

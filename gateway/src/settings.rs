@@ -97,7 +97,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     number!(
         "limits.queue_bytes",
-        "bytes queued to a connection: beyond it events are dropped, at twice it the connection is closed",
+        "bytes queued to a connection: beyond it events are dropped and calls to it refused; a quarter over, it is not read; at twice, an answer closes it",
         limits.queue_bytes,
         64 * 1024..=1 << 30
     ),
@@ -151,7 +151,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     number!(
         "limits.refusals_per_s",
-        "refused envelopes a second from a connection, 0: no bound",
+        "refused envelopes a second from a connection, beyond it is closed; 0: no bound",
         limits.refusals_per_s,
         0..=u32::MAX.into()
     ),
@@ -192,7 +192,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     number!(
         "engine.spin_us",
-        "how long a core looks for mail before it parks; 0 saves power",
+        "how long a core looks for mail and completions before it parks; 0 saves power",
         engine.spin_us,
         0..=1_000
     ),

@@ -38,11 +38,11 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            subscriptions_per_peer: 16 * 1024,
+            subscriptions_per_peer: 10_000,
             members_per_peer: 256,
             subscriptions_per_core: 1024 * 1024,
             pattern_bytes_per_core: 64 * 1024 * 1024,
-            calls_per_peer: 4 * 1024,
+            calls_per_peer: 10_000,
             calls_per_core: 128 * 1024,
             names_remembered: 8 * 1024,
         }

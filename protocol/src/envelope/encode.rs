@@ -84,11 +84,6 @@ impl Decoded<'_> {
             self.envelope.encode(form, out);
         }
     }
-
-    /// Appends the envelope in compact form, the one that everything behind the edge of a gateway works on.
-    pub fn to_compact(&self, out: &mut Vec<u8>) {
-        self.transcode(Form::Compact, out);
-    }
 }
 
 fn write_id(id: Id, out: &mut Vec<u8>) {

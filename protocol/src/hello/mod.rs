@@ -25,20 +25,6 @@ pub struct Caps {
     pub resume: bool,
 }
 
-impl Caps {
-    /// Those that both have.
-    #[must_use]
-    pub const fn intersection(self, other: Self) -> Self {
-        Self {
-            zstd: self.zstd && other.zstd,
-            gzip: self.gzip && other.gzip,
-            multi: self.multi && other.multi,
-            datagram: self.datagram && other.datagram,
-            resume: self.resume && other.resume,
-        }
-    }
-}
-
 /// Credentials, by scheme; only the gateway that checks them looks inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Auth<'a> {
