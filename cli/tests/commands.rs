@@ -331,10 +331,8 @@ async fn sub_ends_silently_when_nobody_reads_it() {
 async fn sub_does_not_wait_longer_than_it_is_told() {
     let server = server().await;
     let output = run(server.url(), &["--timeout", "200ms", "sub", "a", "--count", "3"]).await;
-    assert_eq!(
-        (output.status.code(), stderr(&output)),
-        (Some(4), "fluxar: 0 of 3 events came in time\n")
-    );
+    let told = format!("fluxar: {}: 0 of 3 events came in time\n", server.url());
+    assert_eq!((output.status.code(), stderr(&output)), (Some(4), told.as_str()));
     let group = run(server.url(), &["sub", "a", "--group", "g"]).await;
     assert_eq!(group.status.code(), Some(1));
     assert!(stderr(&group).contains("needs a gateway"), "{}", stderr(&group));
