@@ -1,0 +1,23 @@
+//! The load generator: what `loadgen` is made of.
+//!
+//! ```text
+//!   campaign.toml ─> campaign ─> one run after another, interleaved ─> results.jsonl, .csv, .html, a table
+//!                                   │
+//!                                   v
+//!        scenario (what to do) + target (to whom) ─> run ─> measured (what happened)
+//!                                   │
+//!                     worker: one pinned thread, one ring, its share of the connections
+//!                       │ asks the workload what is due, and a session to write it
+//!                       v
+//!                     protocol: FLUXAR, NATS, Redis, MQTT: bytes of one connection, sans-I/O
+//! ```
+//!
+//! Every payload carries a [`stamp`]: who published it, its number, and when it was *meant* to be sent. From these the
+//! receiving side counts what was lost, repeated or out of order, and measures latency without the omission of which
+//! closed loops are guilty (a server that stalls does not get its waiting messages for free).
+#![forbid(unsafe_code)]
+
+pub mod measured;
+pub mod protocol;
+pub mod scenario;
+pub mod stamp;

@@ -1,0 +1,4 @@
+//! `loadgen`.
+#![forbid(unsafe_code)]
+
+fn main() {}

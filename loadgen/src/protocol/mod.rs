@@ -1,0 +1,140 @@
+//! What a connection speaks: one trait, and FLUXAR, NATS, Redis and MQTT behind it.
+//!
+//! Sans-I/O: a session is asked for something and appends bytes to its [`Outgoing`]; bytes that arrive are handed to
+//! [`Session::receive`], which says what they mean. The worker moves the bytes, and knows none of the protocols.
+//!
+//! A session has to be cheap, since one generator thread plays hundreds of subscribers: it recognises what it expects
+//! (its own publishes, back from the server) by comparing it with what it knows, and takes the long way for the rest.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// What a protocol can do; a scenario that needs more is refused before it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ability {
+    /// Publish and subscribe, at most once.
+    PubSub,
+    /// Publishes that the server acknowledges (FLUXAR and MQTT qos 1).
+    AcknowledgedPublish,
+    /// Request and answer through the server.
+    Calls,
+}
+
+/// Names that sessions refer to by index, prepared once.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    /// Topics (subjects, channels).
+    pub topics: Vec<String>,
+    /// Methods, for calls.
+    pub methods: Vec<String>,
+}
+
+/// A protocol with its settings: makes sessions.
+pub trait Protocol: Send + Sync + 'static {
+    /// One connection of it.
+    type Session: Session;
+
+    /// Whether it can do that.
+    fn is_able(&self, ability: Ability) -> bool;
+    /// For the `number`th connection of the run (numbers are unique over all threads, and serve as client ids).
+    fn session(&self, number: u64, names: &Arc<Names>) -> Self::Session;
+}
+
+/// Bytes on their way out. On a byte stream one vector that is sent when the turn ends; on a message transport
+/// (WebSocket) the session ends each message with [`Outgoing::end_message`].
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    /// What is being written.
+    pub bytes: Vec<u8>,
+    /// Where messages end in `bytes`; empty on byte streams.
+    pub ends: Vec<usize>,
+}
+
+impl Outgoing {
+    /// Ends a message of a message transport.
+    pub fn end_message(&mut self) {
+        self.ends.push(self.bytes.len());
+    }
+}
+
+/// What arrived.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Incoming<'a> {
+    /// The server took the hello: the session may be used.
+    Ready,
+    /// One subscription, or one serve, is in force.
+    Subscribed,
+    /// A published message. One for each subscription that it was delivered to.
+    Event {
+        /// As it was published.
+        payload: &'a [u8],
+    },
+    /// So many publishes were acknowledged, in order.
+    Acknowledged {
+        /// How many.
+        count: u32,
+    },
+    /// A call came to this serving session, and was answered with its own payload.
+    Served,
+    /// The answer to a call of this session: its payload as the serving side sent it back.
+    Answer {
+        /// It carries the stamp of the call.
+        payload: &'a [u8],
+    },
+    /// A call, publish or subscription was refused.
+    Refused {
+        /// What the server said.
+        message: String,
+    },
+    /// The server told that it dropped so many events for this subscriber.
+    Dropped {
+        /// How many.
+        events: u64,
+    },
+    /// The answer to [`Session::ping`].
+    Pong,
+}
+
+/// Why a session cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault(pub String);
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// One connection.
+pub trait Session {
+    /// The transport is open: the first bytes, if the client speaks first. [`Incoming::Ready`] follows.
+    fn open(&mut self, out: &mut Outgoing);
+    /// Asks for a topic. [`Incoming::Subscribed`] follows.
+    fn subscribe(&mut self, topic: usize, out: &mut Outgoing);
+    /// Ends that subscription.
+    fn unsubscribe(&mut self, topic: usize, out: &mut Outgoing);
+    /// Offers to serve a method by sending payloads back. [`Incoming::Subscribed`] follows.
+    fn serve(&mut self, method: usize, out: &mut Outgoing);
+    /// Publishes.
+    fn publish(&mut self, topic: usize, payload: &[u8], out: &mut Outgoing);
+    /// Calls.
+    fn call(&mut self, method: usize, payload: &[u8], out: &mut Outgoing);
+    /// Says that it is there; [`Incoming::Pong`] follows.
+    fn ping(&mut self, out: &mut Outgoing);
+    /// Ends the session in good order.
+    fn close(&mut self, out: &mut Outgoing);
+    /// The worker is about to take what was written: frames that are still open are sealed.
+    fn seal(&mut self, out: &mut Outgoing);
+    /// Bytes (or, on a message transport, one message) arrived. Answers that the protocol demands are appended to `out`.
+    ///
+    /// # Errors
+    /// The server broke the protocol, or ended the session: why.
+    fn receive(
+        &mut self,
+        bytes: &[u8],
+        out: &mut Outgoing,
+        on: &mut impl FnMut(Incoming<'_>),
+    ) -> Result<(), Fault>;
+}
