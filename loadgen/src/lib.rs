@@ -19,5 +19,6 @@
 
 pub mod measured;
 pub mod protocol;
+pub mod record;
 pub mod scenario;
 pub mod stamp;
