@@ -9,6 +9,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+pub mod fluxar;
+mod prepared;
+
 /// What a protocol can do; a scenario that needs more is refused before it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ability {
@@ -127,6 +130,10 @@ pub trait Session {
     fn close(&mut self, out: &mut Outgoing);
     /// The worker is about to take what was written: frames that are still open are sealed.
     fn seal(&mut self, out: &mut Outgoing);
+    /// What the session has to say although nothing arrived: that a peer which answers nothing (the relay) is taken to
+    /// have accepted, that a publish found the session's own queue full. Asked after each turn in which something was
+    /// asked of the session; [`Session::receive`] says it as well. Most have nothing to say.
+    fn poll(&mut self, _on: &mut impl FnMut(Incoming<'_>)) {}
     /// Bytes (or, on a message transport, one message) arrived. Answers that the protocol demands are appended to `out`.
     ///
     /// # Errors

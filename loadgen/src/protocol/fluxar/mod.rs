@@ -1,0 +1,496 @@
+//! FLUXAR: a session with a gateway, as the SDK would hold it (`docs/protocol.md`).
+//!
+//! What is written goes through [`templates`] into [`frames`]; what arrives is cut into bodies, and each envelope is
+//! recognised by its [`shapes`] or read in full. One connection gets an event once, however many of its subscriptions
+//! match [P-5.3]; a session therefore subscribes to each topic once.
+
+mod frames;
+mod shapes;
+mod templates;
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use fluxar_protocol::envelope;
+use fluxar_protocol::exchange::{Verb, verb};
+use fluxar_protocol::frame::Deframer;
+use fluxar_protocol::hello::{Hello, Welcome};
+use fluxar_protocol::limits::FRAME_BYTES_DEFAULT;
+use fluxar_protocol::meta::{Meta, MetaWriter};
+use fluxar_protocol::{Code, Envelope, ErrorBody, Id, Kind};
+
+use super::prepared::Prepared;
+use super::{Ability, Fault, Incoming, Names, Outgoing, Protocol, Session};
+
+pub use frames::Framing;
+
+pub(super) use frames::Frames;
+pub(super) use shapes::Shapes;
+pub(super) use templates::Templates;
+
+/// What logs of a gateway say about who we are.
+const AGENT: &str = concat!("fluxar-loadgen/", env!("CARGO_PKG_VERSION"));
+/// Most refusals that one answer is counted as: what a gateway that makes numbers up can cost us.
+const REFUSED_AT_ONCE_MAX: u64 = 1_000_000;
+
+/// How sessions speak.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// The transport's way to tell frames apart.
+    pub framing: Framing,
+    /// Whether everything that is written in a turn goes into one frame (up to 64 KiB), as the SDK does; otherwise each
+    /// envelope gets a frame of its own.
+    pub batch: bool,
+    /// Of publishes: 0, or 1 with acknowledgements. Subscriptions are at qos 0 [P-5.3].
+    pub qos: u8,
+    /// Whether events carry meta: a `type` that says what the payload is. (The SDK sends events without meta unless told
+    /// otherwise; calls carry `timeout_ms` there and here.)
+    pub meta: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            framing: Framing::Stream,
+            batch: true,
+            qos: 0,
+            meta: true,
+        }
+    }
+}
+
+/// FLUXAR with its settings.
+#[derive(Debug)]
+pub struct Fluxar {
+    settings: Settings,
+    /// Random, for the ids of this process.
+    seed: u32,
+    templates: Prepared<Templates>,
+}
+
+impl Fluxar {
+    /// With these settings.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            seed: RandomState::new().hash_one(AGENT) as u32,
+            templates: Prepared::default(),
+        }
+    }
+}
+
+impl Protocol for Fluxar {
+    type Session = FluxarSession;
+
+    fn is_able(&self, ability: Ability) -> bool {
+        match ability {
+            Ability::PubSub | Ability::Calls => true,
+            Ability::AcknowledgedPublish => self.settings.qos > 0,
+        }
+    }
+
+    fn session(&self, number: u64, names: &Arc<Names>) -> FluxarSession {
+        let Settings {
+            framing,
+            batch,
+            qos,
+            meta,
+        } = self.settings;
+        FluxarSession {
+            framing,
+            deframer: Deframer::new(),
+            talk: Talk {
+                names: names.clone(),
+                templates: self.templates.of(names, |names| Templates::new(names, qos, meta)),
+                frames: Frames::new(framing, batch),
+                ids: Ids::new(self.seed, number),
+                hello: None,
+                is_open: false,
+                subscriptions: Vec::new(),
+                shapes: Shapes::default(),
+            },
+        }
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct FluxarSession {
+    framing: Framing,
+    deframer: Deframer,
+    talk: Talk,
+}
+
+/// All of a session but how bodies are cut out of what arrives.
+#[derive(Debug)]
+struct Talk {
+    names: Arc<Names>,
+    templates: Arc<Templates>,
+    frames: Frames,
+    ids: Ids,
+    /// The id of our hello, once it was written.
+    hello: Option<Id>,
+    /// It was accepted.
+    is_open: bool,
+    subscriptions: Vec<Subscription>,
+    shapes: Shapes,
+}
+
+/// A subscription or an offer to serve.
+#[derive(Debug)]
+struct Subscription {
+    id: Id,
+    /// Index of the topic; none for offers.
+    topic: Option<usize>,
+    is_accepted: bool,
+    /// Events that were dropped for it, as told last.
+    dropped: u64,
+}
+
+/// Ids that no other session of this run uses: UUIDs of version 8, a prefix and a counter.
+#[derive(Debug)]
+pub(super) struct Ids {
+    prefix: [u8; 8],
+    next: u64,
+}
+
+impl Ids {
+    /// For the session of this number (28 bits of it).
+    pub(super) fn new(seed: u32, number: u64) -> Self {
+        const VERSION: u64 = 8 << 12;
+        let prefix = u64::from(seed) << 32 | (number >> 12 & 0xffff) << 16 | VERSION | number & 0x0fff;
+        Self {
+            prefix: prefix.to_be_bytes(),
+            next: 0,
+        }
+    }
+
+    #[inline]
+    pub(super) fn next(&mut self) -> Id {
+        const VARIANT: u64 = 1 << 63;
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.prefix);
+        id[8..].copy_from_slice(&(VARIANT | self.next).to_be_bytes());
+        self.next += 1;
+        Id(id)
+    }
+}
+
+impl Session for FluxarSession {
+    fn open(&mut self, out: &mut Outgoing) {
+        let mut payload = Vec::new();
+        let hello = Hello {
+            agent: AGENT,
+            ..Hello::default()
+        };
+        hello.encode(&mut payload);
+        let id = self.talk.say(Kind::Hello, None, None, None, &payload, out);
+        self.talk.hello = Some(id);
+    }
+
+    fn subscribe(&mut self, topic: usize, out: &mut Outgoing) {
+        let names = self.talk.names.clone();
+        let id = self
+            .talk
+            .say(Kind::Subscribe, None, Some(&names.topics[topic]), None, &[], out);
+        self.talk.asked_for(id, Some(topic));
+    }
+
+    fn unsubscribe(&mut self, topic: usize, out: &mut Outgoing) {
+        let subscriptions = self.talk.subscriptions.iter();
+        let asked: Vec<Id> = subscriptions
+            .filter(|subscription| subscription.topic == Some(topic))
+            .map(|subscription| subscription.id)
+            .collect();
+        for id in asked {
+            self.talk.say(Kind::Cancel, Some(id), None, None, &[], out);
+        }
+    }
+
+    fn serve(&mut self, method: usize, out: &mut Outgoing) {
+        let names = self.talk.names.clone();
+        let meta = MetaWriter::new().flag("serve", true).finish();
+        let target = Some(names.methods[method].as_str());
+        let id = self
+            .talk
+            .say(Kind::Subscribe, None, target, meta.as_deref(), &[], out);
+        self.talk.asked_for(id, None);
+    }
+
+    #[inline]
+    fn publish(&mut self, topic: usize, payload: &[u8], out: &mut Outgoing) {
+        let Talk {
+            templates,
+            frames,
+            ids,
+            ..
+        } = &mut self.talk;
+        templates.event(topic, ids.next(), payload, frames, out);
+    }
+
+    #[inline]
+    fn call(&mut self, method: usize, payload: &[u8], out: &mut Outgoing) {
+        let Talk {
+            templates,
+            frames,
+            ids,
+            ..
+        } = &mut self.talk;
+        templates.call(method, ids.next(), payload, frames, out);
+    }
+
+    fn ping(&mut self, out: &mut Outgoing) {
+        self.talk.say(Kind::Ping, None, None, None, &[], out);
+    }
+
+    fn close(&mut self, out: &mut Outgoing) {
+        self.talk.say(Kind::Cancel, None, None, None, &[], out);
+        self.seal(out);
+    }
+
+    #[inline]
+    fn seal(&mut self, out: &mut Outgoing) {
+        self.talk.frames.seal(out);
+    }
+
+    fn receive(
+        &mut self,
+        bytes: &[u8],
+        out: &mut Outgoing,
+        on: &mut impl FnMut(Incoming<'_>),
+    ) -> Result<(), Fault> {
+        if self.framing == Framing::Messages {
+            return self.talk.receive_body(bytes, out, on);
+        }
+        let mut input = bytes;
+        loop {
+            match self.deframer.next(&mut input, FRAME_BYTES_DEFAULT) {
+                Ok(Some(body)) => self.talk.receive_body(body, out, on)?,
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(Fault(format!("the gateway broke the framing: {error}"))),
+            }
+        }
+    }
+}
+
+impl Talk {
+    /// Writes an envelope of a rare kind, and returns its id.
+    fn say(
+        &mut self,
+        kind: Kind,
+        reference: Option<Id>,
+        target: Option<&str>,
+        meta: Option<&[u8]>,
+        payload: &[u8],
+        out: &mut Outgoing,
+    ) -> Id {
+        let id = self.ids.next();
+        let envelope = Envelope {
+            kind,
+            id,
+            reference,
+            target,
+            meta: meta.map(Meta::from_checked),
+            payload,
+            error: None,
+        };
+        templates::other(&envelope, &mut self.frames, out);
+        id
+    }
+
+    fn asked_for(&mut self, id: Id, topic: Option<usize>) {
+        self.subscriptions.push(Subscription {
+            id,
+            topic,
+            is_accepted: false,
+            dropped: 0,
+        });
+    }
+
+    fn receive_body(
+        &mut self,
+        body: &[u8],
+        out: &mut Outgoing,
+        on: &mut impl FnMut(Incoming<'_>),
+    ) -> Result<(), Fault> {
+        let mut rest = body;
+        while !rest.is_empty() {
+            let Some(known) = self.shapes.recognise(rest) else {
+                rest = self.receive_unknown(rest, out, on)?;
+                continue;
+            };
+            rest = &rest[known.bytes..];
+            let payload = known.payload;
+            match (known.kind, known.has_ref) {
+                (Kind::Event, _) => on(Incoming::Event { payload }),
+                (_, true) => on(Incoming::Answer { payload }),
+                (_, false) => self.serve_call(known.id, payload, out, on),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the first envelope in full, and returns what stands behind it.
+    #[inline(never)]
+    fn receive_unknown<'a>(
+        &mut self,
+        rest: &'a [u8],
+        out: &mut Outgoing,
+        on: &mut impl FnMut(Incoming<'_>),
+    ) -> Result<&'a [u8], Fault> {
+        let decoded = envelope::decode(rest).map_err(|reject| {
+            Fault(format!(
+                "the gateway sent what is no envelope: {} at byte {} of {}",
+                reject.fault,
+                reject.at,
+                rest.len()
+            ))
+        })?;
+        self.handle(&decoded.envelope, out, on)?;
+        self.shapes.learn(&decoded);
+        Ok(&rest[decoded.bytes.len()..])
+    }
+
+    fn handle(
+        &mut self,
+        envelope: &Envelope<'_>,
+        out: &mut Outgoing,
+        on: &mut impl FnMut(Incoming<'_>),
+    ) -> Result<(), Fault> {
+        let payload = envelope.payload;
+        let verb = match verb(envelope) {
+            Ok(verb) => verb,
+            Err(_) if envelope.reference.is_some() => return Ok(()), // ignored [P-3.7]
+            Err(fault) => return Err(Fault(format!("the gateway sent a faulty envelope: {fault}"))),
+        };
+        match verb {
+            Verb::Publish => on(Incoming::Event { payload }),
+            Verb::Call => self.serve_call(envelope.id, payload, out, on),
+            Verb::Answer(_) => match envelope.error {
+                None => on(Incoming::Answer { payload }),
+                Some(error) => on(refused(error)),
+            },
+            Verb::Ack(_) => match envelope.error {
+                None => on(Incoming::Acknowledged { count: 1 }),
+                Some(error) => {
+                    for _ in 0..refused_count(error).min(self.ids.next).min(REFUSED_AT_ONCE_MAX) {
+                        on(refused(error));
+                    }
+                }
+            },
+            Verb::SubscriptionNote(id) => self.hear_of(id, envelope, on),
+            Verb::Ping => {
+                self.say(Kind::Ping, Some(envelope.id), None, None, &[], out);
+            }
+            Verb::Pong(_) => on(Incoming::Pong),
+            Verb::Welcome(id) => return self.be_welcomed(id, envelope, on),
+            Verb::Close => {
+                let why = envelope.error.map_or_else(|| "without a reason".into(), said);
+                return Err(Fault(format!("the gateway closed the session: {why}")));
+            }
+            Verb::Hello => return Err(Fault("the gateway said hello as if it had connected to us".into())),
+            // It neither subscribes with us nor opens streams, and what it cancels was answered on arrival.
+            Verb::Subscribe | Verb::Serve | Verb::StreamOpen | Verb::StreamPart(_) | Verb::Cancel(_) => {}
+        }
+        Ok(())
+    }
+
+    fn be_welcomed(
+        &mut self,
+        id: Id,
+        envelope: &Envelope<'_>,
+        on: &mut impl FnMut(Incoming<'_>),
+    ) -> Result<(), Fault> {
+        if self.hello != Some(id) || self.is_open {
+            return Err(Fault(
+                "the gateway answered a hello that was not open: it was answered before, or is none of ours".into(),
+            ));
+        }
+        if let Some(error) = envelope.error {
+            return Err(Fault(format!("the gateway refused the hello: {}", said(error))));
+        }
+        let welcome = Welcome::decode(envelope.payload)
+            .map_err(|fault| Fault(format!("the gateway's answer to the hello: {fault}")))?;
+        if welcome.v != 0 {
+            return Err(Fault(format!(
+                "the gateway speaks version {}, we speak 0",
+                welcome.v
+            )));
+        }
+        self.is_open = true;
+        self.frames.peer_takes(welcome.max_frame as usize);
+        on(Incoming::Ready);
+        Ok(())
+    }
+
+    /// A note about one of our subscriptions or offers, told apart in the order that P-5 gives them.
+    fn hear_of(&mut self, id: Id, envelope: &Envelope<'_>, on: &mut impl FnMut(Incoming<'_>)) {
+        let Some(at) = self.subscriptions.iter().position(|open| open.id == id) else {
+            return; // it ended a moment ago
+        };
+        let has = |key| {
+            envelope
+                .meta
+                .is_some_and(|meta| meta.flag(key).unwrap_or_default())
+        };
+        if let Some(error) = envelope.error {
+            self.subscriptions.swap_remove(at);
+            on(refused(error));
+        } else if has("end") {
+            self.subscriptions.swap_remove(at);
+        } else if envelope.meta.is_some_and(|meta| meta.get("run").is_some()) {
+            // The events behind it are ours; they speak for themselves.
+        } else if let Some(total) = envelope
+            .meta
+            .and_then(|meta| meta.uint("dropped").unwrap_or_default())
+        {
+            let told = &mut self.subscriptions[at].dropped;
+            let events = total.saturating_sub(*told);
+            *told = total.max(*told);
+            if events > 0 {
+                on(Incoming::Dropped { events });
+            }
+        } else if !self.subscriptions[at].is_accepted {
+            self.subscriptions[at].is_accepted = true;
+            on(Incoming::Subscribed);
+        }
+    }
+
+    #[inline]
+    fn serve_call(
+        &mut self,
+        call: Id,
+        payload: &[u8],
+        out: &mut Outgoing,
+        on: &mut impl FnMut(Incoming<'_>),
+    ) {
+        let id = self.ids.next();
+        templates::answer(id, call, payload, &mut self.frames, out);
+        on(Incoming::Served);
+    }
+}
+
+fn refused(error: &[u8]) -> Incoming<'static> {
+    Incoming::Refused { message: said(error) }
+}
+
+/// What an error says, for a person.
+fn said(error: &[u8]) -> String {
+    match ErrorBody::decode(error) {
+        Ok(body) => format!("{}: {}", body.code, body.message),
+        Err(_) => Code::Unknown.to_string(),
+    }
+}
+
+/// How many publishes a refusal speaks for: `details` is `{refused: n}` [P-3.8].
+fn refused_count(error: &[u8]) -> u64 {
+    let details = ErrorBody::decode(error).ok().and_then(|body| body.details);
+    details
+        .and_then(|details| Meta::from_checked(details).uint("refused").unwrap_or_default())
+        .unwrap_or(1)
+        .max(1)
+}
+
+#[cfg(test)]
+mod tests;
