@@ -126,6 +126,8 @@ fn run(mailbox: Endpoint<Parcel<Socket, Letter>>, shared: Shared) -> Result<(), 
                 Event::Opened { conn, .. } => {
                     queued_bytes.insert(conn, 0);
                 }
+                // Nothing is dialled here.
+                Event::Connected { .. } => {}
                 // `input` takes the transport off: a TCP connection yields bytes as they come, a WebSocket whole
                 // messages. What is kept is copied out of the receive buffer, which goes back at once.
                 Event::Received { conn, chunk } => {

@@ -10,15 +10,17 @@
 //!   recognised as stale by the generation.
 //! - An operation owns what it works on (a [`Gather`], a buffer) until its last completion gives it back.
 //! - It does not own its socket: until the turn that submits it, it knows the descriptor by its number only. So whoever
-//!   has handed a socket to [`Driver::receive`] or [`Driver::send`] keeps it until it gives it to [`Driver::close`], or
+//!   has handed a socket to [`Driver::connect`], [`Driver::receive`] or [`Driver::send`] keeps it until it gives it to [`Driver::close`], or
 //!   until the driver is gone. A socket that is dropped before makes the operation meet whatever has that number by then:
 //!   another connection's bytes, though never memory that is not its own.
 //! - At most one send is in flight for a socket. Receives are multishot: one `receive` yields any number of
 //!   [`Completion::Received`] and exactly one final [`Completion::ReceiveEnded`].
 
 use std::io;
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 
+use crate::dial::Remote;
 use crate::gather::Gather;
 use crate::listener::{ListenerId, Peer};
 
@@ -51,6 +53,14 @@ pub trait Driver {
     fn accept(&mut self, listener: ListenerId);
     /// Stops accepting on it. A connection that was accepted before may still come.
     fn stop_accept(&mut self, listener: ListenerId);
+    /// Makes a socket that can be connected to `remote`, bound to `source` if there is one. It does not wait.
+    ///
+    /// # Errors
+    /// Out of descriptors; a source that is not an address of this machine, or not of the remote's family.
+    fn open(&mut self, remote: Remote<'_>, source: Option<IpAddr>) -> io::Result<Self::Socket>;
+    /// Connects a socket of [`Driver::open`]; [`Completion::Connected`] follows. Nothing else is asked of the socket
+    /// before that but [`Driver::close`].
+    fn connect(&mut self, token: Token, socket: &Self::Socket, remote: Remote<'_>);
     /// Arms a multishot receive.
     fn receive(&mut self, token: Token, socket: &Self::Socket);
     /// Asks for the receive to end; [`Completion::ReceiveEnded`] with [`ReceiveEnd::Stopped`] follows, unless it ends otherwise first.
@@ -113,6 +123,13 @@ pub enum Completion<Lease, Socket> {
         listener: ListenerId,
         /// Why.
         error: io::Error,
+    },
+    /// A socket is connected, or will not be.
+    Connected {
+        /// Whose.
+        token: Token,
+        /// Why not.
+        result: io::Result<()>,
     },
     /// Bytes arrived.
     Received {

@@ -4,6 +4,7 @@
 //! [`reactor::Reactor`], and leave as gather lists. `examples/echo.rs` is the whole of it in one file.
 #![deny(unsafe_code)]
 
+pub mod dial;
 pub mod driver;
 pub mod gather;
 pub mod limits;

@@ -35,6 +35,8 @@ pub const CONNECTIONS_MAX: usize = 1 << 20;
 /// Letters that one core may have under way to another, unless configured.
 pub const MAILBOX_LETTERS: usize = 1024;
 
+/// A dialled connection that takes longer to be established is given up.
+pub const CONNECT_MS: u64 = 10_000;
 /// A WebSocket handshake that takes longer is closed.
 pub const HANDSHAKE_MS: u64 = 5_000;
 /// How long a closing connection may take to send what is queued.

@@ -17,6 +17,7 @@
 //! |---|---|
 //! | `table` | slots and generations |
 //! | `connection` | one connection's state |
+//! | `dialling` | dialled connections until they are open |
 //! | `placement` | which core a connection goes to, and how it gets there |
 //! | `receiving` | completions of receives, pause and resume, receives that found no buffer |
 //! | `handshake` | bytes of a WebSocket that is not open yet |
@@ -27,6 +28,7 @@
 mod closing;
 mod config;
 mod connection;
+mod dialling;
 mod handshake;
 mod input;
 mod outgoing;
@@ -66,7 +68,7 @@ pub struct Conn(pub Token);
 /// What happened.
 #[derive(Debug)]
 pub enum Event<Lease, L> {
-    /// A connection is open (a WebSocket: its handshake is done). Always the first event of a connection.
+    /// An accepted connection is open (a WebSocket: its handshake is done). Always the first event of such a connection.
     Opened {
         /// The connection.
         conn: Conn,
@@ -74,6 +76,12 @@ pub enum Event<Lease, L> {
         listener: ListenerId,
         /// Who it is.
         peer: Peer,
+    },
+    /// A dialled connection is open (a WebSocket: its handshake is done). Its first event, unless it could not be
+    /// opened: then [`Event::Closed`] is its only one.
+    Connected {
+        /// The connection, as [`Reactor::dial`] named it.
+        conn: Conn,
     },
     /// Bytes arrived: hand them to [`Reactor::input`].
     Received {
@@ -97,7 +105,7 @@ pub enum Event<Lease, L> {
         /// Which.
         conn: Conn,
     },
-    /// The connection is gone. Always its last event; not given for connections that never were `Opened`.
+    /// The connection is gone. Always its last event; not given for accepted connections that never were `Opened`.
     Closed {
         /// Which.
         conn: Conn,
@@ -202,7 +210,8 @@ enum Upcoming<L, Lease> {
 
 impl<D: Driver, L: Send> Reactor<D, L> {
     /// A core's reactor. `mail` is one of the endpoints of a [`crate::mail::mesh`], and says which core this is; all
-    /// reactors share one `board`. Accepting begins at once on `listeners`, which the driver already knows.
+    /// reactors share one `board`. Accepting begins at once on `listeners`, which the driver already knows; there may be
+    /// none, for a reactor that only dials.
     pub fn new(
         mut driver: D,
         mail: Endpoint<Parcel<D::Socket, L>>,
@@ -443,6 +452,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
                 self.counters.accepts_failed += 1;
                 None
             }
+            Completion::Connected { token, result } => self.connected(token, result),
             Completion::Received { token, lease } => self.received(token, lease),
             Completion::ReceiveEnded { token, end } => {
                 self.receive_ended(token, end);

@@ -114,6 +114,8 @@ impl<D: Driver> Worker<D> {
                 tracing::debug!(?conn, ?peer, "connected");
                 self.front.handle_opened(conn, listener);
             }
+            // The gateway dials nobody yet.
+            Event::Connected { .. } => {}
             Event::Received { conn, chunk } => {
                 let bytes = match &chunk {
                     Chunk::Lease(lease) => lease.len(),

@@ -21,6 +21,10 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         };
         match how {
             Close::Now => self.finish(token, Cause::Ours),
+            // Nothing was sent, so nothing drains.
+            Close::Drain { .. } if matches!(connection.state, State::Connecting) => {
+                self.finish(token, Cause::Ours);
+            }
             Close::Drain { ws_code } if matches!(connection.state, State::Open) => {
                 if let Layer::WebSocket(ws) = &mut connection.layer {
                     if !ws.is_open() {
@@ -108,6 +112,13 @@ impl<D: Driver, L: Send> Reactor<D, L> {
                     "the peer did not read what was queued before the close",
                 ));
             }
+            State::Connecting => {
+                let error = io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("no answer within {} ms", self.config.connect_ms),
+                );
+                return self.finish(token, Cause::Failed(error));
+            }
             _ => {}
         }
         self.finish(token, Cause::Ours);
@@ -152,6 +163,10 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         let cause = match connection.state {
             State::Draining(cause) => *cause,
             State::Open => cause,
+            State::Connecting => {
+                self.counters.dials_failed += 1;
+                cause
+            }
             State::Handshake(_) => {
                 self.counters.handshakes_failed += 1;
                 return;

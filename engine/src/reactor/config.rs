@@ -28,6 +28,8 @@ pub struct ReactorConfig {
     /// connection that comes beyond is closed, so it has to exceed what one turn brings, about 100 receive buffers.
     /// Default 4 MiB.
     pub held_bytes_max: usize,
+    /// A dialled connection that takes longer to be established is given up, in ms. Default 10,000.
+    pub connect_ms: u64,
     /// A WebSocket handshake that takes longer is closed, in ms. Default 5,000.
     pub handshake_ms: u64,
     /// How long a closing connection may take to send what is queued, in ms. Default 5,000.
@@ -44,6 +46,7 @@ impl Default for ReactorConfig {
             send_bytes_max: limits::SEND_BYTES_MAX,
             connections_max: limits::CONNECTIONS_MAX,
             held_bytes_max: limits::HELD_BYTES_MAX,
+            connect_ms: limits::CONNECT_MS,
             handshake_ms: limits::HANDSHAKE_MS,
             flush_ms: limits::FLUSH_MS,
             linger_ms: limits::LINGER_MS,
@@ -56,6 +59,10 @@ impl Default for ReactorConfig {
 pub struct Counters {
     /// Connections that this core took over, handshakes included.
     pub adopted: u64,
+    /// Connections that were dialled, whatever became of them.
+    pub dialled: u64,
+    /// Dialled connections that were not established.
+    pub dials_failed: u64,
     /// Connections that were closed as they came, because the core had `connections_max`.
     pub refused: u64,
     /// Accepts that failed.

@@ -16,6 +16,9 @@ use crate::ws::WebSocket;
 use super::Cause;
 use super::outgoing::Outgoing;
 
+/// Stands for no listener.
+pub(super) const DIALLED: ListenerId = ListenerId(u16::MAX);
+
 /// What the table holds for a connection.
 #[derive(Debug)]
 pub(super) struct Connection<S> {
@@ -36,6 +39,8 @@ pub(super) struct Connection<S> {
 
 #[derive(Debug)]
 pub(super) enum State {
+    /// A dialled connection before its connect has come to an end.
+    Connecting,
     /// The WebSocket handshake is under way; the user does not know of the connection.
     Handshake(Box<Peer>),
     Open,

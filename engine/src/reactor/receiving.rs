@@ -29,7 +29,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         };
         self.counters.received_bytes += lease.len() as u64;
         match connection.state {
-            State::Draining(_) => None,
+            State::Draining(_) | State::Connecting => None,
             State::Handshake(_) => {
                 self.shake_hands(token, lease);
                 None
@@ -86,6 +86,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
             return;
         };
         match (&connection.state, &connection.layer) {
+            (State::Connecting, _) => {}
             (State::Handshake(_), _) => self.finish(token, Cause::Peer),
             (State::Open, Layer::Stream) => self.drain(token, Cause::Peer, self.config.linger_ms),
             (State::Open, Layer::WebSocket(_)) => {

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::dial::Remote;
 use crate::driver::{Completion, Driver, Token};
 use crate::gather::Gather;
 use crate::listener::ListenerId;
@@ -103,6 +105,12 @@ impl Driver for SimDriver {
     fn stop_accept(&mut self, listener: ListenerId) {
         self.network.lock().stop_accept(self.core, listener);
     }
+
+    fn open(&mut self, _remote: Remote<'_>, _source: Option<IpAddr>) -> io::Result<SimSocket> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn connect(&mut self, _token: Token, _socket: &SimSocket, _remote: Remote<'_>) {}
 
     fn receive(&mut self, token: Token, socket: &SimSocket) {
         self.network.lock().receive(self.core, token, socket.link);

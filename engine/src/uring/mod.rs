@@ -14,7 +14,7 @@
 //!
 //! What each file holds: [`config`] sizes · `ring` the two queues and the system call · `user_data` how a completion
 //! finds its owner · `buffers` receive buffers and their leases · `sends` sends in flight · `accepts` accepting ·
-//! [`hub`] cores waking each other · `socket` a connection's descriptor.
+//! `connects` connecting · [`hub`] cores waking each other · `socket` a connection's descriptor.
 //!
 //! # Soundness
 //! The kernel holds addresses of receive buffers, gather lists and address fields while operations are in flight.
@@ -26,6 +26,7 @@
 mod accepts;
 mod buffers;
 pub mod config;
+mod connects;
 pub mod hub;
 mod ring;
 mod sends;
@@ -35,6 +36,7 @@ mod user_data;
 use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -51,10 +53,12 @@ pub use self::user_data::SLOTS_MAX;
 
 use self::accepts::{Accepts, Outcome};
 use self::buffers::{GROUP, Pool};
+use self::connects::Connects;
 use self::ring::Ring;
 pub(crate) use self::ring::{Setup, set_up_best};
 use self::sends::Sends;
 use self::user_data::{Kind, pack, unpack};
+use crate::dial::Remote;
 use crate::driver::{Completion, Driver, ReceiveEnd, Token};
 use crate::gather::Gather;
 use crate::listener::{Listener, ListenerId};
@@ -91,6 +95,7 @@ struct Owners {
     pool: Rc<Pool>,
     sends: Sends,
     accepts: Accepts,
+    connects: Connects,
     /// Where the eventfd's counter is read to. Boxed and never looked at.
     count: Box<u64>,
 }
@@ -118,6 +123,7 @@ impl UringDriver {
             pool,
             sends: Sends::default(),
             accepts: Accepts::default(),
+            connects: Connects::default(),
             count: Box::new(0),
         };
         let mut driver = UringDriver {
@@ -222,6 +228,14 @@ impl UringDriver {
                     Outcome::Nothing => None,
                 }
             }
+            Kind::Connect => {
+                self.owners.connects.finish(token);
+                let result = match -result {
+                    0 => Ok(()),
+                    error => Err(io::Error::from_raw_os_error(error)),
+                };
+                Some(Completion::Connected { token, result })
+            }
             Kind::Eventfd => {
                 self.listen_to_eventfd();
                 None
@@ -254,6 +268,18 @@ impl UringDriver {
         };
         debug_assert!(!more, "a receive that yields nothing is over");
         Completion::ReceiveEnded { token, end }
+    }
+
+    fn close_descriptor(&mut self, socket: Socket) {
+        // Runs at submission, behind whatever was asked for before: nothing queued ever meets the descriptor's next
+        // owner. The kernel keeps the socket itself until what is in flight has let go of it.
+        let fd = Fd(OwnedFd::from(socket).into_raw_fd());
+        let entry = opcode::Close::new(fd)
+            .build()
+            .user_data(pack(Kind::Quiet, QUIET))
+            .flags(squeue::Flags::SKIP_SUCCESS);
+        // SAFETY: it names no memory. The descriptor was this socket's alone and is closed here, once.
+        unsafe { self.ring.push(entry) };
     }
 
     /// Submits, waits if allowed, takes completions over.
@@ -291,6 +317,17 @@ impl Driver for UringDriver {
             // SAFETY: a cancel names no memory.
             unsafe { self.ring.push(entry) };
         }
+    }
+
+    fn open(&mut self, remote: Remote<'_>, source: Option<IpAddr>) -> io::Result<Socket> {
+        socket::open(remote, source)
+    }
+
+    fn connect(&mut self, token: Token, socket: &Socket, remote: Remote<'_>) {
+        let entry = self.owners.connects.begin(token, socket.as_fd(), remote);
+        // SAFETY: the address is in `owners` until `finish`, which follows the completion. The descriptor is open as
+        // for `receive`.
+        unsafe { self.ring.push(entry) };
     }
 
     fn receive(&mut self, token: Token, socket: &Socket) {
@@ -331,20 +368,19 @@ impl Driver for UringDriver {
         let _ = rustix::net::sockopt::set_socket_linger(socket, Some(std::time::Duration::ZERO));
     }
 
-    fn close(&mut self, _token: Token, socket: Socket) {
+    fn close(&mut self, token: Token, socket: Socket) {
+        if let Some(entry) = self.owners.connects.cancel(token) {
+            // A socket that is being connected has nothing else in flight. A shutdown would not do: it ends the attempt,
+            // and the ring begins another.
+            // SAFETY: a cancel names no memory.
+            unsafe { self.ring.push(entry) };
+            return self.close_descriptor(socket);
+        }
         // Ends the receive and the send in flight, whether submitted or not. It costs the same however many
         // connections there are; a cancel by descriptor would walk every operation that the ring has armed. It fails
         // only on a socket whose peer is gone, and there they end by themselves.
         let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
-        // Runs at submission, behind whatever was asked for before: nothing queued ever meets the descriptor's next
-        // owner. The kernel keeps the socket itself until what is in flight has let go of it.
-        let fd = Fd(OwnedFd::from(socket).into_raw_fd());
-        let entry = opcode::Close::new(fd)
-            .build()
-            .user_data(pack(Kind::Quiet, QUIET))
-            .flags(squeue::Flags::SKIP_SUCCESS);
-        // SAFETY: it names no memory. The descriptor was this socket's alone and is closed here, once.
-        unsafe { self.ring.push(entry) };
+        self.close_descriptor(socket);
     }
 
     fn free_buffers(&self) -> usize {

@@ -46,10 +46,12 @@ pub(super) enum Kind {
     WakeFailed = 6,
     /// A cancel or a close; completes only by failing, and nobody wants to know.
     Quiet = 7,
+    /// A connect; slot and generation are the owner's token.
+    Connect = 8,
 }
 
 impl Kind {
-    const LAST: Kind = Kind::Quiet;
+    const LAST: Kind = Kind::Connect;
 
     #[inline]
     fn of(bits: u64) -> Option<Kind> {
@@ -61,6 +63,7 @@ impl Kind {
             5 => Kind::Woken,
             6 => Kind::WakeFailed,
             7 => Kind::Quiet,
+            8 => Kind::Connect,
             _ => return None,
         })
     }
@@ -68,7 +71,10 @@ impl Kind {
     /// Whether an operation of this kind holds memory or a socket until its completion, which always comes.
     #[inline]
     pub(super) fn is_awaited(self) -> bool {
-        matches!(self, Kind::Receive | Kind::Send | Kind::Accept | Kind::Eventfd)
+        matches!(
+            self,
+            Kind::Receive | Kind::Send | Kind::Accept | Kind::Connect | Kind::Eventfd
+        )
     }
 }
 

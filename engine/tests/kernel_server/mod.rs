@@ -164,6 +164,7 @@ fn serve(mut reactor: Reactor<UringDriver, Letter>) -> Ended {
                 Event::Opened { conn, .. } => {
                     assert!(queued_bytes.insert(conn, 0).is_none(), "opened twice");
                 }
+                Event::Connected { conn } => panic!("{conn:?} was not dialled"),
                 Event::Received { conn, chunk } => {
                     let mut input = reactor.input(conn, chunk);
                     while let Some(Piece::Stream(bytes) | Piece::Message(bytes)) = input.next() {

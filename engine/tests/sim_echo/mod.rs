@@ -116,6 +116,7 @@ impl Core {
                 self.opened += 1;
                 conn
             }
+            Event::Connected { conn } => panic!("{conn:?} was not dialled"),
             Event::Received { conn, chunk } => {
                 let known = self
                     .known
