@@ -17,8 +17,16 @@
 //! closed loops are guilty (a server that stalls does not get its waiting messages for free).
 #![forbid(unsafe_code)]
 
+pub mod arrivals;
+pub mod campaign;
+pub mod ledger;
 pub mod measured;
+pub mod metric;
+pub mod payload;
+pub mod process;
 pub mod protocol;
 pub mod record;
 pub mod scenario;
+pub mod slo;
 pub mod stamp;
+pub mod statistics;
