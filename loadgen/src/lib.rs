@@ -19,6 +19,7 @@
 
 pub mod arrivals;
 pub mod campaign;
+pub mod compare;
 pub mod ledger;
 pub mod measured;
 pub mod metric;
@@ -26,7 +27,11 @@ pub mod payload;
 pub mod process;
 pub mod protocol;
 pub mod record;
+pub mod report;
 pub mod scenario;
+pub mod server;
 pub mod slo;
 pub mod stamp;
 pub mod statistics;
+pub mod table;
+pub mod units;

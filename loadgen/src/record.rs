@@ -20,10 +20,12 @@ use crate::scenario::{Scenario, Target};
 
 mod lines;
 mod machine;
+mod repeats;
 mod when;
 
 pub use lines::{JsonlWriter, RESULTS_FILE, ReadError, Results, read, read_jsonl};
 pub use machine::Machine;
+pub use repeats::{Point, Repeats, best, points, scenarios, target_names};
 pub use when::{now_rfc3339, rfc3339};
 
 /// Version of the lines' format; rises when the meaning of a field changes, not when one is added.

@@ -1,0 +1,130 @@
+//! The table that a campaign ends with in the terminal: medians and spread, scenario by scenario.
+
+use crate::metric::Metric;
+use crate::record::{Point, Record, Repeats, best, points, scenarios};
+use crate::table::{Align, Table, TableCell, Tone, painted};
+use crate::units;
+
+/// Figures that every scenario shows; each is followed by those of its workload.
+const COLUMNS: [&str; 8] = [
+    "server_ns_per_message",
+    "delivered_per_s",
+    "p50",
+    "p99",
+    "p99_9",
+    "max",
+    "server_busy",
+    "rss_max",
+];
+
+/// All scenarios of these records, the warnings below. Of each figure the best among the targets stands out.
+#[must_use]
+pub fn summary(records: &[Record], colours: bool) -> String {
+    let points = points(records);
+    let mut text = String::new();
+    for (name, points) in scenarios(&points) {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(&painted(name, Tone::Strong, colours));
+        text.push('\n');
+        text.push_str(&scenario_table(&points).render(colours));
+    }
+    for point in &points {
+        for repeats in &point.targets {
+            text.push_str(&warnings(point, repeats, colours));
+        }
+    }
+    text
+}
+
+fn scenario_table(points: &[&Point<'_>]) -> Table {
+    let mut metrics: Vec<Metric> = COLUMNS
+        .iter()
+        .filter_map(|name| Metric::named(name).cloned())
+        .collect();
+    for point in points {
+        for extra in point.extras() {
+            if metrics.iter().all(|metric| metric.name != extra.name) {
+                metrics.push(extra);
+            }
+        }
+    }
+    let mut columns = vec![
+        ("at", Align::Left),
+        ("target", Align::Left),
+        ("runs", Align::Right),
+    ];
+    for metric in &metrics {
+        columns.push((heading(metric), Align::Right));
+        // How far the runs lie apart is told of the judge alone: of all figures the line would be too long.
+        if metric.name == "server_ns_per_message" {
+            columns.push(("", Align::Left));
+        }
+    }
+    columns.push(("not as it should be", Align::Left));
+    let mut table = Table::new(&columns);
+    for point in points {
+        let bests: Vec<Option<usize>> = metrics
+            .iter()
+            .map(|metric| {
+                let median = |repeats: &Repeats<'_>| repeats.spread(metric).map(|spread| spread.median);
+                best(metric, &point.targets.iter().map(median).collect::<Vec<_>>())
+            })
+            .collect();
+        for (index, repeats) in point.targets.iter().enumerate() {
+            let mut row: Vec<TableCell> = vec![
+                point.label().into(),
+                repeats.target.into(),
+                repeats.records.len().to_string().into(),
+            ];
+            for (metric, best) in metrics.iter().zip(&bests) {
+                let tone = if *best == Some(index) {
+                    Tone::Good
+                } else {
+                    Tone::Plain
+                };
+                let spread = repeats.spread(metric);
+                let median = spread.map(|spread| units::figure(metric.unit, spread.median));
+                row.push(TableCell::new(&median.unwrap_or_default(), tone));
+                if metric.name == "server_ns_per_message" {
+                    let relative = spread
+                        .filter(|spread| spread.count > 1)
+                        .map(|spread| units::spread(spread.relative()));
+                    row.push(TableCell::new(&relative.unwrap_or_default(), Tone::Faint));
+                }
+            }
+            row.push(TableCell::new(&repeats.faults(), Tone::Bad));
+            table.row(row);
+        }
+    }
+    table
+}
+
+fn heading(metric: &Metric) -> &str {
+    match &*metric.name {
+        "server_ns_per_message" => "CPU/message",
+        "server_busy" => "server CPU",
+        _ => &metric.heading,
+    }
+}
+
+fn warnings(point: &Point<'_>, repeats: &Repeats<'_>, colours: bool) -> String {
+    let mut text = String::new();
+    for (warning, count) in repeats.warnings() {
+        let runs = repeats.records.len();
+        let of_runs = if runs > 1 {
+            format!(" ({count} of {runs} runs)")
+        } else {
+            String::new()
+        };
+        let line = format!(
+            "warning: {}, {}{of_runs}: {warning}",
+            point.title(),
+            repeats.target
+        );
+        text.push_str(&painted(&line, Tone::Warning, colours));
+        text.push('\n');
+    }
+    text
+}
