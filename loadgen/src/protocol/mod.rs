@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 pub mod fluxar;
 mod prepared;
+#[cfg(test)]
+mod testing;
 
 /// What a protocol can do; a scenario that needs more is refused before it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

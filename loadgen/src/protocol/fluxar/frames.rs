@@ -55,7 +55,8 @@ impl Frames {
             self.seal(out);
         }
         self.start = Some(out.bytes.len());
-        out.bytes.extend_from_slice(&[0; frame::PREFIX_BYTES][..self.prefix_bytes()]);
+        out.bytes
+            .extend_from_slice(&[0; frame::PREFIX_BYTES][..self.prefix_bytes()]);
     }
 
     /// Closes the open frame, if there is one.

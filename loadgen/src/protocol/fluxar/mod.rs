@@ -389,7 +389,11 @@ impl Talk {
                 let why = envelope.error.map_or_else(|| "without a reason".into(), said);
                 return Err(Fault(format!("the gateway closed the session: {why}")));
             }
-            Verb::Hello => return Err(Fault("the gateway said hello as if it had connected to us".into())),
+            Verb::Hello => {
+                return Err(Fault(
+                    "the gateway said hello as if it had connected to us".into(),
+                ));
+            }
             // It neither subscribes with us nor opens streams, and what it cancels was answered on arrival.
             Verb::Subscribe | Verb::Serve | Verb::StreamOpen | Verb::StreamPart(_) | Verb::Cancel(_) => {}
         }
@@ -404,7 +408,8 @@ impl Talk {
     ) -> Result<(), Fault> {
         if self.hello != Some(id) || self.is_open {
             return Err(Fault(
-                "the gateway answered a hello that was not open: it was answered before, or is none of ours".into(),
+                "the gateway answered a hello that was not open: it was answered before, or is none of ours"
+                    .into(),
             ));
         }
         if let Some(error) = envelope.error {

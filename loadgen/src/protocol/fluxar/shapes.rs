@@ -68,6 +68,11 @@ impl Shapes {
         Some(found)
     }
 
+    #[cfg(test)]
+    pub(super) fn known_count(&self) -> usize {
+        self.known.len()
+    }
+
     /// Remembers an envelope that was read in full, if it is of a kind that comes often and there is room.
     pub(in super::super) fn learn(&mut self, decoded: &Decoded<'_>) {
         let envelope = &decoded.envelope;

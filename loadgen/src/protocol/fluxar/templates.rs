@@ -45,13 +45,27 @@ impl Templates {
 
     /// Appends a publish.
     #[inline]
-    pub(in super::super) fn event(&self, topic: usize, id: Id, payload: &[u8], frames: &mut Frames, out: &mut Outgoing) {
+    pub(in super::super) fn event(
+        &self,
+        topic: usize,
+        id: Id,
+        payload: &[u8],
+        frames: &mut Frames,
+        out: &mut Outgoing,
+    ) {
         append(&self.events[topic], id, payload, frames, out);
     }
 
     /// Appends a call.
     #[inline]
-    pub(super) fn call(&self, method: usize, id: Id, payload: &[u8], frames: &mut Frames, out: &mut Outgoing) {
+    pub(super) fn call(
+        &self,
+        method: usize,
+        id: Id,
+        payload: &[u8],
+        frames: &mut Frames,
+        out: &mut Outgoing,
+    ) {
         append(&self.calls[method], id, payload, frames, out);
     }
 }
