@@ -12,14 +12,19 @@
 //! | `ENOENT` | a Unix socket's file is not there | check the path |
 //! | `EADDRNOTAVAIL` | all local ports towards that address are taken | dial from more addresses: [`Dial::source`] |
 //! | `EAGAIN` | the backlog of a Unix socket is full | dial again later |
-//! | kind `TimedOut` | no answer within [`crate::reactor::ReactorConfig::connect_ms`] | |
+//! | kind `TimedOut` | no answer within [`crate::reactor::ReactorConfig::connect_ms`], or no WebSocket within `handshake_ms` | |
+//!
+//! A server that answers the request for a WebSocket with anything but its good answer is told by a
+//! [`crate::ws::WsFault`] inside the error.
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::listener::Address;
+use crate::ws::{Unsendable, WsDial};
 
 /// How to dial.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +34,8 @@ pub struct Dial {
     /// address as there are ports (28,232, unless `net.ipv4.ip_local_port_range` says otherwise). Unused for Unix
     /// sockets.
     pub source: Option<IpAddr>,
+    /// For `ws://` addresses; unused for others.
+    pub websocket: Arc<WsDial>,
 }
 
 /// Where a driver connects to.
@@ -55,6 +62,8 @@ pub enum DialError {
         /// To where.
         remote: SocketAddr,
     },
+    /// A part of a WebSocket's request that HTTP cannot carry.
+    Unsendable(Unsendable),
     /// The core has [`crate::reactor::ReactorConfig::connections_max`].
     Full {
         /// How many that is.
@@ -73,6 +82,7 @@ impl fmt::Display for DialError {
                 f,
                 "{remote} cannot be reached from {source}: one is IPv4, the other IPv6; dial from an address like the remote's"
             ),
+            DialError::Unsendable(unsendable) => unsendable.fmt(f),
             DialError::Full { connections } => write!(
                 f,
                 "this core has all {connections} connections that it may have; raise `connections_max`"
@@ -86,7 +96,9 @@ impl std::error::Error for DialError {}
 impl From<DialError> for io::Error {
     fn from(error: DialError) -> io::Error {
         let kind = match error {
-            DialError::Unresolved { .. } | DialError::OtherFamily { .. } => io::ErrorKind::InvalidInput,
+            DialError::Unresolved { .. } | DialError::OtherFamily { .. } | DialError::Unsendable(_) => {
+                io::ErrorKind::InvalidInput
+            }
             DialError::Full { .. } => io::ErrorKind::QuotaExceeded,
         };
         io::Error::new(kind, error)

@@ -49,6 +49,12 @@ pub trait Driver {
     /// Monotonic time in nanoseconds, sampled once a turn: the same value until the next [`Driver::turn`].
     fn now_ns(&self) -> u64;
 
+    /// Bytes that nobody can foresee, to seed a generator with.
+    ///
+    /// # Errors
+    /// A kernel that has none.
+    fn entropy(&mut self) -> io::Result<[u8; 32]>;
+
     /// Arms accepting on a listener that was registered with this driver.
     fn accept(&mut self, listener: ListenerId);
     /// Stops accepting on it. A connection that was accepted before may still come.

@@ -3,7 +3,8 @@
 //! The reactor moves a connection's queue into a list at the flush; the driver reads its [`slices`](Gather::slices)
 //! into one `sendmsg`, and the reactor [`advance`](Gather::advance)s it behind a short write. Pieces of a few hundred
 //! bytes are copied into one coalescing buffer, because an iovec each costs more than the copy (measured: 97 ns a
-//! small frame); larger ones travel by reference. One piece alone travels by reference whatever its size.
+//! small frame); larger ones travel by reference. One piece alone travels by reference whatever its size. What a
+//! WebSocket client sends is masked, so it is copied.
 //!
 //! Invariant that drivers rely on: between the last mutation (`push_*`, `advance`, `clear`) and the next one, the
 //! addresses of the slices stay what they are, even if the `Box<Gather>` that holds the list is moved.
@@ -11,6 +12,7 @@
 use bytes::Bytes;
 
 use crate::limits::{COALESCED_KEPT_BYTES, COPY_BELOW_BYTES, SLICES_MAX};
+use crate::ws::mask;
 
 /// Byte slices that leave in one send, in order.
 #[derive(Debug, Default)]
@@ -94,6 +96,17 @@ impl Gather {
                 overhead: 0,
             });
         }
+    }
+
+    /// Adds a user's bytes XORed with a WebSocket mask: copied, because others may share them.
+    pub(crate) fn push_masked(&mut self, bytes: &[u8], key: [u8; 4]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.coalesce_last();
+        let start = self.coalesced.len();
+        self.copy(bytes, 0);
+        mask(&mut self.coalesced[start..], key);
     }
 
     /// Adds bytes of the transport itself, a frame header or a control frame: sent, but not counted by

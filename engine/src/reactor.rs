@@ -20,7 +20,7 @@
 //! | `dialling` | dialled connections until they are open |
 //! | `placement` | which core a connection goes to, and how it gets there |
 //! | `receiving` | completions of receives, pause and resume, receives that found no buffer |
-//! | `handshake` | bytes of a WebSocket that is not open yet |
+//! | `handshake` | bytes of a WebSocket that is not open yet, accepted or dialled |
 //! | `input` | a chunk's pieces for the user |
 //! | `outgoing`, `sending` | queues, gather lists, completions of sends |
 //! | `closing` | every way in which a connection ends |
@@ -48,7 +48,7 @@ use crate::driver::{Completion, Driver, Token};
 use crate::listener::{ListenerId, Peer};
 use crate::mail::Endpoint;
 use crate::timer::Wheel;
-use crate::ws::WebSocket;
+use crate::ws::{Masks, WebSocket};
 
 pub use config::{Counters, ReactorConfig, Transport};
 pub use input::Input;
@@ -188,6 +188,8 @@ pub struct Reactor<D: Driver, L> {
     /// Scratch of [`Reactor::expire`].
     expired: Vec<Token>,
     pools: Pools,
+    /// Since the first WebSocket was dialled.
+    masks: Option<Masks>,
     /// What the WebSocket layer answers to the chunk at hand. Empty between chunks.
     reply: Vec<u8>,
     counters: Counters,
@@ -246,6 +248,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
             timers,
             expired: Vec::new(),
             pools: Pools::default(),
+            masks: None,
             reply: Vec::new(),
             counters: Counters::default(),
         }
@@ -500,7 +503,10 @@ impl<D: Driver, L: Send> Reactor<D, L> {
             Some(Transport::Stream) => (State::Open, Layer::Stream),
             Some(Transport::WebSocket(_)) => (
                 State::Handshake(Box::new(peer)),
-                Layer::WebSocket(WebSocket::new()),
+                Layer::WebSocket {
+                    ws: WebSocket::new(),
+                    listener,
+                },
             ),
             None => {
                 self.refuse();
@@ -515,7 +521,6 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         let opened = matches!(state, State::Open);
         let token = self.table.insert(Connection {
             socket,
-            listener,
             flags: Flags::default(),
             state,
             layer,
@@ -569,20 +574,22 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         let Some(connection) = self.table.get(conn.0) else {
             return;
         };
-        let kind = match (&connection.state, &connection.layer) {
-            (State::Open, Layer::Stream) => Kind::Bytes,
-            (State::Open, Layer::WebSocket(_)) => Kind::Message,
-            _ => return,
+        if !matches!(connection.state, State::Open) {
+            return;
+        }
+        let kind = match (&connection.layer, &mut self.masks) {
+            (Layer::Stream, _) => Kind::Bytes,
+            (Layer::WebSocket { .. }, _) => Kind::Message,
+            (Layer::Client(_), Some(masks)) => Kind::MaskedMessage(masks.key()),
+            (Layer::Client(_), None) => return,
         };
         self.enqueue(conn.0, bytes, kind);
     }
 
     /// Raises or lowers the largest WebSocket message that is taken from this peer.
     pub fn set_message_limit(&mut self, conn: Conn, bytes: usize) {
-        if let Some(Connection {
-            layer: Layer::WebSocket(ws),
-            ..
-        }) = self.table.get(conn.0)
+        if let Some(connection) = self.table.get(conn.0)
+            && let Some(ws) = connection.layer.websocket()
         {
             ws.set_max_message_bytes(u32::try_from(bytes).unwrap_or(u32::MAX));
         }

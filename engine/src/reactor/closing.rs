@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::driver::{Driver, Token};
 
-use super::connection::{Flags, Layer, State};
+use super::connection::{Flags, State};
 use super::outgoing::Kind;
 use super::{Cause, Close, Conn, Event, Reactor, Upcoming};
 
@@ -21,12 +21,12 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         };
         match how {
             Close::Now => self.finish(token, Cause::Ours),
-            // Nothing was sent, so nothing drains.
-            Close::Drain { .. } if matches!(connection.state, State::Connecting) => {
+            // The user has sent nothing, so nothing drains.
+            Close::Drain { .. } if matches!(connection.state, State::Connecting | State::Asking) => {
                 self.finish(token, Cause::Ours);
             }
             Close::Drain { ws_code } if matches!(connection.state, State::Open) => {
-                if let Layer::WebSocket(ws) = &mut connection.layer {
+                if let Some(ws) = connection.layer.websocket() {
                     if !ws.is_open() {
                         // The peer closed it, or failed it: that is already on its way.
                         return;
@@ -112,10 +112,14 @@ impl<D: Driver, L: Send> Reactor<D, L> {
                     "the peer did not read what was queued before the close",
                 ));
             }
-            State::Connecting => {
+            State::Connecting | State::Asking => {
+                let (what, within_ms) = match connection.state {
+                    State::Connecting => ("the connect", self.config.connect_ms),
+                    _ => ("the request for a WebSocket", self.config.handshake_ms),
+                };
                 let error = io::Error::new(
                     io::ErrorKind::TimedOut,
-                    format!("no answer within {} ms", self.config.connect_ms),
+                    format!("no answer to {what} within {within_ms} ms"),
                 );
                 return self.finish(token, Cause::Failed(error));
             }
@@ -163,7 +167,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         let cause = match connection.state {
             State::Draining(cause) => *cause,
             State::Open => cause,
-            State::Connecting => {
+            State::Connecting | State::Asking => {
                 self.counters.dials_failed += 1;
                 cause
             }

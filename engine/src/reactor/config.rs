@@ -30,7 +30,7 @@ pub struct ReactorConfig {
     pub held_bytes_max: usize,
     /// A dialled connection that takes longer to be established is given up, in ms. Default 10,000.
     pub connect_ms: u64,
-    /// A WebSocket handshake that takes longer is closed, in ms. Default 5,000.
+    /// A WebSocket handshake that takes longer is closed, accepted or dialled, in ms. Default 5,000.
     pub handshake_ms: u64,
     /// How long a closing connection may take to send what is queued, in ms. Default 5,000.
     pub flush_ms: u64,
@@ -61,7 +61,7 @@ pub struct Counters {
     pub adopted: u64,
     /// Connections that were dialled, whatever became of them.
     pub dialled: u64,
-    /// Dialled connections that were not established.
+    /// Dialled connections that were not opened.
     pub dials_failed: u64,
     /// Connections that were closed as they came, because the core had `connections_max`.
     pub refused: u64,

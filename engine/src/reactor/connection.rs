@@ -3,27 +3,28 @@
 //! ```text
 //!              WebSocket                 handshake done
 //!   adopted ─────┬─────▶ Handshake ─────────────┬──▶ Open ──── close(Drain), peer's end, a fault ───▶ Draining
-//!                └── byte stream ───────────────┘     │                                                   │
+//!                └── byte stream ───────────────┤     │                                                   │
 //!                           │ refused: the answer is drained too                                          │
-//!                           │                         └─ close(Now), socket failed ─▶ gone ◀── sent and ended,
+//!                           │                   │     └─ close(Now), socket failed ─▶ gone ◀── sent and ended,
 //!                           └─ too slow, peer's end ─────────────────────────────────▶ gone     or out of time
+//!                                               │
+//!   dialled ───▶ Connecting ──┬─ byte stream ───┤
+//!                     │       └──▶ Asking ──────┘ good answer
+//!                     │               └─ bad answer, too slow, closed, peer's end ───▶ gone
+//!                     └─ refused, too slow, closed ──────────────────────────────────▶ gone
 //! ```
 
 use crate::listener::{ListenerId, Peer};
 use crate::timer::TimerId;
-use crate::ws::WebSocket;
+use crate::ws::{WebSocket, WsClient};
 
 use super::Cause;
 use super::outgoing::Outgoing;
-
-/// Stands for no listener.
-pub(super) const DIALLED: ListenerId = ListenerId(u16::MAX);
 
 /// What the table holds for a connection.
 #[derive(Debug)]
 pub(super) struct Connection<S> {
     pub(super) socket: S,
-    pub(super) listener: ListenerId,
     pub(super) flags: Flags,
     pub(super) state: State,
     pub(super) layer: Layer,
@@ -33,7 +34,7 @@ pub(super) struct Connection<S> {
     /// [`super::ReactorConfig::held_bytes_max`], counted in [`super::Reactor::held_bytes`].
     #[allow(clippy::box_collection)] // Rare, and every slot pays for the field.
     pub(super) held: Option<Box<Vec<u8>>>,
-    /// The deadline of the handshake or of the drain.
+    /// The deadline of the connect, the handshake or the drain.
     pub(super) deadline: Option<TimerId>,
 }
 
@@ -41,7 +42,9 @@ pub(super) struct Connection<S> {
 pub(super) enum State {
     /// A dialled connection before its connect has come to an end.
     Connecting,
-    /// The WebSocket handshake is under way; the user does not know of the connection.
+    /// A dialled WebSocket's request is sent, and the answer awaited.
+    Asking,
+    /// An accepted WebSocket's handshake is under way; the user does not know of the connection.
     Handshake(Box<Peer>),
     Open,
     /// Nothing is handed up any more. What is queued is sent, then this side is ended, then the peer's end awaited.
@@ -51,7 +54,24 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) enum Layer {
     Stream,
-    WebSocket(WebSocket),
+    /// Accepted, with the settings of that listener.
+    WebSocket {
+        ws: WebSocket,
+        listener: ListenerId,
+    },
+    /// A dialled WebSocket.
+    Client(Box<WsClient>),
+}
+
+impl Layer {
+    /// What WebSockets of either side have in common.
+    pub(super) fn websocket(&mut self) -> Option<&mut WebSocket> {
+        match self {
+            Layer::Stream => None,
+            Layer::WebSocket { ws, .. } => Some(ws),
+            Layer::Client(client) => Some(client.state()),
+        }
+    }
 }
 
 /// What is under way.

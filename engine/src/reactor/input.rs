@@ -40,10 +40,10 @@ impl<'r, D: Driver, L: Send> Input<'r, D, L> {
             .reactor
             .table
             .get(self.token)
-            .map(|connection| &connection.layer)
+            .map(|connection| &mut connection.layer)
         {
-            Some(Layer::WebSocket(ws)) => ws.is_partial(),
-            _ => false,
+            Some(layer) => layer.websocket().is_some_and(|ws| ws.is_partial()),
+            None => false,
         }
     }
 
@@ -57,24 +57,26 @@ impl<'r, D: Driver, L: Send> Input<'r, D, L> {
         if !matches!(connection.state, State::Open) {
             return None;
         }
-        let listener = usize::from(connection.listener.0);
         let bytes: &mut [u8] = match &mut self.chunk {
             Chunk::Lease(lease) => lease,
             Chunk::Held(held) => held,
         };
         let mut rest = &mut bytes[self.taken..];
-        let ws = match &mut connection.layer {
+        let before = rest.len();
+        let event = match &mut connection.layer {
             Layer::Stream => {
                 self.taken += rest.len();
                 return (!rest.is_empty()).then_some(Piece::Stream(rest));
             }
-            Layer::WebSocket(ws) => ws,
+            Layer::WebSocket { ws, listener } => {
+                let transport = self.reactor.transports.get(usize::from(listener.0))?;
+                let Some(Transport::WebSocket(config)) = transport.as_ref() else {
+                    return None;
+                };
+                ws.next(&mut rest, config, &mut self.reactor.reply)
+            }
+            Layer::Client(client) => client.next(&mut rest, &mut self.reactor.reply),
         };
-        let Some(Transport::WebSocket(config)) = self.reactor.transports.get(listener)?.as_ref() else {
-            return None;
-        };
-        let before = rest.len();
-        let event = ws.next(&mut rest, config, &mut self.reactor.reply);
         self.taken += before - rest.len();
         match event {
             Ok(Some(WsEvent::Message(message))) => Some(Piece::Message(message)),
@@ -104,7 +106,7 @@ impl<D: Driver, L: Send> Drop for Input<'_, D, L> {
         // Not at once: what the user answers to the messages before goes in front.
         let mut reply = std::mem::take(&mut self.reactor.reply);
         reply.extend(told);
-        let reply = reply.into();
+        let reply = self.reactor.as_this_side_sends(token, &reply);
         self.reactor
             .upcoming
             .push_back(Upcoming::InputEnded { token, cause, reply });

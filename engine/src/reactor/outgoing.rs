@@ -28,6 +28,10 @@ pub(super) enum Kind {
     Bytes,
     /// The user's bytes as one binary message: a frame header goes in front.
     Message,
+    /// The user's bytes as one binary message of a client, masked with this key: a frame header goes in front.
+    MaskedMessage([u8; 4]),
+    /// The user's bytes, masked with this key.
+    Masked([u8; 4]),
     /// The transport's own bytes, not reported to the user.
     Control,
 }
@@ -55,6 +59,19 @@ impl Outgoing {
             if room == 0 {
                 break;
             }
+            if let Kind::MaskedMessage(key) = item.kind {
+                let mut header = [0; 14];
+                let header_bytes = ws::masked_frame_header(item.bytes.len(), key, &mut header);
+                gather.push_overhead(&header[..header_bytes]);
+                item.kind = Kind::Masked(key);
+            }
+            if let Kind::Masked(key) = item.kind
+                && item.bytes.len() > room
+            {
+                gather.push_masked(&item.bytes.split_to(room), key);
+                item.kind = Kind::Masked(ws::rotated(key, room));
+                break;
+            }
             if item.kind == Kind::Message {
                 let mut header = [0; 10];
                 let header_bytes = ws::frame_header(item.bytes.len(), &mut header);
@@ -66,11 +83,13 @@ impl Outgoing {
                 break;
             }
             if let Some(item) = self.queue.pop_front() {
-                if item.kind == Kind::Control {
-                    self.control_bytes -= item.bytes.len();
-                    gather.push_overhead(&item.bytes);
-                } else {
-                    gather.push(item.bytes);
+                match item.kind {
+                    Kind::Control => {
+                        self.control_bytes -= item.bytes.len();
+                        gather.push_overhead(&item.bytes);
+                    }
+                    Kind::Masked(key) => gather.push_masked(&item.bytes, key),
+                    _ => gather.push(item.bytes),
                 }
             }
         }

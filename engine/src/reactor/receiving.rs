@@ -34,6 +34,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
                 self.shake_hands(token, lease);
                 None
             }
+            State::Asking => self.hear_answer(token, lease),
             State::Open if connection.flags.has(Flags::PAUSED) => {
                 let held = connection.held.get_or_insert_default();
                 if held.len() + lease.len() > self.config.held_bytes_max {
@@ -89,7 +90,14 @@ impl<D: Driver, L: Send> Reactor<D, L> {
             (State::Connecting, _) => {}
             (State::Handshake(_), _) => self.finish(token, Cause::Peer),
             (State::Open, Layer::Stream) => self.drain(token, Cause::Peer, self.config.linger_ms),
-            (State::Open, Layer::WebSocket(_)) => {
+            (State::Asking, _) => {
+                let error = io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the server ended the connection without an answer to the request for a WebSocket",
+                );
+                self.finish(token, Cause::Failed(error));
+            }
+            (State::Open, Layer::WebSocket { .. } | Layer::Client(_)) => {
                 let error = io::Error::new(
                     io::ErrorKind::UnexpectedEof,
                     "the peer ended the connection without a close frame",

@@ -17,7 +17,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
     /// Queues something and puts the connection on the list of the next flush.
     pub(super) fn enqueue(&mut self, token: Token, bytes: Bytes, kind: Kind) {
         // A message without bytes still has a header.
-        if bytes.is_empty() && kind != Kind::Message {
+        if bytes.is_empty() && !matches!(kind, Kind::Message | Kind::MaskedMessage(_)) {
             return;
         }
         let Some(connection) = self.table.get(token) else {
@@ -33,9 +33,11 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         if self.reply.is_empty() {
             return;
         }
-        let reply = Bytes::copy_from_slice(&self.reply);
-        self.reply.clear();
-        self.enqueue(token, reply, Kind::Control);
+        let mut reply = std::mem::take(&mut self.reply);
+        let sent = self.as_this_side_sends(token, &reply);
+        reply.clear();
+        self.reply = reply;
+        self.enqueue(token, sent, Kind::Control);
         let queued = self
             .table
             .get(token)

@@ -98,6 +98,11 @@ impl Driver for SimDriver {
         self.now_ns
     }
 
+    fn entropy(&mut self) -> io::Result<[u8; 32]> {
+        let mut network = self.network.lock();
+        Ok(std::array::from_fn(|_| network.random().next() as u8))
+    }
+
     fn accept(&mut self, listener: ListenerId) {
         self.network.lock().accept(self.core, listener);
     }

@@ -305,6 +305,12 @@ impl Driver for UringDriver {
         self.now_ns
     }
 
+    fn entropy(&mut self) -> io::Result<[u8; 32]> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        Ok(bytes)
+    }
+
     fn accept(&mut self, listener: ListenerId) {
         if let Some(entry) = self.owners.accepts.start(listener) {
             // SAFETY: made by `accepts`, in `owners`, which holds the listener too.

@@ -19,9 +19,9 @@ pub struct WsFault {
 /// At which stage a [`WsFault`] happened, with the number that names it there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WsFaultKind {
-    /// The HTTP request was refused.
+    /// The HTTP request was refused, or the server's answer to ours does not open a WebSocket.
     Handshake {
-        /// HTTP status of the response, 4xx or 5xx.
+        /// HTTP status of the response: of ours 4xx or 5xx; of a server's whatever it says, 0 if it says none.
         status: u16,
     },
     /// The open WebSocket fails.

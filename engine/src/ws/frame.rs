@@ -1,8 +1,10 @@
-//! Frame headers (RFC 6455, 5.2): reading a client's, with every rule that the header alone can break, and writing
+//! Frame headers (RFC 6455, 5.2): reading the peer's, with every rule that the header alone can break, and writing
 //! ours.
 
+use super::Role;
 use super::close::CLOSE_PROTOCOL;
 use super::fault::WsFault;
+use super::mask::mask;
 
 /// The longest payload of a control frame.
 pub(super) const CONTROL_MAX_BYTES: usize = 125;
@@ -36,11 +38,12 @@ impl Opcode {
     }
 }
 
-/// A client frame's header. Its mask is there: an unmasked frame is refused.
+/// A peer's frame header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameHeader {
     pub(super) fin: bool,
     pub(super) opcode: Opcode,
+    /// Zeros, which change nothing, in a server's frame.
     pub(super) mask: [u8; 4],
     pub(super) payload_bytes: u64,
 }
@@ -55,9 +58,9 @@ pub(super) enum Parsed {
 }
 
 impl FrameHeader {
-    /// Reads the header at the start of `bytes`. What breaks a rule is refused as soon as the octet that does so is
-    /// there.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, WsFault> {
+    /// Reads the header at the start of `bytes`, which the peer of `role` sent. What breaks a rule is refused as soon as
+    /// the octet that does so is there.
+    pub(super) fn parse(bytes: &[u8], role: Role) -> Result<Parsed, WsFault> {
         let [first, second, rest @ ..] = bytes else {
             return Ok(Parsed::Missing(2 - bytes.len()));
         };
@@ -74,9 +77,13 @@ impl FrameHeader {
         if first & RSV != 0 {
             return Err(refused("a reserved bit is set, and no extension was agreed"));
         }
-        if second & MASKED == 0 {
-            return Err(refused("a client's frame that is not masked"));
-        }
+        // RFC 6455, 5.1: a client masks each frame, a server none; both close over the contrary.
+        let mask_bytes = match (role, second & MASKED != 0) {
+            (Role::Server, true) => 4,
+            (Role::Client, false) => 0,
+            (Role::Server, false) => return Err(refused("a client's frame that is not masked")),
+            (Role::Client, true) => return Err(refused("a server's frame that is masked")),
+        };
         let short_length = second & !MASKED;
         if opcode.is_control() && (!fin || usize::from(short_length) > CONTROL_MAX_BYTES) {
             return Err(refused("a control frame that is fragmented or over 125 bytes"));
@@ -100,19 +107,23 @@ impl FrameHeader {
                 }
                 (length, mask)
             }
-            (126, _) => return Ok(Parsed::Missing(2 + 4 - rest.len())),
-            (127, _) => return Ok(Parsed::Missing(8 + 4 - rest.len())),
+            (126, _) => return Ok(Parsed::Missing(2 + mask_bytes - rest.len())),
+            (127, _) => return Ok(Parsed::Missing(8 + mask_bytes - rest.len())),
             (length, mask) => (u64::from(length), mask),
         };
-        let Some(mask) = mask.first_chunk() else {
-            return Ok(Parsed::Missing(4 - mask.len()));
+        let mask = match role {
+            Role::Client => [0; 4],
+            Role::Server => match mask.first_chunk() {
+                Some(mask) => *mask,
+                None => return Ok(Parsed::Missing(mask_bytes - mask.len())),
+            },
         };
-        let header_bytes = 2 + 4 + [0, 2, 8][usize::from(short_length.saturating_sub(125))];
+        let header_bytes = 2 + mask_bytes + [0, 2, 8][usize::from(short_length.saturating_sub(125))];
         Ok(Parsed::Whole(
             FrameHeader {
                 fin,
                 opcode,
-                mask: *mask,
+                mask,
                 payload_bytes,
             },
             header_bytes,
@@ -120,11 +131,25 @@ impl FrameHeader {
     }
 }
 
-/// The lengths of header and payload, if `bytes` begins with the header of a binary message in one frame, of at most
-/// 64 KiB and without a fault. What it does not know is for [`FrameHeader::parse`].
+const FIRST: u8 = FIN | BINARY;
+
+/// The lengths of header and payload, if `bytes` begins with the header of a server's binary message in one frame, as
+/// [`common_header`].
+#[inline]
+pub(super) fn common_unmasked_header(bytes: &[u8]) -> Option<(usize, usize)> {
+    match *bytes {
+        [FIRST, second @ 0..=0x7d, ..] => Some((2, usize::from(second))),
+        [FIRST, 0x7e, a, b, ..] if (a, b) >= (0, 126) => {
+            Some((2 + 2, usize::from(u16::from_be_bytes([a, b]))))
+        }
+        _ => None,
+    }
+}
+
+/// The lengths of header and payload, if `bytes` begins with the header of a client's binary message in one frame, of at
+/// most 64 KiB and without a fault. What it does not know is for [`FrameHeader::parse`].
 #[inline]
 pub(super) fn common_header(bytes: &[u8]) -> Option<(usize, usize)> {
-    const FIRST: u8 = FIN | BINARY;
     match *bytes {
         [FIRST, second @ 0x80..=0xfd, ..] => Some((2 + 4, usize::from(second & !MASKED))),
         [FIRST, 0xfe, a, b, ..] if (a, b) >= (0, 126) => {
@@ -143,6 +168,37 @@ fn refused(reason: &'static str) -> WsFault {
 /// does not mask). Returns how many bytes of `out` it takes: 2, 4 or 10.
 pub fn frame_header(message_bytes: usize, out: &mut [u8; 10]) -> usize {
     header(FIN | BINARY, message_bytes, out)
+}
+
+/// Writes the header of one whole binary message of a client, whose bytes follow XORed with `key`. Returns how many bytes
+/// of `out` it takes: 6, 8 or 14.
+pub(crate) fn masked_frame_header(message_bytes: usize, key: [u8; 4], out: &mut [u8; 14]) -> usize {
+    let mut plain = [0; 10];
+    let plain_bytes = header(FIN | BINARY, message_bytes, &mut plain);
+    plain[1] |= MASKED;
+    out[..plain_bytes].copy_from_slice(&plain[..plain_bytes]);
+    out[plain_bytes..plain_bytes + 4].copy_from_slice(&key);
+    plain_bytes + 4
+}
+
+/// A client's form of control frames that were written as a server writes them, one behind the other.
+pub(super) fn mask_control_frames(mut plain: &[u8], mut key: impl FnMut() -> [u8; 4]) -> Vec<u8> {
+    let mut masked = Vec::with_capacity(plain.len() + 8);
+    while let [first, payload_bytes, rest @ ..] = plain {
+        debug_assert!(
+            usize::from(*payload_bytes) <= CONTROL_MAX_BYTES,
+            "not a control frame of ours"
+        );
+        let (payload, behind) = rest.split_at(rest.len().min(usize::from(*payload_bytes)));
+        let key = key();
+        masked.extend_from_slice(&[*first, MASKED | *payload_bytes]);
+        masked.extend_from_slice(&key);
+        let begins = masked.len();
+        masked.extend_from_slice(payload);
+        mask(&mut masked[begins..], key);
+        plain = behind;
+    }
+    masked
 }
 
 /// [`frame_header`] for a text message; its bytes must be UTF-8.
@@ -202,7 +258,7 @@ mod tests {
     use super::*;
 
     fn whole(bytes: &[u8]) -> (FrameHeader, usize) {
-        match FrameHeader::parse(bytes) {
+        match FrameHeader::parse(bytes, Role::Server) {
             Ok(Parsed::Whole(header, used)) => (header, used),
             other => panic!("{other:?}"),
         }
@@ -231,7 +287,7 @@ mod tests {
             };
             assert_eq!(whole(&bytes), (header, bytes.len()));
             for cut in 0..bytes.len() {
-                let missing = match FrameHeader::parse(&bytes[..cut]) {
+                let missing = match FrameHeader::parse(&bytes[..cut], Role::Server) {
                     Ok(Parsed::Missing(missing)) => missing,
                     other => panic!("{cut} of {length}: {other:?}"),
                 };

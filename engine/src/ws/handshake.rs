@@ -14,7 +14,7 @@ use super::fault::WsFault;
 /// The longest request head that is taken.
 pub(super) const HEAD_MAX_BYTES: usize = 8 * 1024;
 /// The most header fields that it may have. A browser sends about 15.
-const HEAD_MAX_FIELDS: usize = 64;
+pub(super) const HEAD_MAX_FIELDS: usize = 64;
 /// As much of a value is quoted back to the peer that sent it.
 const QUOTE_MAX_CHARS: usize = 128;
 
@@ -231,13 +231,13 @@ fn once<'h>(slot: &mut Option<&'h [u8]>, value: &'h [u8], name: &str) -> Result<
     }
 }
 
-fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|&octet| octet == b',')
         .map(<[u8]>::trim_ascii)
         .filter(|token| !token.is_empty())
 }
 
-fn has_token(list: &[u8], token: &str) -> bool {
+pub(super) fn has_token(list: &[u8], token: &str) -> bool {
     tokens(list).any(|listed| listed.eq_ignore_ascii_case(token.as_bytes()))
 }
 
@@ -248,7 +248,7 @@ fn is_key(value: &[u8]) -> bool {
 }
 
 /// A peer's value as it may stand in a text: short, and without control characters.
-fn quoted(value: &[u8]) -> String {
+pub(super) fn quoted(value: &[u8]) -> String {
     let text = String::from_utf8_lossy(value);
     let short: String = text
         .chars()

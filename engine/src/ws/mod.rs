@@ -1,4 +1,4 @@
-//! WebSocket (RFC 6455), the server's side, as a layer of bytes: what a socket received goes in, whole messages and
+//! WebSocket (RFC 6455), the server's side and the client's, as a layer of bytes: what a socket received goes in, whole messages and
 //! the bytes to answer come out. It owns no socket, no clock and no task.
 //!
 //! ```text
@@ -14,9 +14,13 @@
 //! the bytes that arrived, never with the length that a header claims, and is freed with the message. So an idle
 //! open connection is one `WebSocket` of [48 bytes](WebSocket) and nothing on the heap.
 //!
+//! The client's side, [`WsClient`], is the same from the first frame on, but for the mask: it takes frames without one,
+//! and what it answers is masked by [`WsClient::masked`], as messages are when they are sent.
+//!
 //! No extension is spoken (no `permessage-deflate`): bytes for many connections are made once, and compressing them
 //! for each anew would undo that.
 
+mod client;
 mod close;
 mod fault;
 mod frame;
@@ -27,15 +31,20 @@ mod receive;
 
 use std::mem;
 
+pub use client::{Unsendable, WsClient, WsDial};
 pub use close::{
     CLOSE_GOING_AWAY, CLOSE_INTERNAL, CLOSE_INVALID, CLOSE_NO_STATUS, CLOSE_NORMAL, CLOSE_POLICY,
     CLOSE_PROTOCOL, CLOSE_TOO_BIG, CLOSE_TRY_AGAIN, CLOSE_UNSUPPORTED, close_frame,
 };
 pub use fault::{WsFault, WsFaultKind};
+pub(crate) use frame::masked_frame_header;
 pub use frame::{frame_header, ping_frame, text_frame_header};
+pub use mask::Masks;
+pub(crate) use mask::{mask, rotated};
 pub use origin::Origins;
 
 use frame::Opcode;
+use receive::Step;
 
 /// The settings of a listener, shared by its connections.
 #[derive(Clone, Debug)]
@@ -69,9 +78,10 @@ impl Default for WsConfig {
 /// What [`WebSocket::next`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum WsEvent<'a> {
-    /// The client's request was good, and the response that says so is in `reply`. Messages may be sent behind it.
+    /// The client's request was good, and the response that says so is in `reply`; or the server's response was good.
+    /// Messages may be sent behind it.
     Opened {
-        /// The request's target as it came, query included: `/`, `/chat?room=1`.
+        /// The request's target as it came, query included: `/`, `/chat?room=1`. Empty on the client's side.
         path: &'a str,
     },
     /// A binary message, whole and unmasked.
@@ -102,6 +112,7 @@ pub struct WebSocket {
     max_message_bytes: u32,
     /// The mask, turned so that its first octet belongs to the next octet of payload.
     mask: [u8; 4],
+    role: Role,
     phase: Phase,
     /// The frame whose payload is being read. Meaningless in other phases.
     frame: Opcode,
@@ -116,8 +127,33 @@ pub struct WebSocket {
 
 const _: () = assert!(mem::size_of::<WebSocket>() <= 48);
 
+/// Which end of the connection this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Server,
+    Client,
+}
+
+/// What is taken of the peer's messages.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    max_message_bytes: u32,
+    text: bool,
+}
+
+impl Rules {
+    #[inline]
+    fn new(max_message_bytes: usize, text: bool) -> Rules {
+        Rules {
+            max_message_bytes: u32::try_from(max_message_bytes).unwrap_or(u32::MAX),
+            text,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// The HTTP head, request or response, has not come whole.
     Request,
     Header,
     Payload,
@@ -165,7 +201,12 @@ impl Default for WebSocket {
 impl WebSocket {
     /// A new connection, which waits for the client's HTTP request.
     pub fn new() -> Self {
+        Self::of(Role::Server)
+    }
+
+    fn of(role: Role) -> Self {
         Self {
+            role,
             held: Vec::new(),
             message_bytes: 0,
             payload_left_bytes: 0,
@@ -196,13 +237,36 @@ impl WebSocket {
         config: &WsConfig,
         reply: &mut Vec<u8>,
     ) -> Result<Option<WsEvent<'e>>, WsFault> {
+        if self.phase == Phase::Request {
+            let step = self.read_request(input, config, reply);
+            return self.tell(step);
+        }
+        self.next_message(input, Rules::new(config.max_message_bytes, config.text), reply)
+    }
+
+    /// [`WebSocket::next`] behind the handshake.
+    #[inline]
+    fn next_message<'e, 'i: 'e>(
+        &'e mut self,
+        input: &mut &'i mut [u8],
+        rules: Rules,
+        reply: &mut Vec<u8>,
+    ) -> Result<Option<WsEvent<'e>>, WsFault> {
         if self.flags.take(Flags::LENT) {
             self.held = Vec::new();
         }
-        if let Some(message) = self.common_message(input, config) {
+        if let Some(message) = self.common_message(input, rules) {
             return Ok(Some(WsEvent::Message(message)));
         }
-        match self.advance(input, config, reply) {
+        let step = self.advance(input, rules, reply);
+        self.tell(step)
+    }
+
+    fn tell<'e, 'i: 'e>(
+        &'e mut self,
+        step: Result<Option<Step<'i>>, WsFault>,
+    ) -> Result<Option<WsEvent<'e>>, WsFault> {
+        match step {
             Ok(Some(step)) => Ok(Some(self.event(step))),
             Ok(None) => {
                 // A header that straddled inputs may leave an empty buffer behind.

@@ -7,8 +7,8 @@ use super::close::{self, CLOSE_INVALID, CLOSE_PROTOCOL, CLOSE_TOO_BIG, CLOSE_UNS
 use super::fault::WsFault;
 use super::frame::{self, CONTROL_MAX_BYTES, FrameHeader, Opcode, Parsed};
 use super::handshake::{self, HEAD_MAX_BYTES};
-use super::mask::{rotated, unmask};
-use super::{Flags, Kind, Phase, WebSocket, WsConfig, WsEvent};
+use super::mask::{mask, rotated};
+use super::{Flags, Kind, Phase, Role, Rules, WebSocket, WsConfig, WsEvent};
 
 /// Once so many bytes wait in `reply`, further pings are answered by replacing the last pong, not by adding one:
 /// RFC 6455, 5.5.3 asks for a pong to the most recent ping only. So a flood of pings cannot grow the reply.
@@ -22,6 +22,9 @@ pub(super) enum Whole<'i> {
     Input(&'i [u8]),
     Held(Range<usize>),
 }
+
+/// An HTTP head is over its bound.
+pub(super) struct TooLong;
 
 /// A [`WsEvent`] before it borrows. Texts were checked to be UTF-8.
 pub(super) enum Step<'i> {
@@ -42,20 +45,21 @@ impl WebSocket {
     /// The common case, ahead of all others: the input begins with a whole binary message in one frame. It tells the
     /// same as [`advance`](Self::advance) would, in a fraction of the steps.
     #[inline]
-    pub(super) fn common_message<'i>(
-        &mut self,
-        input: &mut &'i mut [u8],
-        config: &WsConfig,
-    ) -> Option<&'i [u8]> {
+    pub(super) fn common_message<'i>(&mut self, input: &mut &'i mut [u8], rules: Rules) -> Option<&'i [u8]> {
         if self.phase != Phase::Header || self.message != Kind::None || !self.held.is_empty() {
             return None;
         }
-        let (header_bytes, payload_bytes) = frame::common_header(input)?;
-        if payload_bytes > self.limit_bytes(config) as usize || input.len() < header_bytes + payload_bytes {
+        let (header_bytes, payload_bytes) = match self.role {
+            Role::Server => frame::common_header(input)?,
+            Role::Client => frame::common_unmasked_header(input)?,
+        };
+        if payload_bytes > self.limit_bytes(rules) as usize || input.len() < header_bytes + payload_bytes {
             return None;
         }
         let (header, message) = take(input, header_bytes + payload_bytes).split_at_mut(header_bytes);
-        unmask(message, *header.last_chunk()?);
+        if self.role == Role::Server {
+            mask(message, *header.last_chunk()?);
+        }
         Some(message)
     }
 
@@ -63,7 +67,7 @@ impl WebSocket {
     pub(super) fn advance<'i>(
         &mut self,
         input: &mut &'i mut [u8],
-        config: &WsConfig,
+        rules: Rules,
         reply: &mut Vec<u8>,
     ) -> Result<Option<Step<'i>>, WsFault> {
         loop {
@@ -72,14 +76,13 @@ impl WebSocket {
                     let Some(header) = self.read_header(input)? else {
                         return Ok(None);
                     };
-                    self.begin_frame(header, config)?;
+                    self.begin_frame(header, rules)?;
                     continue;
                 }
                 Phase::Payload if self.payload_left_bytes > 0 && input.is_empty() => return Ok(None),
                 Phase::Payload if self.frame.is_control() => self.read_control(input, reply)?,
-                Phase::Payload => self.read_data(input, config)?,
-                Phase::Request => return self.read_request(input, config, reply),
-                Phase::Closed => {
+                Phase::Payload => self.read_data(input, rules)?,
+                Phase::Request | Phase::Closed => {
                     self.held = Vec::new();
                     take(input, input.len());
                     return Ok(None);
@@ -121,7 +124,7 @@ impl WebSocket {
         }
     }
 
-    fn read_request<'i>(
+    pub(super) fn read_request<'i>(
         &mut self,
         input: &mut &'i mut [u8],
         config: &WsConfig,
@@ -130,16 +133,31 @@ impl WebSocket {
         let Some(&first) = input.first() else {
             return Ok(None);
         };
-        let room = HEAD_MAX_BYTES - self.held.len();
-        let arrived = &input[..input.len().min(room)];
         if self.held.is_empty() {
             handshake::check_first_byte(first)?;
-            if let Some(end) = handshake::end_of_head(arrived, 0) {
-                let head = take(input, end);
-                let path = handshake::accept(head, config, reply)?;
-                self.phase = Phase::Header;
-                return Ok(Some(Step::Opened(Whole::Input(&head[path]))));
-            }
+        }
+        let Some(head) = self.take_head(input).map_err(|TooLong| {
+            WsFault::handshake(431, format!("the request's head is over {HEAD_MAX_BYTES} bytes"))
+        })?
+        else {
+            return Ok(None);
+        };
+        let path = match head {
+            Whole::Input(head) => Whole::Input(&head[handshake::accept(head, config, reply)?]),
+            Whole::Held(range) => Whole::Held(handshake::accept(&self.held[range], config, reply)?),
+        };
+        self.phase = Phase::Header;
+        Ok(Some(Step::Opened(path)))
+    }
+
+    /// Takes an HTTP head; `None`, and the input is used up, while it is not whole. A held one begins where `held` does.
+    pub(super) fn take_head<'i>(&mut self, input: &mut &'i mut [u8]) -> Result<Option<Whole<'i>>, TooLong> {
+        let room = HEAD_MAX_BYTES - self.held.len();
+        let arrived = &input[..input.len().min(room)];
+        if self.held.is_empty()
+            && let Some(end) = handshake::end_of_head(arrived, 0)
+        {
+            return Ok(Some(Whole::Input(take(input, end))));
         }
 
         let searched = self.held.len();
@@ -149,16 +167,11 @@ impl WebSocket {
         // The line end that an empty line follows may be up to two bytes back.
         if let Some(end) = handshake::end_of_head(&self.held, searched.saturating_sub(2)) {
             take(input, end - searched);
-            let path = handshake::accept(&self.held[..end], config, reply)?;
-            self.phase = Phase::Header;
-            return Ok(Some(Step::Opened(Whole::Held(path))));
+            return Ok(Some(Whole::Held(0..end)));
         }
         take(input, arrived_bytes);
         if arrived_bytes == room {
-            return Err(WsFault::handshake(
-                431,
-                format!("the request's head is over {HEAD_MAX_BYTES} bytes"),
-            ));
+            return Err(TooLong);
         }
         Ok(None)
     }
@@ -167,14 +180,14 @@ impl WebSocket {
     fn read_header(&mut self, input: &mut &mut [u8]) -> Result<Option<FrameHeader>, WsFault> {
         let begins = self.message_bytes as usize;
         if self.held.len() == begins
-            && let Parsed::Whole(header, bytes) = FrameHeader::parse(input)?
+            && let Parsed::Whole(header, bytes) = FrameHeader::parse(input, self.role)?
         {
             take(input, bytes);
             return Ok(Some(header));
         }
         // It straddles inputs.
         loop {
-            match FrameHeader::parse(&self.held[begins..])? {
+            match FrameHeader::parse(&self.held[begins..], self.role)? {
                 Parsed::Whole(header, _) => {
                     self.held.truncate(begins);
                     return Ok(Some(header));
@@ -190,10 +203,10 @@ impl WebSocket {
     }
 
     /// Holds a header against the message under way and the limits.
-    fn begin_frame(&mut self, header: FrameHeader, config: &WsConfig) -> Result<(), WsFault> {
+    fn begin_frame(&mut self, header: FrameHeader, rules: Rules) -> Result<(), WsFault> {
         match (header.opcode, self.message) {
             (Opcode::Binary, Kind::None) => self.message = Kind::Binary,
-            (Opcode::Text, Kind::None) if config.text => self.message = Kind::Text,
+            (Opcode::Text, Kind::None) if rules.text => self.message = Kind::Text,
             (Opcode::Text, Kind::None) => {
                 return Err(WsFault::frame(
                     CLOSE_UNSUPPORTED,
@@ -213,7 +226,7 @@ impl WebSocket {
         }
         if !header.opcode.is_control() {
             // Before a byte of it is kept.
-            let room = self.limit_bytes(config).saturating_sub(self.message_bytes);
+            let room = self.limit_bytes(rules).saturating_sub(self.message_bytes);
             if header.payload_bytes > u64::from(room) {
                 return Err(WsFault::frame(
                     CLOSE_TOO_BIG,
@@ -230,9 +243,9 @@ impl WebSocket {
         Ok(())
     }
 
-    fn limit_bytes(&self, config: &WsConfig) -> u32 {
+    fn limit_bytes(&self, rules: Rules) -> u32 {
         match self.max_message_bytes {
-            0 => u32::try_from(config.max_message_bytes).unwrap_or(u32::MAX),
+            0 => rules.max_message_bytes,
             own => own,
         }
     }
@@ -241,8 +254,10 @@ impl WebSocket {
     fn read_payload<'i>(&mut self, input: &mut &'i mut [u8]) -> (&'i mut [u8], bool) {
         let left = self.payload_left_bytes as usize;
         let arrived = take(input, left.min(input.len()));
-        unmask(arrived, self.mask);
-        self.mask = rotated(self.mask, arrived.len());
+        if self.role == Role::Server {
+            mask(arrived, self.mask);
+            self.mask = rotated(self.mask, arrived.len());
+        }
         self.payload_left_bytes -= arrived.len() as u32;
         let complete = self.payload_left_bytes == 0;
         if complete {
@@ -251,11 +266,7 @@ impl WebSocket {
         (arrived, complete)
     }
 
-    fn read_data<'i>(
-        &mut self,
-        input: &mut &'i mut [u8],
-        config: &WsConfig,
-    ) -> Result<Option<Step<'i>>, WsFault> {
+    fn read_data<'i>(&mut self, input: &mut &'i mut [u8], rules: Rules) -> Result<Option<Step<'i>>, WsFault> {
         let (arrived, complete) = self.read_payload(input);
         let ends = complete && self.frame_is_last;
         let text = self.message == Kind::Text;
@@ -274,7 +285,7 @@ impl WebSocket {
         let most = if self.frame_is_last {
             self.held.len() + arrived.len() + self.payload_left_bytes as usize
         } else {
-            self.limit_bytes(config) as usize
+            self.limit_bytes(rules) as usize
         };
         reserve(&mut self.held, arrived.len(), most);
         self.held.extend_from_slice(arrived);
