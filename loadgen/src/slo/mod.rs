@@ -17,7 +17,7 @@ mod figure;
 mod judge;
 mod parse;
 
-pub use figure::{FIGURES, figure, is_figure, phase_at};
+pub use figure::{figure, figures, is_figure, phase_at};
 pub use judge::{Judged, Outcome, judge};
 
 use std::fmt;

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::{Assertion, Bound, FIGURES, Operator, Pick, is_figure};
+use super::{Assertion, Bound, Operator, Pick, figures, is_figure};
 use crate::campaign::nearest;
 
 /// A piece of an assertion.
@@ -84,12 +84,13 @@ fn check_figure(name: &str) -> Result<(), String> {
     if is_figure(name) {
         return Ok(());
     }
-    match nearest(name, FIGURES.iter().copied()) {
+    let known = figures();
+    match nearest(name, known.iter().map(String::as_str)) {
         Some(near) => Err(format!("there is no figure `{name}`; did you mean `{near}`?")),
         None if UNITS.iter().any(|unit| name.ends_with(unit)) => Ok(()),
         None => Err(format!(
             "there is no figure `{name}`; there are {}",
-            FIGURES.join(", ")
+            known.join(", ")
         )),
     }
 }
@@ -281,7 +282,7 @@ mod tests {
             ("p99_ms << 5", "<="),
             ("p9_ms < 5", "did you mean"),
             ("loss == 0", "did you mean `lost`"),
-            ("nonsense < 5", "there are p50_ms"),
+            ("nonsense < 5", "there are server_ns_per_message"),
             ("p99_ms < 5 ms", "`ms` at the end"),
             ("p99_ms < 5 at once", "50000/s"),
             ("p99_ms < 5 when x", "= VALUE"),
