@@ -7,8 +7,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fluxar_bench::shards::{empty, subscribe};
 use fluxar_protocol::{Envelope, Form, Id, Kind};
-use fluxar_shard::{Limits, PeerId, Seed, Shard};
+use fluxar_shard::{Limits, Shard};
 
 const ROUND: usize = 256;
 
@@ -36,37 +37,6 @@ fn event(topic: &str, bytes: usize) -> Vec<u8> {
     event
 }
 
-fn peer(slot: u32) -> PeerId {
-    PeerId {
-        slot,
-        generation: 1,
-        core: 0,
-    }
-}
-
-fn shard() -> Shard {
-    let limits = Limits {
-        subscriptions_per_peer: 1 << 17,
-        ..Limits::default()
-    };
-    Shard::new(
-        0,
-        1,
-        limits,
-        Seed {
-            hash: 1,
-            ids: 2,
-            epoch: 3,
-        },
-    )
-}
-
-fn id(nth: u32) -> Id {
-    let mut id = [0; 16];
-    id[..4].copy_from_slice(&nth.to_be_bytes());
-    Id(id)
-}
-
 /// Publishes a round of these topics in turn, and takes the runs.
 fn round(shard: &mut Shard, topics: &[String], events: &[Vec<u8>], from: usize) {
     for nth in from..from + ROUND {
@@ -88,28 +58,22 @@ fn topics(criterion: &mut Criterion) {
             .collect::<Vec<_>>()
     };
     let exact = |topics: &[String]| {
-        let mut shard = shard();
+        let mut shard = empty(Limits::default());
         for (nth, topic) in topics.iter().enumerate() {
-            shard
-                .subscribe(peer(1), id(nth as u32), topic, None)
-                .expect("within the limits");
+            subscribe(&mut shard, 1, nth as u32, topic, None);
         }
         shard
     };
     let wild = || {
-        let mut shard = shard();
-        shard
-            .subscribe(peer(1), id(0), "plant.>", None)
-            .expect("within the limits");
+        let mut shard = empty(Limits::default());
+        subscribe(&mut shard, 1, 0, "plant.>", None);
         for nth in 1..10_000 {
             let pattern = match nth % 3 {
                 0 => format!("site{nth}.*.temperature"),
                 1 => format!("*.zone{nth}.*"),
                 _ => format!("site{nth}.>"),
             };
-            shard
-                .subscribe(peer(nth), id(1), &pattern, None)
-                .expect("within the limits");
+            subscribe(&mut shard, nth, 1, &pattern, None);
         }
         shard
     };

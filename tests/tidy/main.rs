@@ -20,7 +20,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("fluxar", &["fluxar-protocol"]),
     ("fluxar-cli", &["fluxar"]),
     ("host_telemetry", &["fluxar"]),
-    ("fluxar-bench", &[]),
+    ("fluxar-bench", &["fluxar-protocol", "fluxar-shard"]),
     (
         "fluxar-tests",
         &[
