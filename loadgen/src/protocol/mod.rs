@@ -10,9 +10,12 @@ use std::fmt;
 use std::sync::Arc;
 
 pub mod fluxar;
+pub mod nats;
 mod prepared;
+mod straddle;
 #[cfg(test)]
 mod testing;
+mod text;
 
 /// What a protocol can do; a scenario that needs more is refused before it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

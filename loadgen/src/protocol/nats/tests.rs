@@ -1,0 +1,119 @@
+//! Sessions against byte strings that a nats-server would send.
+
+use proptest::prelude::*;
+
+use super::super::testing::{Heard, cuts, cuts_do_not_matter, damaged, hand_over, names, payload};
+use super::*;
+
+fn asked() -> NatsSession {
+    let nats = Nats {
+        seed: 3,
+        heads: Prepared::default(),
+    };
+    let mut session = nats.session(5, &names());
+    session.talk.awaited.push_back(Incoming::Subscribed);
+    session
+}
+
+fn message(line: &str, payload: &[u8]) -> Vec<u8> {
+    [line.as_bytes(), b"\r\n", payload, b"\r\n"].concat()
+}
+
+/// The hello with a subscription behind it, events, a call, answers, refusals.
+fn conversation() -> Vec<u8> {
+    let mut stream =
+        b"INFO {\"server_id\":\"x\",\"headers\":true,\"max_payload\":1048576}\r\nPONG\r\nPONG\r\n".to_vec();
+    for sequence in 0..4 {
+        stream.extend(message("MSG load.0 1 64", &payload(sequence, 64)));
+    }
+    stream.extend(message("MSG load.1 2 31", &payload(4, 31)));
+    stream.extend(message("MSG load.0 1 64", &payload(5, 64)));
+    stream.extend(b"PING\r\n+OK\r\n");
+    let with_headers = [b"NATS/1.0\r\na: b\r\n\r\n", &payload(6, 64)[..]].concat();
+    stream.extend(message("HMSG load.0 1 18 82", &with_headers));
+    stream.extend(message("MSG work.echo 3 _INBOX.9.1 40", &payload(7, 40)));
+    stream.extend(message("MSG _INBOX.3-5.0 4 24", &payload(8, 24)));
+    stream.extend(message("HMSG _INBOX.3-5.1 4 16 16", b"NATS/1.0 503\r\n\r\n"));
+    stream.extend(message("MSG gone 99 0", b""));
+    stream.extend(b"-ERR 'Permissions Violation for Publish to \"load.1\"'\r\n");
+    stream.extend(b"-ERR 'Stale Connection'\r\n");
+    stream
+}
+
+#[test]
+fn a_conversation_is_understood() {
+    let mut session = asked();
+    let outcome = hand_over(&mut session, [&conversation()[..]]);
+    let mut expected = vec![Heard::Subscribed, Heard::Ready]; // in the order in which this test asked
+    expected.extend((0..4).map(|sequence| Heard::Event(payload(sequence, 64))));
+    expected.extend([
+        Heard::Event(payload(4, 31)),
+        Heard::Event(payload(5, 64)),
+        Heard::Event(payload(6, 64)),
+    ]);
+    expected.extend([Heard::Served, Heard::Answer(payload(8, 24))]);
+    expected.push(Heard::Refused("no responders: nobody serves the method".into()));
+    expected.push(Heard::Refused(
+        "Permissions Violation for Publish to \"load.1\"".into(),
+    ));
+    assert_eq!(outcome.heard, expected);
+    assert_eq!(
+        outcome.fault.as_deref(),
+        Some("the server ended the session: Stale Connection")
+    );
+    let said = &outcome.said;
+    assert!(said.starts_with(b"CONNECT {\"verbose\":false,"));
+    let echo = [b"PONG\r\n", &message("PUB _INBOX.9.1 40", &payload(7, 40))[..]].concat();
+    assert!(said.ends_with(&[b"PING\r\n", &echo[..]].concat()));
+}
+
+#[test]
+fn what_is_said_is_nats() {
+    let mut session = asked();
+    let mut out = Outgoing::default();
+    session.publish(1, b"abc", &mut out);
+    session.call(0, b"de", &mut out);
+    session.call(0, b"", &mut out);
+    session.subscribe(0, &mut out);
+    session.serve(0, &mut out);
+    session.unsubscribe(0, &mut out);
+    session.ping(&mut out);
+    let expected = "PUB load.1 3\r\nabc\r\nSUB _INBOX.3-5.* 4\r\nPUB work.echo _INBOX.3-5.0 2\r\nde\r\n\
+                    PUB work.echo _INBOX.3-5.1 0\r\n\r\nSUB load.0 1\r\nPING\r\nSUB work.echo loadgen 3\r\nPING\r\n\
+                    UNSUB 1\r\nPING\r\n";
+    assert_eq!(String::from_utf8(out.bytes).expect("text"), expected);
+}
+
+#[test]
+fn what_is_not_nats_is_a_fault() {
+    for stream in [
+        &b"HTTP/1.1 400 Bad Request\r\n"[..],
+        b"MSG a 1\r\n",
+        b"MSG a 1 99999999\r\n",
+        b"MSG a 1 -1\r\n",
+        b"MSG a 1 b c d e 1\r\n",
+        b"MSG a 1 1\r\nabcd",
+        b"HMSG a 1 9 8\r\n",
+        b"INFO {\"tls_required\":true}\r\n",
+        b"PONG\r\nPONG\r\n",
+        &[b'x'; 40_000],
+    ] {
+        assert!(
+            hand_over(&mut asked(), [stream]).fault.is_some(),
+            "{}",
+            quoted(stream)
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn cuts_of_a_conversation(cuts in cuts()) {
+        cuts_do_not_matter(asked, &conversation(), &cuts);
+    }
+
+    #[test]
+    fn noise_is_a_fault_at_worst(stream in damaged(conversation()), cuts in cuts()) {
+        cuts_do_not_matter(asked, &stream, &cuts);
+    }
+}
