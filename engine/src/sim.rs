@@ -3,7 +3,8 @@
 //! What runs above the [`Driver`](crate::driver::Driver) is the code of a real gateway. What runs below it is this: a
 //! network that cuts reads and writes short, delivers completions late and in another order, runs out of receive
 //! buffers, fails accepts and resets connections, as often as [`Faults`] says, and never breaks what TCP promises:
-//! bytes of a connection arrive in order, once, until it ends or is reset. It proves nothing about the kernel.
+//! bytes of a connection arrive in order, once, until it ends or is reset. Cores dial its listeners, too
+//! ([`World::address`]). It proves nothing about the kernel.
 //!
 //! ```text
 //!   test code: ClientSocket::{write, read, …}        cores: Reactor over SimDriver, stepped by the test
@@ -42,7 +43,7 @@ mod random;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::listener::ListenerId;
+use crate::listener::{Address, ListenerId};
 use crate::mail::Wake;
 
 pub use client::{ClientSocket, ClientState};
@@ -93,6 +94,25 @@ impl World {
     /// Opens a listener; every core's driver knows it.
     pub fn listen(&mut self) -> ListenerId {
         self.network.lock().listen()
+    }
+
+    /// Where a core that dials finds a listener, as a byte stream.
+    #[must_use]
+    pub fn address(&self, listener: ListenerId) -> Address {
+        Address::Tcp {
+            host: "127.0.0.1".to_owned(),
+            port: network::FIRST_PORT + listener.0,
+        }
+    }
+
+    /// Where a core that dials finds a listener, as a WebSocket.
+    #[must_use]
+    pub fn websocket_address(&self, listener: ListenerId) -> Address {
+        Address::WebSocket {
+            host: "127.0.0.1".to_owned(),
+            port: network::FIRST_PORT + listener.0,
+            path: "/".to_owned(),
+        }
     }
 
     /// A core's driver. To be taken once a core.

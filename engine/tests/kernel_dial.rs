@@ -1,113 +1,30 @@
 //! Dialled connections on the real kernel: those that come to be, and each way in which one does not.
 
+mod kernel_dialler;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fluxar_engine::dial::{Dial, DialError};
-use fluxar_engine::driver::Driver;
 use fluxar_engine::listener::Address;
-use fluxar_engine::mail;
-use fluxar_engine::reactor::{Board, Cause, Close, Conn, Event, Piece, Reactor, ReactorConfig};
-use fluxar_engine::uring::{UringConfig, UringDriver, UringHub};
+use fluxar_engine::reactor::{Cause, Close, Conn, Event, ReactorConfig};
+use kernel_dialler::{Dialler, STALLED, Seen};
 
-/// Far longer than anything here takes; reaching it is the failure.
-const STALLED: Duration = Duration::from_secs(60);
-
-/// A reactor without listeners, and what its connections received.
-struct Dialler {
-    reactor: Reactor<UringDriver, ()>,
-    board: Board,
-    received: Vec<u8>,
+/// Where something listens.
+fn at(address: SocketAddr) -> Address {
+    Address::parse(&format!("tcp://{address}")).expect("address")
 }
 
-/// An event, its bytes taken.
-#[derive(Debug)]
-enum Seen {
-    Connected(Conn),
-    Received(Conn),
-    Ending(Conn),
-    Closed(Conn, Cause),
+fn address_of(listener: &TcpListener) -> Address {
+    at(listener.local_addr().expect("address"))
 }
 
-impl Dialler {
-    fn new(config: ReactorConfig) -> Dialler {
-        let hub = UringHub::new(1).expect("hub");
-        let driver = UringDriver::new(&hub, 0, &UringConfig::default()).expect("this kernel has io_uring");
-        let (_, mut endpoints) = mail::mesh(1, 1);
-        let board = Board::new(1);
-        let endpoint = endpoints.pop().expect("one core");
-        Dialler {
-            reactor: Reactor::new(driver, endpoint, board.clone(), Vec::new(), config),
-            board,
-            received: Vec::new(),
-        }
-    }
-
-    fn dial(&mut self, to: impl Into<Where>) -> Conn {
-        self.reactor
-            .dial(&to.into().0, &Dial::default())
-            .expect("nothing is wrong so far")
-    }
-
-    fn next(&mut self) -> Seen {
-        let begun = Instant::now();
-        loop {
-            while let Some(event) = self.reactor.poll() {
-                match event {
-                    Event::Connected { conn } => return Seen::Connected(conn),
-                    Event::Received { conn, chunk } => {
-                        let mut input = self.reactor.input(conn, chunk);
-                        while let Some(Piece::Stream(bytes) | Piece::Message(bytes)) = input.next() {
-                            self.received.extend_from_slice(bytes);
-                        }
-                        return Seen::Received(conn);
-                    }
-                    Event::Ending { conn } => return Seen::Ending(conn),
-                    Event::Closed { conn, cause } => return Seen::Closed(conn, cause),
-                    Event::Sent { .. } => {}
-                    Event::Opened { .. } | Event::Letter { .. } => panic!("{event:?}"),
-                }
-            }
-            assert!(begun.elapsed() < STALLED, "no event came");
-            let until_ns = self.reactor.now_ns() + 100_000_000;
-            self.reactor.turn(Some(until_ns)).expect("turn");
-        }
-    }
-
-    /// Nothing may be left.
-    fn assert_clean(mut self) {
-        self.reactor.turn(Some(0)).expect("turn");
-        assert!(self.reactor.poll().is_none());
-        assert_eq!((self.reactor.connections(), self.board.connections(0)), (0, 0));
-        let free = self.reactor.driver().free_buffers();
-        assert_eq!(free, usize::from(UringConfig::default().buffers));
-    }
-}
-
-/// An address in any of the forms in which the tests have one.
-struct Where(Address);
-
-impl From<&TcpListener> for Where {
-    fn from(listener: &TcpListener) -> Where {
-        Where::from(listener.local_addr().expect("address"))
-    }
-}
-
-impl From<SocketAddr> for Where {
-    fn from(address: SocketAddr) -> Where {
-        Where(Address::parse(&format!("tcp://{address}")).expect("address"))
-    }
-}
-
-impl From<&std::path::Path> for Where {
-    fn from(path: &std::path::Path) -> Where {
-        Where(Address::Unix {
-            path: path.to_owned(),
-        })
-    }
+fn unix(path: PathBuf) -> Address {
+    Address::Unix { path }
 }
 
 fn listen(address: &str) -> TcpListener {
@@ -144,7 +61,7 @@ fn a_dialled_connection_is_like_an_accepted_one_over_every_byte_stream() {
     let mut dialler = Dialler::new(ReactorConfig::default());
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let listener = listen(address);
-        let conn = dialler.dial(&listener);
+        let conn = dialler.dial(&address_of(&listener));
         assert_eq!(dialler.board.connections(0), 1);
         assert!(matches!(dialler.next(), Seen::Connected(of) if of == conn));
         speak(&mut dialler, conn, accepted(&listener).0);
@@ -152,7 +69,7 @@ fn a_dialled_connection_is_like_an_accepted_one_over_every_byte_stream() {
     let directory = tempfile::tempdir().expect("directory");
     let path = directory.path().join("s");
     let listener = UnixListener::bind(&path).expect("bind");
-    let conn = dialler.dial(path.as_path());
+    let conn = dialler.dial(&unix(path));
     assert!(matches!(dialler.next(), Seen::Connected(of) if of == conn));
     let (stream, _) = listener.accept().expect("accept");
     speak(&mut dialler, conn, stream);
@@ -171,10 +88,7 @@ fn the_source_address_is_the_one_that_was_asked_for() {
             source: Some(source),
             ..Dial::default()
         };
-        let conn = dialler
-            .reactor
-            .dial(&Where::from(&listener).0, &dial)
-            .expect("dial");
+        let conn = dialler.reactor.dial(&address_of(&listener), &dial).expect("dial");
         assert!(matches!(dialler.next(), Seen::Connected(of) if of == conn));
         let (stream, peer) = accepted(&listener);
         assert_eq!(peer.ip(), source);
@@ -190,7 +104,7 @@ fn what_is_wrong_before_the_network_is_asked_is_an_error_and_no_event() {
         ..ReactorConfig::default()
     });
     let listener = listen("127.0.0.1:0");
-    let here = Where::from(&listener).0;
+    let here = address_of(&listener);
     let mut refusal = |address: &Address, source: Option<&str>| {
         let source = source.map(|source| source.parse().expect("address"));
         let dial = Dial {
@@ -216,7 +130,7 @@ fn what_is_wrong_before_the_network_is_asked_is_an_error_and_no_event() {
         path: format!("/{}", "x".repeat(200)).into(),
     };
     assert!(refusal(&long, None).raw_os_error().is_some());
-    dialler.dial(&listener);
+    dialler.dial(&address_of(&listener));
     let full = dialler.reactor.dial(&here, &Dial::default()).expect_err("full");
     assert_eq!(full.kind(), ErrorKind::QuotaExceeded);
     assert!(matches!(dialler.next(), Seen::Connected(_)));
@@ -227,7 +141,7 @@ fn what_is_wrong_before_the_network_is_asked_is_an_error_and_no_event() {
 fn a_refused_dial_is_closed_with_the_kernels_word() {
     let mut dialler = Dialler::new(ReactorConfig::default());
     let nobody = listen("127.0.0.1:0").local_addr().expect("address");
-    let conn = dialler.dial(nobody);
+    let conn = dialler.dial(&at(nobody));
     match dialler.next() {
         Seen::Closed(of, Cause::Failed(error)) => {
             assert_eq!((of, error.kind()), (conn, ErrorKind::ConnectionRefused));
@@ -235,7 +149,7 @@ fn a_refused_dial_is_closed_with_the_kernels_word() {
         other => panic!("{other:?}"),
     }
     let directory = tempfile::tempdir().expect("directory");
-    dialler.dial(directory.path().join("s").as_path());
+    dialler.dial(&unix(directory.path().join("s")));
     match dialler.next() {
         Seen::Closed(_, Cause::Failed(error)) => assert_eq!(error.kind(), ErrorKind::NotFound),
         other => panic!("{other:?}"),
@@ -262,7 +176,7 @@ fn a_dial_that_nobody_answers_ends_at_its_deadline() {
         ..ReactorConfig::default()
     });
     let (listener, _waiting) = silent();
-    let conn = dialler.dial(&listener);
+    let conn = dialler.dial(&address_of(&listener));
     match dialler.next() {
         Seen::Closed(of, Cause::Failed(error)) => {
             assert_eq!((of, error.kind()), (conn, ErrorKind::TimedOut));
@@ -277,14 +191,14 @@ fn closing_while_it_connects_ends_the_attempt() {
     for how in [Close::Now, Close::Drain { ws_code: 1000 }] {
         let mut dialler = Dialler::new(ReactorConfig::default());
         let (listener, waiting) = silent();
-        let conn = dialler.dial(&listener);
+        let conn = dialler.dial(&address_of(&listener));
         // Under way in the kernel.
         dialler.reactor.turn(Some(0)).expect("turn");
         assert!(dialler.reactor.poll().is_none());
         dialler.reactor.close(conn, how);
         assert!(matches!(dialler.next(), Seen::Closed(of, Cause::Ours) if of == conn));
         // One that the kernel never heard of.
-        let conn = dialler.dial(&listener);
+        let conn = dialler.dial(&address_of(&listener));
         dialler.reactor.close(conn, how);
         assert!(matches!(dialler.next(), Seen::Closed(of, Cause::Ours) if of == conn));
         // Both attempts come back cancelled, and are recognised.
@@ -311,10 +225,10 @@ fn many_dials_at_once_find_their_ends() {
     let mut bad = Vec::new();
     for n in 0..300 {
         match n % 3 {
-            0 => good.push(dialler.dial(address)),
-            1 => bad.push(dialler.dial(nobody)),
+            0 => good.push(dialler.dial(&at(address))),
+            1 => bad.push(dialler.dial(&at(nobody))),
             _ => {
-                let gone = dialler.dial(address);
+                let gone = dialler.dial(&at(address));
                 dialler.reactor.close(gone, Close::Now);
                 assert!(matches!(dialler.reactor.poll(), Some(Event::Closed { conn, .. }) if conn == gone));
             }

@@ -13,6 +13,7 @@ use crate::gather::Gather;
 use crate::listener::ListenerId;
 
 use super::Shared;
+use super::link::End;
 use super::network::{LinkId, Outcome};
 
 /// One core's driver. Its turns never block: a turn that would park returns without completions, and the world does
@@ -27,16 +28,17 @@ pub struct SimDriver {
     buffers_lent: Arc<AtomicUsize>,
 }
 
-/// A core's end of a simulated connection.
+/// A core's end of a simulated connection, accepted or dialled.
 #[derive(Debug)]
 pub struct SimSocket {
     link: LinkId,
+    end: End,
     network: Shared,
 }
 
 impl Drop for SimSocket {
     fn drop(&mut self) {
-        self.network.lock().core_closes(self.link);
+        self.network.lock().core_closes(self.link, self.end);
     }
 }
 
@@ -112,13 +114,21 @@ impl Driver for SimDriver {
     }
 
     fn open(&mut self, _remote: Remote<'_>, _source: Option<IpAddr>) -> io::Result<SimSocket> {
-        Err(io::ErrorKind::Unsupported.into())
+        Ok(SimSocket {
+            link: self.network.lock().open(),
+            end: End::Client,
+            network: self.network.clone(),
+        })
     }
 
-    fn connect(&mut self, _token: Token, _socket: &SimSocket, _remote: Remote<'_>) {}
+    fn connect(&mut self, token: Token, socket: &SimSocket, remote: Remote<'_>) {
+        self.network.lock().dial(self.core, token, socket.link, remote);
+    }
 
     fn receive(&mut self, token: Token, socket: &SimSocket) {
-        self.network.lock().receive(self.core, token, socket.link);
+        self.network
+            .lock()
+            .receive(self.core, token, (socket.link, socket.end));
     }
 
     fn stop_receive(&mut self, token: Token) {
@@ -126,11 +136,13 @@ impl Driver for SimDriver {
     }
 
     fn send(&mut self, token: Token, socket: &SimSocket, gather: Box<Gather>) {
-        self.network.lock().send(self.core, token, socket.link, gather);
+        self.network
+            .lock()
+            .send(self.core, token, (socket.link, socket.end), gather);
     }
 
     fn shutdown_write(&mut self, socket: &SimSocket) {
-        self.network.lock().shutdown_write(socket.link);
+        self.network.lock().shutdown_write(socket.link, socket.end);
     }
 
     fn close(&mut self, token: Token, socket: SimSocket) {
@@ -163,6 +175,7 @@ impl Driver for SimDriver {
                 listener,
                 socket: SimSocket {
                     link,
+                    end: End::Core,
                     network: self.network.clone(),
                 },
                 peer,
@@ -171,6 +184,7 @@ impl Driver for SimDriver {
                 listener,
                 error: io::Error::other("simulated: out of descriptors"),
             },
+            Outcome::Connected(token, result) => Completion::Connected { token, result },
             Outcome::Received(token, bytes) => Completion::Received {
                 token,
                 lease: SimLease {

@@ -17,6 +17,10 @@ pub struct Faults {
     pub reset: f64,
     /// An accept fails; the driver goes on accepting after a pause.
     pub accept_failure: f64,
+    /// A dial is refused although somebody listens.
+    pub refusal: f64,
+    /// A dial is never answered.
+    pub silence: f64,
     /// Time that bytes take from one end to the other: at least and at most.
     pub latency_ns: (u64, u64),
     /// Bytes that one direction of a connection holds, under way and not yet read.
@@ -39,6 +43,8 @@ impl Faults {
             no_buffers: 0.0,
             reset: 0.0,
             accept_failure: 0.0,
+            refusal: 0.0,
+            silence: 0.0,
             latency_ns: (10_000, 10_000),
             socket_buffer_bytes: 256 * 1024,
             buffers: 1024,
@@ -46,7 +52,7 @@ impl Faults {
         }
     }
 
-    /// All that a connection has to survive: everything but resets.
+    /// All that a connection has to survive: everything but resets, refusals and silence.
     #[must_use]
     pub fn wild() -> Faults {
         Faults {
@@ -64,11 +70,13 @@ impl Faults {
         }
     }
 
-    /// Everything, resets included.
+    /// Everything.
     #[must_use]
     pub fn brutal() -> Faults {
         Faults {
             reset: 0.01,
+            refusal: 0.1,
+            silence: 0.1,
             ..Faults::wild()
         }
     }

@@ -1,4 +1,4 @@
-//! A simulated connection: two pipes between a client and a core.
+//! A simulated connection: two pipes between a client, which may be a core that dialled, and a core.
 
 use std::collections::VecDeque;
 
@@ -80,6 +80,15 @@ impl Pipe {
     }
 }
 
+/// Which end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The one that a core accepted.
+    Core,
+    /// The one that connected: test code's, or a core's that dialled.
+    Client,
+}
+
 /// A connection.
 #[derive(Debug, Default)]
 pub(super) struct Link {
@@ -95,9 +104,57 @@ pub(super) struct Link {
     pub(super) client_deaf: bool,
     /// The client had more to write than there was room for.
     pub(super) client_blocked: bool,
+    /// The client is a core.
+    pub(super) dialled: bool,
 }
 
 impl Link {
+    /// What this end reads.
+    pub(super) fn incoming(&self, end: End) -> &Pipe {
+        match end {
+            End::Core => &self.to_core,
+            End::Client => &self.to_client,
+        }
+    }
+
+    pub(super) fn incoming_mut(&mut self, end: End) -> &mut Pipe {
+        match end {
+            End::Core => &mut self.to_core,
+            End::Client => &mut self.to_client,
+        }
+    }
+
+    /// What this end writes.
+    pub(super) fn outgoing(&self, end: End) -> &Pipe {
+        match end {
+            End::Core => &self.to_client,
+            End::Client => &self.to_core,
+        }
+    }
+
+    pub(super) fn outgoing_mut(&mut self, end: End) -> &mut Pipe {
+        match end {
+            End::Core => &mut self.to_client,
+            End::Client => &mut self.to_core,
+        }
+    }
+
+    /// Whether nobody is at the other end any more.
+    pub(super) fn is_left_by_peer(&self, end: End) -> bool {
+        match end {
+            End::Core => self.client_closed,
+            End::Client => self.core_closed,
+        }
+    }
+
+    /// This end's socket is let go.
+    pub(super) fn leave(&mut self, end: End) {
+        match end {
+            End::Core => self.core_closed = true,
+            End::Client => self.client_closed = true,
+        }
+    }
+
     pub(super) fn reset(&mut self) {
         self.reset = true;
         self.to_core.lose_flying();

@@ -20,6 +20,9 @@ pub(super) use operations::Outcome;
 /// The clock begins here, so that a time of 0 is never meant by accident.
 const BEGIN_NS: u64 = 1_000_000_000;
 
+/// The port of the first listener; each has the next.
+pub(super) const FIRST_PORT: u16 = 1024;
+
 /// A connection's name. Never used twice.
 pub(super) type LinkId = u64;
 
@@ -155,7 +158,8 @@ impl Network {
                     Moment::Link(link) => {
                         if let Some(link) = self.links.get_mut(&link) {
                             link.to_core.arrive(self.now_ns);
-                            self.clients_due |= link.to_client.arrive(self.now_ns);
+                            let arrived = link.to_client.arrive(self.now_ns);
+                            self.clients_due |= arrived && !link.dialled;
                         }
                     }
                 }

@@ -9,7 +9,7 @@ use super::super::link::Link;
 use super::{LinkId, Moment, Network};
 
 /// Connections that wait to be accepted on a listener.
-const BACKLOG_MAX: usize = 1024;
+pub(super) const BACKLOG_MAX: usize = 1024;
 
 impl Network {
     pub(in crate::sim) fn listen(&mut self) -> ListenerId {

@@ -10,6 +10,8 @@ use crate::driver::{ReceiveEnd, Token};
 use crate::gather::Gather;
 use crate::listener::{ListenerId, Peer};
 
+use super::super::link::End;
+use super::clients::BACKLOG_MAX;
 use super::{Core, LinkId, Moment, Network};
 
 /// A driver accepts again so long after a failure.
@@ -17,15 +19,24 @@ const ACCEPT_PAUSE_NS: u64 = 1_000_000;
 
 #[derive(Debug)]
 pub(super) enum Operation {
-    Receive {
+    Connect {
         token: Token,
         link: LinkId,
+        /// `None`: nobody listens there.
+        listener: Option<ListenerId>,
+        /// `None`: never.
+        answered_at_ns: Option<u64>,
+        cancelled: bool,
+    },
+    Receive {
+        token: Token,
+        end: (LinkId, End),
         ready_at_ns: u64,
         stop: bool,
     },
     Send {
         token: Token,
-        link: LinkId,
+        end: (LinkId, End),
         gather: Box<Gather>,
     },
     /// A send that is done, and whose completion is late.
@@ -39,7 +50,8 @@ pub(super) enum Operation {
 
 impl Operation {
     pub(super) fn token(&self) -> Token {
-        let (Operation::Receive { token, .. }
+        let (Operation::Connect { token, .. }
+        | Operation::Receive { token, .. }
         | Operation::Send { token, .. }
         | Operation::Done { token, .. }) = self;
         *token
@@ -51,6 +63,7 @@ impl Operation {
 pub(in crate::sim) enum Outcome {
     Accepted(ListenerId, LinkId, Peer),
     AcceptFailed(ListenerId),
+    Connected(Token, io::Result<()>),
     Received(Token, Vec<u8>),
     ReceiveEnded(Token, ReceiveEnd),
     Sent(Token, io::Result<usize>, Box<Gather>),
@@ -59,8 +72,13 @@ pub(in crate::sim) enum Outcome {
 impl Network {
     pub(super) fn is_ready(&self, operation: &Operation) -> bool {
         match operation {
+            Operation::Connect {
+                answered_at_ns,
+                cancelled,
+                ..
+            } => *cancelled || answered_at_ns.is_some_and(|at_ns| at_ns <= self.now_ns),
             Operation::Receive {
-                link,
+                end: (link, end),
                 ready_at_ns,
                 stop,
                 ..
@@ -69,12 +87,14 @@ impl Network {
                     && self.links.get(link).is_none_or(|link| {
                         *stop
                             || link.reset
-                            || link.to_core.readable_bytes() > 0
-                            || link.to_core.is_at_end(self.now_ns)
+                            || link.incoming(*end).readable_bytes() > 0
+                            || link.incoming(*end).is_at_end(self.now_ns)
                     })
             }
-            Operation::Send { link, .. } => self.links.get(link).is_none_or(|link| {
-                link.reset || link.client_closed || link.to_client.room(self.faults.socket_buffer_bytes) > 0
+            Operation::Send { end: (link, end), .. } => self.links.get(link).is_none_or(|link| {
+                link.reset
+                    || link.is_left_by_peer(*end)
+                    || link.outgoing(*end).room(self.faults.socket_buffer_bytes) > 0
             }),
             Operation::Done { ready_at_ns, .. } => *ready_at_ns <= self.now_ns,
         }
@@ -96,15 +116,29 @@ impl Network {
             return Some(operation);
         }
         match operation {
-            Operation::Receive {
-                token, link, stop, ..
-            } => self.advance_receive(core, token, link, stop, run),
-            Operation::Send {
+            Operation::Connect {
                 token,
                 link,
+                listener,
+                cancelled,
+                ..
+            } => {
+                let result = if cancelled {
+                    Err(io::Error::from_raw_os_error(libc::ECANCELED))
+                } else {
+                    self.establish(link, listener)
+                };
+                self.note(6, u64::from(result.is_ok()));
+                run.push_back(Outcome::Connected(token, result));
+                None
+            }
+            Operation::Receive { token, end, stop, .. } => self.advance_receive(core, token, end, stop, run),
+            Operation::Send {
+                token,
+                end: (link, end),
                 mut gather,
             } => {
-                let result = self.transmit(link, &mut gather);
+                let result = self.transmit(link, end, &mut gather);
                 let Some(ready_at_ns) = self.late() else {
                     run.push_back(Outcome::Sent(token, result, gather));
                     return None;
@@ -132,7 +166,7 @@ impl Network {
         &mut self,
         core: usize,
         token: Token,
-        id: LinkId,
+        (id, side): (LinkId, End),
         stop: bool,
         run: &mut VecDeque<Outcome>,
     ) -> Option<Operation> {
@@ -144,7 +178,7 @@ impl Network {
             let Some(link) = self.links.get_mut(&id) else {
                 return end(ReceiveEnd::Stopped);
             };
-            let readable = link.to_core.readable_bytes();
+            let readable = link.incoming(side).readable_bytes();
             // Bytes may still come before the end that was asked for.
             if stop && (readable == 0 || self.random.chance(0.5)) {
                 return end(ReceiveEnd::Stopped);
@@ -152,12 +186,12 @@ impl Network {
             if readable == 0 {
                 return if link.reset {
                     end(ReceiveEnd::Failed(io::ErrorKind::ConnectionReset.into()))
-                } else if link.to_core.is_at_end(self.now_ns) {
+                } else if link.incoming(side).is_at_end(self.now_ns) {
                     end(ReceiveEnd::EndOfStream)
                 } else {
                     Some(Operation::Receive {
                         token,
-                        link: id,
+                        end: (id, side),
                         ready_at_ns: 0,
                         stop,
                     })
@@ -177,7 +211,7 @@ impl Network {
                 bytes = self.random.between(1, bytes as u64) as usize;
             }
             buffers_lent.fetch_add(1, Ordering::Relaxed);
-            let received = link.to_core.read(bytes);
+            let received = link.incoming_mut(side).read(bytes);
             if std::mem::take(&mut link.client_blocked) {
                 self.clients_due = true;
             }
@@ -186,7 +220,7 @@ impl Network {
             if let Some(ready_at_ns) = self.late() {
                 return Some(Operation::Receive {
                     token,
-                    link: id,
+                    end: (id, side),
                     ready_at_ns,
                     stop,
                 });
@@ -195,18 +229,18 @@ impl Network {
     }
 
     /// Moves bytes of a send into the pipe.
-    pub(super) fn transmit(&mut self, id: LinkId, gather: &mut Gather) -> io::Result<usize> {
+    pub(super) fn transmit(&mut self, id: LinkId, end: End, gather: &mut Gather) -> io::Result<usize> {
         let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
         let arrives_ns = self.arrival_ns();
         let link = self.links.get_mut(&id).ok_or_else(reset)?;
-        if link.reset || link.client_closed || self.random.chance(self.faults.reset) {
+        if link.reset || link.is_left_by_peer(end) || self.random.chance(self.faults.reset) {
             link.reset();
             self.clients_due = true;
             return Err(reset());
         }
         let mut bytes = gather
             .len()
-            .min(link.to_client.room(self.faults.socket_buffer_bytes));
+            .min(link.outgoing(end).room(self.faults.socket_buffer_bytes));
         if bytes > 1 && self.random.chance(self.faults.short_write) {
             bytes = self.random.between(1, bytes as u64) as usize;
         }
@@ -214,10 +248,30 @@ impl Network {
         for slice in gather.slices() {
             sent.extend_from_slice(&slice[..slice.len().min(bytes - sent.len())]);
         }
-        link.to_client.push(arrives_ns, sent);
+        link.outgoing_mut(end).push(arrives_ns, sent);
         self.expect(id);
         self.note(5, bytes as u64);
         Ok(bytes)
+    }
+
+    /// A dial has come to its end: the connection waits to be accepted, or nobody took it.
+    fn establish(&mut self, id: LinkId, listener: Option<ListenerId>) -> io::Result<()> {
+        let refused = || Err(io::ErrorKind::ConnectionRefused.into());
+        if self.random.chance(self.faults.refusal) {
+            return refused();
+        }
+        let backlog = listener.and_then(|listener| self.backlogs.get_mut(usize::from(listener.0)));
+        match (backlog, self.links.get_mut(&id)) {
+            (Some(backlog), Some(link)) if backlog.len() < BACKLOG_MAX => {
+                link.core_closed = false;
+                let last_ns = backlog.back().map_or(0, |(last_ns, _)| *last_ns);
+                let at_ns = self.now_ns.max(last_ns);
+                backlog.push_back((at_ns, id));
+                self.moments.push(Reverse((at_ns, Moment::Operation)));
+                Ok(())
+            }
+            _ => refused(),
+        }
     }
 
     pub(super) fn accept_some(&mut self, core: usize) -> VecDeque<Outcome> {

@@ -1,15 +1,18 @@
 //! What drivers ask for.
 
+use std::cmp::Reverse;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use crate::dial::Remote;
 use crate::driver::Token;
 use crate::gather::Gather;
 use crate::listener::ListenerId;
 
+use super::super::link::{End, Link};
 use super::operations::Operation;
-use super::{Core, LinkId, Network};
+use super::{Core, FIRST_PORT, LinkId, Moment, Network};
 
 impl Network {
     pub(in crate::sim) fn accept(&mut self, core: usize, listener: ListenerId) {
@@ -22,7 +25,45 @@ impl Network {
             .retain(|(accepting, _)| *accepting != listener);
     }
 
-    pub(in crate::sim) fn receive(&mut self, core: usize, token: Token, link: LinkId) {
+    /// Makes a socket that is not connected.
+    pub(in crate::sim) fn open(&mut self) -> LinkId {
+        let id = self.next_link;
+        self.next_link += 1;
+        let link = Link {
+            dialled: true,
+            // Nobody is there yet.
+            core_closed: true,
+            ..Link::default()
+        };
+        self.links.insert(id, link);
+        self.sockets_open += 1;
+        id
+    }
+
+    pub(in crate::sim) fn dial(&mut self, core: usize, token: Token, link: LinkId, remote: Remote<'_>) {
+        let listener = match remote {
+            Remote::Ip(address) => address.port().checked_sub(FIRST_PORT).map(ListenerId),
+            Remote::Unix(_) => None,
+        };
+        let answered_at_ns = if self.random.chance(self.faults.silence) {
+            None
+        } else {
+            // There and back.
+            let there_ns = self.arrival_ns() - self.now_ns;
+            let at_ns = self.arrival_ns() + there_ns;
+            self.moments.push(Reverse((at_ns, Moment::Operation)));
+            Some(at_ns)
+        };
+        self.asked(core).operations.push(Operation::Connect {
+            token,
+            link,
+            listener,
+            answered_at_ns,
+            cancelled: false,
+        });
+    }
+
+    pub(in crate::sim) fn receive(&mut self, core: usize, token: Token, end: (LinkId, End)) {
         let armed = |operation: &Operation| matches!(operation, Operation::Receive { token: other, .. } if *other == token);
         assert!(
             !self.cores[core].operations.iter().any(armed),
@@ -30,7 +71,7 @@ impl Network {
         );
         self.asked(core).operations.push(Operation::Receive {
             token,
-            link,
+            end,
             ready_at_ns: 0,
             stop: false,
         });
@@ -46,7 +87,13 @@ impl Network {
         }
     }
 
-    pub(in crate::sim) fn send(&mut self, core: usize, token: Token, link: LinkId, gather: Box<Gather>) {
+    pub(in crate::sim) fn send(
+        &mut self,
+        core: usize,
+        token: Token,
+        end: (LinkId, End),
+        gather: Box<Gather>,
+    ) {
         let sending = |operation: &Operation| {
             operation.token() == token && !matches!(operation, Operation::Receive { .. })
         };
@@ -57,13 +104,13 @@ impl Network {
         assert!(!gather.is_empty(), "{token:?} sends nothing");
         self.asked(core)
             .operations
-            .push(Operation::Send { token, link, gather });
+            .push(Operation::Send { token, end, gather });
     }
 
-    pub(in crate::sim) fn shutdown_write(&mut self, id: LinkId) {
+    pub(in crate::sim) fn shutdown_write(&mut self, id: LinkId, end: End) {
         let arrives_ns = self.arrival_ns();
         if let Some(link) = self.links.get_mut(&id) {
-            link.to_client.end(arrives_ns);
+            link.outgoing_mut(end).end(arrives_ns);
             self.expect(id);
         }
     }
@@ -74,16 +121,29 @@ impl Network {
         let operations = std::mem::take(&mut self.cores[core].operations);
         for operation in operations {
             let operation = match operation {
-                Operation::Send {
+                Operation::Connect {
                     token,
                     link,
+                    listener,
+                    answered_at_ns,
+                    ..
+                } if token == of => Operation::Connect {
+                    token,
+                    link,
+                    listener,
+                    answered_at_ns,
+                    cancelled: true,
+                },
+                Operation::Send {
+                    token,
+                    end: (link, end),
                     mut gather,
                 } if token == of => {
                     let ready = self.links.get(&link).is_some_and(|link| {
-                        !link.reset && link.to_client.room(self.faults.socket_buffer_bytes) > 0
+                        !link.reset && link.outgoing(end).room(self.faults.socket_buffer_bytes) > 0
                     });
                     let result = if ready && self.random.chance(0.5) {
-                        self.transmit(link, &mut gather)
+                        self.transmit(link, end, &mut gather)
                     } else {
                         Err(io::ErrorKind::ConnectionAborted.into())
                     };
@@ -102,19 +162,19 @@ impl Network {
     }
 
     /// A core lets its socket go.
-    pub(in crate::sim) fn core_closes(&mut self, id: LinkId) {
+    pub(in crate::sim) fn core_closes(&mut self, id: LinkId, end: End) {
         let arrives_ns = self.arrival_ns();
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
         self.sockets_open -= 1;
-        link.core_closed = true;
-        if link.to_core.has_bytes() {
+        link.leave(end);
+        if link.incoming(end).has_bytes() {
             // As TCP does: closing over unread bytes resets, and what is under way is lost.
             link.reset();
             self.clients_due = true;
         } else {
-            link.to_client.end(arrives_ns);
+            link.outgoing_mut(end).end(arrives_ns);
             self.expect(id);
         }
         self.forget_if_over(id);
