@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::OnceLock;
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
@@ -285,15 +286,17 @@ fn letters_apart(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// Processors that this process may use.
+/// Processors that this process may use: those of its first look, since threads are pinned later.
 #[must_use]
 pub fn available_cores() -> Vec<usize> {
-    let Ok(set) = rustix::thread::sched_getaffinity(None) else {
-        return Vec::new();
+    static AVAILABLE: OnceLock<Vec<usize>> = OnceLock::new();
+    let look = || match rustix::thread::sched_getaffinity(None) {
+        Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU)
+            .filter(|core| set.is_set(*core))
+            .collect(),
+        Err(_) => Vec::new(),
     };
-    (0..rustix::thread::CpuSet::MAX_CPU)
-        .filter(|core| set.is_set(*core))
-        .collect()
+    AVAILABLE.get_or_init(look).clone()
 }
 
 #[cfg(test)]

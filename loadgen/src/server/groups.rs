@@ -2,7 +2,10 @@
 //! a signal can end them while the campaign is in the middle of a run.
 
 use std::fs;
+use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,12 +24,15 @@ fn groups() -> MutexGuard<'static, Vec<Group>> {
     GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A group was started.
-pub(super) fn started(id: u32, directory: &Path) {
-    groups().push(Group {
-        id,
+/// Starts a group. It is known before anybody else can ask, so that none escapes [`end_all`].
+pub(super) fn start(directory: &Path, spawn: impl FnOnce() -> io::Result<Child>) -> io::Result<Child> {
+    let mut groups = groups();
+    let child = spawn()?;
+    groups.push(Group {
+        id: child.id(),
         directory: directory.to_owned(),
     });
+    Ok(child)
 }
 
 /// It is gone.
@@ -66,7 +72,7 @@ fn is_member(process: u32, group: u32) -> bool {
 }
 
 /// Ends everything that was started, from any thread: told first, killed after `patience`. For the way out of the
-/// process; what a [`super::Server`] does later finds it done.
+/// process: whoever would start or end a server afterwards waits for ever.
 pub fn end_all(patience: Duration) {
     let mut groups = groups();
     for group in &*groups {
@@ -83,4 +89,5 @@ pub fn end_all(patience: Duration) {
         }
         let _ = fs::remove_dir_all(&group.directory);
     }
+    mem::forget(groups);
 }

@@ -21,7 +21,11 @@ pub fn listeners(url: &str) -> Vec<u32> {
         Ok(Address::Unix { path }) => unix_inodes(&path),
         Err(_) => Vec::new(),
     };
-    if inodes.is_empty() { Vec::new() } else { holders(&inodes) }
+    if inodes.is_empty() {
+        Vec::new()
+    } else {
+        holders(&inodes)
+    }
 }
 
 fn tcp_inodes(addresses: impl Iterator<Item = SocketAddr>) -> Vec<u64> {
@@ -37,7 +41,7 @@ fn tcp_inodes(addresses: impl Iterator<Item = SocketAddr>) -> Vec<u64> {
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         for line in fs::read_to_string(table).unwrap_or_default().lines().skip(1) {
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
-            if let [_, local, _, LISTENS, .., ] = words[..]
+            if let [_, local, _, LISTENS, ..] = words[..]
                 && let Some(inode) = words.get(9).and_then(|inode| inode.parse().ok())
                 && socket_address(local).is_some_and(is_wanted)
             {
@@ -66,7 +70,11 @@ fn socket_address(hex: &str) -> Option<SocketAddr> {
 
 fn unix_inodes(path: &Path) -> Vec<u64> {
     let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let is_there = |line: &&str| line.split_ascii_whitespace().nth(7).is_some_and(|at| Path::new(at) == path);
+    let is_there = |line: &&str| {
+        line.split_ascii_whitespace()
+            .nth(7)
+            .is_some_and(|at| Path::new(at) == path)
+    };
     table
         .lines()
         .skip(1)
@@ -87,9 +95,12 @@ fn holders(inodes: &[u64]) -> Vec<u32> {
             let Ok(descriptors) = fs::read_dir(format!("/proc/{process}/fd")) else {
                 return false;
             };
-            descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).any(|link| {
-                link.to_str().is_some_and(|link| links.iter().any(|wanted| wanted == link))
-            })
+            descriptors
+                .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+                .any(|link| {
+                    link.to_str()
+                        .is_some_and(|link| links.iter().any(|wanted| wanted == link))
+                })
         })
         .collect()
 }
@@ -120,7 +131,10 @@ mod tests {
     #[test]
     fn the_kernels_way_of_writing_addresses_is_understood() {
         if cfg!(target_endian = "little") {
-            assert_eq!(socket_address("0100007F:2328"), Some("127.0.0.1:9000".parse().expect("v4")));
+            assert_eq!(
+                socket_address("0100007F:2328"),
+                Some("127.0.0.1:9000".parse().expect("v4"))
+            );
             assert_eq!(
                 socket_address("00000000000000000000000001000000:0050"),
                 Some("[::1]:80".parse().expect("v6"))

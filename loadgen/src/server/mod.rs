@@ -168,9 +168,8 @@ impl Server {
             .stdout(output)
             .stderr(errors)
             .process_group(0);
-        let child = spawn_pinned(&mut command, &plan.cores)
+        let child = groups::start(place.directory(), || spawn_pinned(&mut command, &plan.cores))
             .map_err(|error| system(&format!("{} cannot be started", program.display()), error))?;
-        groups::started(child.id(), place.directory());
         let target = Target {
             url: place.fill(&target.url),
             subscriber_url: target.subscriber_url.as_deref().map(|url| place.fill(url)),

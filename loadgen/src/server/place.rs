@@ -36,11 +36,17 @@ impl Place {
             directory,
             ports: Vec::new(),
         };
-        let texts = plan.command.iter().chain(plan.env.values()).chain(plan.files.values());
+        let texts = plan
+            .command
+            .iter()
+            .chain(plan.env.values())
+            .chain(plan.files.values());
         let texts = texts.chain([&target.url]).chain(&target.subscriber_url);
         let count = texts.map(|text| ports_named(text)).max().unwrap_or(0);
         // All are held until all are found, so that none is found twice.
-        let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<io::Result<_>>()?;
+        let held: Vec<TcpListener> = (0..count)
+            .map(|_| TcpListener::bind("127.0.0.1:0"))
+            .collect::<io::Result<_>>()?;
         place.ports = held
             .iter()
             .map(|socket| socket.local_addr().map(|address| address.port()))
@@ -67,7 +73,11 @@ impl Place {
     pub(super) fn fill(&self, text: &str) -> String {
         let mut filled = text.replace("{dir}", &self.directory.display().to_string());
         for (at, port) in self.ports.iter().enumerate() {
-            let name = if at == 0 { "{port}".to_owned() } else { format!("{{port{}}}", at + 1) };
+            let name = if at == 0 {
+                "{port}".to_owned()
+            } else {
+                format!("{{port{}}}", at + 1)
+            };
             filled = filled.replace(&name, &port.to_string());
         }
         filled
@@ -88,7 +98,11 @@ fn ports_named(text: &str) -> usize {
     text.match_indices("{port")
         .filter_map(|(at, found)| {
             let (number, _) = text[at + found.len()..].split_once('}')?;
-            if number.is_empty() { Some(1) } else { number.parse().ok() }
+            if number.is_empty() {
+                Some(1)
+            } else {
+                number.parse().ok()
+            }
         })
         .max()
         .unwrap_or(0)
@@ -103,9 +117,13 @@ pub fn find_program(name: &str, directory: &Path) -> Option<PathBuf> {
         return None;
     }
     if name.contains('/') {
-        return [directory.join(name), PathBuf::from(name)].into_iter().find(|path| is_program(path));
+        return [directory.join(name), PathBuf::from(name)]
+            .into_iter()
+            .find(|path| is_program(path));
     }
-    let own = env::current_exe().ok().and_then(|path| path.parent().map(Path::to_owned));
+    let own = env::current_exe()
+        .ok()
+        .and_then(|path| path.parent().map(Path::to_owned));
     let examples = own.as_ref().map(|own| own.join("examples"));
     let path = env::var_os("PATH").unwrap_or_default();
     own.into_iter()
@@ -132,14 +150,19 @@ pub fn version(command: &[String], directory: &Path) -> Option<String> {
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     let line = said.lines().find(|line| !line.trim().is_empty())?.trim();
-    let looks = said.split(|c: char| c.is_whitespace() || c == ',').find_map(number_of);
+    let looks = said
+        .split(|c: char| c.is_whitespace() || c == ',')
+        .find_map(number_of);
     Some(looks.unwrap_or_else(|| line.to_owned()))
 }
 
 /// `v=7.0.15` → `7.0.15`
 fn number_of(word: &str) -> Option<String> {
-    let number = word.trim_start_matches(|c: char| !c.is_ascii_digit()).trim_end_matches(['.', ')', ';']);
-    let is_version = number.split('.').count() >= 2 && number.split('.').take(2).all(|part| part.parse::<u32>().is_ok());
+    let number = word
+        .trim_start_matches(|c: char| !c.is_ascii_digit())
+        .trim_end_matches(['.', ')', ';']);
+    let is_version =
+        number.split('.').count() >= 2 && number.split('.').take(2).all(|part| part.parse::<u32>().is_ok());
     is_version.then(|| number.to_owned())
 }
 
@@ -156,7 +179,10 @@ mod tests {
             directory: PathBuf::from("/nowhere/at/all"),
             ports: vec![7, 8],
         };
-        assert_eq!(place.fill("{port} {port2} {dir}/x { port } {}"), "7 8 /nowhere/at/all/x { port } {}");
+        assert_eq!(
+            place.fill("{port} {port2} {dir}/x { port } {}"),
+            "7 8 /nowhere/at/all/x { port } {}"
+        );
     }
 
     #[test]

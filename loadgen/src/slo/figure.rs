@@ -40,10 +40,11 @@ pub fn phase_at(record: &Record, at_per_s: Option<f64>) -> Option<&PhaseRecord> 
     let Some(rate) = at_per_s else {
         return Some(&record.overall);
     };
-    record
-        .phases()
-        .iter()
-        .find(|phase| phase.asked_per_s.is_some_and(|asked| (asked - rate).abs() <= rate * 1e-6))
+    record.phases().iter().find(|phase| {
+        phase
+            .asked_per_s
+            .is_some_and(|asked| (asked - rate).abs() <= rate * 1e-6)
+    })
 }
 
 /// A figure of a run, or of one of its steps; `None` if it has none of that name. What the server used is known of
@@ -59,10 +60,9 @@ pub fn figure(record: &Record, phase: &PhaseRecord, name: &str) -> Option<f64> {
     }
     let server = record.server.as_ref()?;
     match name {
-        "messages_per_cpu_s" | "hellos_per_cpu_s" => server
-            .ns_per_message
-            .filter(|ns| *ns > 0.0)
-            .map(|ns| 1e9 / ns),
+        "messages_per_cpu_s" | "hellos_per_cpu_s" => {
+            server.ns_per_message.filter(|ns| *ns > 0.0).map(|ns| 1e9 / ns)
+        }
         "rss_growth_bytes" => Some(server.rss_max_bytes.saturating_sub(server.rss_before_bytes) as f64),
         "switches_per_message" => (record.overall.delivered > 0).then(|| {
             (server.switches_voluntary + server.switches_involuntary) as f64 / record.overall.delivered as f64
