@@ -12,6 +12,8 @@ use std::sync::Arc;
 pub mod fluxar;
 pub mod nats;
 mod prepared;
+pub mod redis;
+pub mod relay;
 mod straddle;
 #[cfg(test)]
 mod testing;

@@ -39,7 +39,7 @@ impl Frames {
     }
 
     /// The peer said how large a body it takes.
-    pub(super) fn peer_takes(&mut self, body_bytes_max: usize) {
+    pub(in super::super) fn peer_takes(&mut self, body_bytes_max: usize) {
         self.body_bytes_max = body_bytes_max.min(GATHER_BYTES_MAX);
     }
 
