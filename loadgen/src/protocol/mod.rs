@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub mod fluxar;
+pub mod mqtt;
 pub mod nats;
 mod prepared;
 pub mod redis;
