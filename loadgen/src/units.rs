@@ -90,6 +90,22 @@ pub fn spread(relative: f64) -> String {
     }
 }
 
+/// A figure at a line of a grid: the same, without zeros behind the point.
+#[must_use]
+pub fn tick(unit: Unit, value: f64) -> String {
+    let text = figure(unit, value);
+    let number_ends = text
+        .find(|char: char| !char.is_ascii_digit() && char != '.' && char != ',')
+        .unwrap_or(text.len());
+    let (number, rest) = text.split_at(number_ends);
+    let number = if number.contains('.') {
+        number.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        number
+    };
+    format!("{number}{rest}")
+}
+
 /// In the largest unit in which the number is at least 1.
 fn scaled(value: f64, units: &[(f64, &str)]) -> String {
     if !value.is_finite() {
@@ -159,5 +175,9 @@ mod tests {
         assert_eq!(plain(3.0), "3");
         assert_eq!(plain(0.123_4), "0.123");
         assert_eq!(figure(Unit::Count, 2.5), "2.50");
+        assert_eq!(tick(Unit::Time, 10_000.0), "10 µs");
+        assert_eq!(tick(Unit::PerSecond, 250.0), "250/s");
+        assert_eq!(tick(Unit::Plain, 0.2), "0.2");
+        assert_eq!(tick(Unit::Time, 100.0), "100 ns");
     }
 }

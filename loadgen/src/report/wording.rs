@@ -1,0 +1,171 @@
+//! A scenario in words.
+
+use crate::record::{Point, short_field, value_text};
+use crate::scenario::{Arrivals, Payload, Scenario, Workload};
+use crate::units::{count, per_second};
+
+/// What is done, how messages arrive, what they carry, how long.
+pub(super) fn scenario(scenario: &Scenario) -> String {
+    let seconds = |ms: u64| format!("{} s", ms as f64 / 1e3);
+    let mut parts = vec![workload(&scenario.workload)];
+    if has_arrivals(&scenario.workload) {
+        match (&scenario.workload, &scenario.arrivals) {
+            // Calls have their own window, which is told already.
+            (Workload::Calls { .. }, Arrivals::Window { .. }) => parts.push("closed loop".to_owned()),
+            _ => parts.push(arrivals(&scenario.arrivals)),
+        }
+        parts.push(payload(&scenario.payload));
+        parts.push(format!(
+            "{} measured after {} of warm-up",
+            seconds(scenario.duration_ms),
+            seconds(scenario.warmup_ms)
+        ));
+    }
+    parts.join("; ")
+}
+
+/// What the sweep goes through: `subscribers: 1, 10, 100`. Empty without one.
+pub(super) fn sweep(points: &[&Point<'_>]) -> String {
+    let mut fields: Vec<(&str, Vec<String>)> = Vec::new();
+    for (field, value) in points.iter().flat_map(|point| point.choices.iter()) {
+        let text = value_text(value);
+        match fields.iter_mut().find(|(known, _)| known == field) {
+            Some((_, values)) if values.contains(&text) => {}
+            Some((_, values)) => values.push(text),
+            None => fields.push((field, vec![text])),
+        }
+    }
+    let words: Vec<String> = fields
+        .iter()
+        .map(|(field, values)| format!("{}: {}", short_field(field), values.join(", ")))
+        .collect();
+    words.join("; ")
+}
+
+fn has_arrivals(workload: &Workload) -> bool {
+    !matches!(workload, Workload::Storm { .. } | Workload::Idle { .. })
+}
+
+fn workload(workload: &Workload) -> String {
+    let many = |number: u32, one: &str, more: &str| match number {
+        1 => format!("1 {one}"),
+        _ => format!("{} {more}", count(f64::from(number))),
+    };
+    match workload {
+        Workload::FanOut {
+            topics,
+            publishers,
+            subscribers,
+        } => {
+            let fan_out = format!(
+                "{} to {}",
+                many(*publishers, "publisher", "publishers"),
+                many(*subscribers, "subscriber", "subscribers")
+            );
+            if *topics == 1 {
+                fan_out
+            } else {
+                format!("{} topics, each {fan_out}", count(f64::from(*topics)))
+            }
+        }
+        Workload::Calls {
+            clients,
+            in_flight,
+            services,
+        } => format!(
+            "{} with {} in flight each, {}",
+            many(*clients, "client", "clients"),
+            many(*in_flight, "call", "calls"),
+            many(*services, "service", "services")
+        ),
+        Workload::Storm {
+            connections,
+            concurrency,
+            hold,
+        } => format!(
+            "{} connect and say hello, {} at a time{}",
+            many(*connections, "connection", "connections"),
+            count(f64::from(*concurrency)),
+            if *hold {
+                "; all stay until the last is in"
+            } else {
+                ""
+            }
+        ),
+        Workload::Idle {
+            connections, speak, ..
+        } => format!(
+            "{} that say nothing{}",
+            many(*connections, "connection", "connections"),
+            if *speak { ", then all are spoken to" } else { "" }
+        ),
+        Workload::Slow { healthy, stopped } => format!(
+            "1 publisher to {} and {} reading",
+            many(*healthy, "subscriber", "subscribers"),
+            many(*stopped, "that stops", "that stop")
+        ),
+        Workload::Churn {
+            subscribers,
+            churn_per_s,
+        } => format!(
+            "1 publisher to {}; further ones come and go at {}",
+            many(*subscribers, "subscriber", "subscribers"),
+            per_second(*churn_per_s)
+        ),
+        Workload::Mixed {
+            subscribers,
+            clients,
+            in_flight,
+        } => format!(
+            "1 publisher to {} beside {} with {} in flight each",
+            many(*subscribers, "subscriber", "subscribers"),
+            many(*clients, "client", "clients"),
+            many(*in_flight, "call", "calls")
+        ),
+    }
+}
+
+fn arrivals(arrivals: &Arrivals) -> String {
+    match arrivals {
+        Arrivals::Window { messages } => format!("closed loop, window of {}", count(f64::from(*messages))),
+        Arrivals::Constant { per_s } => format!("open loop, {} evenly", per_second(*per_s)),
+        Arrivals::Poisson { per_s } => format!("open loop, {} at random (Poisson)", per_second(*per_s)),
+        Arrivals::Bursts { per_s, burst } => {
+            format!(
+                "open loop, {} in bursts of {}",
+                per_second(*per_s),
+                count(f64::from(*burst))
+            )
+        }
+        Arrivals::Ramp { from_per_s, to_per_s } => {
+            format!(
+                "open loop, rising from {} to {}",
+                per_second(*from_per_s),
+                per_second(*to_per_s)
+            )
+        }
+        Arrivals::Steps { per_s } => {
+            let steps: Vec<String> = per_s.iter().map(|rate| per_second(*rate)).collect();
+            format!("open loop, steps of {}", steps.join(", "))
+        }
+    }
+}
+
+fn payload(payload: &Payload) -> String {
+    match payload {
+        Payload::Fixed { bytes } => format!("{} bytes", count(*bytes as f64)),
+        Payload::Distribution { sizes } => {
+            let smallest = sizes.iter().map(|(bytes, _)| *bytes).min().unwrap_or(0);
+            let largest = sizes.iter().map(|(bytes, _)| *bytes).max().unwrap_or(0);
+            format!(
+                "{} to {} bytes by weight",
+                count(smallest as f64),
+                count(largest as f64)
+            )
+        }
+        Payload::File { path } => match path.file_name() {
+            Some(name) => format!("documents of {}", name.to_string_lossy()),
+            None => "documents of a file".to_owned(),
+        },
+    }
+}
