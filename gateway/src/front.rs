@@ -2,20 +2,22 @@
 //! `handle_*`; what is to be done comes out of [`Front::poll_effect`]. The worker moves both between here and the
 //! engine; the simulation does the same with a virtual clock.
 //!
-//! The way of a message: [`Front::handle_input`] cuts frames → `batch` → [`crate::exchanges`] reads the verb and asks
+//! The way of a message: [`Front::handle_input`] reads envelopes → [`crate::exchanges`] reads the verb and asks
 //! the shard → [`crate::delivery`] puts runs and envelopes into outboxes → [`Front::handle_turn_end`] seals them.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use fluxar_engine::driver::Token;
 use fluxar_engine::listener::ListenerId;
 use fluxar_engine::reactor::{Close, Conn, Piece};
 use fluxar_engine::timer::Wheel;
-use fluxar_protocol::envelope::Envelope;
-use fluxar_protocol::error::Code;
-use fluxar_protocol::frame::{Deframer, FrameTooLarge};
+use fluxar_protocol::envelope::{Decoded, Envelope};
+use fluxar_protocol::error::{Code, Reject};
+use fluxar_protocol::frame::FrameTooLarge;
 use fluxar_protocol::hello::Handshake;
+use fluxar_protocol::reader::{EnvelopeReader, Progress};
 use fluxar_protocol::{Batch, Id, Kind};
 use fluxar_shard::{PeerId, Seed, Shard};
 
@@ -300,12 +302,15 @@ impl Front {
             }
             Piece::Stream(mut bytes) => {
                 self.charge_bytes(slot, bytes.len());
-                // Out of the session while its bodies are handled: they borrow from it.
-                let mut deframer = std::mem::take(&mut session_mut(&mut self.sessions, slot).deframer);
-                let whole = self.cut(slot, &mut deframer, &mut bytes);
-                let partial = deframer.is_partial();
+                // Out of the session while its envelopes are handled: they borrow from it.
+                let Some(session) = &mut self.sessions[slot] else {
+                    return;
+                };
+                let mut reader = std::mem::take(&mut session.reader);
+                let whole = self.read(slot, &mut reader, &mut bytes);
+                let partial = reader.is_partial();
                 if let Some(session) = &mut self.sessions[slot] {
-                    session.deframer = deframer;
+                    session.reader = reader;
                     self.watch_partial(slot, partial, whole);
                 }
             }
@@ -349,8 +354,8 @@ impl Front {
         }
     }
 
-    /// Handles the frames in `bytes`; returns whether any became whole.
-    fn cut<'a>(&mut self, slot: usize, deframer: &'a mut Deframer, bytes: &mut &'a [u8]) -> bool {
+    /// Handles the envelopes in `bytes`; returns whether a frame became whole.
+    fn read(&mut self, slot: usize, reader: &mut EnvelopeReader, bytes: &mut &[u8]) -> bool {
         let mut whole = false;
         loop {
             let Some(session) = &self.sessions[slot] else {
@@ -364,12 +369,17 @@ impl Front {
             } else {
                 fluxar_protocol::limits::FRAME_BYTES_BEFORE_HELLO
             };
-            match deframer.next(bytes, limit_bytes) {
-                Ok(Some(body)) => {
-                    whole = true;
-                    self.handle_body(slot, body);
-                }
-                Ok(None) => return whole,
+            let max_frame_bytes = self.limits.max_frame_bytes as usize;
+            let mut envelopes = 0;
+            let progress = reader.read(bytes, limit_bytes, max_frame_bytes, |decoded| {
+                envelopes += 1;
+                self.handle_decoded(slot, decoded)
+            });
+            self.counters.received += envelopes;
+            self.charge_messages(slot, envelopes);
+            match progress {
+                Ok(Progress::Frame) => whole = true,
+                Ok(Progress::Starved | Progress::Stopped) => return whole,
                 Err(FrameTooLarge {
                     announced_bytes,
                     limit_bytes,
@@ -389,28 +399,37 @@ impl Front {
     fn handle_body(&mut self, slot: usize, body: &[u8]) {
         let mut envelopes = 0;
         for decoded in Batch::within(body, self.limits.max_frame_bytes as usize) {
-            let Some(session) = &mut self.sessions[slot] else {
-                return;
-            };
-            if session.handshake == Handshake::Closing {
-                break;
-            }
             envelopes += 1;
-            match decoded {
-                Ok(decoded) => {
-                    if let Err(fault) = session.handshake.admit(&decoded.envelope) {
-                        self.counters.rejected += 1;
-                        let message = fault.to_string();
-                        self.say_goodbye(slot, Some((fault.code(), &message)), ws_code::POLICY);
-                        break;
-                    }
-                    self.handle_envelope(slot, &decoded);
-                }
-                Err(reject) => self.handle_reject(slot, &reject),
+            if self.handle_decoded(slot, decoded).is_break() {
+                break;
             }
         }
         self.counters.received += envelopes;
         self.charge_messages(slot, envelopes);
+    }
+
+    /// One envelope, or what is wrong with it. Breaks off when nothing more is taken from the connection.
+    #[inline]
+    fn handle_decoded(&mut self, slot: usize, decoded: Result<Decoded<'_>, Reject>) -> ControlFlow<()> {
+        let Some(session) = &mut self.sessions[slot] else {
+            return ControlFlow::Break(());
+        };
+        match decoded {
+            Ok(decoded) => {
+                if let Err(fault) = session.handshake.admit(&decoded.envelope) {
+                    self.counters.rejected += 1;
+                    let message = fault.to_string();
+                    self.say_goodbye(slot, Some((fault.code(), &message)), ws_code::POLICY);
+                    return ControlFlow::Break(());
+                }
+                self.handle_envelope(slot, &decoded);
+            }
+            Err(reject) => self.handle_reject(slot, &reject),
+        }
+        match &self.sessions[slot] {
+            Some(session) if session.handshake != Handshake::Closing => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        }
     }
 
     /// Appends an envelope of the gateway's own to a connection's open frame.
@@ -482,12 +501,6 @@ fn shard_limits(limits: &Limits) -> fluxar_shard::Limits {
         calls_per_peer: limits.calls_per_connection,
         ..fluxar_shard::Limits::default()
     }
-}
-
-fn session_mut(sessions: &mut [Option<Session>], slot: usize) -> &mut Session {
-    sessions[slot]
-        .as_mut()
-        .expect("the caller looked it up in this turn")
 }
 
 /// An answer of the gateway's own to message `id`.

@@ -4,8 +4,8 @@
 
 use fluxar_engine::reactor::Conn;
 use fluxar_engine::timer::TimerId;
-use fluxar_protocol::frame::Deframer;
 use fluxar_protocol::hello::Handshake;
+use fluxar_protocol::reader::EnvelopeReader;
 use fluxar_protocol::{Code, Id};
 use fluxar_shard::PeerId;
 
@@ -75,8 +75,8 @@ pub struct Session {
     pub handshake: Handshake,
     /// Whether its goodbye was said, or it was given up: the shard has let go of it, and nothing more is said to it.
     pub left: bool,
-    /// Cuts its bytes into frames; unused on a WebSocket.
-    pub deframer: Deframer,
+    /// Cuts its bytes into envelopes; unused on a WebSocket.
+    pub reader: EnvelopeReader,
     /// What it still gets.
     pub outbox: Outbox,
     /// When it last sent anything, ms.
@@ -123,7 +123,7 @@ impl Session {
             peer,
             handshake: Handshake::default(),
             left: false,
-            deframer: Deframer::new(),
+            reader: EnvelopeReader::new(),
             outbox: Outbox::new(framing),
             received_ms: now_ms,
             pinged: false,

@@ -19,28 +19,50 @@ pub struct Batch<'a> {
     body: &'a [u8],
     at: usize,
     max_frame_bytes: usize,
+    /// Whether the body begins here.
+    is_start: bool,
+    /// Whether it ends here. If not, what cannot be read yet may be readable with more bytes.
+    is_end: bool,
+    is_unreadable: bool,
 }
 
 impl<'a> Batch<'a> {
     /// Over this frame body. An empty body holds no envelopes. An envelope may be as long as the body.
     #[must_use]
     pub fn new(body: &'a [u8]) -> Self {
-        Self {
-            body,
-            at: 0,
-            max_frame_bytes: usize::MAX,
-        }
+        Self::within(body, usize::MAX)
     }
 
     /// Over a body that arrived at a receiver with this frame limit: larger envelopes than that allows are refused
     /// with [`Fault::TooLarge`].
     #[must_use]
     pub fn within(body: &'a [u8], max_frame_bytes: usize) -> Self {
+        Self::piece(body, max_frame_bytes, true, true)
+    }
+
+    /// Over a part of a body. If it is not the end, the walk stops, without a fault, before an envelope that may go on
+    /// behind it.
+    pub(crate) fn piece(body: &'a [u8], max_frame_bytes: usize, is_start: bool, is_end: bool) -> Self {
         Self {
             body,
             at: 0,
             max_frame_bytes,
+            is_start,
+            is_end,
+            is_unreadable: false,
         }
+    }
+
+    /// Whether the rest of the body cannot be read: the last [`Reject`] had no end.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        self.is_unreadable
+    }
+
+    #[cold]
+    fn unreadable(&mut self, reject: Reject) -> Reject {
+        self.is_unreadable = true;
+        self.body = &self.body[..self.at];
+        reject
     }
 
     /// Offset of the next envelope in the body.
@@ -57,11 +79,10 @@ impl<'a> Iterator for Batch<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let rest = &self.body[self.at..];
         let first = *rest.first()?;
-        let decoded = if self.at == 0 && matches!(first, ZSTD | GZIP) {
-            Err(compressed())
-        } else {
-            envelope::decode(rest)
-        };
+        if self.at == 0 && self.is_start && matches!(first, ZSTD | GZIP) {
+            return Some(Err(self.unreadable(compressed())));
+        }
+        let decoded = envelope::decode(rest);
         match decoded {
             Ok(decoded) => {
                 self.at += decoded.bytes.len();
@@ -71,10 +92,14 @@ impl<'a> Iterator for Batch<'a> {
                 Some(Ok(decoded))
             }
             Err(reject) => {
-                match reject.end {
-                    Some(end) => self.at += end,
-                    None => self.body = &self.body[..self.at],
-                }
+                let Some(end) = reject.end else {
+                    if !self.is_end {
+                        self.body = &self.body[..self.at];
+                        return None;
+                    }
+                    return Some(Err(self.unreadable(reject)));
+                };
+                self.at += end;
                 Some(Err(reject))
             }
         }

@@ -19,6 +19,7 @@ mod head;
 pub mod hello;
 pub mod limits;
 pub mod meta;
+pub mod reader;
 pub mod target;
 
 pub use batch::Batch;
