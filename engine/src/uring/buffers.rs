@@ -1,18 +1,24 @@
 //! The receive buffers of one core and the ring through which the kernel takes them.
 //!
 //! ```text
-//!            publish (once a turn)              completion names a buffer
-//!   ring ──────────────────────────> kernel ──────────────────────────────> Lease ─┐
-//!    ^                                                                             │
-//!    └──────────────────────────────── drop ──────────────────────────────────────┘
+//!               publish (once a turn)            completion names a buffer
+//!   spare ──> ring ─────────────────> kernel ──────────────────────────────> Lease ─┐
+//!     ^                                                                             │
+//!     └──────────────────────────────── drop ───────────────────────────────────────┘
 //! ```
 //!
-//! A buffer is in exactly one place: in the ring, with the kernel, or behind one [`Lease`]. The ring has as many
-//! entries as there are buffers, so giving one back always finds room.
+//! A buffer is in exactly one place: spare, in the ring or with the kernel, or behind one [`Lease`]. The ring has as
+//! many entries as there are buffers, so publishing always finds room.
+//!
+//! The ring is first in, first out: with all buffers in it, receives would walk through all of their memory, and each
+//! would be copied to lines that the cache has long let go. So the ring gets only as many as receives need between
+//! two turns (`wanted`), and the spare ones, a stack, give the one that was used last. When several receives found the
+//! ring dry the number doubles (one alone is a bulk stream, which goes on at the next turn); when for a while three
+//! quarters of it were never touched, it halves.
 
 #![allow(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -37,11 +43,28 @@ pub(super) struct Pool {
     bytes: Pages,
     count: u16,
     buffer_bytes: u32,
-    /// Where the next buffer is given back; the kernel sees it after [`Pool::publish`].
+    /// Where the next buffer is put into the ring; the kernel sees it after [`Pool::publish`].
     tail: Cell<u16>,
     /// Buffers that are in the ring, as far as completions told.
-    free: Cell<u32>,
+    in_ring: Cell<u16>,
+    /// Buffers that are nowhere. The last one given back is the first one taken. Never grows: it has room for all.
+    spare: RefCell<Vec<u16>>,
+    /// How many the ring is filled up to.
+    wanted: Cell<u16>,
+    /// Fewest that were in the ring since `wanted` was looked at last.
+    fewest: Cell<u16>,
+    /// Receives that found none, since then.
+    starved: Cell<u16>,
+    /// Publishes since then.
+    published: Cell<u16>,
 }
+
+/// Fewest buffers that the ring is filled up to: 512 KiB of the default size, twice what a turn of the gateway takes.
+const WANTED_LEAST: u16 = 32;
+/// Receives that find the ring dry between two looks before it gets more.
+const STARVED_LEAST: u16 = 4;
+/// Publishes after which a ring that was never emptied to a quarter gets fewer buffers.
+const PUBLISHES_A_LOOK: u16 = 4096;
 
 impl Pool {
     /// Maps the buffers, fills the ring and registers it.
@@ -58,12 +81,13 @@ impl Pool {
             count: config.buffers,
             buffer_bytes: config.buffer_bytes,
             tail: Cell::new(0),
-            free: Cell::new(0),
+            in_ring: Cell::new(0),
+            spare: RefCell::new((0..config.buffers).rev().collect()),
+            wanted: Cell::new(WANTED_LEAST.min(config.buffers)),
+            fewest: Cell::new(config.buffers),
+            starved: Cell::new(0),
+            published: Cell::new(0),
         };
-        for id in 0..config.buffers {
-            // SAFETY: each buffer is named once, and the kernel knows none of them yet.
-            unsafe { pool.give_back(id) };
-        }
         pool.publish();
         let address = pool.ring.as_ptr() as u64;
         // SAFETY: the ring is a mapping, so page-aligned, of `count` entries that lives as long as `pool`. No operation uses the
@@ -76,9 +100,14 @@ impl Pool {
         Ok(Rc::new(pool))
     }
 
-    /// Lets the kernel see the buffers that were given back since the last time.
+    /// Fills the ring up and lets the kernel see it.
     #[inline]
     pub(super) fn publish(&self) {
+        self.look();
+        let missing = self.wanted.get().saturating_sub(self.in_ring.get());
+        if missing > 0 {
+            self.fill(missing);
+        }
         // SAFETY: the tail lies in the ring's first entry, is aligned for a u16, and is written by nobody else; the
         // kernel only reads it. Release, so that the entries before it are seen first.
         let tail =
@@ -89,13 +118,58 @@ impl Pool {
     /// Takes note that a completion named a buffer.
     #[inline]
     pub(super) fn note_filled(&self) {
-        self.free.set(self.free.get() - 1);
+        let in_ring = self.in_ring.get() - 1;
+        self.in_ring.set(in_ring);
+        if in_ring < self.fewest.get() {
+            self.fewest.set(in_ring);
+        }
+    }
+
+    /// Takes note that a receive ended because the ring was dry.
+    #[cold]
+    pub(super) fn note_starved(&self) {
+        self.starved.set(self.starved.get().saturating_add(1));
     }
 
     /// Buffers that are neither on loan nor filled.
     #[inline]
     pub(super) fn free(&self) -> usize {
-        self.free.get() as usize
+        usize::from(self.in_ring.get()) + self.spare.borrow().len()
+    }
+
+    /// Looks whether the ring gets more buffers, or fewer, from now on.
+    #[inline]
+    fn look(&self) {
+        let wanted = self.wanted.get();
+        self.published.set(self.published.get() + 1);
+        if self.starved.get() >= STARVED_LEAST {
+            self.wanted.set(wanted.saturating_mul(2).min(self.count));
+        } else if self.published.get() < PUBLISHES_A_LOOK {
+            return;
+        } else if self.fewest.get() > wanted - wanted / 4 {
+            self.wanted.set((wanted / 2).max(WANTED_LEAST.min(self.count)));
+        }
+        self.published.set(0);
+        self.starved.set(0);
+        self.fewest.set(self.count);
+    }
+
+    /// Puts spare buffers into the ring.
+    fn fill(&self, buffers: u16) {
+        let mut spare = self.spare.borrow_mut();
+        for _ in 0..buffers {
+            let Some(id) = spare.pop() else { break };
+            let tail = self.tail.get();
+            // SAFETY: the index is masked to the ring's size (a power of two). There are as many entries as buffers and
+            // this one is not in the ring, so the kernel is through with this entry. The setters leave the tail, which
+            // shares the first entry, alone.
+            let entry = unsafe { &mut *self.ring.as_ptr().add(usize::from(tail & (self.count - 1))) };
+            entry.set_addr(self.buffer(id).as_ptr() as u64);
+            entry.set_len(self.buffer_bytes);
+            entry.set_bid(id);
+            self.tail.set(tail.wrapping_add(1));
+            self.in_ring.set(self.in_ring.get() + 1);
+        }
     }
 
     /// A filled buffer on loan.
@@ -123,24 +197,6 @@ impl Pool {
         // offset stays inside the one mapping of count × buffer_bytes.
         unsafe { self.bytes.start.add(usize::from(id) * self.buffer_bytes as usize) }
     }
-
-    /// Puts a buffer back into the ring.
-    ///
-    /// # Safety
-    /// The buffer is not in the ring, not with the kernel, and nobody will touch it until a completion names it again.
-    #[inline]
-    unsafe fn give_back(&self, id: u16) {
-        let tail = self.tail.get();
-        // SAFETY: the index is masked to the ring's size (a power of two). There are as many entries as buffers and
-        // this one is not in the ring, so the kernel is through with this entry. The setters leave the tail, which
-        // shares the first entry, alone.
-        let entry = unsafe { &mut *self.ring.as_ptr().add(usize::from(tail & (self.count - 1))) };
-        entry.set_addr(self.buffer(id).as_ptr() as u64);
-        entry.set_len(self.buffer_bytes);
-        entry.set_bid(id);
-        self.tail.set(tail.wrapping_add(1));
-        self.free.set(self.free.get() + 1);
-    }
 }
 
 impl fmt::Debug for Pool {
@@ -150,7 +206,7 @@ impl fmt::Debug for Pool {
             "Pool({} × {} bytes, {} free)",
             self.count,
             self.buffer_bytes,
-            self.free.get()
+            self.free()
         )
     }
 }
@@ -211,8 +267,8 @@ impl DerefMut for Lease {
 impl Drop for Lease {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: the buffer left the ring when a completion named it, only this lease had it, and it is gone.
-        unsafe { self.pool.give_back(self.id) };
+        // The buffer left the ring when a completion named it, only this lease had it, and it is gone.
+        self.pool.spare.borrow_mut().push(self.id);
     }
 }
 

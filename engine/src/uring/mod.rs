@@ -262,7 +262,10 @@ impl UringDriver {
         }
         let end = match -result {
             0 => ReceiveEnd::EndOfStream,
-            libc::ENOBUFS => ReceiveEnd::NoBuffers,
+            libc::ENOBUFS => {
+                self.owners.pool.note_starved();
+                ReceiveEnd::NoBuffers
+            }
             libc::ECANCELED => ReceiveEnd::Stopped,
             error => ReceiveEnd::Failed(io::Error::from_raw_os_error(error)),
         };
