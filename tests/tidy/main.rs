@@ -20,6 +20,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("fluxar", &["fluxar-protocol"]),
     ("fluxar-cli", &["fluxar"]),
     ("host_telemetry", &["fluxar"]),
+    ("fluxar-loadgen", &["fluxar-protocol", "fluxar-engine"]),
     ("fluxar-bench", &["fluxar-protocol", "fluxar-shard"]),
     (
         "fluxar-tests",
@@ -34,7 +35,13 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that nothing may build on.
-const LEAVES: &[&str] = &["fluxar-bench", "fluxar-tests", "fluxar-cli", "host_telemetry"];
+const LEAVES: &[&str] = &[
+    "fluxar-bench",
+    "fluxar-tests",
+    "fluxar-cli",
+    "fluxar-loadgen",
+    "host_telemetry",
+];
 
 /// Folders in which unsafe code may stand. The rest forbids or denies it.
 const UNSAFE_MAY_STAND_IN: &[&str] = &["protocol/src/cbor/simd", "engine/src/uring"];

@@ -1,0 +1,411 @@
+//! Sessions of the load generator against real servers, on plain blocking sockets: hello, subscriptions, a thousand
+//! publishes told apart by their stamps, calls, pings.
+//!
+//! The servers beside the gateway are Debian's; `tests/run` installs them.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fluxar_engine::listener::Address;
+use fluxar_gateway::config::{Config, Cores};
+use fluxar_gateway::gateway::Gateway;
+use fluxar_loadgen::protocol::fluxar::{Fluxar, Settings};
+use fluxar_loadgen::protocol::mqtt::{Mqtt, Version};
+use fluxar_loadgen::protocol::nats::Nats;
+use fluxar_loadgen::protocol::redis::Redis;
+use fluxar_loadgen::protocol::{Ability, Incoming, Names, Outgoing, Protocol, Session};
+use fluxar_loadgen::stamp::{STAMP_AT, STAMP_BYTES, Stamp};
+use tempfile::TempDir;
+
+/// How long something may take that must happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Publishes, and calls, of a test.
+const MESSAGES: u64 = 1_000;
+
+/// A server of another project, ended when it is dropped.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+    _folder: TempDir,
+}
+
+impl Server {
+    /// Starts a program of a Debian package on a free port. `arguments` are told the port and a folder of its own.
+    fn start(program: &str, package: &str, arguments: impl Fn(u16, &TempDir) -> Vec<String>) -> Self {
+        let path = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"]
+            .iter()
+            .map(|folder| PathBuf::from(folder).join(program))
+            .find(|path| path.exists())
+            .unwrap_or_else(|| {
+                panic!("{program} is missing: install Debian's package {package} (tests/run does)")
+            });
+        // Another process may take the port between our look and the server's.
+        for _ in 0..5 {
+            let port = TcpListener::bind("127.0.0.1:0")
+                .and_then(|listener| listener.local_addr())
+                .expect("a free port")
+                .port();
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let mut child = Command::new(&path)
+                .args(arguments(port, &folder))
+                .current_dir(&folder)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            let until = Instant::now() + PATIENCE;
+            while Instant::now() < until && child.try_wait().expect("a state").is_none() {
+                if TcpStream::connect(address).is_ok() {
+                    return Self {
+                        child,
+                        address,
+                        _folder: folder,
+                    };
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        panic!("{} does not start", path.display());
+    }
+
+    fn nats() -> Self {
+        Self::start("nats-server", "nats-server", |port, _| {
+            vec!["-a".into(), "127.0.0.1".into(), "-p".into(), port.to_string()]
+        })
+    }
+
+    fn redis() -> Self {
+        Self::start("redis-server", "redis-server", |port, _| {
+            let arguments = format!("--bind 127.0.0.1 --port {port} --appendonly no --save");
+            arguments
+                .split(' ')
+                .map(String::from)
+                .chain([String::new()])
+                .collect()
+        })
+    }
+
+    fn mosquitto() -> Self {
+        Self::start("mosquitto", "mosquitto", |port, folder| {
+            let path = folder.path().join("mosquitto.conf");
+            let settings =
+                format!("listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n");
+            fs::write(&path, settings).expect("a file");
+            vec!["-c".into(), path.display().to_string()]
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a session has said so far.
+#[derive(Debug, Default)]
+struct Tally {
+    ready: u64,
+    subscribed: u64,
+    events: Vec<Vec<u8>>,
+    acknowledged: u64,
+    served: u64,
+    answers: Vec<Vec<u8>>,
+    refused: Vec<String>,
+    dropped: u64,
+    pongs: u64,
+}
+
+impl Tally {
+    fn add(&mut self, incoming: Incoming<'_>) {
+        match incoming {
+            Incoming::Ready => self.ready += 1,
+            Incoming::Subscribed => self.subscribed += 1,
+            Incoming::Event { payload } => self.events.push(payload.to_vec()),
+            Incoming::Acknowledged { count } => self.acknowledged += u64::from(count),
+            Incoming::Served => self.served += 1,
+            Incoming::Answer { payload } => self.answers.push(payload.to_vec()),
+            Incoming::Refused { message } => self.refused.push(message),
+            Incoming::Dropped { events } => self.dropped += events,
+            Incoming::Pong => self.pongs += 1,
+        }
+    }
+}
+
+/// A session on a socket.
+struct Connection<S> {
+    session: S,
+    stream: TcpStream,
+    out: Outgoing,
+    tally: Tally,
+}
+
+impl<S: Session> Connection<S> {
+    fn open(protocol: &impl Protocol<Session = S>, number: u64, address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("a connection");
+        stream.set_nodelay(true).expect("an option");
+        stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+        stream.set_write_timeout(Some(PATIENCE)).expect("an option");
+        let mut connection = Self {
+            session: protocol.session(number, &names()),
+            stream,
+            out: Outgoing::default(),
+            tally: Tally::default(),
+        };
+        connection.say(|session, out| session.open(out));
+        connection.wait("to be accepted", |tally| tally.ready == 1);
+        connection
+    }
+
+    fn say(&mut self, what: impl FnOnce(&mut S, &mut Outgoing)) {
+        what(&mut self.session, &mut self.out);
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        self.session.seal(&mut self.out);
+        self.session.poll(&mut |incoming| self.tally.add(incoming));
+        self.stream.write_all(&self.out.bytes).expect("the server reads");
+        self.out.bytes.clear();
+    }
+
+    /// Reads until the condition holds.
+    fn wait(&mut self, what: &str, is_so: impl Fn(&Tally) -> bool) {
+        let mut piece = vec![0; 32 * 1024];
+        let until = Instant::now() + PATIENCE;
+        while !is_so(&self.tally) {
+            assert!(Instant::now() < until, "waited in vain {what}");
+            let bytes = self
+                .stream
+                .read(&mut piece)
+                .unwrap_or_else(|error| panic!("waiting {what}: {error}"));
+            assert!(bytes > 0, "the server closed while we waited {what}");
+            let tally = &mut self.tally;
+            self.session
+                .receive(&piece[..bytes], &mut self.out, &mut |incoming| {
+                    tally.add(incoming)
+                })
+                .unwrap_or_else(|fault| panic!("waiting {what}: {fault}"));
+            self.flush();
+        }
+    }
+}
+
+fn names() -> Arc<Names> {
+    Arc::new(Names {
+        topics: vec!["load.0".into(), "load.1".into()],
+        methods: vec!["work.echo".into(), "work.nobody".into()],
+    })
+}
+
+/// 64 bytes: a map of the stamp and 36 bytes.
+fn payload(sequence: u64) -> Vec<u8> {
+    let mut payload = vec![0xa2, 0x61, b's', 0x54];
+    payload.resize(STAMP_AT + STAMP_BYTES, 0);
+    payload.extend_from_slice(&[0x61, b'd', 0x58, 36]);
+    payload.resize(64, 0x0d);
+    let stamp = Stamp {
+        publisher: 3,
+        sequence,
+        intended_ns: sequence << 32 | 0x0d0a_0d0a,
+    };
+    stamp.write(&mut payload);
+    payload
+}
+
+/// Two subscribers of one topic and one of the other; a publisher, whose messages arrive each once and in order.
+fn fan_out(protocol: &impl Protocol, address: SocketAddr) {
+    let mut subscribers: Vec<_> = (0..3)
+        .map(|number| Connection::open(protocol, number, address))
+        .collect();
+    for (subscriber, topic) in subscribers.iter_mut().zip([0, 0, 1]) {
+        subscriber.say(|session, out| session.subscribe(topic, out));
+        subscriber.wait("for the subscription", |tally| tally.subscribed == 1);
+    }
+    let mut publisher = Connection::open(protocol, 3, address);
+    let is_acknowledged = protocol.is_able(Ability::AcknowledgedPublish);
+    for begun in (0..MESSAGES).step_by(100) {
+        publisher.say(|session, out| {
+            for sequence in begun..begun + 100 {
+                session.publish((sequence % 10 == 9).into(), &payload(sequence), out);
+            }
+        });
+    }
+    if is_acknowledged {
+        publisher.wait("for acknowledgements", |tally| tally.acknowledged == MESSAGES);
+    }
+    publisher.say(|session, out| session.ping(out));
+    publisher.wait("for the pong", |tally| tally.pongs == 1);
+    assert_eq!(
+        (publisher.tally.refused.len(), publisher.tally.events.len()),
+        (0, 0)
+    );
+
+    for (subscriber, topic) in subscribers.iter_mut().zip([0, 0, 1]) {
+        let expected: Vec<_> = (0..MESSAGES)
+            .filter(|sequence| u64::from(sequence % 10 == 9) == topic)
+            .map(payload)
+            .collect();
+        subscriber.wait("for the events", |tally| tally.events.len() >= expected.len());
+        subscriber.say(|session, out| session.ping(out));
+        subscriber.wait("for the pong", |tally| tally.pongs == 1);
+        assert_eq!(subscriber.tally.events, expected);
+        assert_eq!(subscriber.tally.dropped, 0);
+    }
+
+    // One that has unsubscribed hears no more.
+    let first = &mut subscribers[0];
+    first.say(|session, out| {
+        session.unsubscribe(0, out);
+        session.ping(out);
+    });
+    first.wait("for the pong", |tally| tally.pongs == 2);
+    publisher.say(|session, out| session.publish(0, &payload(MESSAGES), out));
+    let heard = first.tally.events.len();
+    let second = &mut subscribers[1];
+    second.wait("for the last event", |tally| {
+        tally.events.last() == Some(&payload(MESSAGES))
+    });
+    let first = &mut subscribers[0];
+    first.say(|session, out| session.ping(out));
+    first.wait("for the pong", |tally| tally.pongs == 3);
+    assert_eq!(first.tally.events.len(), heard);
+    for connection in subscribers.iter_mut().chain([&mut publisher]) {
+        connection.say(|session, out| session.close(out));
+    }
+}
+
+/// A service on a thread of its own, and a caller with many calls in flight.
+fn calls(protocol: &impl Protocol<Session: Send>, address: SocketAddr) {
+    assert!(protocol.is_able(Ability::Calls));
+    thread::scope(|scope| {
+        let mut service = Connection::open(protocol, 10, address);
+        service.say(|session, out| session.serve(0, out));
+        service.wait("for the offer", |tally| tally.subscribed == 1);
+        scope.spawn(move || {
+            service.wait("for calls", |tally| tally.served == MESSAGES);
+            service.say(|session, out| session.ping(out));
+            service.wait("for the pong", |tally| tally.pongs == 1);
+        });
+        let mut caller = Connection::open(protocol, 11, address);
+        for begun in (0..MESSAGES).step_by(50) {
+            caller.say(|session, out| {
+                (begun..begun + 50).for_each(|sequence| session.call(0, &payload(sequence), out));
+            });
+            caller.wait("for answers", |tally| tally.answers.len() as u64 == begun + 50);
+        }
+        caller
+            .tally
+            .answers
+            .sort_by_key(|answer| Stamp::read(answer).map(|stamp| stamp.sequence));
+        assert!(
+            caller
+                .tally
+                .answers
+                .iter()
+                .cloned()
+                .eq((0..MESSAGES).map(payload))
+        );
+        assert_eq!(caller.tally.refused, [""; 0]);
+
+        caller.say(|session, out| session.call(1, &payload(0), out));
+        caller.wait("for the refusal", |tally| tally.refused.len() == 1);
+    });
+}
+
+/// A gateway in this process, and where it listens.
+fn gateway() -> (Gateway, SocketAddr) {
+    let mut config = Config {
+        cores: Cores::Count(1),
+        listen: vec!["tcp://127.0.0.1:0".into()],
+        ..Config::default()
+    };
+    config.engine.spin_us = 0; // tests share the machine
+    let gateway = Gateway::start(&config).unwrap_or_else(|error| panic!("{error}"));
+    let address = match &gateway.addresses()[0] {
+        Address::Tcp { host, port } => format!("{host}:{port}").parse().expect("an address"),
+        other => panic!("{other:?}"),
+    };
+    (gateway, address)
+}
+
+#[test]
+fn fluxar() {
+    let (gateway, address) = gateway();
+    for (batch, meta) in [(true, true), (false, false)] {
+        let protocol = Fluxar::new(Settings {
+            batch,
+            meta,
+            ..Settings::default()
+        });
+        fan_out(&protocol, address);
+        calls(&protocol, address);
+    }
+    assert!(gateway.stop().into_iter().all(|end| end.is_ok()));
+}
+
+#[test]
+fn fluxar_says_what_a_gateway_refuses() {
+    let (gateway, address) = gateway();
+    let protocol = Fluxar::new(Settings {
+        qos: 1,
+        ..Settings::default()
+    });
+    let mut publisher = Connection::open(&protocol, 0, address);
+    publisher.say(|session, out| session.publish(0, &payload(0), out));
+    publisher.wait("to hear of it", |tally| {
+        tally.acknowledged == 1 || tally.refused.len() == 1
+    });
+    if let Some(message) = publisher.tally.refused.first() {
+        assert!(message.starts_with("unimplemented: "), "{message}");
+    }
+    // A gateway that shuts down says so, and that is the fault.
+    gateway.stop();
+    let mut rest = Vec::new();
+    let _ = publisher.stream.read_to_end(&mut rest);
+    let fault = publisher.session.receive(&rest, &mut publisher.out, &mut |_| ());
+    let fault = fault.expect_err("a goodbye").to_string();
+    assert!(
+        fault.starts_with("the gateway closed the session: unavailable"),
+        "{fault}"
+    );
+}
+
+#[test]
+fn nats() {
+    let server = Server::nats();
+    let protocol = Nats::new();
+    fan_out(&protocol, server.address);
+    calls(&protocol, server.address);
+}
+
+#[test]
+fn redis() {
+    let server = Server::redis();
+    let protocol = Redis::new();
+    assert!(!protocol.is_able(Ability::Calls));
+    fan_out(&protocol, server.address);
+}
+
+#[test]
+fn mqtt() {
+    let server = Server::mosquitto();
+    for version in [Version::V3, Version::V5] {
+        for qos in [0, 1] {
+            let protocol = Mqtt::new(version, qos);
+            assert!(!protocol.is_able(Ability::Calls));
+            fan_out(&protocol, server.address);
+        }
+    }
+}
