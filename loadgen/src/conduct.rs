@@ -16,29 +16,15 @@ use std::time::{Duration, Instant};
 use crate::campaign::{Campaign, Restart, ServerPlan, TargetPlan};
 use crate::measured::Measured;
 use crate::order::{Skipped, Step, order};
-use crate::progress::{Live, Progress};
+use crate::progress::Progress;
 use crate::record::{Header, JsonlWriter, Machine, RESULTS_FILE, Record, RunIdentity};
-use crate::scenario::{Scenario, Target};
+use crate::run::{GeneratorConfig, RunError, RunOrder, Snapshot};
+use crate::scenario::Target;
 use crate::server::{self, Server, find_program};
-use crate::slo::{Judged, judge};
+use crate::slo::{Bound, Judged, judge};
 
-/// One run, ready to be done.
-#[derive(Debug, Clone)]
-pub struct Job {
-    /// Against whom; addresses are filled in.
-    pub target: Target,
-    /// What.
-    pub scenario: Scenario,
-    /// The server's processes, if they are known.
-    pub server: Option<Vec<u32>>,
-    /// Processors of the generator, one thread each.
-    pub generator_cores: Vec<usize>,
-    /// Of all that is drawn. The same for every target at a point and a repeat.
-    pub seed: u64,
-}
-
-/// Does one run, telling how it stands; or says why it could not be done.
-pub type Run<'a> = dyn FnMut(&Job, &mut dyn FnMut(&Live)) -> Result<Measured, String> + 'a;
+/// Does one run, telling how it stands: [`crate::run::run`].
+pub type Run<'a> = dyn FnMut(&RunOrder, &mut dyn FnMut(&Snapshot)) -> Result<Measured, RunError> + 'a;
 
 /// What came of a campaign.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +37,8 @@ pub struct Conducted {
     pub failures: Vec<String>,
     /// Targets that were left out of scenarios.
     pub skipped: Vec<Skipped>,
+    /// Assertions that nothing could be held against: they compare with targets that do not take part.
+    pub unjudged: Vec<String>,
 }
 
 /// Why a campaign could not be carried out at all.
@@ -107,11 +95,9 @@ pub fn conduct(
 ) -> Result<Conducted, ConductError> {
     let campaign = &without_absent(campaign, progress)?;
     let (steps, skipped) = order(campaign);
-    for left_out in &skipped {
-        progress.note(&format!(
-            "{} is left out of {}: {}",
-            left_out.target, left_out.scenario, left_out.why
-        ));
+    let mut conducted = Conducted::default();
+    for left_out in skipped {
+        conducted.leave_out(left_out, progress);
     }
     if steps.is_empty() {
         return Err(ConductError::Nothing);
@@ -120,58 +106,17 @@ pub fn conduct(
         Some(directory) => Some(results(campaign, directory)?),
         None => None,
     };
-    let versions: BTreeMap<&str, String> = campaign
-        .targets
-        .iter()
-        .filter_map(|plan| {
-            Some((
-                plan.target.name.as_str(),
-                server::version(&plan.version, &campaign.directory)?,
-            ))
-        })
-        .collect();
-    let mut conducted = Conducted {
-        skipped,
-        ..Conducted::default()
-    };
-    let mut servers = Servers::default();
-    let cores = campaign.generator_cores();
+    let mut stage = Stage::new(campaign, run);
     let mut given_up = GivenUp::default();
-    progress.begin(
-        steps.len(),
-        steps.iter().map(|step| expected(step, campaign)).sum(),
-    );
+    let runs_ms = steps.iter().map(|step| expected_ms(step, campaign)).sum();
+    progress.begin(steps.len(), Duration::from_millis(runs_ms));
     for step in &steps {
-        progress.step(step, expected(step, campaign));
+        progress.step(step, Duration::from_millis(expected_ms(step, campaign)));
         if given_up.includes(step) {
             continue;
         }
-        let outcome = servers
-            .target(step.plan, campaign)
-            .map_err(|why| (true, why))
-            .and_then(|(target, server)| {
-                let job = Job {
-                    target,
-                    scenario: step.point.scenario.clone(),
-                    server,
-                    generator_cores: cores.clone(),
-                    seed: campaign.seed.wrapping_add(u64::from(step.repeat)),
-                };
-                let measured = run(&job, &mut |live| progress.live(live));
-                measured
-                    .map(|measured| (job, measured))
-                    .map_err(|why| (false, servers.why(step.plan, why)))
-            });
-        servers.step_done(step.plan);
-        match outcome {
-            Ok((job, measured)) => {
-                let record = record(
-                    campaign,
-                    step,
-                    &job,
-                    &measured,
-                    versions.get(step.plan.target.name.as_str()),
-                );
+        match stage.perform(step, progress) {
+            Ok(record) => {
                 if let (Some(writer), Some(directory)) = (&mut writer, out) {
                     writer
                         .record(&record)
@@ -180,26 +125,149 @@ pub fn conduct(
                 progress.done(&record);
                 conducted.records.push(record);
             }
-            Err((is_server, why)) => {
-                let title = title(step);
-                progress.failure(&format!("FAILED {title}: {why}"));
-                conducted.failures.push(format!("{title}: {why}"));
-                given_up.add(step, is_server);
+            Err(failure) => {
+                given_up.add(step, &failure);
+                conducted.fail(step, failure, progress);
             }
         }
         thread::sleep(Duration::from_millis(campaign.pause_ms));
     }
     progress.end();
-    for scenario in &campaign.scenarios {
-        conducted
-            .judged
-            .extend(judge(&scenario.name, &scenario.assertions, &conducted.records));
-    }
+    conducted.judge(campaign);
     Ok(conducted)
 }
 
-/// The campaign without those optional targets whose program is not here; all others have to be there.
-fn without_absent(campaign: &Campaign, progress: &mut Progress) -> Result<Campaign, ConductError> {
+impl Conducted {
+    fn leave_out(&mut self, skipped: Skipped, progress: &mut Progress) {
+        progress.note(&format!(
+            "{} is left out of {}: {}",
+            skipped.target, skipped.scenario, skipped.why
+        ));
+        self.skipped.push(skipped);
+    }
+
+    fn fail(&mut self, step: &Step<'_>, failure: Failure, progress: &mut Progress) {
+        match failure {
+            Failure::Unable(why) => {
+                let skipped = Skipped {
+                    scenario: step.scenario.name.clone(),
+                    target: step.plan.target.name.clone(),
+                    why,
+                };
+                self.leave_out(skipped, progress);
+            }
+            Failure::Server(why) | Failure::Run(why) => {
+                let title = step.title();
+                progress.failure(&format!("FAILED {title}: {why}"));
+                self.failures.push(format!("{title}: {why}"));
+            }
+        }
+    }
+
+    /// Assertions that compare with targets of which none takes part are told, not judged.
+    fn judge(&mut self, campaign: &Campaign) {
+        let takes_part = |name: &String| campaign.targets.iter().any(|plan| plan.target.name == *name);
+        for scenario in &campaign.scenarios {
+            let mut assertions = Vec::new();
+            for assertion in &scenario.assertions {
+                match &assertion.bound {
+                    Bound::Share { targets, .. } if !targets.iter().any(takes_part) => {
+                        self.unjudged.push(format!(
+                            "{}: {assertion} (without {})",
+                            scenario.name,
+                            targets.join(", ")
+                        ));
+                    }
+                    _ => assertions.push(assertion.clone()),
+                }
+            }
+            self.judged
+                .extend(judge(&scenario.name, &assertions, &self.records));
+        }
+    }
+}
+
+/// Why a run came to nothing.
+#[derive(Debug)]
+pub enum Failure {
+    /// The server could not be started; it will not be the next time either.
+    Server(String),
+    /// The run could not be done.
+    Run(String),
+    /// The protocol cannot do this workload.
+    Unable(String),
+}
+
+/// Where runs are done: the servers that run, and what is the same for all runs.
+pub struct Stage<'a, 'r> {
+    campaign: &'a Campaign,
+    run: &'a mut Run<'r>,
+    servers: Servers,
+    versions: BTreeMap<&'a str, String>,
+    generator: GeneratorConfig,
+}
+
+impl<'a, 'r> Stage<'a, 'r> {
+    /// Asks the targets for their versions; nothing is started yet.
+    #[must_use]
+    pub fn new(campaign: &'a Campaign, run: &'a mut Run<'r>) -> Stage<'a, 'r> {
+        let mut versions = BTreeMap::new();
+        for plan in &campaign.targets {
+            if let Some(version) = server::version(&plan.version, &campaign.directory) {
+                versions.insert(plan.target.name.as_str(), version);
+            }
+        }
+        Stage {
+            campaign,
+            run,
+            servers: Servers::default(),
+            versions,
+            generator: GeneratorConfig {
+                cores: campaign.generator_cores(),
+                ..GeneratorConfig::default()
+            },
+        }
+    }
+
+    /// Does one run, its server started before and, if it is to be fresh each time, ended behind.
+    ///
+    /// # Errors
+    /// Why there is nothing to be recorded.
+    pub fn perform(&mut self, step: &Step<'_>, progress: &mut Progress) -> Result<Record, Failure> {
+        let started = self.servers.target(step.plan, self.campaign);
+        let (target, server) = started.map_err(Failure::Server)?;
+        let order = RunOrder {
+            target,
+            scenario: step.point.scenario.clone(),
+            server,
+            generator: self.generator.clone(),
+            // The same for every target at a point and a repeat.
+            seed: self.campaign.seed.wrapping_add(u64::from(step.repeat)),
+        };
+        let measured = (self.run)(&order, &mut |snapshot| progress.live(snapshot));
+        let measured = measured.map_err(|error| match error {
+            RunError::Unable { .. } => Failure::Unable(error.to_string()),
+            error => Failure::Run(self.servers.why(step.plan, error.to_string())),
+        });
+        self.servers.run_done(step.plan);
+        let identity = RunIdentity {
+            campaign: &self.campaign.name,
+            scenario_name: &step.scenario.name,
+            point: step.point.at.clone(),
+            scenario: &step.point.scenario,
+            target: &order.target,
+            target_version: self.versions.get(step.plan.target.name.as_str()).cloned(),
+            repeat: step.repeat,
+        };
+        Ok(Record::from_measured(identity, &measured?))
+    }
+}
+
+/// The campaign without those optional targets whose program is not here.
+///
+/// # Errors
+/// Others that are not here.
+pub fn without_absent(campaign: &Campaign, progress: &mut Progress) -> Result<Campaign, ConductError> {
     let mut present = campaign.clone();
     let mut faults = Vec::new();
     present.targets.retain(|plan| {
@@ -257,43 +325,11 @@ fn write_error(directory: &Path, error: io::Error) -> ConductError {
     }
 }
 
-fn record(
-    campaign: &Campaign,
-    step: &Step<'_>,
-    job: &Job,
-    measured: &Measured,
-    version: Option<&String>,
-) -> Record {
-    let identity = RunIdentity {
-        campaign: &campaign.name,
-        scenario_name: &step.scenario.name,
-        point: step.point.at.clone(),
-        scenario: &step.point.scenario,
-        target: &job.target,
-        target_version: version.cloned(),
-        repeat: step.repeat,
-    };
-    Record::from_measured(identity, measured)
-}
-
 /// How long a run should take: what the campaign says, and a guess at starting and ending.
-fn expected(step: &Step<'_>, campaign: &Campaign) -> Duration {
+fn expected_ms(step: &Step<'_>, campaign: &Campaign) -> u64 {
     const AROUND_MS: u64 = 500;
     let scenario = &step.point.scenario;
-    Duration::from_millis(scenario.warmup_ms + scenario.duration_ms + campaign.pause_ms + AROUND_MS)
-}
-
-/// A run in words.
-fn title(step: &Step<'_>) -> String {
-    let mut title = step.scenario.name.clone();
-    for (field, value) in &step.point.at {
-        title.push_str(&format!(
-            " {}={}",
-            crate::record::short_field(field),
-            crate::record::value_text(value)
-        ));
-    }
-    format!("{title} · {} · repeat {}", step.plan.target.name, step.repeat)
+    scenario.warmup_ms + scenario.duration_ms + campaign.pause_ms + AROUND_MS
 }
 
 /// What is not tried again: a server that does not start, a point at which a target failed.
@@ -312,9 +348,9 @@ impl GivenUp {
             })
     }
 
-    fn add(&mut self, step: &Step<'_>, is_server: bool) {
+    fn add(&mut self, step: &Step<'_>, failure: &Failure) {
         let name = step.plan.target.name.clone();
-        if is_server {
+        if matches!(failure, Failure::Server(_)) {
             self.targets.push(name);
         } else {
             self.points
@@ -382,7 +418,7 @@ impl Servers {
         }
     }
 
-    fn step_done(&mut self, plan: &TargetPlan) {
+    fn run_done(&mut self, plan: &TargetPlan) {
         if matches!(&plan.server, ServerPlan::Start(start) if start.restart == Restart::Repeat)
             && let Some(server) = self.running.remove(&plan.target.name)
         {

@@ -18,9 +18,11 @@
 #![forbid(unsafe_code)]
 
 pub mod arrivals;
+pub mod args;
 pub mod campaign;
 pub mod compare;
 pub mod conduct;
+pub mod find_knee;
 pub mod interrupt;
 pub mod knee;
 pub mod ledger;
@@ -36,6 +38,7 @@ pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod server;
+pub mod single;
 pub mod slo;
 pub mod stamp;
 pub mod statistics;

@@ -25,6 +25,17 @@ pub struct Step<'a> {
     pub repeats: u32,
 }
 
+impl Step<'_> {
+    /// In words: `fan-out subscribers=10 · nats · repeat 2`.
+    #[must_use]
+    pub fn title(&self) -> String {
+        format!(
+            "{}{} · {} · repeat {}",
+            self.scenario.name, self.point, self.plan.target.name, self.repeat
+        )
+    }
+}
+
 /// A target that does not run in a scenario.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {

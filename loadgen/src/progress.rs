@@ -6,24 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::order::Step;
 use crate::record::Record;
+use crate::run::{RunStage, Snapshot};
 use crate::units;
-
-/// How a run stands, a few times a second.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Live {
-    /// What it is doing: `connecting 400 of 10,000`, `measuring`.
-    pub phase: String,
-    /// Since the phase began, s.
-    pub seconds: f64,
-    /// Messages sent a second.
-    pub sent_per_s: f64,
-    /// Messages that arrived a second.
-    pub delivered_per_s: f64,
-    /// Of what has arrived so far, ns.
-    pub p99_ns: Option<u64>,
-    /// The server's CPU time over wall time, 0 to the number of its cores.
-    pub server_busy: Option<f64>,
-}
 
 /// See the module.
 pub struct Progress {
@@ -86,46 +70,44 @@ impl Progress {
         self.at += 1;
         self.expected_done += self.expected_now;
         self.expected_now = expected;
-        let point: Vec<String> = step
-            .point
-            .at
-            .iter()
-            .map(|(field, value)| {
-                format!(
-                    " {}={}",
-                    crate::record::short_field(field),
-                    crate::record::value_text(value)
-                )
-            })
-            .collect();
         let repeat = match step.repeats {
             1 => String::new(),
             repeats => format!(" · {} of {repeats}", step.repeat),
         };
         self.heading = format!(
             "{}{} · {}{repeat}",
-            step.scenario.name,
-            point.concat(),
-            step.plan.target.name
+            step.scenario.name, step.point, step.plan.target.name
         );
         self.draw("starting");
     }
 
     /// Draws how the run stands.
-    pub fn live(&mut self, live: &Live) {
-        let mut text = format!("{} {:.1} s", live.phase, live.seconds);
-        if live.sent_per_s > 0.0 || live.delivered_per_s > 0.0 {
+    pub fn live(&mut self, snapshot: &Snapshot) {
+        let mut text = match snapshot.stage {
+            RunStage::Connecting { done, of } => {
+                format!(
+                    "connecting {} of {}",
+                    units::count(done as f64),
+                    units::count(of as f64)
+                )
+            }
+            RunStage::WarmingUp => "warming up".to_owned(),
+            RunStage::Measuring => "measuring".to_owned(),
+            RunStage::Draining => "waiting for the rest".to_owned(),
+        };
+        text.push_str(&format!(" {:.1} s", snapshot.seconds));
+        if snapshot.sent_per_s > 0.0 || snapshot.delivered_per_s > 0.0 {
             text.push_str(&format!(
                 " │ {} sent, {} delivered",
-                units::per_second(live.sent_per_s),
-                units::per_second(live.delivered_per_s)
+                units::per_second(snapshot.sent_per_s),
+                units::per_second(snapshot.delivered_per_s)
             ));
         }
-        if let Some(p99_ns) = live.p99_ns {
+        if let Some(p99_ns) = snapshot.p99_ns {
             text.push_str(&format!(", p99 {}", units::time(p99_ns as f64)));
         }
-        if let Some(busy) = live.server_busy {
-            text.push_str(&format!(", server {}", units::share(busy)));
+        if let Some(share) = snapshot.server_cpu {
+            text.push_str(&format!(", server CPU {}", units::share(share)));
         }
         self.draw(&text);
     }
@@ -259,14 +241,15 @@ mod tests {
         }
     }
 
-    fn live() -> Live {
-        Live {
-            phase: "measuring".into(),
+    fn live() -> Snapshot {
+        Snapshot {
+            stage: RunStage::Measuring,
             seconds: 1.25,
             sent_per_s: 1e6,
             delivered_per_s: 1e7,
+            p50_ns: Some(700_000),
             p99_ns: Some(1_500_000),
-            server_busy: Some(0.98),
+            server_cpu: Some(0.98),
         }
     }
 

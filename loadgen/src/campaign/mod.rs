@@ -12,6 +12,7 @@ mod read;
 mod sweep;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -19,6 +20,7 @@ use serde_json::Value;
 pub use fields::{Fault, available_cores};
 pub(crate) use fields::nearest;
 
+use crate::record::{short_field, value_text};
 use crate::scenario::{ProtocolName, Scenario, Target};
 use crate::slo::Assertion;
 
@@ -122,6 +124,16 @@ pub struct Point {
     pub scenario: Scenario,
 }
 
+/// ` subscribers=10 bytes=64`: what is behind the scenario's name in a line.
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (field, value) in &self.at {
+            write!(f, " {}={}", short_field(field), value_text(value))?;
+        }
+        Ok(())
+    }
+}
+
 impl Campaign {
     /// Reads a campaign file.
     ///
@@ -187,6 +199,21 @@ impl Campaign {
                 point.scenario.warmup_ms = point.scenario.warmup_ms.min(200);
                 point.scenario.duration_ms = point.scenario.duration_ms.min(1_000);
             }
+        }
+    }
+
+    /// Each target runs so often at each point, whatever the file says.
+    pub fn repeat(&mut self, repeats: u32) {
+        self.repeats = repeats;
+        for plan in &mut self.scenarios {
+            plan.repeats = None;
+        }
+    }
+
+    /// Every run is measured for so long, whatever the file says.
+    pub fn measure_for_ms(&mut self, duration_ms: u64) {
+        for point in self.scenarios.iter_mut().flat_map(|plan| &mut plan.points) {
+            point.scenario.duration_ms = duration_ms.max(1);
         }
     }
 

@@ -53,16 +53,25 @@ impl Judged {
     }
 }
 
+impl Judged {
+    /// The assertion and what came out, without whose and where.
+    #[must_use]
+    pub fn verdict(&self) -> String {
+        match &self.outcome {
+            Outcome::Held { value, bound } => {
+                format!("{}: held, {} against {}", self.assertion, Brief(*value), Brief(*bound))
+            }
+            Outcome::Failed { value, bound } => {
+                format!("{}: FAILED, {} against {}", self.assertion, Brief(*value), Brief(*bound))
+            }
+            Outcome::Unknown(why) => format!("{}: FAILED, {why}", self.assertion),
+        }
+    }
+}
+
 impl fmt::Display for Judged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} · {} · {}: ", self.title, self.target, self.assertion)?;
-        match &self.outcome {
-            Outcome::Held { value, bound } => write!(f, "held, {} against {}", Brief(*value), Brief(*bound)),
-            Outcome::Failed { value, bound } => {
-                write!(f, "FAILED, {} against {}", Brief(*value), Brief(*bound))
-            }
-            Outcome::Unknown(why) => write!(f, "FAILED, {why}"),
-        }
+        write!(f, "{} · {} · {}", self.title, self.target, self.verdict())
     }
 }
 

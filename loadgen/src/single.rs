@@ -1,0 +1,244 @@
+//! A run without a file: flags become a campaign with one target and one scenario.
+
+use std::path::PathBuf;
+
+use crate::args::{Against, CallsArgs, ChurnArgs, Command, Doing, Fan, FindKneeArgs, Load};
+use crate::args::{FanOutArgs, IdleArgs, MixedArgs, SlowArgs, StormArgs};
+use crate::campaign::{Campaign, ScenarioPlan, ServerPlan, TargetPlan, check_url, protocol_of_url};
+use crate::scenario::{Arrivals, Payload, ProtocolName, Scenario, Target, Workload};
+use crate::server::listeners;
+use crate::slo::Assertion;
+
+/// The campaign that a command's flags describe, and how to do it; `None` for commands that have other arguments.
+///
+/// # Errors
+/// What is wrong with a flag that clap cannot know.
+pub fn campaign(command: &Command) -> Result<Option<(Campaign, Doing)>, String> {
+    let (name, workload, load, against, doing) = match command {
+        Command::FanOut(FanOutArgs {
+            fan,
+            load,
+            against,
+            doing,
+        }) => ("fan-out", fan_out(fan), Some(load), against, doing),
+        Command::Calls(CallsArgs {
+            clients,
+            in_flight,
+            services,
+            load,
+            against,
+            doing,
+        }) => {
+            let workload = Workload::Calls {
+                clients: *clients,
+                in_flight: *in_flight,
+                services: *services,
+            };
+            ("calls", workload, Some(load), against, doing)
+        }
+        Command::Storm(StormArgs {
+            connections,
+            concurrency,
+            hold,
+            against,
+            doing,
+        }) => {
+            let workload = Workload::Storm {
+                connections: *connections,
+                concurrency: *concurrency,
+                hold: *hold,
+            };
+            ("storm", workload, None, against, doing)
+        }
+        Command::Idle(IdleArgs {
+            connections,
+            concurrency,
+            silent,
+            against,
+            doing,
+        }) => {
+            let workload = Workload::Idle {
+                connections: *connections,
+                concurrency: *concurrency,
+                speak: !silent,
+            };
+            ("idle", workload, None, against, doing)
+        }
+        Command::Slow(SlowArgs {
+            healthy,
+            stopped,
+            load,
+            against,
+            doing,
+        }) => {
+            let workload = Workload::Slow {
+                healthy: *healthy,
+                stopped: *stopped,
+            };
+            ("slow", workload, Some(load), against, doing)
+        }
+        Command::Churn(ChurnArgs {
+            subscribers,
+            churn,
+            load,
+            against,
+            doing,
+        }) => {
+            let workload = Workload::Churn {
+                subscribers: *subscribers,
+                churn_per_s: *churn,
+            };
+            ("churn", workload, Some(load), against, doing)
+        }
+        Command::Mixed(MixedArgs {
+            subscribers,
+            clients,
+            in_flight,
+            load,
+            against,
+            doing,
+        }) => {
+            let workload = Workload::Mixed {
+                subscribers: *subscribers,
+                clients: *clients,
+                in_flight: *in_flight,
+            };
+            ("mixed", workload, Some(load), against, doing)
+        }
+        Command::Run(_) | Command::FindKnee(_) | Command::Compare(_) | Command::Report(_) => return Ok(None),
+    };
+    let scenario = Scenario {
+        arrivals: load.map_or_else(Arrivals::default, |load| arrivals(load, &workload)),
+        payload: load.map_or_else(Payload::default, payload),
+        workload,
+        warmup_ms: doing.warmup.as_millis() as u64,
+        duration_ms: (doing.duration.as_millis() as u64).max(1),
+    };
+    let assertions = assertions(&doing.assertions)?;
+    let mut campaign = against_one(name, against, ScenarioPlan::single(name, scenario, assertions))?;
+    campaign.repeats = doing.repeats;
+    campaign.seed = doing.seed;
+    campaign.generator_cores = doing
+        .cores
+        .as_ref()
+        .map(|cores| cores.0.clone())
+        .unwrap_or_default();
+    Ok(Some((campaign, doing.clone())))
+}
+
+/// The fan-out whose knee is searched if no file says otherwise.
+///
+/// # Errors
+/// What is wrong with a flag that clap cannot know.
+pub fn knee_campaign(args: &FindKneeArgs) -> Result<Campaign, String> {
+    let scenario = Scenario {
+        workload: fan_out(&args.fan),
+        arrivals: Arrivals::Constant { per_s: args.from },
+        payload: Payload::Fixed {
+            bytes: args.bytes.unwrap_or(64),
+        },
+        warmup_ms: 500,
+        duration_ms: 3_000,
+    };
+    against_one(
+        "find-knee",
+        &args.against,
+        ScenarioPlan::single("fan-out", scenario, Vec::new()),
+    )
+}
+
+/// Reads assertions of the command line.
+///
+/// # Errors
+/// The first that is none.
+pub fn assertions(texts: &[String]) -> Result<Vec<Assertion>, String> {
+    texts
+        .iter()
+        .map(|text| text.parse().map_err(|wrong| format!("{text:?}: {wrong}")))
+        .collect()
+}
+
+fn against_one(name: &str, against: &Against, scenario: ScenarioPlan) -> Result<Campaign, String> {
+    for url in [Some(&against.url), against.subscriber_url.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        check_url(url)?;
+        if url.contains('{') {
+            return Err(format!(
+                "{url:?}: placeholders are for campaign files, which start servers themselves"
+            ));
+        }
+    }
+    let protocol = against
+        .protocol
+        .map_or_else(|| protocol_of_url(&against.url), ProtocolName::from);
+    let target = Target {
+        name: called(protocol).to_owned(),
+        protocol,
+        url: against.url.clone(),
+        subscriber_url: against.subscriber_url.clone(),
+        qos: against.qos,
+        batch: !against.no_batch,
+    };
+    let server = match against.pid {
+        Some(pid) => ServerPlan::Pid(pid),
+        None if listeners(&against.url).is_empty() => ServerPlan::Elsewhere,
+        None => ServerPlan::PidOf(against.url.clone()),
+    };
+    Ok(Campaign {
+        name: name.to_owned(),
+        directory: PathBuf::new(),
+        repeats: 1,
+        pause_ms: 100,
+        generator_cores: Vec::new(),
+        seed: 1,
+        targets: vec![TargetPlan::running(target, server)],
+        scenarios: vec![scenario],
+    })
+}
+
+fn called(protocol: ProtocolName) -> &'static str {
+    match protocol {
+        ProtocolName::Fluxar => "fluxar",
+        ProtocolName::Nats => "nats",
+        ProtocolName::Redis => "redis",
+        ProtocolName::Mqtt3 => "mqtt3",
+        ProtocolName::Mqtt5 => "mqtt5",
+        ProtocolName::Relay => "relay",
+    }
+}
+
+fn fan_out(fan: &Fan) -> Workload {
+    Workload::FanOut {
+        topics: fan.topics,
+        publishers: fan.publishers,
+        subscribers: fan.subscribers,
+    }
+}
+
+/// A slow subscriber shows only under a steady stream, so that workload has a rate if none is asked for.
+fn arrivals(load: &Load, workload: &Workload) -> Arrivals {
+    const SLOW_PER_S: f64 = 50_000.0;
+    let rate = match (load.rate, load.window, workload) {
+        (None, None, Workload::Slow { .. }) => Some(SLOW_PER_S),
+        (rate, _, _) => rate,
+    };
+    match rate {
+        None => load
+            .window
+            .map_or_else(Arrivals::default, |messages| Arrivals::Window { messages }),
+        Some(per_s) if load.poisson => Arrivals::Poisson { per_s },
+        Some(per_s) => match load.burst {
+            Some(burst) => Arrivals::Bursts { per_s, burst },
+            None => Arrivals::Constant { per_s },
+        },
+    }
+}
+
+fn payload(load: &Load) -> Payload {
+    match &load.documents {
+        Some(path) => Payload::File { path: path.clone() },
+        None => Payload::Fixed { bytes: load.bytes },
+    }
+}
