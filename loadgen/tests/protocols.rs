@@ -15,13 +15,15 @@ use std::time::{Duration, Instant};
 use fluxar_engine::listener::Address;
 use fluxar_gateway::config::{Config, Cores};
 use fluxar_gateway::gateway::Gateway;
-use fluxar_loadgen::protocol::fluxar::{Fluxar, Settings};
+use fluxar_loadgen::protocol::fluxar::{Fluxar, Framing, Settings};
 use fluxar_loadgen::protocol::mqtt::{Mqtt, Version};
 use fluxar_loadgen::protocol::nats::Nats;
 use fluxar_loadgen::protocol::redis::Redis;
+use fluxar_loadgen::protocol::relay::Relay;
 use fluxar_loadgen::protocol::{Ability, Incoming, Names, Outgoing, Protocol, Session};
 use fluxar_loadgen::stamp::{STAMP_AT, STAMP_BYTES, Stamp};
 use tempfile::TempDir;
+use tungstenite::{Message, WebSocket};
 
 /// How long something may take that must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -143,23 +145,75 @@ impl Tally {
     }
 }
 
+/// How bytes travel.
+enum Wire {
+    Stream(TcpStream),
+    WebSocket(Box<WebSocket<TcpStream>>),
+}
+
+impl Wire {
+    fn stream(address: SocketAddr) -> TcpStream {
+        let stream = TcpStream::connect(address).expect("a connection");
+        stream.set_nodelay(true).expect("an option");
+        stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+        stream.set_write_timeout(Some(PATIENCE)).expect("an option");
+        stream
+    }
+
+    fn websocket(address: SocketAddr) -> Self {
+        let url = format!("ws://{address}/");
+        let (socket, _) = tungstenite::client(url, Self::stream(address)).expect("a handshake");
+        Self::WebSocket(Box::new(socket))
+    }
+
+    fn send(&mut self, out: &Outgoing) {
+        match self {
+            Self::Stream(stream) => stream.write_all(&out.bytes).expect("the server reads"),
+            Self::WebSocket(socket) => {
+                let starts = [0].into_iter().chain(out.ends.iter().copied());
+                for (start, end) in starts.zip(&out.ends) {
+                    let message = out.bytes[start..*end].to_vec();
+                    socket
+                        .send(Message::Binary(message.into()))
+                        .expect("the server reads");
+                }
+            }
+        }
+    }
+
+    fn read(&mut self) -> std::io::Result<Vec<u8>> {
+        match self {
+            Self::Stream(stream) => {
+                let mut piece = vec![0; 32 * 1024];
+                let bytes = stream.read(&mut piece)?;
+                piece.truncate(bytes);
+                Ok(piece)
+            }
+            Self::WebSocket(socket) => match socket.read().map_err(std::io::Error::other)? {
+                Message::Binary(message) => Ok(message.to_vec()),
+                other => panic!("{other:?}"),
+            },
+        }
+    }
+}
+
 /// A session on a socket.
 struct Connection<S> {
     session: S,
-    stream: TcpStream,
+    wire: Wire,
     out: Outgoing,
     tally: Tally,
 }
 
 impl<S: Session> Connection<S> {
     fn open(protocol: &impl Protocol<Session = S>, number: u64, address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("a connection");
-        stream.set_nodelay(true).expect("an option");
-        stream.set_read_timeout(Some(PATIENCE)).expect("an option");
-        stream.set_write_timeout(Some(PATIENCE)).expect("an option");
+        Self::over(Wire::Stream(Wire::stream(address)), protocol, number)
+    }
+
+    fn over(wire: Wire, protocol: &impl Protocol<Session = S>, number: u64) -> Self {
         let mut connection = Self {
             session: protocol.session(number, &names()),
-            stream,
+            wire,
             out: Outgoing::default(),
             tally: Tally::default(),
         };
@@ -176,26 +230,22 @@ impl<S: Session> Connection<S> {
     fn flush(&mut self) {
         self.session.seal(&mut self.out);
         self.session.poll(&mut |incoming| self.tally.add(incoming));
-        self.stream.write_all(&self.out.bytes).expect("the server reads");
+        self.wire.send(&self.out);
         self.out.bytes.clear();
+        self.out.ends.clear();
     }
 
     /// Reads until the condition holds.
     fn wait(&mut self, what: &str, is_so: impl Fn(&Tally) -> bool) {
-        let mut piece = vec![0; 32 * 1024];
         let until = Instant::now() + PATIENCE;
         while !is_so(&self.tally) {
             assert!(Instant::now() < until, "waited in vain {what}");
-            let bytes = self
-                .stream
-                .read(&mut piece)
-                .unwrap_or_else(|error| panic!("waiting {what}: {error}"));
-            assert!(bytes > 0, "the server closed while we waited {what}");
+            let read = self.wire.read();
+            let piece = read.unwrap_or_else(|error| panic!("waiting {what}: {error}"));
+            assert!(!piece.is_empty(), "the server closed while we waited {what}");
             let tally = &mut self.tally;
             self.session
-                .receive(&piece[..bytes], &mut self.out, &mut |incoming| {
-                    tally.add(incoming)
-                })
+                .receive(&piece, &mut self.out, &mut |incoming| tally.add(incoming))
                 .unwrap_or_else(|fault| panic!("waiting {what}: {fault}"));
             self.flush();
         }
@@ -328,16 +378,23 @@ fn calls(protocol: &impl Protocol<Session: Send>, address: SocketAddr) {
 fn gateway() -> (Gateway, SocketAddr) {
     let mut config = Config {
         cores: Cores::Count(1),
-        listen: vec!["tcp://127.0.0.1:0".into()],
+        listen: vec!["tcp://127.0.0.1:0".into(), "ws://127.0.0.1:0".into()],
         ..Config::default()
     };
     config.engine.spin_us = 0; // tests share the machine
     let gateway = Gateway::start(&config).unwrap_or_else(|error| panic!("{error}"));
-    let address = match &gateway.addresses()[0] {
-        Address::Tcp { host, port } => format!("{host}:{port}").parse().expect("an address"),
-        other => panic!("{other:?}"),
-    };
+    let address = address_of(&gateway, |address| matches!(address, Address::Tcp { .. }));
     (gateway, address)
+}
+
+fn address_of(gateway: &Gateway, is: impl Fn(&Address) -> bool) -> SocketAddr {
+    let address = gateway.addresses().iter().find(|address| is(address));
+    match address.expect("such a listener") {
+        Address::Tcp { host, port } | Address::WebSocket { host, port, .. } => {
+            format!("{host}:{port}").parse().expect("an address")
+        }
+        Address::Unix { .. } => panic!("not in this test"),
+    }
 }
 
 #[test]
@@ -372,14 +429,72 @@ fn fluxar_says_what_a_gateway_refuses() {
     }
     // A gateway that shuts down says so, and that is the fault.
     gateway.stop();
-    let mut rest = Vec::new();
-    let _ = publisher.stream.read_to_end(&mut rest);
+    let rest = publisher.wire.read().expect("a goodbye");
     let fault = publisher.session.receive(&rest, &mut publisher.out, &mut |_| ());
     let fault = fault.expect_err("a goodbye").to_string();
     assert!(
         fault.starts_with("the gateway closed the session: unavailable"),
         "{fault}"
     );
+}
+
+#[test]
+fn fluxar_by_websocket() {
+    let (gateway, tcp) = gateway();
+    let ws = address_of(&gateway, |address| matches!(address, Address::WebSocket { .. }));
+    let messages = Fluxar::new(Settings {
+        framing: Framing::Messages,
+        ..Settings::default()
+    });
+    let mut publisher = Connection::over(Wire::websocket(ws), &messages, 0);
+    let mut subscriber = Connection::over(Wire::websocket(ws), &messages, 1);
+    let mut by_tcp = Connection::open(&Fluxar::new(Settings::default()), 2, tcp);
+    for subscriber in [&mut subscriber, &mut by_tcp] {
+        subscriber.say(|session, out| session.subscribe(0, out));
+        subscriber.wait("for the subscription", |tally| tally.subscribed == 1);
+    }
+    publisher.say(|session, out| {
+        (0..MESSAGES).for_each(|sequence| session.publish(0, &payload(sequence), out));
+    });
+    let expected: Vec<_> = (0..MESSAGES).map(payload).collect();
+    for subscriber in [&mut subscriber, &mut by_tcp] {
+        subscriber.wait("for the events", |tally| tally.events.len() >= expected.len());
+        assert_eq!(subscriber.tally.events, expected);
+    }
+    gateway.stop();
+}
+
+/// A relay as the protocol describes it: two bytes from each connection, and whatever the publisher sends goes on.
+#[test]
+fn relay() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let server = thread::spawn(move || {
+        let mut roles = Vec::new();
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut role = [0; 2];
+            stream.read_exact(&mut role).expect("a role");
+            roles.push((role, stream));
+        }
+        assert_eq!((roles[0].0, roles[1].0), ([b'S', 1], [b'P', 1]));
+        let (_, mut publisher) = roles.pop().expect("a publisher");
+        let (_, mut subscriber) = roles.pop().expect("a subscriber");
+        std::io::copy(&mut publisher, &mut subscriber).expect("bytes pass");
+    });
+    let protocol = Relay::new(true, true);
+    let mut subscriber = Connection::open(&protocol, 0, address);
+    subscriber.say(|session, out| session.subscribe(1, out));
+    assert_eq!((subscriber.tally.ready, subscriber.tally.subscribed), (1, 1));
+    let mut publisher = Connection::open(&protocol, 1, address);
+    publisher.say(|session, out| {
+        (0..MESSAGES).for_each(|sequence| session.publish(1, &payload(sequence), out));
+    });
+    drop(publisher);
+    let expected: Vec<_> = (0..MESSAGES).map(payload).collect();
+    subscriber.wait("for the events", |tally| tally.events.len() >= expected.len());
+    assert_eq!(subscriber.tally.events, expected);
+    server.join().expect("the relay ends when its publisher does");
 }
 
 #[test]
