@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use fluxar_engine::sim::Random;
-use fluxar_protocol::cbor;
+use fluxar_protocol::cbor::{self, WalkFault, WalkFaultKind};
 use serde_json::Value;
 
 use crate::scenario::Payload;
@@ -268,7 +268,7 @@ fn from_file(path: &Path) -> Result<Vec<Vec<u8>>, PayloadError> {
         match cbor::walk(&payload, DEPTH_MAX) {
             Ok(end) if end == payload.len() => payloads.push(payload),
             Ok(_) => return Err(fault(number, "it ends before its last byte".into())),
-            Err(what) => return Err(fault(number, format!("as CBOR it is refused: {what}"))),
+            Err(what) => return Err(fault(number, format!("as CBOR, {}", described(what)))),
         }
     }
     if payloads.is_empty() {
@@ -282,11 +282,21 @@ fn from_file(path: &Path) -> Result<Vec<Vec<u8>>, PayloadError> {
 /// Documents, or the number of the one that is wrong (from 1) and how.
 type Documents = Result<Vec<Vec<u8>>, (usize, String)>;
 
+fn described(fault: WalkFault) -> String {
+    let what = match fault.kind {
+        WalkFaultKind::Truncated => "it ends too early",
+        WalkFaultKind::Utf8 => "its text is not UTF-8",
+        WalkFaultKind::Depth => "it is nested too deep (at most 64, the map around it included)",
+        _ => "it is not well-formed",
+    };
+    format!("{what}, at byte {}", fault.at)
+}
+
 fn cbor_sequence(mut bytes: &[u8]) -> Documents {
     let mut documents = Vec::new();
     while !bytes.is_empty() {
         let end = cbor::walk(bytes, DEPTH_MAX)
-            .map_err(|what| (documents.len() + 1, format!("it is not well-formed CBOR: {what}")))?;
+            .map_err(|what| (documents.len() + 1, described(what)))?;
         documents.push(bytes[..end].to_vec());
         bytes = &bytes[end..];
     }

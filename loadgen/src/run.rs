@@ -1,0 +1,304 @@
+//! One scenario against one target: [`run`] starts the generator's threads, conducts them through the stages of a run,
+//! watches the server's process meanwhile, and puts together what all of them found out.
+//!
+//! ```text
+//!   connect ─> run: warm-up, measured phases ─> (idle: rouse, speak) ─> drain ─> stop
+//! ```
+//!
+//! The thread that calls [`run`] does no generating: it sleeps, reads /proc ten times a second, and tells of the progress.
+
+mod conclude;
+mod conduct;
+mod error;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::thread;
+
+use fluxar_engine::dial;
+use fluxar_engine::listener::Address;
+use fluxar_engine::mail;
+use fluxar_engine::reactor::Board;
+use fluxar_engine::rlimit::raise_descriptor_limit;
+use fluxar_engine::uring::UringHub;
+
+use crate::arrivals::Plan;
+use crate::measured::Measured;
+use crate::payload::Payloads;
+use crate::protocol::Protocol;
+use crate::protocol::fluxar::{Fluxar, Framing, Settings};
+use crate::scenario::{ProtocolName, Scenario, Target};
+use crate::worker::shared::Shared;
+use crate::worker::{Outcome, Seat};
+use crate::workload::{Cast, Visits};
+
+use conduct::Conductor;
+
+pub use error::RunError;
+
+/// Descriptors that a generator takes besides its connections.
+const DESCRIPTORS_OWN: u64 = 64;
+/// Connections that are dialled from one loopback address before another one is taken: well below the ports that it has,
+/// since those of the run before may still be waiting.
+const CONNECTIONS_PER_SOURCE: usize = 8_000;
+/// Letters under way between two generator threads. All say the same.
+const LETTERS: usize = 64;
+
+/// What is to be run.
+#[derive(Debug, Clone)]
+pub struct RunOrder {
+    /// Against whom.
+    pub target: Target,
+    /// What.
+    pub scenario: Scenario,
+    /// The server's processes, if they run on this machine and are to be watched.
+    pub server: Option<Vec<u32>>,
+    /// With what.
+    pub generator: GeneratorConfig,
+    /// Of random arrivals and sizes.
+    pub seed: u64,
+}
+
+/// The generator's threads and where they dial from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GeneratorConfig {
+    /// Processors, one thread pinned to each; empty: one thread that is not pinned.
+    pub cores: Vec<usize>,
+    /// Local addresses to dial from, in turn. Empty: the kernel's choice, or as many loopback addresses as the
+    /// connections of a run to a loopback address need.
+    pub sources: Vec<IpAddr>,
+    /// Whether threads look for what is due without sleeping: publishes leave on time to the microsecond, and the cores
+    /// are busy whatever the load. `None`: in open loops only.
+    pub spin: Option<bool>,
+}
+
+/// Where a run is, for whoever watches.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// Which part of the run.
+    pub stage: RunStage,
+    /// Since the run was begun, s.
+    pub seconds: f64,
+    /// Messages and calls sent a second, since the last snapshot.
+    pub sent_per_s: f64,
+    /// Arrivals a second, since the last snapshot.
+    pub delivered_per_s: f64,
+    /// Median latency of the measured time so far, ns; coarse.
+    pub p50_ns: Option<u64>,
+    /// 99th percentile of the measured time so far, ns; coarse.
+    pub p99_ns: Option<u64>,
+    /// CPU time of the server since the last snapshot over the time that passed: 1 is one core.
+    pub server_cpu: Option<f64>,
+}
+
+/// The parts of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunStage {
+    /// Connections are made (or visitors greeted, in a storm).
+    Connecting {
+        /// That are ready.
+        done: u64,
+        /// Of so many.
+        of: u64,
+    },
+    /// It runs and nothing counts yet.
+    WarmingUp,
+    /// It counts.
+    Measuring,
+    /// Nothing is sent any more.
+    Draining,
+}
+
+/// Runs a scenario against a target, and tells of the progress about four times a second.
+///
+/// # Errors
+/// See [`RunError`]. Messages that are lost and connections that break while it runs are results, not errors, as long as
+/// anybody can send.
+pub fn run(order: &RunOrder, progress: &mut dyn FnMut(&Snapshot)) -> Result<Measured, RunError> {
+    let target = &order.target;
+    let fluxar = |url: &str| {
+        let framing = if url.starts_with("ws://") {
+            Framing::Messages
+        } else {
+            Framing::Stream
+        };
+        Fluxar::new(Settings {
+            framing,
+            batch: target.batch,
+            qos: target.qos,
+            ..Settings::default()
+        })
+    };
+    let subscriber_url = target.subscriber_url.as_deref().unwrap_or(&target.url);
+    match target.protocol {
+        ProtocolName::Fluxar => run_with([fluxar(&target.url), fluxar(subscriber_url)], order, progress),
+        _ => Err(RunError::Scenario("this protocol is not there yet".into())),
+    }
+}
+
+/// What a protocol is called in errors.
+fn name(protocol: ProtocolName) -> &'static str {
+    match protocol {
+        ProtocolName::Fluxar => "FLUXAR",
+        ProtocolName::Nats => "NATS",
+        ProtocolName::Redis => "Redis",
+        ProtocolName::Mqtt3 | ProtocolName::Mqtt5 => "MQTT",
+        ProtocolName::Relay => "a bare relay",
+    }
+}
+
+fn run_with<P: Protocol>(
+    protocols: [P; 2],
+    order: &RunOrder,
+    progress: &mut dyn FnMut(&Snapshot),
+) -> Result<Measured, RunError> {
+    let scenario = &order.scenario;
+    let cast = Arc::new(Cast::of(scenario));
+    for ability in cast.abilities() {
+        if !protocols.iter().all(|protocol| protocol.is_able(ability)) {
+            let protocol = name(order.target.protocol);
+            return Err(RunError::Unable { protocol, ability });
+        }
+    }
+    let url = &order.target.url;
+    let subscriber_url = order.target.subscriber_url.as_ref().unwrap_or(url);
+    let addresses = [address(url)?, address(subscriber_url)?];
+    let plan = Plan::new(scenario, &cast.arrivals).map_err(RunError::Scenario)?;
+    let churn = match cast.visits {
+        Some(Visits::Churn { per_s }) if !(per_s.is_finite() && per_s > 0.0) => {
+            return Err(RunError::Scenario("churn_per_s has to be above 0".into()));
+        }
+        Some(Visits::Churn { per_s }) => Some(Plan::constant(scenario, per_s)),
+        _ => None,
+    };
+    let payloads = Payloads::prepare(&scenario.payload, order.seed)?;
+    let connections_max = descriptors(&cast)?;
+    let sources = sources(order, &addresses, &cast);
+
+    let processors: Vec<Option<usize>> = match &order.generator.cores[..] {
+        [] => vec![None],
+        cores => cores.iter().copied().map(Some).collect(),
+    };
+    let threads = processors.len();
+    let shared = Arc::new(Shared::new(threads, cast.publishers as usize));
+    let mut conductor = Conductor::new(order, &cast, &shared, progress)?;
+    let hub = UringHub::new(threads).map_err(RunError::System)?;
+    let (control, mailboxes) = mail::mesh(threads, LETTERS);
+    let board = Board::new(threads);
+    let names = Arc::new(cast.names.clone());
+    let protocols = protocols.map(Arc::new);
+    let spins = order.generator.spin.unwrap_or(plan.is_some());
+    let mut running = Vec::with_capacity(threads);
+    for (mailbox, processor) in mailboxes.into_iter().zip(processors) {
+        let seat = Seat {
+            thread: mailbox.core(),
+            threads,
+            processor,
+            spins,
+            hub: Arc::clone(&hub),
+            mailbox,
+            board: board.clone(),
+            shared: Arc::clone(&shared),
+            cast: Arc::clone(&cast),
+            names: Arc::clone(&names),
+            protocols: protocols.clone(),
+            addresses: addresses.clone(),
+            sources: sources.clone(),
+            payloads: payloads.clone(),
+            plan: plan.clone(),
+            churn: churn.clone(),
+            connections_max,
+            seed: order.seed,
+        };
+        let failing = Arc::clone(&shared);
+        let started = thread::Builder::new()
+            .name(format!("load-{}", seat.thread))
+            .spawn(move || {
+                let outcome = seat.run();
+                if let Err(error) = &outcome {
+                    let error = io::Error::new(error.kind(), error.to_string());
+                    failing.fail(RunError::System(error));
+                }
+                outcome
+            });
+        match started {
+            Ok(thread) => running.push(thread),
+            Err(error) => shared.fail(RunError::System(error)),
+        }
+    }
+    let observed = beside_the_threads(&order.generator.cores, || conductor.conduct());
+    drop(control);
+    let outcomes: Vec<Outcome> = running
+        .into_iter()
+        .filter_map(|thread| match thread.join() {
+            Ok(outcome) => outcome.ok(),
+            Err(_) => {
+                shared.fail(RunError::System(io::Error::other("a generator thread panicked")));
+                None
+            }
+        })
+        .collect();
+    if let Some(error) = shared.take_failure() {
+        return Err(error);
+    }
+    Ok(conclude::conclude(order, &cast, &payloads, outcomes, observed?))
+}
+
+/// Does something on the generator's cores, so that it takes nothing from the server's.
+fn beside_the_threads<T>(cores: &[usize], work: impl FnOnce() -> T) -> T {
+    let before = rustix::thread::sched_getaffinity(None);
+    if let (false, Ok(_)) = (cores.is_empty(), &before) {
+        let mut processors = rustix::thread::CpuSet::new();
+        for &core in cores {
+            processors.set(core);
+        }
+        // A core that cannot be had is an error of the thread that is pinned to it.
+        let _ = rustix::thread::sched_setaffinity(None, &processors);
+    }
+    let done = work();
+    if let Ok(before) = before {
+        let _ = rustix::thread::sched_setaffinity(None, &before);
+    }
+    done
+}
+
+fn address(url: &str) -> Result<Address, RunError> {
+    let fault = |fault: String| RunError::Address {
+        url: url.to_owned(),
+        fault,
+    };
+    let address = Address::parse(url).map_err(|error| fault(error.fault))?;
+    dial::resolve(&address).map_err(|error| fault(error.to_string()))
+}
+
+/// How many connections there may be at a time.
+fn descriptors(cast: &Cast) -> Result<usize, RunError> {
+    let (_, limit) = raise_descriptor_limit().map_err(RunError::System)?;
+    let needed = cast.connections_max() as u64 + DESCRIPTORS_OWN;
+    if needed > limit {
+        return Err(RunError::Descriptors { needed, limit });
+    }
+    Ok(usize::try_from(limit - DESCRIPTORS_OWN).unwrap_or(usize::MAX))
+}
+
+/// The addresses to dial from.
+fn sources(order: &RunOrder, addresses: &[Address; 2], cast: &Cast) -> Vec<IpAddr> {
+    if !order.generator.sources.is_empty() {
+        return order.generator.sources.clone();
+    }
+    let is_loopback = |address: &Address| match address {
+        Address::Tcp { host, .. } | Address::WebSocket { host, .. } => host
+            .parse()
+            .is_ok_and(|ip: IpAddr| ip.is_ipv4() && ip.is_loopback()),
+        Address::Unix { .. } => true,
+    };
+    let run_s = (order.scenario.warmup_ms + order.scenario.duration_ms) as f64 / 1e3;
+    let count = cast.connections_made(run_s).div_ceil(CONNECTIONS_PER_SOURCE);
+    if count < 2 || !addresses.iter().all(is_loopback) {
+        return Vec::new();
+    }
+    (0..count.min(60_000) as u32)
+        .map(|index| IpAddr::V4(Ipv4Addr::from(0x7f00_0002 + index)))
+        .collect()
+}

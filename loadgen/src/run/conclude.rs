@@ -1,0 +1,305 @@
+//! Puts together what the threads and the conductor found out, and says what a reader of the figures has to know.
+
+use crate::measured::{Measured, Phase};
+use crate::payload::Payloads;
+use crate::tally::Tally;
+use crate::worker::Outcome;
+use crate::workload::publishing::LATE_NS;
+use crate::workload::{Cast, Part, Visits};
+
+use super::RunOrder;
+use super::conduct::Observed;
+
+/// A generator thread that is busier than this is the limit, or about to be.
+const BUSY: f64 = 0.95;
+/// A server that uses less of its busiest core than this was waiting for the generator.
+const SERVER_BUSY: f64 = 0.9;
+/// More late or unsent publishes than this share of all are told of.
+const LATE_SHARE: f64 = 0.01;
+const NS_PER_MS: f64 = 1e6;
+
+/// All threads together.
+#[derive(Default)]
+struct Whole {
+    /// By phase: publishes and what became of them; calls; visitors.
+    events: Vec<Tally>,
+    calls: Vec<Tally>,
+    visits: Vec<Tally>,
+    spoken: Tally,
+    outcome: Outcome,
+}
+
+pub(super) fn conclude(
+    order: &RunOrder,
+    cast: &Cast,
+    payloads: &Payloads,
+    outcomes: Vec<Outcome>,
+    observed: Observed,
+) -> Measured {
+    let whole = gather(outcomes, observed.windows.len().max(1));
+    let is_storm = matches!(cast.visits, Some(Visits::Storm { .. }));
+    let mut phases = Vec::new();
+    for (index, window) in observed.windows.iter().enumerate() {
+        let mut tally = whole.events[index].clone();
+        let calls = &whole.calls[index];
+        if cast.publishers > 0 {
+            // Beside events, calls count and have latencies of their own.
+            let latency_ns = tally.latency_ns.clone();
+            tally.add(calls);
+            tally.latency_ns = latency_ns;
+        } else {
+            tally.add(calls);
+        }
+        if is_storm {
+            tally.add(&whole.visits[index]);
+        }
+        if index == 0 {
+            tally.add(&whole.spoken);
+        }
+        let stall_ns = if phases.is_empty() {
+            whole.outcome.of_subscribers.stall_ns
+        } else {
+            0
+        };
+        phases.push(Phase {
+            asked_per_s: window.asked_per_s.filter(|_| !is_storm),
+            elapsed_ns: if is_storm {
+                observed.measured_ns
+            } else {
+                window.to_ns - window.from_ns
+            },
+            sent: tally.sent,
+            delivered: tally.delivered,
+            lost: tally.lost(),
+            told_dropped: tally.told_dropped,
+            duplicated: tally.duplicated,
+            out_of_order: tally.out_of_order,
+            refused: tally.refused,
+            latency_ns: tally.latency_ns,
+            stall_ns,
+        });
+    }
+    let mut measured = Measured {
+        phases,
+        server: observed.server,
+        generator_cpu_ns: observed.generator_cpu_ns,
+        generator_busy: observed.generator_busy,
+        warnings: Vec::new(),
+        extra: Vec::new(),
+    };
+    measured.extra = extra(cast, payloads, &whole, &observed, &measured);
+    measured.warnings = warnings(order, cast, &whole, &observed, &measured);
+    measured
+}
+
+fn gather(outcomes: Vec<Outcome>, phases: usize) -> Whole {
+    let none = || vec![Tally::default(); phases];
+    let mut whole = Whole {
+        events: none(),
+        calls: none(),
+        visits: none(),
+        ..Whole::default()
+    };
+    let add = |to: &mut Vec<Tally>, from: &[Tally]| {
+        for (to, from) in to.iter_mut().zip(from) {
+            to.add(from);
+        }
+    };
+    for outcome in outcomes {
+        add(&mut whole.events, &outcome.published);
+        add(&mut whole.events, &outcome.heard);
+        add(&mut whole.calls, &outcome.called);
+        add(&mut whole.visits, &outcome.visited);
+        whole.spoken.add(&outcome.spoken);
+        let sum = &mut whole.outcome;
+        sum.of_publishers.late += outcome.of_publishers.late;
+        sum.of_publishers.unsent += outcome.of_publishers.unsent;
+        sum.of_publishers.windows_lost += outcome.of_publishers.windows_lost;
+        sum.of_subscribers.stall_ns = sum.of_subscribers.stall_ns.max(outcome.of_subscribers.stall_ns);
+        sum.of_subscribers.foreign += outcome.of_subscribers.foreign;
+        sum.of_subscribers.heard_by_stopped += outcome.of_subscribers.heard_by_stopped;
+        sum.of_callers.late += outcome.of_callers.late;
+        sum.of_callers.unsent += outcome.of_callers.unsent;
+        sum.of_callers.overdue += outcome.of_callers.overdue;
+        sum.acknowledged += outcome.acknowledged;
+        sum.served += outcome.served;
+        sum.told_stopped += outcome.told_stopped;
+        sum.cuts_count += outcome.cuts_count;
+        sum.cuts.extend(outcome.cuts);
+        sum.refusal = sum.refusal.take().or(outcome.refusal);
+        sum.visit_fault = sum.visit_fault.take().or(outcome.visit_fault);
+    }
+    whole
+}
+
+fn latencies(name: &str, tallies: &[Tally], extra: &mut Vec<(String, f64)>) {
+    let mut all = Tally::default();
+    for tally in tallies {
+        all.add(tally);
+    }
+    for (quantile, value) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)] {
+        let latency_ns = all.latency_ns.value_at_quantile(value);
+        extra.push((format!("{name}_{quantile}_ms"), latency_ns as f64 / NS_PER_MS));
+    }
+}
+
+/// Figures that only this workload has.
+fn extra(
+    cast: &Cast,
+    payloads: &Payloads,
+    whole: &Whole,
+    observed: &Observed,
+    measured: &Measured,
+) -> Vec<(String, f64)> {
+    let mut extra = Vec::new();
+    let measured_s = observed.measured_ns as f64 / 1e9;
+    let sum = |tallies: &[Tally], figure: fn(&Tally) -> u64| tallies.iter().map(figure).sum::<u64>() as f64;
+    if cast.publishers > 0 || cast.callers > 0 {
+        extra.push(("payload_bytes".to_owned(), payloads.mean_bytes()));
+    }
+    if whole.outcome.acknowledged > 0 {
+        extra.push(("acknowledged".to_owned(), whole.outcome.acknowledged as f64));
+    }
+    match cast.visits {
+        Some(Visits::Storm { .. }) => {
+            let accepted = measured.delivered() as f64;
+            extra.push(("hellos_per_s".to_owned(), accepted / measured_s));
+            if let Some(server) = measured.server.filter(|server| server.cpu_ns > 0) {
+                let per_cpu_s = accepted / (server.cpu_ns as f64 / 1e9);
+                extra.push(("hellos_per_cpu_s".to_owned(), per_cpu_s));
+            }
+        }
+        Some(Visits::Churn { .. }) => {
+            extra.push(("churned".to_owned(), sum(&whole.visits, |tally| tally.delivered)));
+            let failed = sum(&whole.visits, |tally| tally.lost() + tally.refused);
+            extra.push(("churn_failed".to_owned(), failed));
+            latencies("churn", &whole.visits, &mut extra);
+        }
+        None => {}
+    }
+    if cast.publishers > 0 && cast.callers > 0 {
+        let answered = sum(&whole.calls, |tally| tally.delivered);
+        extra.push(("calls_per_s".to_owned(), answered / measured_s));
+        latencies("call", &whole.calls, &mut extra);
+    }
+    if let (Some(server), Some(quiet_bytes)) = (measured.server, observed.rss_quiet_bytes) {
+        let grown_bytes = quiet_bytes as f64 - server.rss_before_bytes as f64;
+        let connections = cast.parts.len().max(1) as f64;
+        extra.push(("rss_bytes_per_connection".to_owned(), grown_bytes / connections));
+    }
+    let stopped = cast
+        .parts
+        .iter()
+        .filter(|part| matches!(part, Part::Subscriber { stops: true, .. }))
+        .count();
+    if stopped > 0 {
+        if let (Some(server), Some(begun_bytes)) = (measured.server, observed.rss_begun_bytes) {
+            let grown_bytes = server.rss_max_bytes.saturating_sub(begun_bytes);
+            extra.push(("rss_growth_bytes".to_owned(), grown_bytes as f64));
+        }
+        let (cut, after_ns) = observed.closed_by_server.unwrap_or_default();
+        extra.push(("stopped_cut".to_owned(), cut as f64));
+        if cut > 0 {
+            extra.push(("stopped_cut_after_ms".to_owned(), after_ns as f64 / NS_PER_MS));
+        }
+        let heard = whole.outcome.of_subscribers.heard_by_stopped;
+        extra.push(("stopped_heard".to_owned(), heard as f64));
+        extra.push(("stopped_told_dropped".to_owned(), whole.outcome.told_stopped as f64));
+    }
+    extra
+}
+
+/// What a reader of the figures has to know.
+fn warnings(
+    order: &RunOrder,
+    cast: &Cast,
+    whole: &Whole,
+    observed: &Observed,
+    measured: &Measured,
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let outcome = &whole.outcome;
+    let is_open = observed.windows.iter().any(|window| window.asked_per_s.is_some());
+    let sent: u64 = measured.phases.iter().map(|phase| phase.sent).sum();
+    let late = outcome.of_publishers.late + outcome.of_callers.late;
+    let unsent = outcome.of_publishers.unsent + outcome.of_callers.unsent;
+    let fell_behind = is_open && (late + unsent) as f64 > LATE_SHARE * (sent + unsent) as f64;
+    let busy = measured.generator_busy;
+    let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    if fell_behind {
+        let why = if busy > BUSY {
+            format!(
+                "the generator was the limit (its busiest thread worked {} of the time): give it more cores, or ask for less",
+                percent(busy)
+            )
+        } else {
+            "the server did not read them fast enough: it is past its limit at this rate".to_owned()
+        };
+        warnings.push(format!(
+            "{late} of {} messages left more than {} ms after they were due and {unsent} never did; {why}. Latencies count \
+             from when a message was due",
+            sent + unsent,
+            LATE_NS / 1_000_000,
+        ));
+    } else if is_open && busy > BUSY {
+        warnings.push(format!(
+            "the generator's busiest thread worked {} of the time: a little more and it is the limit",
+            percent(busy)
+        ));
+    }
+    let server_share = measured
+        .server
+        .map(|server| server.cpu_ns as f64 / observed.measured_ns as f64);
+    if !is_open && busy > BUSY && server_share.is_none_or(|share| share < SERVER_BUSY) {
+        let server = server_share.map_or_else(String::new, |share| {
+            format!(" while the server used {} of a core", percent(share))
+        });
+        warnings.push(format!(
+            "the generator was the limit: its busiest thread worked {} of the time{server}. The server can do more than \
+             the rates here say (its CPU time a message is right); give the generator more cores",
+            percent(busy)
+        ));
+    }
+    if outcome.of_publishers.windows_lost > 0 {
+        warnings.push(format!(
+            "{} times nothing arrived for 1 s although the window was full; what was under way was given up",
+            outcome.of_publishers.windows_lost
+        ));
+    }
+    if outcome.of_callers.overdue > 0 {
+        warnings.push(format!(
+            "{} answers came after more than 5 s and count as lost",
+            outcome.of_callers.overdue
+        ));
+    }
+    if outcome.of_subscribers.foreign > 0 {
+        warnings.push(format!(
+            "{} events were not of this run and are not counted: somebody else publishes on {:?}",
+            outcome.of_subscribers.foreign,
+            cast.names.topics.first().map_or("", String::as_str)
+        ));
+    }
+    if let Some(words) = &outcome.refusal {
+        warnings.push(format!("the server refused some: {words}"));
+    }
+    if let Some(words) = &outcome.visit_fault {
+        warnings.push(format!("not every visitor of {} got in: {words}", order.target.name));
+    }
+    for cut in &outcome.cuts {
+        let reading = match cut.part {
+            Part::Subscriber { stops: true, .. } => " (one that had stopped reading)",
+            _ => "",
+        };
+        warnings.push(format!(
+            "{} {}{reading} was cut off, which showed {:.1} s into the run: {}",
+            cut.part.name(),
+            cut.number,
+            cut.after_ns as f64 / 1e9,
+            cut.words
+        ));
+    }
+    if outcome.cuts_count > outcome.cuts.len() as u64 {
+        warnings.push(format!("{} connections were cut off altogether", outcome.cuts_count));
+    }
+    warnings
+}

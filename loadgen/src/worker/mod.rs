@@ -1,0 +1,489 @@
+//! One generator thread: its ring, its connections, and the parts that they play.
+//!
+//! ```text
+//!   turn: submit, park or spin, gather → time → events → stage → what is due → seal and send → progress
+//! ```
+//!
+//! The clock is read once a turn. What one turn publishes on a connection is written back to back and leaves as one piece;
+//! what arrives is looked at where it lies. Nothing is allocated for a message and nothing is locked; other threads are
+//! told by atomics, once a turn.
+
+mod peer;
+mod seat;
+pub mod shared;
+mod stages;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use fluxar_engine::driver::Driver;
+use fluxar_engine::listener::Address;
+use fluxar_engine::reactor::{Cause, Chunk, Close, Conn, Event, Piece, Reactor};
+use fluxar_engine::uring::UringDriver;
+use fluxar_engine::ws::WsDial;
+
+use crate::payload::Payloads;
+use crate::protocol::{Incoming, Names, Protocol, Session};
+use crate::stamp::Stamp;
+use crate::tally::{Tally, Timetable};
+use crate::workload::calling::{Called, Calling};
+use crate::workload::hearing::{Heard, Hearing};
+use crate::workload::publishing::{Published, Publishing};
+use crate::workload::visiting::Visiting;
+use crate::workload::{Cast, Part};
+
+use peer::{Notes, Peer, State};
+use shared::{Shared, Stage};
+
+pub(crate) use seat::Seat;
+
+/// A letter says nothing but that there is something to look at.
+#[derive(Debug)]
+pub(crate) struct Look;
+
+/// Received bytes after which a turn goes on to what is due.
+const TURN_BYTES_MAX: usize = 256 * 1024;
+/// Messages that a turn sends at most, and their bytes.
+const TURN_MESSAGES_MAX: usize = 1_024;
+const TURN_SENT_BYTES_MAX: usize = 256 * 1024;
+/// What waits to be sent on one connection before publishes on it wait.
+const QUEUED_BYTES_MAX: usize = 1024 * 1024;
+/// A thread looks at the stage at least this often, ns.
+const PARK_NS: u64 = 5_000_000;
+/// Ends of connections that are kept with what was said.
+const CUTS_MAX: usize = 16;
+
+/// A connection that ended though it was needed.
+#[derive(Debug, Clone)]
+pub(crate) struct Cut {
+    pub(crate) part: Part,
+    pub(crate) number: u64,
+    /// Since the warm-up began, ns.
+    pub(crate) after_ns: u64,
+    pub(crate) words: String,
+}
+
+/// What a thread found out.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) published: Vec<Tally>,
+    pub(crate) heard: Vec<Tally>,
+    pub(crate) called: Vec<Tally>,
+    pub(crate) visited: Vec<Tally>,
+    pub(crate) spoken: Tally,
+    pub(crate) of_publishers: Published,
+    pub(crate) of_subscribers: Heard,
+    pub(crate) of_callers: Called,
+    pub(crate) acknowledged: u64,
+    pub(crate) served: u64,
+    /// Drops that were told to subscribers that stopped reading.
+    pub(crate) told_stopped: u64,
+    /// Ends of connections that were needed, and how many there were.
+    pub(crate) cuts: Vec<Cut>,
+    pub(crate) cuts_count: u64,
+    /// What the first refusal said.
+    pub(crate) refusal: Option<String>,
+    /// Why the first visitor failed.
+    pub(crate) visit_fault: Option<String>,
+}
+
+/// See the module.
+pub(crate) struct Worker<P: Protocol> {
+    reactor: Reactor<UringDriver, Look>,
+    thread: usize,
+    threads: usize,
+    spins: bool,
+    shared: Arc<Shared>,
+    cast: Arc<Cast>,
+    names: Arc<Names>,
+    /// Where publishers and callers connect, and where the others do.
+    protocols: [Arc<P>; 2],
+    addresses: [Address; 2],
+    websocket: Arc<WsDial>,
+    sources: Vec<IpAddr>,
+    sources_used: usize,
+    /// So many connections at a time.
+    connections_max: usize,
+    peers: Vec<Peer<P::Session>>,
+    /// Places of visitors that have gone.
+    free: Vec<u32>,
+    /// Which peer a reactor's slot belongs to.
+    by_slot: Vec<u32>,
+    /// Peers that wait to be dialled.
+    to_dial: VecDeque<u32>,
+    /// Dialled and not prepared, in [`Stage::Connect`].
+    under_way: usize,
+    dirty: Vec<u32>,
+    payloads: Payloads,
+    publishing: Publishing,
+    hearing: Hearing,
+    calling: Calling,
+    visiting: Option<Visiting>,
+    /// The connection that speaks to the silent ones.
+    speaker: Option<usize>,
+    timetable: Timetable,
+    stage: Stage,
+    now_ns: u64,
+    /// The turn's budget ran out, or stages have more to do: no parking.
+    has_more: bool,
+    /// Publishes are due that a connection has no room for.
+    is_blocked: bool,
+    stopped_reading: bool,
+    /// How far [`Stage::Rouse`] and [`Stage::Speak`] are in the list of peers.
+    spoken_to: usize,
+    roused: u64,
+    prepared: u64,
+    looked_ns: u64,
+    outcome: Outcome,
+}
+
+impl<P: Protocol> Worker<P> {
+    /// The whole run.
+    pub(crate) fn run(mut self) -> io::Result<Outcome> {
+        while self.stage != Stage::Stop {
+            let before_ns = self.now_ns;
+            self.reactor.turn(self.park_until_ns())?;
+            self.now_ns = self.reactor.now_ns();
+            let was_idle = !self.turn();
+            if self.spins && was_idle {
+                let idle_ns = &self.shared.progress[self.thread].0.idle_ns;
+                idle_ns.fetch_add(self.now_ns.saturating_sub(before_ns), Ordering::Relaxed);
+            }
+        }
+        self.leave_all()?;
+        Ok(self.finish())
+    }
+
+    fn park_until_ns(&self) -> Option<u64> {
+        if self.has_more || (self.spins && self.stage == Stage::Run) {
+            return Some(0);
+        }
+        let look_ns = self.now_ns + PARK_NS;
+        if self.stage != Stage::Run {
+            return Some(look_ns);
+        }
+        let due_ns = [
+            self.publishing.next_ns().filter(|_| !self.is_blocked),
+            self.calling.next_ns().filter(|_| !self.is_blocked),
+            self.visiting.as_ref().and_then(Visiting::next_ns),
+        ];
+        let due_ns = due_ns.into_iter().flatten().min();
+        Some(due_ns.map_or(look_ns, |due_ns| due_ns.min(look_ns)))
+    }
+
+    /// One turn; whether anything happened.
+    fn turn(&mut self) -> bool {
+        self.has_more = false;
+        self.hearing.begin_turn(self.now_ns);
+        let mut received_bytes = 0;
+        let mut events = 0;
+        while received_bytes < TURN_BYTES_MAX {
+            let Some(event) = self.reactor.poll() else { break };
+            received_bytes += self.handle(event);
+            events += 1;
+        }
+        self.hearing.end_turn(&self.shared.live[self.thread].0);
+        self.follow_stage();
+        let sent = self.send_what_is_due();
+        self.report();
+        self.flush();
+        events > 0 || sent
+    }
+
+    /// The peer of a connection.
+    fn find(&self, conn: Conn) -> Option<usize> {
+        let index = *self.by_slot.get(conn.0.slot as usize)? as usize;
+        let peer = self.peers.get(index)?;
+        (peer.conn == Some(conn)).then_some(index)
+    }
+
+    /// One event; returns how many bytes it brought.
+    fn handle(&mut self, event: Event<<UringDriver as Driver>::Lease, Look>) -> usize {
+        match event {
+            Event::Received { conn, chunk } => return self.received(conn, chunk),
+            Event::Sent { conn, bytes } => {
+                if let Some(index) = self.find(conn) {
+                    let peer = &mut self.peers[index];
+                    peer.queued_bytes = peer.queued_bytes.saturating_sub(bytes);
+                    self.is_blocked = false;
+                }
+            }
+            Event::Connected { conn } => {
+                if let Some(index) = self.find(conn) {
+                    let peer = &mut self.peers[index];
+                    peer.state = State::Greeting;
+                    peer.session.open(&mut peer.out);
+                    self.mark(index);
+                }
+            }
+            Event::Closed { conn, cause } => {
+                if let Some(index) = self.find(conn) {
+                    self.closed(index, cause);
+                }
+            }
+            // Nothing is accepted here, and what ends says so once more.
+            Event::Opened { .. } | Event::Ending { .. } | Event::Letter { .. } => {}
+        }
+        0
+    }
+
+    fn received(&mut self, conn: Conn, chunk: Chunk<<UringDriver as Driver>::Lease>) -> usize {
+        let bytes = match &chunk {
+            Chunk::Lease(lease) => lease.len(),
+            Chunk::Held(held) => held.len(),
+        };
+        let Some(index) = self.find(conn) else {
+            drop(self.reactor.input(conn, chunk));
+            return bytes;
+        };
+        let now_ns = self.now_ns;
+        let live = &self.shared.live[self.thread].0;
+        let (hearing, calling) = (&mut self.hearing, &mut self.calling);
+        let spoken = &mut self.outcome.spoken;
+        let peer = &mut self.peers[index];
+        let (part, of_part, events) = (peer.part, peer.index, &mut peer.events);
+        let mut notes = Notes::default();
+        let mut on = |incoming: Incoming<'_>| match incoming {
+            Incoming::Event { payload } => match part {
+                Part::Subscriber { .. } => hearing.event(of_part, payload, live),
+                Part::Silent => {
+                    if *events > 0 {
+                        spoken.duplicated += 1;
+                    } else if let Some(stamp) = Stamp::read(payload) {
+                        spoken.arrived(now_ns.saturating_sub(stamp.intended_ns), 1);
+                    }
+                    *events += 1;
+                }
+                _ => *events += 1,
+            },
+            Incoming::Answer { payload } => calling.answer(of_part, payload, now_ns, live),
+            other => notes.take(other),
+        };
+        let mut fault = None;
+        let mut input = self.reactor.input(conn, chunk);
+        while let Some(Piece::Stream(piece) | Piece::Message(piece)) = input.next() {
+            if let Err(broken) = peer.session.receive(piece, &mut peer.out, &mut on) {
+                fault = Some(broken);
+                break;
+            }
+        }
+        drop(input);
+        if !self.peers[index].out.bytes.is_empty() {
+            self.mark(index);
+        }
+        self.note(index, notes);
+        if let Some(fault) = fault {
+            let peer = &mut self.peers[index];
+            // What it said before it broke off says more.
+            peer.words.get_or_insert(fault.0);
+            self.reactor.close(conn, Close::Now);
+        }
+        bytes
+    }
+
+    /// What a session said, one thing after the other.
+    fn note(&mut self, index: usize, notes: Notes) {
+        let part = self.peers[index].part;
+        self.outcome.acknowledged += notes.acknowledged;
+        self.outcome.served += notes.served;
+        if let Some(words) = notes.words {
+            self.outcome.refusal.get_or_insert_with(|| words.clone());
+            self.peers[index].words = Some(words);
+        }
+        if notes.refused > 0 {
+            self.refused(index, notes.refused);
+        }
+        if notes.dropped > 0 {
+            match part {
+                Part::Subscriber { stops: true, .. } => self.outcome.told_stopped += notes.dropped,
+                Part::Subscriber { .. } => self.hearing.dropped(self.peers[index].index, notes.dropped),
+                _ => {}
+            }
+        }
+        if notes.ready {
+            self.greeted(index);
+        }
+        if notes.subscribed {
+            self.accepted(index);
+        }
+        if part == Part::Silent && notes.pongs > 0 {
+            let since_ns = std::mem::take(&mut self.peers[index].since_ns);
+            if since_ns > 0 {
+                self.outcome.spoken.arrived(self.now_ns - since_ns, 1);
+            }
+        }
+        if part == Part::Visitor && self.peers[index].events > 0 && self.peers[index].state == State::Prepared {
+            self.visit_done(index);
+        }
+    }
+
+    /// Publishes and calls what is due; whether anything was.
+    fn send_what_is_due(&mut self) -> bool {
+        if self.stage != Stage::Run {
+            return false;
+        }
+        for publisher in &self.publishing.publishers {
+            // The slowest reader of a publisher may be here though the publisher is not; that is told in `report`.
+            let number = publisher.number as usize;
+            let position = self.hearing.slowest(number).unwrap_or(u64::MAX);
+            self.shared.set_heard(self.thread, number, position);
+        }
+        let mut left_bytes = TURN_SENT_BYTES_MAX;
+        let mut sent = 0;
+        let mut blocked = false;
+        let (peers, dirty, payloads) = (&mut self.peers, &mut self.dirty, &mut self.payloads);
+        let mut write = |at: u32, stamp: Stamp, write: fn(&mut Peer<P::Session>, u32, &[u8]), to: u32| {
+            let peer = &mut peers[at as usize];
+            if peer.queued_bytes + peer.out.bytes.len() >= QUEUED_BYTES_MAX || peer.state != State::Prepared {
+                blocked = true;
+                return false;
+            }
+            if left_bytes == 0 {
+                return false;
+            }
+            let before = peer.out.bytes.len();
+            write(peer, to, payloads.next(&stamp));
+            left_bytes = left_bytes.saturating_sub(peer.out.bytes.len() - before);
+            if !peer.is_dirty {
+                peer.is_dirty = true;
+                dirty.push(at);
+            }
+            sent += 1;
+            true
+        };
+        self.publishing
+            .pump(self.now_ns, TURN_MESSAGES_MAX, &self.shared, |publisher, order| {
+                let stamp = Stamp {
+                    publisher: publisher.number,
+                    sequence: publisher.sent,
+                    intended_ns: order.intended_ns,
+                };
+                let publish = |peer: &mut Peer<P::Session>, topic: u32, payload: &[u8]| {
+                    peer.session.publish(topic as usize, payload, &mut peer.out);
+                };
+                write(publisher.peer, stamp, publish, publisher.topic)
+            });
+        self.calling.pump(self.now_ns, TURN_MESSAGES_MAX, |caller, stamp| {
+            let call = |peer: &mut Peer<P::Session>, method: u32, payload: &[u8]| {
+                peer.session.call(method as usize, payload, &mut peer.out);
+            };
+            write(caller.peer, stamp, call, caller.method)
+        });
+        self.is_blocked = blocked;
+        self.has_more |= !blocked && (left_bytes == 0 || sent >= TURN_MESSAGES_MAX);
+        sent > 0
+    }
+
+    /// Tells the others how far this thread is.
+    fn report(&mut self) {
+        let mut moved = false;
+        if self.threads > 1 && self.stage == Stage::Run {
+            for publisher in 0..self.cast.publishers as usize {
+                let position = self.hearing.slowest(publisher).unwrap_or(u64::MAX);
+                moved |= self.shared.set_heard(self.thread, publisher, position);
+            }
+        }
+        if moved {
+            for thread in (0..self.threads).filter(|&thread| thread != self.thread) {
+                // A full mailbox has a letter already, and all say the same.
+                let _ = self.reactor.post(thread, Look);
+            }
+        }
+        let progress = &self.shared.progress[self.thread].0;
+        let (published, expected_events) = self.publishing.sent();
+        let (called, expected_answers) = self.calling.sent();
+        let (heard, heard_measured) = self.hearing.delivered();
+        let (answered, answered_measured) = self.calling.delivered();
+        let spoken = &self.outcome.spoken;
+        progress.prepared.store(self.prepared, Ordering::Relaxed);
+        progress.roused.store(self.roused, Ordering::Relaxed);
+        progress
+            .sent
+            .store(published + called + spoken.sent, Ordering::Relaxed);
+        progress
+            .delivered
+            .store(heard + answered + spoken.delivered, Ordering::Relaxed);
+        progress.delivered_measured.store(
+            heard_measured + answered_measured + spoken.delivered,
+            Ordering::Relaxed,
+        );
+        progress.expected_measured.store(
+            expected_events + expected_answers + spoken.expected,
+            Ordering::Relaxed,
+        );
+        if let Some(visiting) = &self.visiting {
+            let (over, last_ns) = visiting.over();
+            progress.visited_ns.store(last_ns, Ordering::Relaxed);
+            progress.visited.store(over, Ordering::Relaxed);
+        }
+        progress.stage.store(self.stage as u8, Ordering::Release);
+    }
+
+    fn mark(&mut self, index: usize) {
+        let peer = &mut self.peers[index];
+        if !peer.is_dirty {
+            peer.is_dirty = true;
+            self.dirty.push(index as u32);
+        }
+    }
+
+    /// Hands what was written to the reactor.
+    fn flush(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
+            self.flush_peer(index as usize);
+        }
+        self.dirty = dirty;
+    }
+
+    fn flush_peer(&mut self, index: usize) {
+        let peer = &mut self.peers[index];
+        peer.is_dirty = false;
+        let Some(conn) = peer.conn else { return };
+        peer.session.seal(&mut peer.out);
+        if peer.out.bytes.is_empty() && peer.out.ends.is_empty() {
+            return;
+        }
+        // The next turn will write about as much.
+        let room = peer.out.bytes.len().next_power_of_two().min(TURN_SENT_BYTES_MAX);
+        let room = if peer.out.bytes.len() < 512 { 0 } else { room };
+        let bytes = Bytes::from(std::mem::replace(&mut peer.out.bytes, Vec::with_capacity(room)));
+        peer.queued_bytes += bytes.len();
+        if peer.out.ends.is_empty() {
+            self.reactor.send(conn, bytes);
+            return;
+        }
+        let mut from = 0;
+        for end in peer.out.ends.drain(..) {
+            self.reactor.send(conn, bytes.slice(from..end));
+            from = end;
+        }
+    }
+
+    fn finish(self) -> Outcome {
+        let mut outcome = self.outcome;
+        let shared = self.shared;
+        let published = |publisher: usize| shared.published[publisher].load(Ordering::Relaxed);
+        (outcome.published, outcome.of_publishers) = self.publishing.finish();
+        (outcome.heard, outcome.of_subscribers) = self.hearing.finish(published);
+        (outcome.called, outcome.of_callers) = self.calling.finish();
+        if let Some(visiting) = self.visiting {
+            (outcome.visited, outcome.visit_fault) = visiting.finish();
+        }
+        outcome
+    }
+
+    /// What a connection's end is called.
+    fn words(cause: &Cause) -> String {
+        match cause {
+            Cause::Peer => "the server closed the connection".to_owned(),
+            Cause::Ours => "closed".to_owned(),
+            Cause::Failed(error) => error.to_string(),
+            Cause::Transport(words) => words.clone(),
+        }
+    }
+}

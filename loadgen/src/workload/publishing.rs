@@ -1,0 +1,374 @@
+//! The publishers of one thread: which of them has to send how many, now.
+//!
+//! In a closed loop each has a window, counted at the slowest of its readers wherever that lives. A window that nothing
+//! moves for a second is taken as lost and opened again, so that a server that drops does not end the run; what comes
+//! after all still counts as delivered. In an open loop a [`Schedule`] says what is due, and a publish that cannot
+//! leave in time keeps the moment at which it was due.
+
+use crate::arrivals::Schedule;
+use crate::tally::{Tally, Timetable};
+use crate::worker::shared::Shared;
+
+/// A full window that nothing moves for so long is given up, ns.
+const GIVE_UP_NS: u64 = 1_000_000_000;
+/// A publish that leaves later than this behind its moment is counted as late, ns.
+pub const LATE_NS: u64 = 5_000_000;
+
+/// How publishers are paced.
+#[derive(Debug, Clone)]
+pub enum Pace {
+    /// So many that were not received.
+    Window(u64),
+    /// When they are due.
+    Open(Box<Schedule>),
+}
+
+/// One publisher.
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    /// Its number in stamps.
+    pub number: u32,
+    /// Its topic.
+    pub topic: u32,
+    /// Index of its connection.
+    pub peer: u32,
+    /// How many it sent: the number of the next one.
+    pub sent: u64,
+    /// Its connection is gone.
+    pub gone: bool,
+    /// Everything below is not waited for any more.
+    given_up: u64,
+    /// How far its slowest reader was when that last moved, and when.
+    heard: u64,
+    moved_ns: u64,
+}
+
+/// What one publish needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Order {
+    /// Index of the publisher.
+    pub publisher: usize,
+    /// When it was due, ns of the monotonic clock.
+    pub intended_ns: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Publishing {
+    /// This thread's.
+    pub publishers: Vec<Publisher>,
+    pace: Pace,
+    timetable: Timetable,
+    /// Arrivals that one publish should lead to.
+    readers: u64,
+    tallies: Vec<Tally>,
+    sent: u64,
+    expected_measured: u64,
+    /// Publishes that left late.
+    late: u64,
+    /// Who is looked at first: the one behind the last that sent.
+    turn: usize,
+    /// Windows that were given up.
+    windows_lost: u64,
+}
+
+/// What publishers found out besides their tallies.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Published {
+    /// Publishes that left more than [`LATE_NS`] late.
+    pub late: u64,
+    /// That were due in the measured time and never left.
+    pub unsent: u64,
+    /// Windows that were given up.
+    pub windows_lost: u64,
+}
+
+impl Publishing {
+    /// Publishers with their number and topic, as many readers as each topic has, and the pace.
+    #[must_use]
+    pub fn new(publishers: Vec<Publisher>, readers: u64, pace: Pace) -> Publishing {
+        Publishing {
+            publishers,
+            pace,
+            timetable: Timetable::default(),
+            readers,
+            tallies: Vec::new(),
+            sent: 0,
+            expected_measured: 0,
+            late: 0,
+            turn: 0,
+            windows_lost: 0,
+        }
+    }
+
+    /// The run begins.
+    pub fn begin(&mut self, timetable: &Timetable) {
+        self.timetable = timetable.clone();
+        self.tallies = vec![Tally::default(); timetable.phases.len()];
+        for publisher in &mut self.publishers {
+            publisher.moved_ns = timetable.start_ns;
+        }
+    }
+
+    /// When something is due next, as far as that depends on time alone.
+    #[must_use]
+    pub fn next_ns(&self) -> Option<u64> {
+        match &self.pace {
+            Pace::Open(schedule) => schedule.next().map(|due| self.timetable.start_ns + due.at_ns),
+            Pace::Window(_) => None,
+        }
+    }
+
+    /// Calls `publish` for what is to be sent now, at most `most` times; it says whether the connection has room.
+    pub fn pump(
+        &mut self,
+        now_ns: u64,
+        most: usize,
+        shared: &Shared,
+        publish: impl FnMut(&Publisher, Order) -> bool,
+    ) {
+        if self.publishers.is_empty() {
+            return;
+        }
+        let sent = self.sent;
+        match &self.pace {
+            Pace::Window(window) => self.pump_windows(*window, now_ns, most, shared, publish),
+            Pace::Open(_) => self.pump_schedule(now_ns, most, publish),
+        }
+        if self.sent != sent {
+            for publisher in &self.publishers {
+                shared.published[publisher.number as usize]
+                    .store(publisher.sent, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn pump_windows(
+        &mut self,
+        window: u64,
+        now_ns: u64,
+        most: usize,
+        shared: &Shared,
+        mut publish: impl FnMut(&Publisher, Order) -> bool,
+    ) {
+        if now_ns >= self.timetable.measured_to_ns() {
+            return;
+        }
+        let phase = self.timetable.phase(now_ns);
+        let mut left = most as u64;
+        for step in 0..self.publishers.len() {
+            if left == 0 {
+                break;
+            }
+            let at = (self.turn + step) % self.publishers.len();
+            let publisher = &mut self.publishers[at];
+            if publisher.gone {
+                continue;
+            }
+            let heard = match shared.heard(publisher.number as usize) {
+                Some(position) => position,
+                // Without subscribers there is nobody to wait for; if they are gone, nobody to publish to.
+                None if self.readers == 0 => publisher.sent,
+                None => continue,
+            };
+            if heard != publisher.heard {
+                publisher.heard = heard;
+                publisher.moved_ns = now_ns;
+            }
+            let mut under_way = publisher.sent - publisher.sent.min(heard.max(publisher.given_up));
+            if under_way >= window && now_ns.saturating_sub(publisher.moved_ns) >= GIVE_UP_NS {
+                publisher.given_up = publisher.sent;
+                publisher.moved_ns = now_ns;
+                self.windows_lost += 1;
+                under_way = 0;
+            }
+            let before = publisher.sent;
+            let count = window.saturating_sub(under_way).min(left);
+            for _ in 0..count {
+                let order = Order {
+                    publisher: at,
+                    intended_ns: now_ns,
+                };
+                if !publish(publisher, order) {
+                    break;
+                }
+                publisher.sent += 1;
+            }
+            let count = publisher.sent - before;
+            left -= count;
+            self.count(phase, count);
+        }
+        self.turn = (self.turn + 1) % self.publishers.len();
+    }
+
+    fn pump_schedule(
+        &mut self,
+        now_ns: u64,
+        most: usize,
+        mut publish: impl FnMut(&Publisher, Order) -> bool,
+    ) {
+        for _ in 0..most {
+            let Pace::Open(schedule) = &mut self.pace else { return };
+            let Some(due) = schedule.next() else { return };
+            let intended_ns = self.timetable.start_ns + due.at_ns;
+            if intended_ns > now_ns {
+                return;
+            }
+            let publisher = &mut self.publishers[due.publisher];
+            if publisher.gone {
+                schedule.advance();
+                continue;
+            }
+            let order = Order {
+                publisher: due.publisher,
+                intended_ns,
+            };
+            if !publish(publisher, order) {
+                // It waits, and with it what is due behind it: the server does not take this thread's publishes.
+                return;
+            }
+            publisher.sent += 1;
+            schedule.advance();
+            let phase = self.timetable.phase(intended_ns);
+            if phase.is_some() && now_ns - intended_ns > LATE_NS {
+                self.late += 1;
+            }
+            self.count(phase, 1);
+        }
+    }
+
+    fn count(&mut self, phase: Option<usize>, count: u64) {
+        self.sent += count;
+        if let Some(phase) = phase {
+            self.tallies[phase].sent += count;
+            self.tallies[phase].expected += count * self.readers;
+            self.expected_measured += count * self.readers;
+        }
+    }
+
+    /// The server refused a publish (of about now).
+    pub fn refused(&mut self, now_ns: u64) {
+        if let Some(phase) = self.timetable.phase(now_ns) {
+            let tally = &mut self.tallies[phase];
+            tally.refused += 1;
+            // It is accounted for: told, not lost.
+            tally.expected = tally.expected.saturating_sub(self.readers);
+            self.expected_measured = self.expected_measured.saturating_sub(self.readers);
+        }
+    }
+
+    /// A publisher's connection is gone; whether any is left.
+    pub fn gone(&mut self, publisher: usize) -> bool {
+        self.publishers[publisher].gone = true;
+        self.publishers.iter().any(|publisher| !publisher.gone)
+    }
+
+    /// Sent altogether, and the arrivals that the measured ones should lead to.
+    #[must_use]
+    pub fn sent(&self) -> (u64, u64) {
+        (self.sent, self.expected_measured)
+    }
+
+    /// The end.
+    #[must_use]
+    pub fn finish(mut self) -> (Vec<Tally>, Published) {
+        let mut published = Published {
+            late: self.late,
+            unsent: 0,
+            windows_lost: self.windows_lost,
+        };
+        if let Pace::Open(schedule) = &mut self.pace
+            && self.timetable.start_ns > 0
+        {
+            while schedule.next().is_some() {
+                published.unsent += 1;
+                schedule.advance();
+            }
+        }
+        (self.tallies, published)
+    }
+}
+
+impl Publisher {
+    /// One that has not sent anything.
+    #[must_use]
+    pub fn new(number: u32, topic: u32, peer: u32) -> Publisher {
+        Publisher {
+            number,
+            topic,
+            peer,
+            sent: 0,
+            gone: false,
+            given_up: 0,
+            heard: 0,
+            moved_ns: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publishing(pace: Pace) -> Publishing {
+        let mut publishing = Publishing::new(vec![Publisher::new(0, 0, 0)], 2, pace);
+        publishing.begin(&Timetable {
+            start_ns: 1_000,
+            phases: vec![(2_000, 10_000_000_000)],
+        });
+        publishing
+    }
+
+    fn pumped(publishing: &mut Publishing, now_ns: u64, shared: &Shared) -> usize {
+        let mut count = 0;
+        publishing.pump(now_ns, 1_000, shared, |_, _| {
+            count += 1;
+            true
+        });
+        count
+    }
+
+    #[test]
+    fn a_window_follows_the_slowest_reader() {
+        let shared = Shared::new(1, 1);
+        let mut publishing = publishing(Pace::Window(10));
+        shared.set_heard(0, 0, 0);
+        assert_eq!(pumped(&mut publishing, 1_500, &shared), 10);
+        assert_eq!(pumped(&mut publishing, 1_600, &shared), 0);
+        shared.set_heard(0, 0, 4);
+        assert_eq!(pumped(&mut publishing, 2_500, &shared), 4);
+        let (tallies, _) = publishing.finish();
+        assert_eq!((tallies[0].sent, tallies[0].expected), (4, 8));
+    }
+
+    #[test]
+    fn a_window_that_nothing_moves_is_given_up() {
+        let shared = Shared::new(1, 1);
+        let mut publishing = publishing(Pace::Window(10));
+        shared.set_heard(0, 0, 0);
+        assert_eq!(pumped(&mut publishing, 2_000, &shared), 10);
+        assert_eq!(pumped(&mut publishing, GIVE_UP_NS, &shared), 0);
+        assert_eq!(pumped(&mut publishing, 2_000 + GIVE_UP_NS, &shared), 10);
+        // What comes after all opens nothing that was opened already.
+        shared.set_heard(0, 0, 7);
+        assert_eq!(pumped(&mut publishing, 2_100 + GIVE_UP_NS, &shared), 0);
+        shared.set_heard(0, 0, 12);
+        assert_eq!(pumped(&mut publishing, 2_200 + GIVE_UP_NS, &shared), 2);
+        assert_eq!(publishing.finish().1.windows_lost, 1);
+    }
+
+    #[test]
+    fn a_connection_without_room_is_tried_again() {
+        let shared = Shared::new(1, 1);
+        let mut publishing = publishing(Pace::Window(10));
+        shared.set_heard(0, 0, 0);
+        let mut room = 3;
+        publishing.pump(2_000, 1_000, &shared, |publisher, _| {
+            let has = publisher.sent < room;
+            room = room.max(1);
+            has
+        });
+        assert_eq!(publishing.sent().0, 3);
+        assert_eq!(pumped(&mut publishing, 2_100, &shared), 7);
+    }
+}
