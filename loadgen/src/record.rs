@@ -356,7 +356,7 @@ fn overall(phases: &[Phase]) -> PhaseRecord {
         return PhaseRecord::default();
     };
     let mut sum = first.clone();
-    // Histograms of one run have one shape; a value that another could not hold goes to the top bucket.
+    // Histograms of one run have one shape; should one not fit, its values are added one by one.
     sum.latency_ns.auto(true);
     for phase in others {
         sum.asked_per_s = None;
@@ -371,8 +371,10 @@ fn overall(phases: &[Phase]) -> PhaseRecord {
         sum.stall_ns = sum.stall_ns.max(phase.stall_ns);
         if sum.latency_ns.add(&phase.latency_ns).is_err() {
             for bucket in phase.latency_ns.iter_recorded() {
-                sum.latency_ns
-                    .saturating_record_n(bucket.value_iterated_to(), bucket.count_since_last_iteration());
+                // It grows as it must: that cannot fail.
+                let _ = sum
+                    .latency_ns
+                    .record_n(bucket.value_iterated_to(), bucket.count_since_last_iteration());
             }
         }
     }
@@ -386,7 +388,8 @@ fn buckets(histogram: &Histogram<u64>) -> Vec<(u64, u64)> {
     };
     coarse.auto(true);
     for bucket in histogram.iter_recorded() {
-        coarse.saturating_record_n(bucket.value_iterated_to(), bucket.count_since_last_iteration());
+        // It grows as it must: that cannot fail.
+        let _ = coarse.record_n(bucket.value_iterated_to(), bucket.count_since_last_iteration());
     }
     coarse
         .iter_recorded()

@@ -20,12 +20,22 @@ fn write(results: &Results, directory: &Path) {
     }
 }
 
+/// With the last digits of figures as JSON keeps them.
+fn through_json(mut results: Results) -> Results {
+    for record in &mut results.records {
+        let line = serde_json::to_string(record).expect("JSON");
+        *record = serde_json::from_str(&line).expect("it is read");
+    }
+    results
+}
+
 #[test]
 fn what_is_written_is_read() {
     let directory = tempfile::tempdir().expect("a directory");
     let results = campaign(1, 2, 1.0);
     write(&results, &directory.path().join("made"));
     let back = read(&directory.path().join("made")).expect("a directory is read");
+    let results = through_json(results);
     assert_eq!(back, results);
     assert_eq!(
         read(&directory.path().join("made").join(RESULTS_FILE)).expect("a file is read"),
@@ -186,7 +196,8 @@ fn what_a_later_version_adds_is_passed_over() {
     }
     let back = read_jsonl(changed.as_bytes(), Path::new("later")).expect("it is read");
     assert_eq!(back.records.len(), results.records.len());
-    assert_eq!(back.records[0].overall, results.records[0].overall);
+    assert_eq!(back.records[0].figure("p99_us"), results.records[0].figure("p99_us"));
+    assert_eq!(back.records[0].overall.delivered, results.records[0].overall.delivered);
     assert!(
         points(&back.records)[0].settings().is_none(),
         "unknown settings are none"
@@ -221,7 +232,7 @@ fn a_campaign_that_broke_off_keeps_what_it_has_and_can_go_on() {
     let mut file = fs::OpenOptions::new().append(true).open(&path).expect("the file");
     file.write_all(b"{\"record\":\"run\",\"scen").expect("written");
     let broken = read(&path).expect("it is read");
-    assert_eq!(broken.records, results.records);
+    assert_eq!(broken.records, through_json(results.clone()).records);
     assert_eq!(broken.remarks.len(), 1, "{:?}", broken.remarks);
 
     let mut writer = JsonlWriter::append(&path).expect("it goes on");
