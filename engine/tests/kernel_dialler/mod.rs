@@ -20,8 +20,8 @@ pub(crate) struct Dialler {
     pub(crate) board: Board,
     /// Byte streams and messages, one behind the other.
     pub(crate) received: Vec<u8>,
-    /// How many pieces of input that were.
-    pub(crate) pieces: usize,
+    /// The same, piece by piece.
+    pub(crate) pieces: Vec<(Conn, Vec<u8>)>,
     /// How many bytes were reported as sent.
     pub(crate) sent_bytes: usize,
 }
@@ -46,7 +46,7 @@ impl Dialler {
             reactor: Reactor::new(driver, endpoint, board.clone(), Vec::new(), config),
             board,
             received: Vec::new(),
-            pieces: 0,
+            pieces: Vec::new(),
             sent_bytes: 0,
         }
     }
@@ -69,7 +69,7 @@ impl Dialler {
                         let mut input = self.reactor.input(conn, chunk);
                         while let Some(Piece::Stream(bytes) | Piece::Message(bytes)) = input.next() {
                             self.received.extend_from_slice(bytes);
-                            self.pieces += 1;
+                            self.pieces.push((conn, bytes.to_vec()));
                         }
                         return Seen::Received(conn);
                     }
