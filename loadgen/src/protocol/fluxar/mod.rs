@@ -1,7 +1,7 @@
 //! FLUXAR: a session with a gateway, as the SDK would hold it (`docs/protocol.md`).
 //!
-//! What is written goes through [`templates`] into [`frames`]; what arrives is cut into bodies, and each envelope is
-//! recognised by its [`shapes`] or read in full. One connection gets an event once, however many of its subscriptions
+//! What is written goes through `templates` into `frames`; what arrives is cut into bodies, and each envelope is
+//! recognised by its `shapes` or read in full. One connection gets an event once, however many of its subscriptions
 //! match [P-5.3]; a session therefore subscribes to each topic once.
 
 mod frames;

@@ -332,10 +332,11 @@ impl Talk {
         let topics = self.names.topics.len();
         let methods = self.names.methods.len();
         match text::length(sid) {
-            Some(1..) if text::length(sid) <= Some(topics) => Purpose::Topic,
-            Some(1..) if text::length(sid) <= Some(topics + methods) => Purpose::Method,
+            None | Some(0) => Purpose::None,
+            Some(sid) if sid <= topics => Purpose::Topic,
+            Some(sid) if sid <= topics + methods => Purpose::Method,
             Some(sid) if sid == topics + methods + 1 => Purpose::Inbox,
-            _ => Purpose::None,
+            Some(_) => Purpose::None,
         }
     }
 
