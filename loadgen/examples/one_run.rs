@@ -139,7 +139,9 @@ fn arguments() -> Result<RunOrder, Box<dyn Error>> {
             "--warmup-ms" => scenario.warmup_ms = value()?.parse()?,
             "--ms" => scenario.duration_ms = value()?.parse()?,
             "--json" => scenario = serde_json::from_str(&value()?)?,
-            number if number.starts_with(|first: char| first.is_ascii_digit()) => numbers.push(number.parse()?),
+            number if number.starts_with(|first: char| first.is_ascii_digit()) => {
+                numbers.push(number.parse()?)
+            }
             name => name.clone_into(&mut workload),
         }
         let given = |at: usize, or: u32| numbers.get(at).copied().unwrap_or(or);

@@ -295,8 +295,7 @@ fn described(fault: WalkFault) -> String {
 fn cbor_sequence(mut bytes: &[u8]) -> Documents {
     let mut documents = Vec::new();
     while !bytes.is_empty() {
-        let end = cbor::walk(bytes, DEPTH_MAX)
-            .map_err(|what| (documents.len() + 1, described(what)))?;
+        let end = cbor::walk(bytes, DEPTH_MAX).map_err(|what| (documents.len() + 1, described(what)))?;
         documents.push(bytes[..end].to_vec());
         bytes = &bytes[end..];
     }

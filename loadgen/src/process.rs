@@ -7,11 +7,14 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-/// What a set of processes used since they began, and has now.
+/// What a set of processes used since they began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Use {
     /// CPU time of all threads that live, ns.
     pub cpu_ns: u64,
+    /// Time in which a thread of them could have run and waited for a processor, the sum of all that live, ns. What
+    /// others take from a server shows here.
+    pub waited_ns: u64,
     /// Voluntary context switches of all threads that live.
     pub switches_voluntary: u64,
     /// Involuntary ones.
@@ -28,6 +31,9 @@ pub fn used(pids: &[u32]) -> io::Result<Use> {
         sum.cpu_ns += cpu_ns(pid)?;
         for task in tasks(pid)? {
             // A thread may have ended since it was listed.
+            if let Ok(schedstat) = fs::read_to_string(task.join("schedstat")) {
+                sum.waited_ns += number(&schedstat, 1).unwrap_or(0);
+            }
             let Ok(status) = fs::read_to_string(task.join("status")) else {
                 continue;
             };
@@ -46,7 +52,7 @@ pub fn cpu_ns(pid: u32) -> io::Result<u64> {
     let mut sum_ns = 0;
     for task in tasks(pid)? {
         match fs::read_to_string(task.join("schedstat")) {
-            Ok(schedstat) => sum_ns += first_number(&schedstat).unwrap_or(0),
+            Ok(schedstat) => sum_ns += number(&schedstat, 0).unwrap_or(0),
             // A thread may have ended since it was listed; only a kernel without the file has it nowhere.
             Err(_) if fs::exists("/proc/self/schedstat").unwrap_or(false) => {}
             Err(_) => return ticks_ns(pid),
@@ -55,13 +61,14 @@ pub fn cpu_ns(pid: u32) -> io::Result<u64> {
     Ok(sum_ns)
 }
 
-/// CPU time of one thread of this process, ns.
+/// CPU time of one thread of this process, and the time in which it could have run and waited for a processor, ns.
 ///
 /// # Errors
 /// It has ended.
-pub fn thread_cpu_ns(thread: u32) -> io::Result<u64> {
+pub fn of_thread(thread: u32) -> io::Result<(u64, u64)> {
     let schedstat = fs::read_to_string(format!("/proc/self/task/{thread}/schedstat"))?;
-    Ok(first_number(&schedstat).unwrap_or(0))
+    let number = |index| number(&schedstat, index).unwrap_or(0);
+    Ok((number(0), number(1)))
 }
 
 /// Resident memory of these processes, bytes; counted page by page, which takes the kernel a moment.
@@ -141,13 +148,14 @@ fn ticks_ns(pid: u32) -> io::Result<u64> {
     Ok(ticks * 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1))
 }
 
-fn first_number(text: &str) -> Option<u64> {
-    text.split_ascii_whitespace().next()?.parse().ok()
+/// The number at a place in a row of words.
+fn number(text: &str, index: usize) -> Option<u64> {
+    text.split_ascii_whitespace().nth(index)?.parse().ok()
 }
 
 /// The number behind a name at the beginning of a line.
 fn field(text: &str, name: &str) -> Option<u64> {
-    first_number(text.lines().find_map(|line| line.strip_prefix(name))?)
+    number(text.lines().find_map(|line| line.strip_prefix(name))?, 0)
 }
 
 #[cfg(test)]
@@ -167,8 +175,8 @@ mod tests {
         while used(&[own()]).expect("own figures").cpu_ns < before.cpu_ns + 5_000_000 {
             sum = (0..100_000u64).fold(sum, |sum, number| std::hint::black_box(sum ^ number));
         }
-        let thread =
-            thread_cpu_ns(rustix::thread::gettid().as_raw_nonzero().get() as u32).expect("this thread");
+        let own_thread = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+        let (thread, _) = of_thread(own_thread).expect("this thread");
         assert!(thread > 0 && thread <= cpu_ns(own()).expect("own figures"));
         assert!(ticks_ns(own()).expect("own figures") < 3_600_000_000_000);
     }

@@ -26,8 +26,12 @@ use fluxar_engine::uring::UringHub;
 use crate::arrivals::Plan;
 use crate::measured::Measured;
 use crate::payload::Payloads;
-use crate::protocol::Protocol;
 use crate::protocol::fluxar::{Fluxar, Framing, Settings};
+use crate::protocol::mqtt::{Mqtt, Version};
+use crate::protocol::nats::Nats;
+use crate::protocol::redis::Redis;
+use crate::protocol::relay::Relay;
+use crate::protocol::{Ability, Protocol};
 use crate::scenario::{ProtocolName, Scenario, Target};
 use crate::worker::shared::Shared;
 use crate::worker::{Outcome, Seat};
@@ -130,10 +134,19 @@ pub fn run(order: &RunOrder, progress: &mut dyn FnMut(&Snapshot)) -> Result<Meas
             ..Settings::default()
         })
     };
+    let mqtt = |version| Mqtt::new(version, target.qos);
     let subscriber_url = target.subscriber_url.as_deref().unwrap_or(&target.url);
     match target.protocol {
         ProtocolName::Fluxar => run_with([fluxar(&target.url), fluxar(subscriber_url)], order, progress),
-        _ => Err(RunError::Scenario("this protocol is not there yet".into())),
+        ProtocolName::Nats => run_with([Nats::new(), Nats::new()], order, progress),
+        ProtocolName::Redis => run_with([Redis::new(), Redis::new()], order, progress),
+        ProtocolName::Mqtt3 => run_with([mqtt(Version::V3), mqtt(Version::V3)], order, progress),
+        ProtocolName::Mqtt5 => run_with([mqtt(Version::V5), mqtt(Version::V5)], order, progress),
+        ProtocolName::Relay => {
+            // It carries the same envelopes that FLUXAR does.
+            let relay = || Relay::new(target.batch, Settings::default().meta);
+            run_with([relay(), relay()], order, progress)
+        }
     }
 }
 
@@ -155,7 +168,11 @@ fn run_with<P: Protocol>(
 ) -> Result<Measured, RunError> {
     let scenario = &order.scenario;
     let cast = Arc::new(Cast::of(scenario));
-    for ability in cast.abilities() {
+    let mut abilities = cast.abilities();
+    if order.target.qos > 0 && cast.publishers > 0 {
+        abilities.push(Ability::AcknowledgedPublish);
+    }
+    for ability in abilities {
         if !protocols.iter().all(|protocol| protocol.is_able(ability)) {
             let protocol = name(order.target.protocol);
             return Err(RunError::Unable { protocol, ability });

@@ -16,6 +16,8 @@ const BUSY: f64 = 0.95;
 const SERVER_BUSY: f64 = 0.9;
 /// More late or unsent publishes than this share of all are told of.
 const LATE_SHARE: f64 = 0.01;
+/// Waiting for a processor for more than this share of the time is told of.
+const WAITED: f64 = 0.05;
 const NS_PER_MS: f64 = 1e6;
 
 /// All threads together.
@@ -204,7 +206,10 @@ fn extra(
         }
         let heard = whole.outcome.of_subscribers.heard_by_stopped;
         extra.push(("stopped_heard".to_owned(), heard as f64));
-        extra.push(("stopped_told_dropped".to_owned(), whole.outcome.told_stopped as f64));
+        extra.push((
+            "stopped_told_dropped".to_owned(),
+            whole.outcome.told_stopped as f64,
+        ));
     }
     extra
 }
@@ -260,6 +265,18 @@ fn warnings(
             percent(busy)
         ));
     }
+    for (who, waited) in [
+        ("the generator", observed.generator_waited),
+        ("the server", observed.server_waited),
+    ] {
+        if waited > WAITED {
+            warnings.push(format!(
+                "{who} could have run and waited for a processor {} of the time: something else runs on its cores, and rates \
+                 and latencies suffer (CPU time a message hardly)",
+                percent(waited)
+            ));
+        }
+    }
     if outcome.of_publishers.windows_lost > 0 {
         warnings.push(format!(
             "{} times nothing arrived for 1 s although the window was full; what was under way was given up",
@@ -283,7 +300,10 @@ fn warnings(
         warnings.push(format!("the server refused some: {words}"));
     }
     if let Some(words) = &outcome.visit_fault {
-        warnings.push(format!("not every visitor of {} got in: {words}", order.target.name));
+        warnings.push(format!(
+            "not every visitor of {} got in: {words}",
+            order.target.name
+        ));
     }
     for cut in &outcome.cuts {
         let reading = match cut.part {
@@ -299,7 +319,10 @@ fn warnings(
         ));
     }
     if outcome.cuts_count > outcome.cuts.len() as u64 {
-        warnings.push(format!("{} connections were cut off altogether", outcome.cuts_count));
+        warnings.push(format!(
+            "{} connections were cut off altogether",
+            outcome.cuts_count
+        ));
     }
     warnings
 }

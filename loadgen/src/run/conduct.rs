@@ -40,6 +40,10 @@ pub(super) struct Observed {
     pub(super) server: Option<ServerUse>,
     pub(super) generator_cpu_ns: u64,
     pub(super) generator_busy: f64,
+    /// The share of the time in which the generator's thread that waited longest for a processor did so; and the same of
+    /// all of the server's threads together.
+    pub(super) generator_waited: f64,
+    pub(super) server_waited: f64,
     /// What the phases lasted and were asked for.
     pub(super) windows: Vec<Window>,
     /// How long the measured time was in truth, ns; that of a storm shows itself.
@@ -59,8 +63,16 @@ struct Mark {
     at_ns: u64,
     server: process::Use,
     own_cpu_ns: u64,
-    /// Of each thread: CPU time, and of that spent on looking for work.
-    threads: Vec<(u64, u64)>,
+    threads: Vec<ThreadMark>,
+}
+
+/// One generator thread's share of it.
+#[derive(Debug, Clone, Copy, Default)]
+struct ThreadMark {
+    cpu_ns: u64,
+    waited_ns: u64,
+    /// Of its CPU time, spent on looking for work.
+    idle_ns: u64,
 }
 
 pub(super) struct Conductor<'a> {
@@ -168,7 +180,12 @@ impl<'a> Conductor<'a> {
         observed.measured_ns = measured_to_ns.saturating_sub(from_ns).max(1);
         observed.windows = windows;
         observed.generator_cpu_ns = after.own_cpu_ns.saturating_sub(before.own_cpu_ns);
-        observed.generator_busy = busy(&before, &after);
+        // Looking for work is not work.
+        let busy_ns = |thread: &ThreadMark| thread.cpu_ns.saturating_sub(thread.idle_ns);
+        observed.generator_busy = share(&before, &after, busy_ns);
+        observed.generator_waited = share(&before, &after, |thread| thread.waited_ns);
+        let server_waited_ns = after.server.waited_ns.saturating_sub(before.server.waited_ns);
+        observed.server_waited = server_waited_ns as f64 / observed.measured_ns as f64;
         observed.server = self.has_server().then(|| ServerUse {
             cpu_ns: after.server.cpu_ns.saturating_sub(before.server.cpu_ns),
             rss_before_bytes: self.rss_before_bytes,
@@ -262,12 +279,7 @@ impl<'a> Conductor<'a> {
     }
 
     /// Until a figure of the threads' progress has reached a number. It may not stand still for long.
-    fn gather(
-        &mut self,
-        of: u64,
-        figure: impl Fn(&Shared) -> u64,
-        stage: RunStage,
-    ) -> Result<(), RunError> {
+    fn gather(&mut self, of: u64, figure: impl Fn(&Shared) -> u64, stage: RunStage) -> Result<(), RunError> {
         let mut moved = (figure(self.shared), clock_ns());
         loop {
             let done = figure(self.shared);
@@ -315,7 +327,12 @@ impl<'a> Conductor<'a> {
         let threads = self.shared.progress.iter().map(|progress| {
             let thread = progress.0.thread.load(load);
             let idle_ns = progress.0.idle_ns.load(load);
-            (process::thread_cpu_ns(thread).unwrap_or(0), idle_ns)
+            let (cpu_ns, waited_ns) = process::of_thread(thread).unwrap_or((0, 0));
+            ThreadMark {
+                cpu_ns,
+                waited_ns,
+                idle_ns,
+            }
         });
         Mark {
             at_ns: clock_ns(),
@@ -424,14 +441,11 @@ impl<'a> Conductor<'a> {
     }
 }
 
-/// The busiest thread's CPU time, without what it spent on looking for work, over the time that passed.
-fn busy(before: &Mark, after: &Mark) -> f64 {
+/// The largest share of the time that any thread spent on something.
+fn share(before: &Mark, after: &Mark, spent_ns: impl Fn(&ThreadMark) -> u64) -> f64 {
     let wall_ns = after.at_ns.saturating_sub(before.at_ns).max(1);
     let threads = before.threads.iter().zip(&after.threads);
-    let shares = threads.map(|(before, after)| {
-        let idle_ns = after.1.saturating_sub(before.1);
-        let used_ns = after.0.saturating_sub(before.0).saturating_sub(idle_ns);
-        used_ns as f64 / wall_ns as f64
-    });
+    let shares = threads
+        .map(|(before, after)| spent_ns(after).saturating_sub(spent_ns(before)) as f64 / wall_ns as f64);
     shares.fold(0.0, f64::max).min(1.0)
 }

@@ -85,7 +85,10 @@ impl fmt::Display for RunError {
                     Ability::AcknowledgedPublish => "acknowledge publishes",
                     Ability::Calls => "carry calls and their answers",
                 };
-                write!(f, "{protocol} cannot {ability}: take another workload for this target")
+                write!(
+                    f,
+                    "{protocol} cannot {ability}: take another workload for this target"
+                )
             }
             RunError::Scenario(fault) => write!(f, "scenario: {fault}"),
             RunError::Payload(error) => write!(f, "{error}"),

@@ -316,7 +316,8 @@ impl<P: Protocol> Worker<P> {
                 self.outcome.spoken.arrived(self.now_ns - since_ns, 1);
             }
         }
-        if part == Part::Visitor && self.peers[index].events > 0 && self.peers[index].state == State::Prepared {
+        if part == Part::Visitor && self.peers[index].events > 0 && self.peers[index].state == State::Prepared
+        {
             self.visit_done(index);
         }
     }
@@ -355,8 +356,11 @@ impl<P: Protocol> Worker<P> {
             sent += 1;
             true
         };
-        self.publishing
-            .pump(self.now_ns, TURN_MESSAGES_MAX, &self.shared, |publisher, order| {
+        self.publishing.pump(
+            self.now_ns,
+            TURN_MESSAGES_MAX,
+            &self.shared,
+            |publisher, order| {
                 let stamp = Stamp {
                     publisher: publisher.number,
                     sequence: publisher.sent,
@@ -366,13 +370,15 @@ impl<P: Protocol> Worker<P> {
                     peer.session.publish(topic as usize, payload, &mut peer.out);
                 };
                 write(publisher.peer, stamp, publish, publisher.topic)
+            },
+        );
+        self.calling
+            .pump(self.now_ns, TURN_MESSAGES_MAX, |caller, stamp| {
+                let call = |peer: &mut Peer<P::Session>, method: u32, payload: &[u8]| {
+                    peer.session.call(method as usize, payload, &mut peer.out);
+                };
+                write(caller.peer, stamp, call, caller.method)
             });
-        self.calling.pump(self.now_ns, TURN_MESSAGES_MAX, |caller, stamp| {
-            let call = |peer: &mut Peer<P::Session>, method: u32, payload: &[u8]| {
-                peer.session.call(method as usize, payload, &mut peer.out);
-            };
-            write(caller.peer, stamp, call, caller.method)
-        });
         self.is_blocked = blocked;
         self.has_more |= !blocked && (left_bytes == 0 || sent >= TURN_MESSAGES_MAX);
         sent > 0

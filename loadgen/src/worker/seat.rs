@@ -61,7 +61,10 @@ impl<P: Protocol> Seat<P> {
             rustix::thread::sched_setaffinity(None, &processors)?;
         }
         let thread = rustix::thread::gettid().as_raw_nonzero().get() as u32;
-        self.shared.progress[self.thread].0.thread.store(thread, Ordering::Release);
+        self.shared.progress[self.thread]
+            .0
+            .thread
+            .store(thread, Ordering::Release);
         self.sit_down()?.run()
     }
 
@@ -162,9 +165,8 @@ impl<P: Protocol> Seat<P> {
         let of_publishers = publishers.iter().map(|publisher| publisher.number).collect();
         let first = self.cast.publishers;
         let of_callers = callers.iter().map(|caller| caller.number - first).collect();
-        let schedule = |plan: &Plan, numbers: Vec<u32>, all: u32| {
-            Schedule::new(plan.clone(), numbers, all, self.seed)
-        };
+        let schedule =
+            |plan: &Plan, numbers: Vec<u32>, all: u32| Schedule::new(plan.clone(), numbers, all, self.seed);
         let readers = u64::from(self.cast.readers_per_topic);
         let pace = match &self.plan {
             Some(plan) => {

@@ -202,7 +202,10 @@ impl Shared {
     /// How far the slowest reader of a publisher is, over all threads; `None` if nobody reads.
     #[must_use]
     pub fn heard(&self, publisher: usize) -> Option<u64> {
-        let positions = self.heard.iter().map(|thread| thread.0[publisher].load(Ordering::Relaxed));
+        let positions = self
+            .heard
+            .iter()
+            .map(|thread| thread.0[publisher].load(Ordering::Relaxed));
         positions.min().filter(|&position| position != u64::MAX)
     }
 

@@ -80,7 +80,9 @@ impl<P: Protocol> Worker<P> {
     fn dial_waiting(&mut self) {
         let at_a_time = (self.cast.concurrency as usize).div_ceil(self.threads);
         while self.under_way < at_a_time {
-            let Some(index) = self.to_dial.pop_front() else { return };
+            let Some(index) = self.to_dial.pop_front() else {
+                return;
+            };
             self.under_way += 1;
             self.dial(index as usize);
         }
@@ -309,13 +311,14 @@ impl<P: Protocol> Worker<P> {
             if self.reactor.connections() >= self.connections_max {
                 return;
             }
-            let Some(visiting) = &mut self.visiting else { return };
+            let Some(visiting) = &mut self.visiting else {
+                return;
+            };
             let Some(due_ns) = visiting.due(self.now_ns) else {
                 break;
             };
             let visit = visiting.came(due_ns);
-            let number =
-                self.cast.parts.len() as u64 + self.thread as u64 + visit * self.threads as u64;
+            let number = self.cast.parts.len() as u64 + self.thread as u64 + visit * self.threads as u64;
             let hears = usize::from(Part::Visitor.hears());
             let session = self.protocols[hears].session(number, &self.names);
             let mut peer = Peer::new(session, Part::Visitor, number, 0);
@@ -349,7 +352,8 @@ impl<P: Protocol> Worker<P> {
                 State::Prepared => !self.holds(),
                 State::Waiting | State::Leaving | State::Gone => false,
             };
-            if peer.part == Part::Visitor && waits && self.now_ns.saturating_sub(peer.since_ns) > PATIENCE_NS {
+            if peer.part == Part::Visitor && waits && self.now_ns.saturating_sub(peer.since_ns) > PATIENCE_NS
+            {
                 self.visit_failed(index, "nothing came for 10 s");
                 self.leave(index);
             }

@@ -146,7 +146,9 @@ impl Calling {
         let phase = self.timetable.phase(now_ns);
         let mut left = most;
         for _ in 0..self.ready.len() {
-            let Some(index) = self.ready.pop_front() else { break };
+            let Some(index) = self.ready.pop_front() else {
+                break;
+            };
             let caller = &mut self.callers[index as usize];
             let mut count = 0;
             while caller.room > 0 && left > 0 && !caller.gone {
@@ -178,7 +180,9 @@ impl Calling {
 
     fn pump_schedule(&mut self, now_ns: u64, most: usize, mut call: impl FnMut(&Caller, Stamp) -> bool) {
         for _ in 0..most {
-            let Some(schedule) = &mut self.schedule else { return };
+            let Some(schedule) = &mut self.schedule else {
+                return;
+            };
             let Some(due) = schedule.next() else { return };
             let intended_ns = self.timetable.start_ns + due.at_ns;
             if intended_ns > now_ns {
@@ -250,7 +254,10 @@ impl Calling {
         let repeated = caller.answers.arrived(stamp.sequence) == Arrival::Repeated;
         let phase = self.timetable.phase(stamp.intended_ns);
         if self.schedule.is_none() {
-            let at = caller.open.iter().position(|&(sequence, _)| sequence == stamp.sequence);
+            let at = caller
+                .open
+                .iter()
+                .position(|&(sequence, _)| sequence == stamp.sequence);
             if let Some(at) = at {
                 caller.open.remove(at);
                 self.free(index, 1);
@@ -368,7 +375,10 @@ mod tests {
         assert_eq!(pumped(&mut calling, 2_000 + ANSWER_NS).len(), 4);
         calling.answer(0, &payload(&stamps[1]), 3_000 + ANSWER_NS, &live);
         let (tallies, called) = calling.finish();
-        assert_eq!((tallies[0].delivered, tallies[0].duplicated, called.overdue), (2, 1, 1));
+        assert_eq!(
+            (tallies[0].delivered, tallies[0].duplicated, called.overdue),
+            (2, 1, 1)
+        );
         assert_eq!(tallies[0].expected, 12);
     }
 
@@ -383,6 +393,9 @@ mod tests {
         calling.refused(0, 3_000);
         assert_eq!(pumped(&mut calling, 3_000).len(), 1);
         let (tallies, _) = calling.finish();
-        assert_eq!((tallies[0].sent, tallies[0].refused, tallies[0].lost()), (2, 1, 1));
+        assert_eq!(
+            (tallies[0].sent, tallies[0].refused, tallies[0].lost()),
+            (2, 1, 1)
+        );
     }
 }

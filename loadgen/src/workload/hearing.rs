@@ -138,7 +138,12 @@ impl Hearing {
             return;
         };
         let at = subscriber as usize;
-        let Subscriber { topic, stops, last_ns, .. } = self.subscribers[at];
+        let Subscriber {
+            topic,
+            stops,
+            last_ns,
+            ..
+        } = self.subscribers[at];
         let publisher = stamp.publisher as usize;
         let of_topic = publisher.wrapping_sub(topic as usize * self.publishers_per_topic);
         if of_topic >= self.publishers_per_topic {

@@ -226,7 +226,8 @@ impl Cast {
         self.names.methods = (0..services).map(|method| format!("load.m{method}")).collect();
         self.callers = clients;
         self.in_flight = in_flight.max(1);
-        self.parts.extend((0..services).map(|method| Part::Server { method }));
+        self.parts
+            .extend((0..services).map(|method| Part::Server { method }));
         let first = self.publishers;
         self.parts.extend((0..clients).map(|client| Part::Caller {
             method: client % services,

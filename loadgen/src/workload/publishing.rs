@@ -208,7 +208,9 @@ impl Publishing {
         mut publish: impl FnMut(&Publisher, Order) -> bool,
     ) {
         for _ in 0..most {
-            let Pace::Open(schedule) = &mut self.pace else { return };
+            let Pace::Open(schedule) = &mut self.pace else {
+                return;
+            };
             let Some(due) = schedule.next() else { return };
             let intended_ns = self.timetable.start_ns + due.at_ns;
             if intended_ns > now_ns {

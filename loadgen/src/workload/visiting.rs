@@ -87,7 +87,9 @@ impl Visiting {
     pub fn due(&self, now_ns: u64) -> Option<u64> {
         match &self.pace {
             Pace::Storm {
-                visitors, concurrency, ..
+                visitors,
+                concurrency,
+                ..
             } => (self.begun < *visitors && self.under_way < *concurrency).then_some(now_ns),
             Pace::Churn(_) => self.next_ns().filter(|&due_ns| due_ns <= now_ns),
         }
