@@ -430,7 +430,8 @@ fn a_text_in_place_of_a_stamp_is_not_taken_for_one() {
     // A text of 0x61 bytes that happens to go on like a stamp: its bytes must stay UTF-8.
     let text = |byte: u8| {
         let mut payload = vec![0x78, 0x61, b's', 0x54];
-        payload.resize(2 + 0x61, byte);
+        payload.resize(24, byte); // where a stamp would be
+        payload.resize(2 + 0x61, b'a');
         framed(&encoded(
             Kind::Event,
             None,
