@@ -4,6 +4,8 @@
 //! - connections × (a slot of at most 128 bytes + what the user queues for each, which the user bounds by
 //!   [`crate::reactor::Event::Sent`] + one WebSocket message under way, bounded by its limit +
 //!   [`CONTROL_BYTES_MAX`] + what had arrived when it was paused, at most [`HELD_BYTES_MAX`]),
+//! - dialled connections × (200 bytes while it connects + for a WebSocket 64 bytes, and its request until it is
+//!   answered); they count among the connections, so `connections_max` bounds them too,
 //! - [`POOLED_BYTES`] each of gather lists and of queues that wait for reuse,
 //! - the receive buffers, a setting of the driver, and its table of sends: 128 bytes for each of the most that were ever in
 //!   flight at a time, 1 KiB for each that is, and 1 MiB that waits for reuse,

@@ -18,6 +18,7 @@
 //! | `table` | slots and generations |
 //! | `connection` | one connection's state |
 //! | `dialling` | dialled connections until they are open |
+//! | `accepting` | accepted connections until they are in the table |
 //! | `placement` | which core a connection goes to, and how it gets there |
 //! | `receiving` | completions of receives, pause and resume, receives that found no buffer |
 //! | `handshake` | bytes of a WebSocket that is not open yet, accepted or dialled |
@@ -25,6 +26,7 @@
 //! | `outgoing`, `sending` | queues, gather lists, completions of sends |
 //! | `closing` | every way in which a connection ends |
 
+mod accepting;
 mod closing;
 mod config;
 mod connection;
@@ -48,13 +50,13 @@ use crate::driver::{Completion, Driver, Token};
 use crate::listener::{ListenerId, Peer};
 use crate::mail::Endpoint;
 use crate::timer::Wheel;
-use crate::ws::{Masks, WebSocket};
+use crate::ws::Masks;
 
 pub use config::{Counters, ReactorConfig, Transport};
 pub use input::Input;
 pub use placement::{Board, Parcel};
 
-use connection::{Connection, Flags, Layer, State};
+use connection::{Connection, Layer, State};
 use outgoing::{Kind, Pools};
 use placement::{Content, Newcomer};
 use table::Table;
@@ -466,88 +468,6 @@ impl<D: Driver, L: Send> Reactor<D, L> {
                 result,
                 gather,
             } => self.sent(token, result, gather),
-        }
-    }
-
-    /// Finds the core for a new connection. After the stop that is this one: no other may be left to take it.
-    fn accepted(&mut self, newcomer: Newcomer<D::Socket>) {
-        let here = self.core();
-        let core = if self.accepting {
-            self.board.place(here)
-        } else {
-            self.board.count(here)
-        };
-        if core == here {
-            self.adopt(newcomer);
-        } else if let Err(Parcel(content)) = self.mail.post(core, Parcel(Content::Connection(newcomer))) {
-            // It does not keep up with its mail, so it is no better a place.
-            self.board.move_to(core, here);
-            if let Content::Connection(newcomer) = content {
-                self.adopt(newcomer);
-            }
-        }
-    }
-
-    /// Takes a connection that was counted on the board into the table.
-    fn adopt(&mut self, newcomer: Newcomer<D::Socket>) {
-        let Newcomer {
-            listener,
-            socket,
-            peer,
-        } = newcomer;
-        let transport = self
-            .transports
-            .get(usize::from(listener.0))
-            .and_then(Option::as_ref);
-        let (state, layer) = match transport {
-            Some(Transport::Stream) => (State::Open, Layer::Stream),
-            Some(Transport::WebSocket(_)) => (
-                State::Handshake(Box::new(peer)),
-                Layer::WebSocket {
-                    ws: WebSocket::new(),
-                    listener,
-                },
-            ),
-            None => {
-                self.refuse();
-                return;
-            }
-        };
-        if self.table.len() >= self.config.connections_max {
-            self.refuse();
-            return;
-        }
-        self.counters.adopted += 1;
-        let opened = matches!(state, State::Open);
-        let token = self.table.insert(Connection {
-            socket,
-            flags: Flags::default(),
-            state,
-            layer,
-            outgoing: None,
-            held: None,
-            deadline: None,
-        });
-        if opened {
-            self.opened(token, listener, peer);
-        } else {
-            self.set_deadline(token, self.config.handshake_ms);
-        }
-        self.arm_receive(token);
-    }
-
-    fn refuse(&mut self) {
-        self.counters.refused += 1;
-        self.board.left(self.core());
-    }
-
-    /// Tells the user of a connection.
-    fn opened(&mut self, token: Token, listener: ListenerId, peer: Peer) {
-        if let Some(connection) = self.table.get(token) {
-            connection.flags.set(Flags::OPENED);
-            let conn = Conn(token);
-            self.upcoming
-                .push_back(Upcoming::Event(Event::Opened { conn, listener, peer }));
         }
     }
 

@@ -257,8 +257,8 @@ fn header(first: u8, payload_bytes: usize, out: &mut [u8; 10]) -> usize {
 mod tests {
     use super::*;
 
-    fn whole(bytes: &[u8]) -> (FrameHeader, usize) {
-        match FrameHeader::parse(bytes, Role::Server) {
+    fn whole(bytes: &[u8], role: Role) -> (FrameHeader, usize) {
+        match FrameHeader::parse(bytes, role) {
             Ok(Parsed::Whole(header, used)) => (header, used),
             other => panic!("{other:?}"),
         }
@@ -278,21 +278,30 @@ mod tests {
                 vec![0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
             ),
         ] {
-            let bytes = [&[0x82][..], &form, &mask].concat();
-            let header = FrameHeader {
-                fin: true,
-                opcode: Opcode::Binary,
-                mask,
-                payload_bytes: length,
-            };
-            assert_eq!(whole(&bytes), (header, bytes.len()));
-            for cut in 0..bytes.len() {
-                let missing = match FrameHeader::parse(&bytes[..cut], Role::Server) {
-                    Ok(Parsed::Missing(missing)) => missing,
-                    other => panic!("{cut} of {length}: {other:?}"),
+            let from_client = [&[0x82][..], &form, &mask].concat();
+            let mut from_server = [&[0x82][..], &form].concat();
+            from_server[1] &= 0x7f;
+            for (role, bytes, mask) in [
+                (Role::Server, &from_client, mask),
+                (Role::Client, &from_server, [0; 4]),
+            ] {
+                let header = FrameHeader {
+                    fin: true,
+                    opcode: Opcode::Binary,
+                    mask,
+                    payload_bytes: length,
                 };
-                assert!(missing > 0 && cut + missing <= bytes.len());
+                assert_eq!(whole(bytes, role), (header, bytes.len()));
+                for cut in 0..bytes.len() {
+                    let missing = match FrameHeader::parse(&bytes[..cut], role) {
+                        Ok(Parsed::Missing(missing)) => missing,
+                        other => panic!("{cut} of {length}: {other:?}"),
+                    };
+                    assert!(missing > 0 && cut + missing <= bytes.len());
+                }
             }
+            assert!(FrameHeader::parse(&from_client, Role::Client).is_err());
+            assert!(FrameHeader::parse(&from_server, Role::Server).is_err());
         }
     }
 
@@ -312,6 +321,51 @@ mod tests {
         let used = text_frame_header(5, &mut out);
         assert_eq!(out[..used], [0x81, 5]);
         assert_eq!(ping_frame(&[7; 200]).len(), 2 + 125);
+    }
+
+    #[test]
+    fn the_quick_look_at_a_header_sees_what_the_long_one_does() {
+        let mut out = [0; 10];
+        for length in [0, 1, 125, 126, 127, 65_535] {
+            let used = frame_header(length, &mut out);
+            assert_eq!(common_unmasked_header(&out), Some((used, length)));
+            let mut masked = [0; 14];
+            let used = masked_frame_header(length, [1, 2, 3, 4], &mut masked);
+            assert_eq!(common_header(&masked), Some((used, length)));
+            assert_eq!(whole(&masked, Role::Server).0.mask, [1, 2, 3, 4]);
+            assert_eq!(
+                (common_header(&out), common_unmasked_header(&masked)),
+                (None, None)
+            );
+        }
+    }
+
+    #[test]
+    fn each_control_frame_is_masked_on_its_own() {
+        let mut plain = ping_frame(b"one");
+        append_pong(b"", &mut plain);
+        plain.extend(super::super::close_frame(1000, "bye"));
+        let mut keys = [[1, 1, 1, 1], [2, 2, 2, 2], [3, 3, 3, 3]].into_iter();
+        let masked = mask_control_frames(&plain, || keys.next().expect("a key for each"));
+        let expected: &[&[u8]] = &[
+            &[0x89, 0x83, 1, 1, 1, 1, b'o' ^ 1, b'n' ^ 1, b'e' ^ 1],
+            &[0x8a, 0x80, 2, 2, 2, 2],
+            &[
+                0x88,
+                0x85,
+                3,
+                3,
+                3,
+                3,
+                3 ^ 3,
+                0xe8 ^ 3,
+                b'b' ^ 3,
+                b'y' ^ 3,
+                b'e' ^ 3,
+            ],
+        ];
+        assert_eq!(masked, expected.concat());
+        assert!(keys.next().is_none());
     }
 
     #[test]
