@@ -190,12 +190,13 @@ fn split_unit(name: &str) -> Option<(&str, Unit, f64)> {
     Some((base, unit, factor))
 }
 
-/// `rss_bytes_per_connection` → `rss bytes per connection`; a unit at the end goes, since the value shows its own.
+/// `rss_bytes_per_connection` → `RSS per connection`; a unit at the end goes, since the value shows its own.
 fn heading_of(name: &str) -> String {
-    split_unit(name)
-        .map_or(name, |(base, _, _)| base)
+    let base = split_unit(name).map_or(name, |(base, _, _)| base);
+    let base = base.strip_suffix("_per_s").unwrap_or(base);
+    base.replace("rss_bytes", "rss")
         .replace('_', " ")
-        .replace("rss bytes", "rss")
+        .replace("rss", "RSS")
 }
 
 fn us_to_ns(us: f64) -> f64 {
@@ -226,7 +227,7 @@ static METRICS: [Metric; 24] = {
     [
         Metric::new(
             "server_ns_per_message",
-            "server CPU a message",
+            "server CPU per message",
             Time,
             Lower,
             Source::Run(Record::server_ns_per_message),
@@ -362,6 +363,11 @@ mod tests {
         assert_eq!(kind("rss_growth_bytes"), (Unit::Bytes, Better::Lower));
         assert_eq!(kind("cut_after_ms"), (Unit::Time, Better::Lower));
         assert_eq!(kind("stopped_closed"), (Unit::Plain, Better::Neither));
+        assert_eq!(
+            Metric::extra("rss_bytes_per_connection").heading,
+            "RSS per connection"
+        );
+        assert_eq!(Metric::extra("hellos_per_s").heading, "hellos");
     }
 
     #[test]

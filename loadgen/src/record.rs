@@ -403,11 +403,17 @@ pub fn short_field(field: &str) -> &str {
     field.rsplit('.').next().unwrap_or(field)
 }
 
-/// A sweep's value as a campaign file would say it.
+/// A sweep's value as a campaign file would say it; a rate of 10000.0 is a rate of 10000.
 #[must_use]
 pub fn value_text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
+        Value::Number(number) => match number.as_f64() {
+            Some(whole) if number.is_f64() && whole.fract() == 0.0 && whole.abs() < 1e15 => {
+                format!("{whole:.0}")
+            }
+            _ => number.to_string(),
+        },
         other => other.to_string(),
     }
 }

@@ -106,6 +106,21 @@ pub fn tick(unit: Unit, value: f64) -> String {
     format!("{number}{rest}")
 }
 
+/// From one to another, the unit told once if it is the same: `148 – 159 ns`, `980 ns – 1.02 µs`.
+#[must_use]
+pub fn range(unit: Unit, from: f64, to: f64) -> String {
+    let (from, to) = (figure(unit, from), figure(unit, to));
+    let unit_of = |text: &str| {
+        text.trim_start_matches(|char: char| char.is_ascii_digit() || ".,-".contains(char))
+            .to_owned()
+    };
+    let from = match unit_of(&from) {
+        same if same == unit_of(&to) => from.strip_suffix(&same).unwrap_or(&from),
+        _ => &from,
+    };
+    format!("{from} – {to}")
+}
+
 /// In the largest unit in which the number is at least 1.
 fn scaled(value: f64, units: &[(f64, &str)]) -> String {
     if !value.is_finite() {
@@ -179,5 +194,9 @@ mod tests {
         assert_eq!(tick(Unit::PerSecond, 250.0), "250/s");
         assert_eq!(tick(Unit::Plain, 0.2), "0.2");
         assert_eq!(tick(Unit::Time, 100.0), "100 ns");
+        assert_eq!(range(Unit::Time, 148.0, 159.0), "148 – 159 ns");
+        assert_eq!(range(Unit::Time, 980.0, 1_020.0), "980 ns – 1.02 µs");
+        assert_eq!(range(Unit::Count, 1_000.0, 2_000.0), "1,000 – 2,000");
+        assert_eq!(range(Unit::PerSecond, 5e3, 6e3), "5.00 – 6.00 k/s");
     }
 }

@@ -202,22 +202,50 @@ impl Repeats<'_> {
     }
 }
 
-/// Which of some medians is best, if the metric says which way that is and there is more than one; by index.
+/// Which of some medians is best, by index: if the metric says which way that is, there is more than one, and none comes
+/// as near as half a percent to it (all that were asked for the same rate delivered it).
 #[must_use]
 pub fn best(metric: &Metric, medians: &[Option<f64>]) -> Option<usize> {
-    let known: Vec<(usize, f64)> = medians
+    const AS_GOOD: f64 = 0.005;
+    let mut known: Vec<(usize, f64)> = medians
         .iter()
         .enumerate()
         .filter_map(|(index, median)| median.map(|median| (index, median)))
         .collect();
-    if known.len() < 2 {
-        return None;
+    known.sort_by(|(_, left), (_, right)| match metric.better {
+        Better::Higher => right.total_cmp(left),
+        Better::Lower | Better::Neither => left.total_cmp(right),
+    });
+    match known[..] {
+        [(index, first), (_, second), ..] if metric.better != Better::Neither => {
+            ((first - second).abs() > AS_GOOD * first.abs().max(second.abs())).then_some(index)
+        }
+        _ => None,
     }
-    let by_value = |left: &&(usize, f64), right: &&(usize, f64)| left.1.total_cmp(&right.1);
-    match metric.better {
-        Better::Lower => known.iter().min_by(by_value),
-        Better::Higher => known.iter().max_by(by_value),
-        Better::Neither => None,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_stands_alone() {
+        let metric = |name| Metric::named(name).expect("a metric");
+        let (cpu, rate, switches) = (
+            metric("server_ns_per_message"),
+            metric("delivered_per_s"),
+            metric("switches_voluntary"),
+        );
+        assert_eq!(best(cpu, &[Some(40.0), None, Some(35.0)]), Some(2));
+        assert_eq!(best(rate, &[Some(40.0), None, Some(35.0)]), Some(0));
+        assert_eq!(best(switches, &[Some(40.0), Some(35.0)]), None);
+        assert_eq!(best(cpu, &[Some(40.0), None]), None, "alone");
+        assert_eq!(
+            best(rate, &[Some(10_000.0), Some(9_990.0), Some(5_000.0)]),
+            None,
+            "as good"
+        );
+        assert_eq!(best(rate, &[Some(0.0), Some(0.0)]), None);
+        assert_eq!(best(cpu, &[]), None);
     }
-    .map(|(index, _)| *index)
 }

@@ -1,6 +1,6 @@
 //! Which plots a scenario is shown by.
 //!
-//! - bars: server CPU a message, delivered a second, p99, and the workload's own figures, target beside target;
+//! - bars: server CPU per message, delivered a second, p99, and the workload's own figures, target beside target;
 //! - curves: latency by percentile, one plot a point;
 //! - load: latency over throughput, where the load was stepped or swept;
 //! - scaling: the same figures over whatever else was swept (subscribers, connections, bytes).
@@ -116,7 +116,7 @@ fn bars(points: &[&Point<'_>], metric: &Metric, order: &[&str]) -> Option<Figure
         .any(|bar| bar.spread.max > 0.0);
     is_something.then_some(())?;
 
-    let title = capitalised(&metric.heading);
+    let title = heading(metric);
     let scenario = points.first().map_or("", |point| point.scenario);
     let plot = BarPlot {
         label: format!("{scenario}: {title}, by target"),
@@ -411,10 +411,7 @@ fn scaling(metric: &Metric, rest: &str, facet: &[(Swept<'_>, &Point<'_>)], order
         Scale::linear(largest, Unit::Plain)
     };
     let y = Scale::fitting(&ends(&series), metric.unit);
-    let title = with_rest(
-        &format!("{} by {}", capitalised(&metric.heading), words(field)),
-        rest,
-    );
+    let title = with_rest(&format!("{} by {}", heading(metric), words(field)), rest);
     let plot = LinePlot {
         label: format!("{}: {title}", first.scenario),
         x_label: axis_label(&words(field), &x),
@@ -531,15 +528,18 @@ fn words(field: &str) -> String {
     short_field(field).replace('_', " ")
 }
 
-fn capitalised(text: &str) -> String {
-    let mut chars = text.chars();
-    match chars.next() {
-        // p99 is not P99.
-        Some(first)
-            if !text.starts_with('p') || !text[1..].starts_with(|char: char| char.is_ascii_digit()) =>
-        {
-            first.to_uppercase().chain(chars).collect()
-        }
-        _ => text.to_owned(),
+/// What a plot of a metric is headed with: `Server CPU per message`, `p99 latency`.
+fn heading(metric: &Metric) -> String {
+    let is_percentile = |name: &str| {
+        name.strip_prefix('p')
+            .is_some_and(|rest| rest.starts_with(|char: char| char.is_ascii_digit()))
+    };
+    if is_percentile(&metric.name) {
+        return format!("{} latency", metric.heading);
     }
+    let mut chars = metric.heading.chars();
+    chars
+        .next()
+        .map(|first| first.to_uppercase().chain(chars).collect())
+        .unwrap_or_default()
 }

@@ -127,13 +127,14 @@ fn plots_hold_the_values() {
 fn each_kind_of_plot_is_there() {
     let html = page(&campaign(34, 3, 1.0));
     for title in [
-        "<h3>Server CPU a message</h3>",
+        "<h3>Server CPU per message</h3>",
         "<h3>Delivered</h3>",
+        "<h3>p99.9 latency</h3>",
         "<h3>Latency by percentile, subscribers=100</h3>",
-        "<h3>Server CPU a message by subscribers</h3>",
+        "<h3>Server CPU per message by subscribers</h3>",
         "<h3>p99 latency over throughput</h3>",
-        "<h3>Hellos per s</h3>",
-        "<h3>Rss per connection</h3>",
+        "<h3>Hellos</h3>",
+        "<h3>RSS per connection</h3>",
         "<h3>Step by step</h3>",
         "<h2>At a glance</h2>",
     ] {

@@ -196,8 +196,14 @@ fn what_a_later_version_adds_is_passed_over() {
     }
     let back = read_jsonl(changed.as_bytes(), Path::new("later")).expect("it is read");
     assert_eq!(back.records.len(), results.records.len());
-    assert_eq!(back.records[0].figure("p99_us"), results.records[0].figure("p99_us"));
-    assert_eq!(back.records[0].overall.delivered, results.records[0].overall.delivered);
+    assert_eq!(
+        back.records[0].figure("p99_us"),
+        results.records[0].figure("p99_us")
+    );
+    assert_eq!(
+        back.records[0].overall.delivered,
+        results.records[0].overall.delivered
+    );
     assert!(
         points(&back.records)[0].settings().is_none(),
         "unknown settings are none"

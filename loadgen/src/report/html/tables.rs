@@ -75,8 +75,12 @@ pub(super) fn runs(points: &[&Point<'_>], order: &[&str]) -> String {
             } else {
                 "<tr>"
             });
-            if has_points {
-                html.push_str(&format!("<td class=\"word\">{}</td>", escaped(&point.label())));
+            if has_points && index == 0 {
+                let rows = point.targets.len();
+                html.push_str(&format!(
+                    "<th rowspan=\"{rows}\">{}</th>",
+                    escaped(&point.label())
+                ));
             }
             html.push_str(&target_cells(repeats, order));
             for metric in &metrics {
@@ -181,12 +185,17 @@ fn figure_cell(spread: Option<Spread>, metric: &Metric, is_best: bool) -> String
     let Some(spread) = spread else {
         return "<td class=\"soft\">–</td>".to_owned();
     };
-    let figure = |value: f64| units::figure(metric.unit, value);
     let class = if is_best { " class=\"best\"" } else { "" };
     let range = if spread.count > 1 {
-        format!("<small>{} – {}</small>", figure(spread.min), figure(spread.max))
+        format!(
+            "<small>{}</small>",
+            units::range(metric.unit, spread.min, spread.max)
+        )
     } else {
         String::new()
     };
-    format!("<td{class}>{}{range}</td>", figure(spread.median))
+    format!(
+        "<td{class}>{}{range}</td>",
+        units::figure(metric.unit, spread.median)
+    )
 }

@@ -11,7 +11,7 @@ const WIDTH: f64 = 560.0;
 const BAR: f64 = 15.0;
 const BAR_STEP: f64 = 20.0;
 const GROUP_GAP: f64 = 12.0;
-const GROUP_TITLE: f64 = 20.0;
+const GROUP_TITLE: f64 = 22.0;
 const TOP: f64 = 4.0;
 const AXIS: f64 = 26.0;
 /// What a figure and its spread take behind the longest bar.

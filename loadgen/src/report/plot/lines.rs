@@ -138,6 +138,7 @@ impl LinePlot {
         }
         svg.line("axis", (LEFT, bottom), (right, bottom));
         svg.line("axis", (LEFT, TOP), (LEFT, bottom));
+        svg.text("axis-label", 0.0, 13.0, Anchor::Start, &self.y_label);
         svg.text(
             "axis-label",
             (LEFT + right) / 2.0,
@@ -162,8 +163,11 @@ impl LinePlot {
         ends.sort_by(|(_, (_, left)), (_, (_, right))| left.total_cmp(right));
         let wanted: Vec<f64> = ends.iter().map(|(_, (_, y))| *y).collect();
         for ((series, end), y) in ends.iter().zip(apart(&wanted, TOP, bottom)) {
-            svg.line("thread", (end.0 + 5.0, end.1), (right + 4.0, y));
-            svg.mark(series.style, right + 8.0, y);
+            // Where the line ends beside its name, its last mark is enough.
+            if right - end.0 > 4.0 || (y - end.1).abs() > 4.0 {
+                svg.line("thread", (end.0 + 5.0, end.1), (right + 6.0, y));
+                svg.mark(series.style, right + 9.0, y);
+            }
             svg.text(
                 "name",
                 right + 16.0,
