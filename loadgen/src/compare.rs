@@ -16,7 +16,8 @@ use crate::units;
 /// What counts as a change.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// How probable a difference may be by chance alone and still count as one.
+    /// How probable a difference may be by chance alone and still count as one. A campaign has a hundred comparisons:
+    /// one in twenty, the custom elsewhere, would cry wolf each time.
     pub chance_max: f64,
     /// How far apart the medians have to be, as a part of A's.
     pub change_min: f64,
@@ -25,7 +26,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            chance_max: 0.05,
+            chance_max: 0.01,
             change_min: 0.02,
         }
     }

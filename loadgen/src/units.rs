@@ -56,10 +56,11 @@ pub fn count(number: f64) -> String {
     text
 }
 
-/// 0.873 → `87%`.
+/// 0.873 → `87%`, 0.0042 → `0.4%`.
 #[must_use]
 pub fn share(share: f64) -> String {
-    format!("{:.0}%", share * 100.0)
+    let decimals = usize::from(share > 0.0 && share < 0.0995);
+    format!("{:.decimals$}%", share * 100.0)
 }
 
 /// How many times as much: `×0.420`, `×12.5`.
@@ -185,6 +186,7 @@ mod tests {
         assert_eq!(ratio(12.51), "×12.5");
         assert_eq!(ratio(1.0), "×1.00");
         assert_eq!(share(0.873), "87%");
+        assert_eq!((share(0.004_2), share(0.0), share(1.02)), ("0.4%".into(), "0%".into(), "102%".into()));
         assert_eq!(spread(0.037), "±4%");
         assert_eq!(spread(0.004), "±0.4%");
         assert_eq!(plain(3.0), "3");

@@ -76,7 +76,7 @@ fn three_repeats_cannot_tell() {
     assert!(!few.has_worse());
     let text = few.render(false);
     assert!(
-        text.contains("too few repeats") && text.contains("4 on each side can"),
+        text.contains("too few repeats") && text.contains("5 on each side can"),
         "{text}"
     );
 }

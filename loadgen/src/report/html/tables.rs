@@ -8,11 +8,10 @@ use crate::statistics::Spread;
 use crate::units;
 
 /// Columns that every workload has; those without a figure are left out.
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 11] = [
     "server_ns_per_message",
     "delivered_per_s",
     "p50",
-    "p90",
     "p99",
     "p99_9",
     "p99_99",
