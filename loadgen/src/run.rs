@@ -32,10 +32,10 @@ use crate::protocol::nats::Nats;
 use crate::protocol::redis::Redis;
 use crate::protocol::relay::Relay;
 use crate::protocol::{Ability, Protocol};
-use crate::scenario::{ProtocolName, Scenario, Target};
+use crate::scenario::{ProtocolName, Scenario, Target, Workload};
 use crate::worker::shared::Shared;
 use crate::worker::{Outcome, Seat};
-use crate::workload::{Cast, Visits};
+use crate::workload::{self, Cast, Visits};
 
 use conduct::Conductor;
 
@@ -167,6 +167,7 @@ fn run_with<P: Protocol>(
     progress: &mut dyn FnMut(&Snapshot),
 ) -> Result<Measured, RunError> {
     let scenario = &order.scenario;
+    let connections_max = descriptors(&scenario.workload)?;
     let cast = Arc::new(Cast::of(scenario));
     let mut abilities = cast.abilities();
     if order.target.qos > 0 && cast.publishers > 0 {
@@ -190,7 +191,6 @@ fn run_with<P: Protocol>(
         _ => None,
     };
     let payloads = Payloads::prepare(&scenario.payload, order.seed)?;
-    let connections_max = descriptors(&cast)?;
     let sources = sources(order, &addresses, &cast);
 
     let processors: Vec<Option<usize>> = match &order.generator.cores[..] {
@@ -290,9 +290,9 @@ fn address(url: &str) -> Result<Address, RunError> {
 }
 
 /// How many connections there may be at a time.
-fn descriptors(cast: &Cast) -> Result<usize, RunError> {
+fn descriptors(workload: &Workload) -> Result<usize, RunError> {
     let (_, limit) = raise_descriptor_limit().map_err(RunError::System)?;
-    let needed = cast.connections_max() as u64 + DESCRIPTORS_OWN;
+    let needed = workload::connections_max(workload).saturating_add(DESCRIPTORS_OWN);
     if needed > limit {
         return Err(RunError::Descriptors { needed, limit });
     }

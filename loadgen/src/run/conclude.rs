@@ -232,7 +232,9 @@ fn warnings(
     let busy = measured.generator_busy;
     let percent = |share: f64| format!("{:.0} %", share * 100.0);
     if fell_behind {
-        let why = if busy > BUSY {
+        let why = if observed.generator_waited > WAITED {
+            "other programs kept the generator from its cores: give it cores of its own".to_owned()
+        } else if busy > BUSY {
             format!(
                 "the generator was the limit (its busiest thread worked {} of the time): give it more cores, or ask for less",
                 percent(busy)

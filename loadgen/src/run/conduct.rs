@@ -408,9 +408,6 @@ impl<'a> Conductor<'a> {
         let figure = |shared: &Shared| shared.sum(|progress| &progress.roused);
         self.gather(of, figure, RunStage::Measuring)?;
         self.shared.enter(Stage::Speak);
-        while !self.shared.all_in(Stage::Speak) {
-            self.look(u64::MAX, RunStage::Measuring)?;
-        }
         self.drain(RunStage::Measuring)
     }
 
@@ -425,6 +422,10 @@ impl<'a> Conductor<'a> {
         // What subscribers that had stopped reading are told comes when they read again.
         let at_least_ns = if self.has_stopped() { QUIET_NS } else { 0 };
         let mut moved = (0, begun_ns);
+        // Whatever they report from here on they know the stage.
+        while !self.shared.all_in(self.shared.stage()) {
+            self.look(u64::MAX, stage)?;
+        }
         loop {
             let delivered = self.shared.sum(|progress| &progress.delivered_measured);
             let expected = self.shared.sum(|progress| &progress.expected_measured);
@@ -433,7 +434,8 @@ impl<'a> Conductor<'a> {
                 moved = (delivered, now_ns);
             }
             let lasted_ns = now_ns - begun_ns;
-            let is_complete = delivered >= expected && lasted_ns >= at_least_ns;
+            let is_behind = self.shared.sum(|progress| &progress.behind) > 0;
+            let is_complete = delivered >= expected && !is_behind && lasted_ns >= at_least_ns;
             if is_complete || now_ns - moved.1 >= quiet_ns || lasted_ns >= DRAIN_NS {
                 return Ok(());
             }

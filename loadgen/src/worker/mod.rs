@@ -132,6 +132,8 @@ pub(crate) struct Worker<P: Protocol> {
     has_more: bool,
     /// Publishes are due that a connection has no room for.
     is_blocked: bool,
+    /// Something was due and did not leave, and still may.
+    is_behind: bool,
     stopped_reading: bool,
     /// How far [`Stage::Rouse`] and [`Stage::Speak`] are in the list of peers.
     spoken_to: usize,
@@ -324,7 +326,8 @@ impl<P: Protocol> Worker<P> {
 
     /// Publishes and calls what is due; whether anything was.
     fn send_what_is_due(&mut self) -> bool {
-        if self.stage != Stage::Run {
+        // What was due while it ran and could not leave may do so for a moment while it drains.
+        if !matches!(self.stage, Stage::Run | Stage::Drain) {
             return false;
         }
         for publisher in &self.publishing.publishers {
@@ -381,6 +384,7 @@ impl<P: Protocol> Worker<P> {
             });
         self.is_blocked = blocked;
         self.has_more |= !blocked && (left_bytes == 0 || sent >= TURN_MESSAGES_MAX);
+        self.is_behind = self.publishing.is_behind(self.now_ns) || self.calling.is_behind(self.now_ns);
         sent > 0
     }
 
@@ -421,6 +425,9 @@ impl<P: Protocol> Worker<P> {
             expected_events + expected_answers + spoken.expected,
             Ordering::Relaxed,
         );
+        progress
+            .behind
+            .store(u64::from(self.is_behind), Ordering::Relaxed);
         if let Some(visiting) = &self.visiting {
             let (over, last_ns) = visiting.over();
             progress.visited_ns.store(last_ns, Ordering::Relaxed);

@@ -151,6 +151,7 @@ impl<P: Protocol> Seat<P> {
             stage: Stage::Connect,
             has_more: false,
             is_blocked: false,
+            is_behind: false,
             stopped_reading: false,
             spoken_to: 0,
             roused: 0,

@@ -55,6 +55,8 @@ pub struct Progress {
     pub delivered_measured: AtomicU64,
     /// Arrivals that the messages of the measured time should lead to.
     pub expected_measured: AtomicU64,
+    /// 1 while something is due that did not leave, and still may.
+    pub behind: AtomicU64,
     /// Visits that are over, one way or another.
     pub visited: AtomicU64,
     /// When the last visitor of a storm was greeted, ns.

@@ -124,15 +124,15 @@ impl<P: Protocol> Worker<P> {
         let is = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
         if is(Errno::MFILE) || is(Errno::NFILE) {
             let (limit, _) = fluxar_engine::rlimit::raise_descriptor_limit().unwrap_or((0, 0));
-            let needed = self.cast.connections_max() as u64 + 64;
+            // The sum of what the run needs was within the limit; something else of this process has descriptors too.
             RunError::Descriptors {
-                needed: needed.max(limit + 1),
+                needed: limit + 1,
                 limit,
             }
         } else if is(Errno::ADDRNOTAVAIL) {
             RunError::Ports {
                 address,
-                connections: self.cast.connections_max(),
+                connections: self.cast.parts.len().max(self.reactor.connections()),
                 sources: self.sources.len().max(1),
             }
         } else {

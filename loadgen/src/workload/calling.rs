@@ -8,6 +8,8 @@ use crate::stamp::Stamp;
 use crate::tally::{Tally, Timetable};
 use crate::worker::shared::LiveLatency;
 
+use super::publishing::{LATE_NS, OVERTIME_NS};
+
 /// An answer that takes longer counts as lost, ns.
 pub const ANSWER_NS: u64 = 5_000_000_000;
 /// How often open calls are looked through for those that took too long, ns.
@@ -128,6 +130,13 @@ impl Calling {
         Some(self.timetable.start_ns + due.at_ns)
     }
 
+    /// Whether something is due that did not leave, and still may.
+    #[must_use]
+    pub fn is_behind(&self, now_ns: u64) -> bool {
+        now_ns < self.timetable.measured_to_ns() + OVERTIME_NS
+            && self.next_ns().is_some_and(|due_ns| due_ns <= now_ns)
+    }
+
     /// Calls `call` for what is to be called now, at most `most` times; it says whether the connection has room.
     pub fn pump(&mut self, now_ns: u64, most: usize, mut call: impl FnMut(&Caller, Stamp) -> bool) {
         if self.callers.is_empty() {
@@ -204,7 +213,7 @@ impl Calling {
             caller.sent += 1;
             schedule.advance();
             let phase = self.timetable.phase(intended_ns);
-            if phase.is_some() && now_ns - intended_ns > super::publishing::LATE_NS {
+            if phase.is_some() && now_ns - intended_ns > LATE_NS {
                 self.late += 1;
             }
             self.count(phase, 1);

@@ -96,6 +96,42 @@ pub enum Visits {
     },
 }
 
+/// How many connections a workload has at a time, at most.
+#[must_use]
+pub fn connections_max(workload: &Workload) -> u64 {
+    let sum = |counts: &[u32]| counts.iter().map(|&count| u64::from(count)).sum::<u64>();
+    match *workload {
+        Workload::FanOut {
+            topics,
+            publishers,
+            subscribers,
+        } => u64::from(topics).saturating_mul(sum(&[publishers, subscribers])),
+        Workload::Calls {
+            clients, services, ..
+        } => sum(&[clients, services]),
+        Workload::Storm {
+            connections,
+            hold: true,
+            ..
+        } => u64::from(connections),
+        // Those that leave are there a moment longer.
+        Workload::Storm {
+            connections,
+            concurrency,
+            ..
+        } => u64::from(connections).min(4 * u64::from(concurrency)),
+        Workload::Idle { connections, .. } => sum(&[connections, 1]),
+        Workload::Slow { healthy, stopped } => sum(&[healthy, stopped, 1]),
+        Workload::Churn {
+            subscribers,
+            churn_per_s,
+        } => sum(&[subscribers, 1]) + churn_per_s.max(0.0) as u64,
+        Workload::Mixed {
+            subscribers, clients, ..
+        } => sum(&[subscribers, clients, 2]),
+    }
+}
+
 /// A workload's connections and how they are paced.
 #[derive(Debug, Clone)]
 pub struct Cast {
@@ -255,22 +291,6 @@ impl Cast {
             abilities.push(Ability::Calls);
         }
         abilities
-    }
-
-    /// How many connections there are at a time, at most.
-    #[must_use]
-    pub fn connections_max(&self) -> usize {
-        let visitors = match self.visits {
-            Some(Visits::Storm {
-                connections,
-                hold: true,
-            }) => connections as usize,
-            // Those that leave are there a moment longer.
-            Some(Visits::Storm { connections, .. }) => connections.min(4 * self.concurrency) as usize,
-            Some(Visits::Churn { per_s }) => per_s.ceil() as usize,
-            None => 0,
-        };
-        self.parts.len() + visitors
     }
 
     /// How many connections are made altogether, for the ports that they take.

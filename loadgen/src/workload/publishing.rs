@@ -11,6 +11,8 @@ use crate::worker::shared::Shared;
 
 /// A full window that nothing moves for so long is given up, ns.
 const GIVE_UP_NS: u64 = 1_000_000_000;
+/// What was due in the measured time may leave for so long after it, ns.
+pub const OVERTIME_NS: u64 = 1_000_000_000;
 /// A publish that leaves later than this behind its moment is counted as late, ns.
 pub const LATE_NS: u64 = 5_000_000;
 
@@ -117,6 +119,14 @@ impl Publishing {
             Pace::Open(schedule) => schedule.next().map(|due| self.timetable.start_ns + due.at_ns),
             Pace::Window(_) => None,
         }
+    }
+
+    /// Whether something is due that did not leave, and still may.
+    #[must_use]
+    pub fn is_behind(&self, now_ns: u64) -> bool {
+        !self.publishers.is_empty()
+            && now_ns < self.timetable.measured_to_ns() + OVERTIME_NS
+            && self.next_ns().is_some_and(|due_ns| due_ns <= now_ns)
     }
 
     /// Calls `publish` for what is to be sent now, at most `most` times; it says whether the connection has room.

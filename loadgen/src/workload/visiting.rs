@@ -102,7 +102,6 @@ impl Visiting {
         }
         if let Some(phase) = self.timetable.phase(due_ns) {
             self.tallies[phase].sent += 1;
-            self.tallies[phase].expected += 1;
         }
         self.under_way += 1;
         self.begun += 1;
@@ -116,6 +115,7 @@ impl Visiting {
         self.last_ns = now_ns;
         if let Some(phase) = self.timetable.phase(due_ns) {
             let latency_ns = now_ns.saturating_sub(due_ns);
+            self.tallies[phase].expected += 1;
             self.tallies[phase].arrived(latency_ns, 1);
             // Beside a fan-out, what is watched is the fan-out.
             if !self.listens() {
@@ -129,9 +129,14 @@ impl Visiting {
         self.under_way -= 1;
         self.over += 1;
         self.fault.get_or_insert_with(|| why.to_owned());
-        if refused && let Some(phase) = self.timetable.phase(due_ns) {
-            self.tallies[phase].refused += 1;
-            self.tallies[phase].expected -= 1;
+        if let Some(phase) = self.timetable.phase(due_ns) {
+            let tally = &mut self.tallies[phase];
+            // A refusal is told, not lost. (One that was under way when the run ended is neither.)
+            *(if refused {
+                &mut tally.refused
+            } else {
+                &mut tally.expected
+            }) += 1;
         }
     }
 
