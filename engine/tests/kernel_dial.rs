@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -28,7 +29,10 @@ fn unix(path: PathBuf) -> Address {
 }
 
 fn listen(address: &str) -> TcpListener {
-    TcpListener::bind(address).expect("bind")
+    let listener = TcpListener::bind(address).expect("bind");
+    // A full backlog under syncookies forgets connections that their dialler believes in.
+    rustix::net::listen(&listener, 4096).expect("a large backlog");
+    listener
 }
 
 /// Says something to the accepted end and is answered, then the accepted end goes.
@@ -251,4 +255,36 @@ fn many_dials_at_once_find_their_ends() {
         }
     }
     assert_eq!(dialler.reactor.connections(), streams.len());
+}
+
+/// More dials in one turn than the ring has entries: the addresses of those that wait for room are still there when the
+/// kernel reads them.
+#[test]
+fn more_dials_than_the_ring_has_entries() {
+    const DIALS: usize = 1_200;
+    fluxar_engine::rlimit::raise_descriptor_limit().expect("descriptors");
+    let listener = listen("127.0.0.1:0");
+    let address = address_of(&listener);
+    let server =
+        thread::spawn(move || -> Vec<TcpStream> { (0..DIALS).map(|_| accepted(&listener).0).collect() });
+    let mut dialler = Dialler::new(ReactorConfig::default());
+    let dialled: Vec<Conn> = (0..DIALS).map(|_| dialler.dial(&address)).collect();
+    let mut connected: Vec<Conn> = (0..DIALS)
+        .map(|_| match dialler.next() {
+            Seen::Connected(conn) => conn,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    connected.sort();
+    assert!(connected == dialled, "each once");
+    drop(server.join().expect("server"));
+    let mut closed = 0;
+    while closed < DIALS {
+        match dialler.next() {
+            Seen::Closed(_, Cause::Peer) => closed += 1,
+            Seen::Ending(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    dialler.assert_clean();
 }
