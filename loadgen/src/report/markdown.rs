@@ -20,21 +20,31 @@ const COLUMNS: [&str; 8] = [
     "rss_max",
 ];
 
-/// Everything: on what it ran, the matrix of server CPU, a table for each scenario, and the warnings.
+/// Everything, to stand inside a document: on what it ran, the matrix of server CPU, a table for each scenario, and the
+/// warnings. Headings are of the second level for a campaign and of the third below.
 #[must_use]
 pub fn markdown(results: &Results) -> String {
+    at_level(results, "###")
+}
+
+/// The same as a document of its own.
+pub(super) fn document(results: &Results) -> String {
+    at_level(results, "##")
+}
+
+fn at_level(results: &Results, level: &str) -> String {
     let points = points(&results.records);
-    let mut text = head(results);
+    let mut text = head(results, &level[1..]);
     if let Some(metric) = Metric::named("server_ns_per_message") {
         let table = matrix(results, metric);
         if !table.is_empty() {
-            text.push_str("## Server CPU for each delivered message\n\n");
+            text.push_str(&format!("{level} Server CPU for each delivered message\n\n"));
             text.push_str(&table);
             text.push('\n');
         }
     }
     for (name, points) in scenarios(&points) {
-        text.push_str(&format!("## {}\n\n", cell(name)));
+        text.push_str(&format!("{level} {}\n\n", cell(name)));
         if let Some(settings) = points.first().and_then(|point| point.settings()) {
             text.push_str(&format!("{}.", cell(&wording::scenario(&settings))));
             let sweep = wording::sweep(&points);
@@ -48,7 +58,7 @@ pub fn markdown(results: &Results) -> String {
     }
     let warnings = warnings(&points);
     if !warnings.is_empty() {
-        text.push_str("## Warnings\n\n");
+        text.push_str(&format!("{level} Warnings\n\n"));
         text.push_str(&warnings);
     }
     text
@@ -101,12 +111,12 @@ pub fn matrix(results: &Results, metric: &Metric) -> String {
     text
 }
 
-fn head(results: &Results) -> String {
+fn head(results: &Results, level: &str) -> String {
     let mut text = String::new();
     for header in &results.headers {
         let machine = &header.machine;
         text.push_str(&format!(
-            "# {}\n\n{}; {}, {} cores, {} of memory; {}; commit {}; loadgen {}.\n\n",
+            "{level} {}\n\n{}; {}, {} cores, {} of memory; {}; commit {}; loadgen {}.\n\n",
             cell(&header.campaign),
             cell(&header.started_at),
             cell(&machine.cpu),

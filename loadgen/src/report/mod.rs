@@ -37,7 +37,7 @@ pub fn write_all(results: &Results, directory: &Path) -> io::Result<Vec<PathBuf>
     let files = [
         ("report.html", page(results)),
         ("results.csv", csv(&results.records)),
-        ("report.md", markdown(results)),
+        ("report.md", markdown::document(results)),
     ];
     files
         .into_iter()

@@ -235,4 +235,9 @@ fn files_are_written() {
         .collect();
     assert_eq!(names, ["report.html", "results.csv", "report.md"]);
     assert_eq!(fs::read_to_string(&files[0]).expect("the page"), page(&results));
+    assert!(
+        fs::read_to_string(&files[2])
+            .expect("the document")
+            .starts_with("# made up\n")
+    );
 }
