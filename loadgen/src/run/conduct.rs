@@ -191,8 +191,14 @@ impl<'a> Conductor<'a> {
             rss_before_bytes: self.rss_before_bytes,
             rss_max_bytes: self.rss_max_bytes.max(rss_after_bytes),
             rss_after_bytes,
-            switches_voluntary: after.server.switches_voluntary - before.server.switches_voluntary,
-            switches_involuntary: after.server.switches_involuntary - before.server.switches_involuntary,
+            switches_voluntary: after
+                .server
+                .switches_voluntary
+                .saturating_sub(before.server.switches_voluntary),
+            switches_involuntary: after
+                .server
+                .switches_involuntary
+                .saturating_sub(before.server.switches_involuntary),
         });
         Ok(observed)
     }

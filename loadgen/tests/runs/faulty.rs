@@ -1,12 +1,12 @@
 //! A server that speaks as much of Redis as a fan-out needs, and does to the messages what a test says.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 /// What is sent for the `n`th message (from 0), in its place.
-pub type Fault = Box<dyn FnMut(u64, Vec<u8>) -> Vec<Vec<u8>> + Send>;
+pub(crate) type Fault = Box<dyn FnMut(u64, Vec<u8>) -> Vec<Vec<u8>> + Send>;
 
 struct Shared {
     subscribers: Vec<(Vec<u8>, TcpStream)>,
@@ -15,7 +15,7 @@ struct Shared {
 }
 
 /// Starts one on a port of its own. Its threads end with their connections, and with the process.
-pub fn start(fault: Fault) -> SocketAddr {
+pub(crate) fn start(fault: Fault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     let shared = Arc::new(Mutex::new(Shared {
