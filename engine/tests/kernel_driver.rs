@@ -306,7 +306,7 @@ fn exhausted_buffers_delay_and_lose_nothing() {
         match next(&mut driver) {
             Completion::Received { token, lease } => {
                 received[token.slot as usize].extend_from_slice(&lease);
-                // Both are kept until there is no other way.
+                // All are kept until there is no other way.
                 held.push(lease);
             }
             Completion::ReceiveEnded {
@@ -318,8 +318,7 @@ fn exhausted_buffers_delay_and_lose_nothing() {
             }
             other => panic!("{other:?}"),
         }
-        if held.len() == 2 {
-            assert_eq!(driver.free_buffers(), 0);
+        if driver.free_buffers() == 0 {
             held.clear();
         }
         while driver.free_buffers() > 0

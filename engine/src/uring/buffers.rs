@@ -7,8 +7,11 @@
 //!     └──────────────────────────────── drop ───────────────────────────────────────┘
 //! ```
 //!
-//! A buffer is in exactly one place: spare, in the ring or with the kernel, or behind one [`Lease`]. The ring has as
-//! many entries as there are buffers, so publishing always finds room.
+//! From Linux 6.12 on the kernel fills a buffer bit by bit (`IOU_PBUF_RING_INC`): each receive takes what it needs of
+//! the first buffer in the ring and leaves the rest to the next one, so that a thousand small messages touch a few
+//! pages. Before, each receive takes a whole buffer. Either way a buffer goes from the ring to its leases, each with a
+//! part of its own, and is spare again when the kernel has said that it is through with it and the last lease is gone.
+//! The ring has as many entries as there are buffers, so publishing always finds room.
 //!
 //! The ring is first in, first out: with all buffers in it, receives would walk through all of their memory, and each
 //! would be copied to lines that the cache has long let go. So the ring gets only as many as receives need between
@@ -43,6 +46,8 @@ pub(super) struct Pool {
     bytes: Pages,
     count: u16,
     buffer_bytes: u32,
+    /// What of each buffer is on loan.
+    loans: Box<[Cell<Loans>]>,
     /// Where the next buffer is put into the ring; the kernel sees it after [`Pool::publish`].
     tail: Cell<u16>,
     /// Buffers that are in the ring, as far as completions told.
@@ -59,8 +64,23 @@ pub(super) struct Pool {
     published: Cell<u16>,
 }
 
-/// Fewest buffers that the ring is filled up to: 512 KiB of the default size, twice what a turn of the gateway takes.
-const WANTED_LEAST: u16 = 32;
+/// A buffer that is not spare.
+#[derive(Debug, Clone, Copy, Default)]
+struct Loans {
+    /// Bytes that the kernel has filled, as far as completions told.
+    filled: u32,
+    /// Leases that are out.
+    leases: u16,
+    /// Whether the kernel may fill more of it.
+    in_ring: bool,
+}
+
+/// What the ring is filled up to at least: twice what a turn of the gateway takes.
+const WANTED_BYTES_LEAST: u32 = 512 * 1024;
+/// … and in buffers.
+const WANTED_LEAST: u16 = 4;
+/// `IOU_PBUF_RING_INC`, see io_uring_register_buf_ring(3).
+const INCREMENTAL: u16 = 2;
 /// Receives that find the ring dry between two looks before it gets more.
 const STARVED_LEAST: u16 = 4;
 /// Publishes after which a ring that was never emptied to a quarter gets fewer buffers.
@@ -82,8 +102,9 @@ impl Pool {
             buffer_bytes: config.buffer_bytes,
             tail: Cell::new(0),
             in_ring: Cell::new(0),
+            loans: vec![Cell::default(); usize::from(config.buffers)].into(),
             spare: RefCell::new((0..config.buffers).rev().collect()),
-            wanted: Cell::new(WANTED_LEAST.min(config.buffers)),
+            wanted: Cell::new(wanted_least(config.buffers, config.buffer_bytes)),
             fewest: Cell::new(config.buffers),
             starved: Cell::new(0),
             published: Cell::new(0),
@@ -94,8 +115,11 @@ impl Pool {
         // group before the driver has the pool, and the driver lets go of it only after the group is unregistered, or
         // never.
         unsafe {
-            ring.submitter()
-                .register_buf_ring_with_flags(address, config.buffers, GROUP, 0)?
+            let submitter = ring.submitter();
+            let register =
+                |flags| submitter.register_buf_ring_with_flags(address, config.buffers, GROUP, flags);
+            // A kernel that does not know the flag refuses it; then the registration without it has the last word.
+            register(INCREMENTAL).or_else(|_| register(0))?;
         };
         Ok(Rc::new(pool))
     }
@@ -115,9 +139,12 @@ impl Pool {
         tail.store(self.tail.get(), Ordering::Release);
     }
 
-    /// Takes note that a completion named a buffer.
+    /// Takes note that a completion named a buffer. Unless the kernel has `more` for it, the ring has one less.
     #[inline]
-    pub(super) fn note_filled(&self) {
+    pub(super) fn note_filled(&self, more: bool) {
+        if more {
+            return;
+        }
         let in_ring = self.in_ring.get() - 1;
         self.in_ring.set(in_ring);
         if in_ring < self.fewest.get() {
@@ -147,7 +174,8 @@ impl Pool {
         } else if self.published.get() < PUBLISHES_A_LOOK {
             return;
         } else if self.fewest.get() > wanted - wanted / 4 {
-            self.wanted.set((wanted / 2).max(WANTED_LEAST.min(self.count)));
+            self.wanted
+                .set((wanted / 2).max(wanted_least(self.count, self.buffer_bytes)));
         }
         self.published.set(0);
         self.starved.set(0);
@@ -167,25 +195,56 @@ impl Pool {
             entry.set_addr(self.buffer(id).as_ptr() as u64);
             entry.set_len(self.buffer_bytes);
             entry.set_bid(id);
+            self.loans[usize::from(id)].set(Loans {
+                filled: 0,
+                leases: 0,
+                in_ring: true,
+            });
             self.tail.set(tail.wrapping_add(1));
             self.in_ring.set(self.in_ring.get() + 1);
         }
     }
 
-    /// A filled buffer on loan.
+    /// The next part of a buffer on loan.
     ///
     /// # Safety
-    /// A completion named buffer `id`, was noted by [`Pool::note_filled`], and no lease was made for it before.
+    /// A completion said that `len` bytes were filled in buffer `id`, and whether there is `more` to come; it was noted
+    /// by [`Pool::note_filled`], and lent for neither before nor after it out of turn: completions of one buffer are
+    /// lent in the order in which the kernel gave them.
     #[inline]
-    pub(super) unsafe fn lend(self: &Rc<Pool>, id: u16, len: usize) -> Lease {
+    pub(super) unsafe fn lend(self: &Rc<Pool>, id: u16, len: usize, more: bool) -> Lease {
+        let loans = &self.loans[usize::from(id)];
+        let Loans {
+            filled,
+            leases,
+            in_ring,
+        } = loans.get();
         assert!(
-            id < self.count && len <= self.buffer_bytes as usize,
-            "the kernel names a buffer that it was given"
+            in_ring && len <= (self.buffer_bytes - filled) as usize,
+            "the kernel names a part of a buffer that it was given"
         );
+        loans.set(Loans {
+            filled: filled + len as u32,
+            leases: leases + 1,
+            in_ring: more,
+        });
         Lease {
             pool: Rc::clone(self),
             id,
+            start: filled,
             len: len as u32,
+        }
+    }
+
+    /// A lease is gone.
+    #[inline]
+    fn give_back(&self, id: u16) {
+        let cell = &self.loans[usize::from(id)];
+        let mut loans = cell.get();
+        loans.leases -= 1;
+        cell.set(loans);
+        if loans.leases == 0 && !loans.in_ring {
+            self.spare.borrow_mut().push(id);
         }
     }
 
@@ -193,10 +252,17 @@ impl Pool {
     #[inline]
     fn buffer(&self, id: u16) -> NonNull<u8> {
         debug_assert!(id < self.count);
-        // SAFETY: `id` is below `count` (checked by `lend` for every lease, by the loop bounds in `register`), so the
-        // offset stays inside the one mapping of count × buffer_bytes.
+        // SAFETY: `id` is below `count` (it indexed `loans` in `lend` for every lease, and `spare` holds no others), so
+        // the offset stays inside the one mapping of count × buffer_bytes.
         unsafe { self.bytes.start.add(usize::from(id) * self.buffer_bytes as usize) }
     }
+}
+
+fn wanted_least(buffers: u16, buffer_bytes: u32) -> u16 {
+    let least = WANTED_BYTES_LEAST / buffer_bytes.max(1);
+    (least.min(u32::from(u16::MAX)) as u16)
+        .max(WANTED_LEAST)
+        .min(buffers)
 }
 
 impl fmt::Debug for Pool {
@@ -238,11 +304,22 @@ impl Drop for Pages {
     }
 }
 
-/// Received bytes in a buffer on loan. Dropping it gives the buffer back; the kernel sees it at the next turn.
+/// Received bytes in a part of a buffer on loan. Dropping the last one of a buffer that the kernel is through with
+/// gives it back; the kernel sees it at the next turn.
 pub struct Lease {
     pool: Rc<Pool>,
     id: u16,
+    start: u32,
     len: u32,
+}
+
+impl Lease {
+    /// Where its part begins.
+    #[inline]
+    fn bytes(&self) -> *mut u8 {
+        // SAFETY: `lend` checked that start and len lie inside the buffer.
+        unsafe { self.pool.buffer(self.id).add(self.start as usize).as_ptr() }
+    }
 }
 
 impl Deref for Lease {
@@ -250,9 +327,10 @@ impl Deref for Lease {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the buffer is this lease's alone until it is dropped, was zeroed at the start and written by the
-        // kernel since, and has at least `len` bytes (checked by `lend`).
-        unsafe { std::slice::from_raw_parts(self.pool.buffer(self.id).as_ptr(), self.len as usize) }
+        // SAFETY: these `len` bytes of the buffer (checked by `lend`) are this lease's alone until it is dropped: what
+        // was lent before lies in front of them, what the kernel still fills behind. They were zeroed at the start and
+        // written by the kernel since.
+        unsafe { std::slice::from_raw_parts(self.bytes(), self.len as usize) }
     }
 }
 
@@ -260,21 +338,24 @@ impl DerefMut for Lease {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as for `deref`; `&mut self` makes the access exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.pool.buffer(self.id).as_ptr(), self.len as usize) }
+        unsafe { std::slice::from_raw_parts_mut(self.bytes(), self.len as usize) }
     }
 }
 
 impl Drop for Lease {
     #[inline]
     fn drop(&mut self) {
-        // The buffer left the ring when a completion named it, only this lease had it, and it is gone.
-        self.pool.spare.borrow_mut().push(self.id);
+        self.pool.give_back(self.id);
     }
 }
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Lease({} bytes of buffer {})", self.len, self.id)
+        write!(
+            f,
+            "Lease({} bytes at {} of buffer {})",
+            self.len, self.start, self.id
+        )
     }
 }
 
@@ -282,32 +363,54 @@ impl fmt::Debug for Lease {
 mod tests {
     use super::*;
 
-    /// Buffers go round many times more than the 16-bit tail counts, each lease has its own memory, writable.
-    #[test]
-    fn leases_go_round_without_overlap() {
+    fn pool(buffers: u16, buffer_bytes: u32) -> (IoUring, Rc<Pool>) {
         let config = UringConfig {
-            buffers: 8,
-            buffer_bytes: 64,
+            buffers,
+            buffer_bytes,
             ..UringConfig::default()
         };
         let ring = IoUring::new(8).expect("ring");
         let pool = Pool::register(&ring, &config).expect("register");
+        (ring, pool)
+    }
+
+    /// Plays the kernel: the buffers in the order of the ring, each in `parts` parts.
+    fn lend_all(pool: &Rc<Pool>, parts: u32) -> Vec<Lease> {
+        let mut leases = Vec::new();
+        let head = pool.tail.get().wrapping_sub(pool.in_ring.get());
+        for at in 0..pool.in_ring.get() {
+            // SAFETY: inside the ring; nobody writes it meanwhile.
+            let entry = unsafe {
+                &*pool
+                    .ring
+                    .as_ptr()
+                    .add(usize::from(head.wrapping_add(at) & (pool.count - 1)))
+            };
+            for part in 1..=parts {
+                let more = part < parts;
+                pool.note_filled(more);
+                let len = (pool.buffer_bytes / parts) as usize;
+                // SAFETY: no operation is armed, so the kernel holds none of the buffers, and each is lent in order.
+                leases.push(unsafe { pool.lend(entry.bid(), len, more) });
+            }
+        }
+        leases
+    }
+
+    /// Buffers go round many times more than the 16-bit tail counts, each lease has its own memory, writable.
+    #[test]
+    fn leases_go_round_without_overlap() {
+        let (ring, pool) = pool(8, 64);
         assert_eq!(pool.free(), 8);
         for round in 0..20_000u32 {
-            let mut leases: Vec<Lease> = (0..8)
-                .map(|id| {
-                    pool.note_filled();
-                    // SAFETY: no operation is armed, so the kernel holds none of the buffers, and each is lent once
-                    // before all are given back.
-                    unsafe { pool.lend(id, 64) }
-                })
-                .collect();
+            let mut leases = lend_all(&pool, 1 + round % 4);
+            assert_eq!(leases.len() as u32, 8 * (1 + round % 4));
             assert_eq!(pool.free(), 0);
-            for (id, lease) in leases.iter_mut().enumerate() {
-                lease.fill(round as u8 ^ id as u8);
+            for (at, lease) in leases.iter_mut().enumerate() {
+                lease.fill(round as u8 ^ at as u8);
             }
-            for (id, lease) in leases.iter().enumerate() {
-                assert!(lease.iter().all(|&byte| byte == round as u8 ^ id as u8));
+            for (at, lease) in leases.iter().enumerate() {
+                assert!(lease.iter().all(|&byte| byte == round as u8 ^ at as u8));
             }
             drop(leases);
             pool.publish();
@@ -317,17 +420,46 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_outlives_the_driver_that_lent_it() {
-        let config = UringConfig {
-            buffers: 2,
-            buffer_bytes: 64,
-            ..UringConfig::default()
-        };
-        let ring = IoUring::new(8).expect("ring");
-        let pool = Pool::register(&ring, &config).expect("register");
-        pool.note_filled();
+    fn a_buffer_that_the_kernel_goes_on_filling_is_not_spare() {
+        let (_ring, pool) = pool(4, 64);
+        pool.note_filled(true);
         // SAFETY: as above.
-        let lease = unsafe { pool.lend(1, 10) };
+        let first = unsafe { pool.lend(0, 10, true) };
+        drop(first);
+        assert!(!pool.spare.borrow().contains(&0));
+        pool.note_filled(false);
+        // SAFETY: as above.
+        let last = unsafe { pool.lend(0, 54, false) };
+        assert!(!pool.spare.borrow().contains(&0));
+        drop(last);
+        assert!(pool.spare.borrow().contains(&0));
+    }
+
+    #[test]
+    fn a_ring_that_many_find_dry_grows_and_one_that_nobody_needs_shrinks() {
+        let (_ring, pool) = pool(1024, 16 * 1024);
+        let least = pool.wanted.get();
+        assert_eq!(least, 32);
+        pool.note_starved();
+        pool.publish();
+        assert_eq!(pool.wanted.get(), least, "one bulk stream is no reason");
+        for _ in 0..STARVED_LEAST {
+            pool.note_starved();
+        }
+        pool.publish();
+        assert_eq!((pool.wanted.get(), pool.in_ring.get()), (2 * least, 2 * least));
+        for _ in 0..PUBLISHES_A_LOOK {
+            pool.publish();
+        }
+        assert_eq!(pool.wanted.get(), least);
+    }
+
+    #[test]
+    fn a_lease_outlives_the_driver_that_lent_it() {
+        let (ring, pool) = pool(2, 64);
+        pool.note_filled(false);
+        // SAFETY: as above.
+        let lease = unsafe { pool.lend(1, 10, false) };
         ring.submitter().unregister_buf_ring(GROUP).expect("unregister");
         drop((ring, pool));
         assert_eq!(lease[..], [0; 10]);

@@ -251,9 +251,10 @@ impl UringDriver {
     fn received(&mut self, token: Token, entry: &cqueue::Entry) -> Completion<Lease, Socket> {
         let (result, more) = (entry.result(), cqueue::more(entry.flags()));
         let lease = cqueue::buffer_select(entry.flags()).map(|id| {
-            // SAFETY: this completion names the buffer, it was noted when it was taken over from the ring, and each
-            // completion is translated once.
-            unsafe { self.owners.pool.lend(id, usize::try_from(result).unwrap_or(0)) }
+            let len = usize::try_from(result).unwrap_or(0);
+            // SAFETY: this completion names the buffer, it was noted when it was taken over from the ring, and
+            // completions are translated once and in order.
+            unsafe { self.owners.pool.lend(id, len, cqueue::buffer_more(entry.flags())) }
         });
         if let Some(lease) = lease.filter(|lease| !lease.is_empty()) {
             // Data that ends the receive: the completion queue ran over. Armed again like one that found no buffer.
@@ -292,7 +293,7 @@ impl UringDriver {
         let (completions, pool) = (&mut self.completions, &self.owners.pool);
         self.ring.drain(|entry| {
             if cqueue::buffer_select(entry.flags()).is_some() {
-                pool.note_filled();
+                pool.note_filled(cqueue::buffer_more(entry.flags()));
             }
             completions.push_back(entry);
         });
