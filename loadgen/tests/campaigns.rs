@@ -278,3 +278,48 @@ fn names_choose_targets_and_scenarios() {
     let wrong = campaign.keep_only(&["x".into()]).expect_err("nobody");
     assert!(wrong.contains("targets: b; scenarios: t"), "{wrong}");
 }
+
+#[test]
+fn targets_can_be_shared_by_campaigns() {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("servers.toml"), format!("{TARGET}{}", TARGET.replace("\"a\"", "\"b\"")))
+        .expect("a file");
+    let parse = |text: &str| Campaign::parse("c.toml", text, directory.path());
+    let scenario = "[[scenario]]\nname = \"s\"\nworkload = { kind = \"fan-out\" }\n";
+    let campaign = parse(&format!(
+        "[campaign]\ntargets_from = \"servers.toml\"\ntargets = [\"b\"]\n{scenario}"
+    ))
+    .expect("a campaign");
+    assert_eq!(campaign.targets.len(), 2);
+    assert_eq!(campaign.scenarios[0].targets, ["b"]);
+
+    std::fs::write(directory.path().join("broken.toml"), "[[target]]\nname = 5\n[scenario]\n").expect("a file");
+    let faults = parse(&format!("[campaign]\ntargets_from = \"broken.toml\"\n{scenario}")).expect_err("faults");
+    let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    assert!(faults.iter().any(|fault| fault.contains("broken.toml:2: ")), "{faults:#?}");
+    assert!(faults.iter().any(|fault| fault.contains("broken.toml:3: ")), "{faults:#?}");
+    let faults = parse(&format!("[campaign]\ntargets_from = \"gone.toml\"\n{scenario}")).expect_err("faults");
+    assert!(
+        faults.iter().any(|fault| fault.to_string().starts_with("c.toml:2: ")),
+        "{faults:#?}"
+    );
+}
+
+#[test]
+fn the_campaigns_of_this_repository_are_sound() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench/campaigns");
+    let mut read = 0;
+    for entry in std::fs::read_dir(&folder).expect("campaigns") {
+        let path = entry.expect("an entry").path();
+        if path.ends_with("servers.toml") || path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        read += 1;
+        if let Err(mut faults) = Campaign::read(&path) {
+            // This machine may have fewer processors than they were written for.
+            faults.retain(|fault| !fault.message.contains("is not among those"));
+            assert!(faults.is_empty(), "{faults:#?}");
+        }
+    }
+    assert!(read >= 7, "{read} campaigns in {}", folder.display());
+}

@@ -10,6 +10,7 @@
 mod fields;
 mod read;
 mod sweep;
+mod target;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -8,14 +8,14 @@ use toml::{Table, Value};
 
 use super::fields::{Fields, Reading, nearest, place_of_key};
 use super::sweep::{self, Misfit, POINTS_MAX};
-use super::{Campaign, Fault, Restart, ScenarioPlan, ServerPlan, StartPlan, TargetPlan, check_url};
-use crate::scenario::{Arrivals, ProtocolName, Target};
+use super::{Campaign, Fault, ScenarioPlan, TargetPlan, target};
+use crate::scenario::Arrivals;
 use crate::slo::Assertion;
 
 /// Sections of a scenario, by whose fields a sweep may go.
 const SECTIONS: &[&str] = &["workload", "arrivals", "payload"];
 /// Longest time that a field in ms may say: a day.
-const MS_MAX: u64 = 86_400_000;
+pub(super) const MS_MAX: u64 = 86_400_000;
 
 /// What scenarios inherit from the head.
 struct Head {
@@ -26,6 +26,11 @@ struct Head {
     duration_ms: u64,
     generator_cores: Vec<usize>,
     seed: u64,
+    /// Targets of scenarios that name none; empty: all.
+    targets: Vec<String>,
+    targets_at: usize,
+    /// A file whose targets belong to this campaign too, and where it was named.
+    targets_from: Option<(String, usize)>,
 }
 
 pub(super) fn parse(source: &str, text: &str, directory: &Path) -> Result<Campaign, Vec<Fault>> {
@@ -45,15 +50,23 @@ pub(super) fn parse(source: &str, text: &str, directory: &Path) -> Result<Campai
         None => read_head(&mut reading, &DeTable::new(), 0),
     };
     let mut targets: Vec<TargetPlan> = Vec::new();
-    for (table, at) in fields.tables(&mut reading, "target") {
-        let plan = read_target(&mut reading, table, at);
-        if targets.iter().any(|other| other.target.name == plan.target.name) {
-            reading.fault(
-                at,
-                format!("there are two targets of the name {:?}", plan.target.name),
-            );
+    let mut faults_elsewhere = Vec::new();
+    if let Some((path, at)) = &head.targets_from {
+        match target::read_file(&directory.join(path)) {
+            Ok(Ok(shared)) => targets = shared,
+            Ok(Err(faults)) => faults_elsewhere = faults,
+            Err(error) => reading.fault(
+                *at,
+                format!("campaign: targets_from: {path} cannot be read: {error}"),
+            ),
         }
-        targets.push(plan);
+    }
+    target::read_all(&mut reading, &mut fields, &mut targets);
+    for name in &head.targets {
+        if faults_elsewhere.is_empty() && !targets.iter().any(|plan| plan.target.name == *name) {
+            let at = head.targets_at;
+            reading.fault(at, format!("campaign: targets: {}", no_target(name, &targets)));
+        }
     }
     let mut scenarios: Vec<ScenarioPlan> = Vec::new();
     for (table, at) in fields.tables(&mut reading, "scenario") {
@@ -63,16 +76,17 @@ pub(super) fn parse(source: &str, text: &str, directory: &Path) -> Result<Campai
         }
         scenarios.push(plan);
     }
-    if !root.contains_key("target") {
+    if targets.is_empty() && faults_elsewhere.is_empty() {
         reading.fault_without_line("there is no [[target]]: say what to measure");
     }
     if !root.contains_key("scenario") {
         reading.fault_without_line("there is no [[scenario]]: say what to do");
     }
     fields.finish(&mut reading);
-    if !reading.faults.is_empty() {
+    if !faults_elsewhere.is_empty() || !reading.faults.is_empty() {
         reading.faults.sort_by_key(|fault| fault.line);
-        return Err(reading.faults);
+        faults_elsewhere.extend(reading.faults);
+        return Err(faults_elsewhere);
     }
     Ok(Campaign {
         name: if head.name.is_empty() {
@@ -108,147 +122,14 @@ fn read_head(reading: &mut Reading<'_>, table: &DeTable<'_>, at: usize) -> Head 
         duration_ms: fields.number(reading, "duration_ms", 1..=MS_MAX).unwrap_or(3_000),
         generator_cores: fields.cores(reading, "generator_cores").unwrap_or_default(),
         seed: fields.number(reading, "seed", 0..=i64::MAX as u64).unwrap_or(1),
+        targets: fields.texts(reading, "targets").unwrap_or_default(),
+        targets_at: fields.place("targets"),
+        targets_from: fields
+            .text(reading, "targets_from")
+            .map(|path| (path, fields.place("targets_from"))),
     };
     fields.finish(reading);
     head
-}
-
-fn read_target(reading: &mut Reading<'_>, table: &DeTable<'_>, at: usize) -> TargetPlan {
-    let mut fields = Fields::new(table, at, "target");
-    let name = fields.text_needed(reading, "name", "nats");
-    fields.what = format!("target {name:?}");
-    if name
-        .chars()
-        .any(|c| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '.')))
-    {
-        fields.wrong(
-            reading,
-            "name",
-            "letters, digits, `-`, `_` and `.` only, so that assertions can name it",
-        );
-    }
-    let protocol = match fields.text_needed(reading, "protocol", "fluxar").as_str() {
-        "" => ProtocolName::Fluxar,
-        text => ProtocolName::deserialize(Value::String(text.to_owned())).unwrap_or_else(|_| {
-            let known = "fluxar, nats, redis, mqtt3, mqtt5, relay";
-            fields.wrong(
-                reading,
-                "protocol",
-                format!("there is no {text:?}; there are {known}"),
-            );
-            ProtocolName::Fluxar
-        }),
-    };
-    let url = fields.text_needed(reading, "url", "tcp://127.0.0.1:{port}");
-    let subscriber_url = fields.text(reading, "subscriber_url");
-    for (name, url) in [("url", Some(&url)), ("subscriber_url", subscriber_url.as_ref())] {
-        if let Some(Err(wrong)) = url.filter(|url| !url.is_empty()).map(|url| check_url(url)) {
-            fields.wrong(reading, name, wrong);
-        }
-    }
-    let target = Target {
-        name,
-        protocol,
-        url,
-        subscriber_url,
-        qos: fields.number(reading, "qos", 0..=1).unwrap_or(0) as u8,
-        batch: fields.flag(reading, "batch").unwrap_or(true),
-    };
-    let start = read_start(reading, &mut fields);
-    let pid = fields.number(reading, "pid", 1..=u64::from(u32::MAX));
-    let pid_of = fields.text(reading, "pid_of");
-    let server = match (start, pid, pid_of) {
-        (Some(start), None, None) => ServerPlan::Start(start),
-        (None, Some(pid), None) => ServerPlan::Pid(pid as u32),
-        (None, None, Some(url)) => ServerPlan::PidOf(url),
-        (None, None, None) => ServerPlan::Elsewhere,
-        _ => {
-            reading.fault(
-                at,
-                format!("{}: only one of command, pid and pid_of can be true", fields.what),
-            );
-            ServerPlan::Elsewhere
-        }
-    };
-    if !matches!(server, ServerPlan::Start(_)) {
-        for name in ["url", "subscriber_url"] {
-            if table
-                .get(name)
-                .and_then(|url| url.get_ref().as_str())
-                .is_some_and(|url| url.contains('{'))
-            {
-                fields.wrong(
-                    reading,
-                    name,
-                    "placeholders are filled when the server is started; give its `command`",
-                );
-            }
-        }
-    }
-    let plan = TargetPlan {
-        target,
-        server,
-        version: fields.texts(reading, "version").unwrap_or_default(),
-        optional: fields.flag(reading, "optional").unwrap_or(false),
-    };
-    fields.finish(reading);
-    plan
-}
-
-fn read_start(reading: &mut Reading<'_>, fields: &mut Fields<'_, '_>) -> Option<StartPlan> {
-    let has_command = fields.get("command").is_some();
-    let command = fields.texts(reading, "command").unwrap_or_default();
-    if has_command && command.first().is_none_or(String::is_empty) {
-        fields.wrong(reading, "command", "give a list: the program and its arguments");
-    }
-    let restart = match fields.text(reading, "restart").as_deref() {
-        None | Some("repeat") => Restart::Repeat,
-        Some("campaign") => Restart::Campaign,
-        Some(other) => {
-            fields.wrong(
-                reading,
-                "restart",
-                format!("there is no {other:?}; there are \"repeat\" and \"campaign\""),
-            );
-            Restart::Repeat
-        }
-    };
-    let only_started = ["cores", "env", "files", "restart", "ready_ms", "stop_ms"];
-    if !has_command {
-        for name in only_started {
-            if fields.get(name).is_some() {
-                fields.wrong(
-                    reading,
-                    name,
-                    "this is for servers that are started; give its `command`",
-                );
-            }
-        }
-        return None;
-    }
-    let plan = StartPlan {
-        command,
-        cores: fields.cores(reading, "cores").unwrap_or_default(),
-        env: fields
-            .read(reading, "env", "a table of texts")
-            .unwrap_or_default(),
-        files: fields
-            .read(reading, "files", "a table of texts")
-            .unwrap_or_default(),
-        restart,
-        ready_ms: fields.number(reading, "ready_ms", 1..=MS_MAX).unwrap_or(10_000),
-        stop_ms: fields.number(reading, "stop_ms", 0..=MS_MAX).unwrap_or(5_000),
-    };
-    for name in plan.files.keys() {
-        if name.is_empty() || name.contains('/') || name.starts_with('.') {
-            fields.wrong(
-                reading,
-                "files",
-                format!("{name:?}: give names without a path; they are written into {{dir}}"),
-            );
-        }
-    }
-    Some(plan)
 }
 
 fn read_scenario(
@@ -265,9 +146,11 @@ fn read_scenario(
     let repeats = fields
         .number(reading, "repeats", 1..=1_000)
         .map(|repeats| repeats as u32);
-    let only = fields.texts(reading, "targets").unwrap_or_default();
+    let only = fields
+        .texts(reading, "targets")
+        .unwrap_or_else(|| head.targets.clone());
     for name in &only {
-        if !targets.iter().any(|plan| plan.target.name == *name) {
+        if table.contains_key("targets") && !targets.iter().any(|plan| plan.target.name == *name) {
             fields.wrong(reading, "targets", no_target(name, targets));
         }
     }
