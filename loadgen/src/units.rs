@@ -186,7 +186,10 @@ mod tests {
         assert_eq!(ratio(12.51), "×12.5");
         assert_eq!(ratio(1.0), "×1.00");
         assert_eq!(share(0.873), "87%");
-        assert_eq!((share(0.004_2), share(0.0), share(1.02)), ("0.4%".into(), "0%".into(), "102%".into()));
+        assert_eq!(
+            (share(0.004_2), share(0.0), share(1.02)),
+            ("0.4%".into(), "0%".into(), "102%".into())
+        );
         assert_eq!(spread(0.037), "±4%");
         assert_eq!(spread(0.004), "±0.4%");
         assert_eq!(plain(3.0), "3");
