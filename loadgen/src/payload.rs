@@ -182,7 +182,7 @@ fn of_size(bytes: usize) -> Result<Vec<u8>, PayloadError> {
     }
     let mut fields: Vec<Vec<u8>> = Vec::new();
     for (name, value) in [
-        ("device", Value::from("press-017")),
+        ("device", Value::from("press-17")),
         ("value", Value::from(21.375)),
         ("unit", Value::from("bar")),
         ("at", Value::from(1_764_000_000_000_u64)),
@@ -415,7 +415,7 @@ mod tests {
     fn sixty_four_bytes_are_a_handful_of_fields() {
         let payload = of_size(64).expect("a payload");
         assert_eq!(payload[0], 0xa4);
-        assert!(payload.windows(9).any(|part| part == b"press-017"));
+        assert!(payload.windows(8).any(|part| part == b"press-17"));
     }
 
     #[test]

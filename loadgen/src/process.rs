@@ -15,6 +15,8 @@ pub struct Use {
     /// Time in which a thread of them could have run and waited for a processor, the sum of all that live, ns. What
     /// others take from a server shows here.
     pub waited_ns: u64,
+    /// CPU time of the thread that used most, ns.
+    pub busiest_ns: u64,
     /// Voluntary context switches of all threads that live.
     pub switches_voluntary: u64,
     /// Involuntary ones.
@@ -33,6 +35,7 @@ pub fn used(pids: &[u32]) -> io::Result<Use> {
             // A thread may have ended since it was listed.
             if let Ok(schedstat) = fs::read_to_string(task.join("schedstat")) {
                 sum.waited_ns += number(&schedstat, 1).unwrap_or(0);
+                sum.busiest_ns = sum.busiest_ns.max(number(&schedstat, 0).unwrap_or(0));
             }
             let Ok(status) = fs::read_to_string(task.join("status")) else {
                 continue;

@@ -268,10 +268,10 @@ fn warnings(
         ));
     }
     for (who, waited) in [
-        ("the generator", observed.generator_waited),
+        ("the generator", Some(observed.generator_waited)),
         ("the server", observed.server_waited),
     ] {
-        if waited > WAITED {
+        if let Some(waited) = waited.filter(|&waited| waited > WAITED) {
             warnings.push(format!(
                 "{who} could have run and waited for a processor {} of the time: something else runs on its cores, and rates \
                  and latencies suffer (CPU time a message hardly)",

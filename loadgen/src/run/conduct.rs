@@ -31,6 +31,8 @@ const DRAIN_NS: u64 = 10_000 * NS_PER_MS;
 /// A server is taken as quiet when its memory did not change for so many looks, and waited for so long.
 const STEADY_LOOKS: u32 = 3;
 const STEADY_NS: u64 = 3_000 * NS_PER_MS;
+/// A process of which one thread used at least this share of the CPU time has one that matters.
+const ONE_THREAD: f64 = 0.95;
 /// The end of a storm's measured time is not known before.
 const ENDLESS_NS: u64 = u64::MAX / 2;
 
@@ -40,10 +42,10 @@ pub(super) struct Observed {
     pub(super) server: Option<ServerUse>,
     pub(super) generator_cpu_ns: u64,
     pub(super) generator_busy: f64,
-    /// The share of the time in which the generator's thread that waited longest for a processor did so; and the same of
-    /// all of the server's threads together.
+    /// The share of the time in which the generator's thread that waited longest for a processor did so.
     pub(super) generator_waited: f64,
-    pub(super) server_waited: f64,
+    /// The same of the server. Only if one thread does its work: several may wait for each other.
+    pub(super) server_waited: Option<f64>,
     /// What the phases lasted and were asked for.
     pub(super) windows: Vec<Window>,
     /// How long the measured time was in truth, ns; that of a storm shows itself.
@@ -185,7 +187,9 @@ impl<'a> Conductor<'a> {
         observed.generator_busy = share(&before, &after, busy_ns);
         observed.generator_waited = share(&before, &after, |thread| thread.waited_ns);
         let server_waited_ns = after.server.waited_ns.saturating_sub(before.server.waited_ns);
-        observed.server_waited = server_waited_ns as f64 / observed.measured_ns as f64;
+        let is_one_thread = after.server.busiest_ns as f64 >= ONE_THREAD * after.server.cpu_ns as f64;
+        observed.server_waited = (self.has_server() && is_one_thread)
+            .then_some(server_waited_ns as f64 / observed.measured_ns as f64);
         observed.server = self.has_server().then(|| ServerUse {
             cpu_ns: after.server.cpu_ns.saturating_sub(before.server.cpu_ns),
             rss_before_bytes: self.rss_before_bytes,
