@@ -8,7 +8,7 @@
 //! be compared in one campaign where that is possible.
 
 use crate::metric::{Better, Metric, Unit};
-use crate::record::{Machine, Point, Record, Repeats, Results, points};
+use crate::record::{Machine, Point, Record, Repeats, Results, points, warnings};
 use crate::statistics::{Spread, mann_whitney_p, ratio_interval, smallest_p};
 use crate::table::{Align, Table, TableCell, Tone, painted};
 use crate::units;
@@ -134,6 +134,11 @@ pub fn compare(a: &Results, b: &Results, options: Options) -> Comparison {
             }
         }
     }
+    for (side, results) in [("A", a), ("B", b)] {
+        for warning in warnings(&results.records) {
+            remarks.push(format!("in {} runs of {side}: {}", warning.runs, warning.text));
+        }
+    }
     Comparison {
         compared,
         remarks,
@@ -253,11 +258,6 @@ fn run_remarks(title: &str, in_a: &Repeats<'_>, in_b: &Repeats<'_>) -> Vec<Strin
             "{title}, {}: version {version_a} in A, {version_b} in B",
             in_a.target
         ));
-    }
-    for (side, repeats) in [("A", in_a), ("B", in_b)] {
-        for (warning, _) in repeats.warnings() {
-            remarks.push(format!("{title}, {}, in {side}: {warning}", repeats.target));
-        }
     }
     remarks
 }

@@ -94,6 +94,8 @@ impl Metric {
     pub fn extra(name: &str) -> Metric {
         let (unit, better) = match split_unit(name) {
             _ if name.ends_with("_per_s") => (Unit::PerSecond, Better::Higher),
+            // What was sent, not what it cost.
+            _ if name.starts_with("payload_") => (Unit::Bytes, Better::Neither),
             _ if name.contains("bytes_per_") => (Unit::Bytes, Better::Lower),
             Some((_, unit, _)) => (unit, Better::Lower),
             None => (Unit::Plain, Better::Neither),

@@ -25,7 +25,7 @@ mod when;
 
 pub use lines::{JsonlWriter, RESULTS_FILE, ReadError, Results, read, read_jsonl};
 pub use machine::Machine;
-pub use repeats::{Point, Repeats, best, points, scenarios, target_names};
+pub use repeats::{Point, Repeats, Warning, best, points, scenarios, target_names, warnings};
 pub use when::{now_rfc3339, rfc3339};
 
 /// Version of the lines' format; rises when the meaning of a field changes, not when one is added.

@@ -179,14 +179,13 @@ impl Repeats<'_> {
         faults.join(", ")
     }
 
-    /// Warnings of these runs with the number of runs that gave them.
+    /// Warnings of these runs, each kind once (see [`Warning`]).
     #[must_use]
-    pub fn warnings(&self) -> Vec<(&str, usize)> {
-        let mut warnings: Vec<(&str, usize)> = Vec::new();
-        for warning in self.records.iter().flat_map(|record| &record.warnings) {
-            match warnings.iter_mut().find(|(known, _)| known == warning) {
-                Some((_, count)) => *count += 1,
-                None => warnings.push((warning, 1)),
+    pub fn warnings(&self) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        for record in &self.records {
+            for text in &record.warnings {
+                Warning::add(&mut warnings, text, record);
             }
         }
         warnings
@@ -200,6 +199,51 @@ impl Repeats<'_> {
             .rev()
             .find_map(|record| record.target_version.as_deref())
     }
+}
+
+/// A warning that several runs gave. Warnings that differ in their numbers alone are of one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// As the first run worded it.
+    pub text: String,
+    /// How many runs gave it.
+    pub runs: usize,
+    /// Scenario, point and target of these runs, in order.
+    pub places: Vec<String>,
+    kind: String,
+}
+
+impl Warning {
+    fn add(warnings: &mut Vec<Warning>, text: &str, record: &Record) {
+        let kind: String = text.chars().filter(|char| !char.is_ascii_digit()).collect();
+        let place = format!("{} · {}", record.title(), record.target);
+        match warnings.iter_mut().find(|warning| warning.kind == kind) {
+            Some(warning) => {
+                warning.runs += 1;
+                if !warning.places.contains(&place) {
+                    warning.places.push(place);
+                }
+            }
+            None => warnings.push(Warning {
+                text: text.to_owned(),
+                runs: 1,
+                places: vec![place],
+                kind,
+            }),
+        }
+    }
+}
+
+/// The warnings of all runs, each kind once.
+#[must_use]
+pub fn warnings(records: &[Record]) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    for record in records {
+        for text in &record.warnings {
+            Warning::add(&mut warnings, text, record);
+        }
+    }
+    warnings
 }
 
 /// Which of some medians is best, by index: if the metric says which way that is, there is more than one, and none comes

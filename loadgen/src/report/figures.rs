@@ -6,7 +6,7 @@
 //! - scaling: the same figures over whatever else was swept (subscribers, connections, bytes).
 
 use super::plot::{Bar, BarGroup, BarPlot, Scale, Series};
-use crate::metric::{Metric, Unit};
+use crate::metric::{Better, Metric, Unit};
 use crate::record::Point;
 
 mod curves;
@@ -78,13 +78,22 @@ fn bar_metrics(points: &[&Point<'_>]) -> Vec<Metric> {
     let mut extras: Vec<Metric> = Vec::new();
     for extra in points.iter().flat_map(|point| point.extras()) {
         let is_drawable = matches!(extra.unit, Unit::Time | Unit::Bytes | Unit::PerSecond);
-        if is_drawable && extras.iter().all(|known| known.name != extra.name) {
+        if is_drawable && differs(points, &extra) && extras.iter().all(|known| known.name != extra.name) {
             extras.push(extra);
         }
     }
     extras.truncate(EXTRAS_MAX);
     metrics.extend(extras);
     metrics
+}
+
+/// Whether runs differ in a figure: what is the same everywhere (the size of what was sent) makes no plot. With one
+/// target at one point it is worth one all the same.
+fn differs(points: &[&Point<'_>], metric: &Metric) -> bool {
+    let repeats = || points.iter().flat_map(|point| &point.targets);
+    let values: Vec<f64> = repeats().flat_map(|repeats| repeats.values(metric)).collect();
+    metric.better != Better::Neither
+        && (repeats().count() < 2 || values.iter().any(|value| *value != values[0]))
 }
 
 /// `None` if no target has that figure, or it is nothing everywhere.

@@ -5,15 +5,13 @@ use super::figures::{Figure, figures};
 use super::plot::{STYLES, escaped, pattern_definitions, series_rules};
 use super::wording;
 use crate::metric::Metric;
-use crate::record::{Header, Point, Results, best, points, scenarios, target_names};
+use crate::record::{self, Header, Point, Results, best, points, scenarios, target_names};
 use crate::units;
 
 mod tables;
 
 const STYLE: &str = include_str!("html/style.css");
 const SCRIPT: &str = include_str!("html/page.js");
-/// Of one run's warnings so many are told at the top; the rest is counted.
-const WARNINGS_MAX: usize = 4;
 
 /// Draws the page.
 #[must_use]
@@ -121,27 +119,26 @@ fn header_facts(header: &Header) -> Vec<(&'static str, String)> {
 /// What a reader has to know before the figures. Nothing if there is nothing.
 fn warnings(results: &Results, points: &[Point<'_>]) -> String {
     let mut items: Vec<String> = results.remarks.iter().map(|remark| escaped(remark)).collect();
+    for warning in record::warnings(&results.records) {
+        items.push(format!(
+            "{} <span class=\"soft\">In {} of {} runs: {}.</span>",
+            escaped(&warning.text),
+            warning.runs,
+            results.records.len(),
+            escaped(&warning.places.join("; "))
+        ));
+    }
     for point in points {
         for repeats in &point.targets {
-            let runs = repeats.records.len();
-            let who = format!(
-                "<strong>{} · {}</strong>",
-                escaped(&point.title()),
-                escaped(repeats.target)
-            );
-            let warnings = repeats.warnings();
-            for (warning, count) in warnings.iter().take(WARNINGS_MAX) {
-                items.push(format!("{who} ({count} of {runs} runs): {}", escaped(warning)));
-            }
-            if warnings.len() > WARNINGS_MAX {
-                items.push(format!(
-                    "{who}: {} further warnings in the records",
-                    warnings.len() - WARNINGS_MAX
-                ));
-            }
             let faults = repeats.faults();
             if !faults.is_empty() {
-                items.push(format!("{who}: {} in {runs} runs together", escaped(&faults)));
+                items.push(format!(
+                    "<strong>{} · {}</strong>: {} in {} runs together",
+                    escaped(&point.title()),
+                    escaped(repeats.target),
+                    escaped(&faults),
+                    repeats.records.len()
+                ));
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::metric::Metric;
-use crate::record::{Point, Repeats, Results, best, points, scenarios, target_names};
+use crate::record::{self, Point, Repeats, Results, best, points, scenarios, target_names};
 use crate::units;
 
 use super::wording;
@@ -56,7 +56,7 @@ fn at_level(results: &Results, level: &str) -> String {
         text.push_str(&scenario_table(&points));
         text.push('\n');
     }
-    let warnings = warnings(&points);
+    let warnings = warnings(results);
     if !warnings.is_empty() {
         text.push_str(&format!("{level} Warnings\n\n"));
         text.push_str(&warnings);
@@ -204,22 +204,19 @@ fn figure(repeats: &Repeats<'_>, metric: &Metric, is_best: bool, has_spread: boo
     }
 }
 
-fn warnings(points: &[Point<'_>]) -> String {
-    let mut text = String::new();
-    for point in points {
-        for repeats in &point.targets {
-            for (warning, count) in repeats.warnings() {
-                let runs = repeats.records.len();
-                text.push_str(&format!(
-                    "- {}, {} ({count} of {runs} runs): {}\n",
-                    cell(&point.title()),
-                    cell(repeats.target),
-                    cell(warning)
-                ));
-            }
-        }
-    }
-    text
+fn warnings(results: &Results) -> String {
+    let runs = results.records.len();
+    record::warnings(&results.records)
+        .iter()
+        .map(|warning| {
+            let places = cell(&warning.places.join("; "));
+            format!(
+                "- In {} of {runs} runs ({places}): {}\n",
+                warning.runs,
+                cell(&warning.text)
+            )
+        })
+        .collect()
 }
 
 fn push_row(text: &mut String, cells: impl Iterator<Item = String>) {

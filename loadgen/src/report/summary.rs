@@ -1,7 +1,7 @@
 //! The table that a campaign ends with in the terminal: medians and spread, scenario by scenario.
 
 use crate::metric::Metric;
-use crate::record::{Point, Record, Repeats, best, points, scenarios};
+use crate::record::{Point, Record, Repeats, Warning, best, points, scenarios, warnings};
 use crate::table::{Align, Table, TableCell, Tone, painted};
 use crate::units;
 
@@ -30,10 +30,16 @@ pub fn summary(records: &[Record], colours: bool) -> String {
         text.push('\n');
         text.push_str(&scenario_table(&points).render(colours));
     }
-    for point in &points {
-        for repeats in &point.targets {
-            text.push_str(&warnings(point, repeats, colours));
-        }
+    for warning in warnings(records) {
+        let line = format!(
+            "warning: in {} of {} runs ({}): {}",
+            warning.runs,
+            records.len(),
+            places(&warning),
+            warning.text
+        );
+        text.push_str(&painted(&line, Tone::Warning, colours));
+        text.push('\n');
     }
     text
 }
@@ -109,22 +115,10 @@ fn heading(metric: &Metric) -> &str {
     }
 }
 
-fn warnings(point: &Point<'_>, repeats: &Repeats<'_>, colours: bool) -> String {
-    let mut text = String::new();
-    for (warning, count) in repeats.warnings() {
-        let runs = repeats.records.len();
-        let of_runs = if runs > 1 {
-            format!(" ({count} of {runs} runs)")
-        } else {
-            String::new()
-        };
-        let line = format!(
-            "warning: {}, {}{of_runs}: {warning}",
-            point.title(),
-            repeats.target
-        );
-        text.push_str(&painted(&line, Tone::Warning, colours));
-        text.push('\n');
+/// Where a warning comes from; the page has all places.
+fn places(warning: &Warning) -> String {
+    match &warning.places[..] {
+        [first, second, _, others @ ..] => format!("{first}, {second} and {} more", others.len() + 1),
+        few => few.join(", "),
     }
-    text
 }

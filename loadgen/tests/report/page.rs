@@ -162,8 +162,14 @@ fn warnings_and_losses_come_first() {
     let warnings = html.find("<section class=\"warnings\"").expect("warnings");
     assert!(warnings < html.find("At a glance").expect("the overview"));
     assert!(html.contains(
-        "<strong>fan-out subscribers=100 · swift</strong> (3 of 3 runs): the generator was the limit"
+        "<li>the generator was the limit: its thread was 96% busy <span class=\"soft\">In 3 of 90 runs: fan-out \
+         subscribers=100 · swift.</span>"
     ));
+    assert_eq!(
+        html.matches("the generator was the limit").count(),
+        1,
+        "of warnings that differ in numbers one"
+    );
     assert!(
         html.contains("<strong>steps · slow</strong>: 3,702 lost, 3,000 told dropped in 3 runs together")
     );

@@ -169,9 +169,10 @@ pub(crate) fn campaign(seed: u64, repeats: u32, factor: f64) -> Results {
                 let mut measured = measured(&mut random, cost, median_us);
                 if name == "swift" && subscribers == 100 {
                     measured.generator_busy = 0.99;
-                    measured
-                        .warnings
-                        .push("the generator was the limit: its thread was busy".into());
+                    measured.warnings.push(format!(
+                        "the generator was the limit: its thread was {}% busy",
+                        95 + repeat
+                    ));
                 }
                 let point = [("workload.subscribers", json!(subscribers))];
                 records.push(record(

@@ -28,7 +28,7 @@ fn the_summary_shows_medians_and_warnings() {
         "{shown} is missing in\n{text}"
     );
     assert!(
-        text.contains("warning: fan-out subscribers=100, swift (5 of 5 runs): the generator was the limit")
+        text.contains("warning: in 5 of 150 runs (fan-out subscribers=100 · swift): the generator was the limit: its thread was 96% busy")
     );
     assert!(text.contains("6,170 lost"), "five times 1,234: {text}");
     assert!(!text.contains('\x1b') && summary(&results.records, true).contains("\x1b[32m"));
