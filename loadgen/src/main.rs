@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use fluxar_engine::rlimit::raise_descriptor_limit;
 use fluxar_loadgen::args::{Args, Command, CompareArgs, FindKneeArgs, ReportArgs, RunArgs};
 use fluxar_loadgen::campaign::Campaign;
 use fluxar_loadgen::compare::{self, compare};
@@ -43,6 +44,8 @@ impl End {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // Servers that are started inherit the limit. What it does not suffice for is told by the run that needs more.
+    let _ = raise_descriptor_limit();
     let end = match &args.command {
         Command::Run(args) => run_campaign(args),
         Command::FindKnee(args) => find_knee(args),
@@ -209,7 +212,8 @@ fn put_into(results: &Results, document: &Path, marker: &str) -> Result<(), End>
             "{name} cannot be read: {error}; give a document that is there"
         ))
     })?;
-    let tables = report::markdown(results);
+    // Below a heading of the document's own.
+    let tables = report::markdown(results).replace("\n## ", "\n#### ");
     let text = report::replace_between(&text, marker, &tables)
         .map_err(|error| End::Usage(format!("{name}: {error}")))?;
     fs::write(document, text).map_err(|error| cannot_write(document, &error))
@@ -271,14 +275,14 @@ fn conclude(conducted: &Conducted) -> Result<(), End> {
     }
     let failed = conducted.judged.iter().filter(|judged| !judged.holds()).count();
     if !conducted.judged.is_empty() {
-        let held = conducted.judged.len() - failed;
-        text.push_str(&format!("{held} assertions held, {failed} failed\n"));
+        let all = conducted.judged.len();
+        text.push_str(&format!("{} of {all} assertions held\n", all - failed));
     }
-    if !conducted.failures.is_empty() {
-        let s = if conducted.failures.len() == 1 { "" } else { "s" };
-        text.push_str(&format!("{} run{s} FAILED:\n", conducted.failures.len()));
+    // Single runs said it just before.
+    if conducted.failures.len() > 1 || !conducted.records.is_empty() {
         for failure in &conducted.failures {
-            text.push_str(&format!("  {failure}\n"));
+            let line = painted(&format!("FAILED {failure}"), Tone::Bad, colours);
+            text.push_str(&format!("{line}\n"));
         }
     }
     if !text.is_empty() {

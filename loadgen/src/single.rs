@@ -108,7 +108,7 @@ pub fn campaign(command: &Command) -> Result<Option<(Campaign, Doing)>, String> 
         Command::Run(_) | Command::FindKnee(_) | Command::Compare(_) | Command::Report(_) => return Ok(None),
     };
     let scenario = Scenario {
-        arrivals: load.map_or_else(Arrivals::default, |load| arrivals(load, &workload)),
+        arrivals: load.map_or_else(Arrivals::default, arrivals),
         payload: load.map_or_else(Payload::default, payload),
         workload,
         warmup_ms: doing.warmup.as_millis() as u64,
@@ -217,14 +217,8 @@ fn fan_out(fan: &Fan) -> Workload {
     }
 }
 
-/// A slow subscriber shows only under a steady stream, so that workload has a rate if none is asked for.
-fn arrivals(load: &Load, workload: &Workload) -> Arrivals {
-    const SLOW_PER_S: f64 = 50_000.0;
-    let rate = match (load.rate, load.window, workload) {
-        (None, None, Workload::Slow { .. }) => Some(SLOW_PER_S),
-        (rate, _, _) => rate,
-    };
-    match rate {
+fn arrivals(load: &Load) -> Arrivals {
+    match load.rate {
         None => load
             .window
             .map_or_else(Arrivals::default, |messages| Arrivals::Window { messages }),

@@ -282,8 +282,11 @@ fn names_choose_targets_and_scenarios() {
 #[test]
 fn targets_can_be_shared_by_campaigns() {
     let directory = tempfile::tempdir().expect("a directory");
-    std::fs::write(directory.path().join("servers.toml"), format!("{TARGET}{}", TARGET.replace("\"a\"", "\"b\"")))
-        .expect("a file");
+    std::fs::write(
+        directory.path().join("servers.toml"),
+        format!("{TARGET}{}", TARGET.replace("\"a\"", "\"b\"")),
+    )
+    .expect("a file");
     let parse = |text: &str| Campaign::parse("c.toml", text, directory.path());
     let scenario = "[[scenario]]\nname = \"s\"\nworkload = { kind = \"fan-out\" }\n";
     let campaign = parse(&format!(
@@ -293,14 +296,27 @@ fn targets_can_be_shared_by_campaigns() {
     assert_eq!(campaign.targets.len(), 2);
     assert_eq!(campaign.scenarios[0].targets, ["b"]);
 
-    std::fs::write(directory.path().join("broken.toml"), "[[target]]\nname = 5\n[scenario]\n").expect("a file");
-    let faults = parse(&format!("[campaign]\ntargets_from = \"broken.toml\"\n{scenario}")).expect_err("faults");
+    std::fs::write(
+        directory.path().join("broken.toml"),
+        "[[target]]\nname = 5\n[scenario]\n",
+    )
+    .expect("a file");
+    let faults =
+        parse(&format!("[campaign]\ntargets_from = \"broken.toml\"\n{scenario}")).expect_err("faults");
     let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    assert!(faults.iter().any(|fault| fault.contains("broken.toml:2: ")), "{faults:#?}");
-    assert!(faults.iter().any(|fault| fault.contains("broken.toml:3: ")), "{faults:#?}");
+    assert!(
+        faults.iter().any(|fault| fault.contains("broken.toml:2: ")),
+        "{faults:#?}"
+    );
+    assert!(
+        faults.iter().any(|fault| fault.contains("broken.toml:3: ")),
+        "{faults:#?}"
+    );
     let faults = parse(&format!("[campaign]\ntargets_from = \"gone.toml\"\n{scenario}")).expect_err("faults");
     assert!(
-        faults.iter().any(|fault| fault.to_string().starts_with("c.toml:2: ")),
+        faults
+            .iter()
+            .any(|fault| fault.to_string().starts_with("c.toml:2: ")),
         "{faults:#?}"
     );
 }
