@@ -54,6 +54,8 @@ const TURN_SENT_BYTES_MAX: usize = 256 * 1024;
 const QUEUED_BYTES_MAX: usize = 1024 * 1024;
 /// A thread looks at the stage at least this often, ns.
 const PARK_NS: u64 = 5_000_000;
+/// A turn in which nothing happens takes less, ns.
+const IDLE_TURN_NS: u64 = 20_000;
 /// Ends of connections that are kept with what was said.
 const CUTS_MAX: usize = 16;
 
@@ -153,7 +155,9 @@ impl<P: Protocol> Worker<P> {
             let was_idle = !self.turn();
             if self.spins && was_idle {
                 let idle_ns = &self.shared.progress[self.thread].0.idle_ns;
-                idle_ns.fetch_add(self.now_ns.saturating_sub(before_ns), Ordering::Relaxed);
+                // What took longer was not looking for work, but somebody else's turn on this processor.
+                let looked_ns = self.now_ns.saturating_sub(before_ns).min(IDLE_TURN_NS);
+                idle_ns.fetch_add(looked_ns, Ordering::Relaxed);
             }
         }
         self.leave_all()?;
