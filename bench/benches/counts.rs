@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::hint::black_box;
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use fluxar_bench::documents::{Shape, documents};
@@ -49,9 +50,10 @@ fn decode(bytes: Vec<u8>) -> Vec<u8> {
 #[bench::small(body(&messages::small_event()))]
 #[bench::larger(body(&messages::reading_event()))]
 fn decode_batch(body: Vec<u8>) -> Vec<u8> {
-    for decoded in Batch::new(black_box(&body)) {
+    let _ = Batch::new(black_box(&body)).visit(|decoded| {
         let _ = black_box(decoded);
-    }
+        ControlFlow::Continue(())
+    });
     body
 }
 
@@ -59,9 +61,10 @@ fn decode_batch(body: Vec<u8>) -> Vec<u8> {
 #[bench::small(body(&messages::small_event()))]
 #[bench::small_with_meta(body(&messages::small_event_with_meta()))]
 fn decode_batch_and_verb(body: Vec<u8>) -> Vec<u8> {
-    for decoded in Batch::new(black_box(&body)).flatten() {
-        let _ = black_box(verb(&decoded.envelope));
-    }
+    let _ = Batch::new(black_box(&body)).visit(|decoded| {
+        let _ = black_box(decoded.map(|decoded| verb(&decoded.envelope)));
+        ControlFlow::Continue(())
+    });
     body
 }
 

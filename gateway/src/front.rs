@@ -398,19 +398,18 @@ impl Front {
     /// One frame body: its envelopes in order, until one closes the connection.
     fn handle_body(&mut self, slot: usize, body: &[u8]) {
         let mut envelopes = 0;
-        for decoded in Batch::within(body, self.limits.max_frame_bytes as usize) {
+        // Whether it broke off is known where it did.
+        let _ = Batch::within(body, self.limits.max_frame_bytes as usize).visit(|decoded| {
             envelopes += 1;
-            if self.handle_decoded(slot, decoded).is_break() {
-                break;
-            }
-        }
+            self.handle_decoded(slot, decoded)
+        });
         self.counters.received += envelopes;
         self.charge_messages(slot, envelopes);
     }
 
     /// One envelope, or what is wrong with it. Breaks off when nothing more is taken from the connection.
     #[inline]
-    fn handle_decoded(&mut self, slot: usize, decoded: Result<Decoded<'_>, Reject>) -> ControlFlow<()> {
+    fn handle_decoded(&mut self, slot: usize, decoded: Result<&Decoded<'_>, &Reject>) -> ControlFlow<()> {
         let Some(session) = &mut self.sessions[slot] else {
             return ControlFlow::Break(());
         };
@@ -422,9 +421,9 @@ impl Front {
                     self.say_goodbye(slot, Some((fault.code(), &message)), ws_code::POLICY);
                     return ControlFlow::Break(());
                 }
-                self.handle_envelope(slot, &decoded);
+                self.handle_envelope(slot, decoded);
             }
-            Err(reject) => self.handle_reject(slot, &reject),
+            Err(reject) => self.handle_reject(slot, reject),
         }
         match &self.sessions[slot] {
             Some(session) if session.handshake != Handshake::Closing => ControlFlow::Continue(()),

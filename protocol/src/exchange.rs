@@ -48,21 +48,25 @@ pub enum Verb {
 /// is ignored rather than answered.
 #[inline]
 pub fn verb(envelope: &Envelope<'_>) -> Result<Verb, Fault> {
-    let verb = match (envelope.kind, envelope.reference) {
-        (Kind::Hello, None) => Verb::Hello,
-        (Kind::Hello, Some(id)) => Verb::Welcome(id),
-        (Kind::Call, None) => Verb::Call,
-        (Kind::Call, Some(id)) => Verb::Answer(id),
-        (Kind::Stream, None) => Verb::StreamOpen,
-        (Kind::Stream, Some(id)) => Verb::StreamPart(id),
-        (Kind::Subscribe, None) => Verb::Subscribe,
-        (Kind::Subscribe, Some(id)) => Verb::SubscriptionNote(id),
-        (Kind::Event, None) => Verb::Publish,
-        (Kind::Event, Some(id)) => Verb::Ack(id),
-        (Kind::Cancel, None) => Verb::Close,
-        (Kind::Cancel, Some(id)) => Verb::Cancel(id),
-        (Kind::Ping, None) => Verb::Ping,
-        (Kind::Ping, Some(id)) => Verb::Pong(id),
+    let verb = match &envelope.reference {
+        None => match envelope.kind {
+            Kind::Hello => Verb::Hello,
+            Kind::Call => Verb::Call,
+            Kind::Stream => Verb::StreamOpen,
+            Kind::Subscribe => Verb::Subscribe,
+            Kind::Event => Verb::Publish,
+            Kind::Cancel => Verb::Close,
+            Kind::Ping => Verb::Ping,
+        },
+        Some(id) => match envelope.kind {
+            Kind::Hello => Verb::Welcome(*id),
+            Kind::Call => Verb::Answer(*id),
+            Kind::Stream => Verb::StreamPart(*id),
+            Kind::Subscribe => Verb::SubscriptionNote(*id),
+            Kind::Event => Verb::Ack(*id),
+            Kind::Cancel => Verb::Cancel(*id),
+            Kind::Ping => Verb::Pong(*id),
+        },
     };
     match verb {
         Verb::Publish => target::check_name(envelope.target.ok_or(Fault::Target)?, false)?,

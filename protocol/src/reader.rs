@@ -82,7 +82,7 @@ impl EnvelopeReader {
         input: &mut &[u8],
         body_bytes_max: usize,
         max_frame_bytes: usize,
-        mut on: impl FnMut(Result<Decoded<'_>, Reject>) -> ControlFlow<()>,
+        mut on: impl FnMut(Result<&Decoded<'_>, &Reject>) -> ControlFlow<()>,
     ) -> Result<Progress, FrameTooLarge> {
         if self.place == Place::Prefix {
             let Some(body_bytes) = self.prefix(input) else {
@@ -107,10 +107,8 @@ impl EnvelopeReader {
         self.body_left -= body.len() as u32;
         if self.place != Place::Skipped && !body.is_empty() {
             let mut batch = self.batch(body, max_frame_bytes);
-            for decoded in &mut batch {
-                if on(decoded).is_break() {
-                    return Ok(Progress::Stopped);
-                }
+            if batch.visit(&mut on).is_break() {
+                return Ok(Progress::Stopped);
             }
             let tail = &body[batch.position()..];
             self.walked(batch.position(), batch.is_unreadable());
@@ -189,7 +187,7 @@ impl EnvelopeReader {
         &mut self,
         input: &mut &[u8],
         max_frame_bytes: usize,
-        on: &mut impl FnMut(Result<Decoded<'_>, Reject>) -> ControlFlow<()>,
+        on: &mut impl FnMut(Result<&Decoded<'_>, &Reject>) -> ControlFlow<()>,
     ) -> Option<Progress> {
         let before = *input;
         let wanted = (self.look_at_bytes - self.partial.len() as u32).min(self.body_left);
@@ -209,10 +207,8 @@ impl EnvelopeReader {
 
         let mut partial = core::mem::take(&mut self.partial);
         let mut batch = self.batch(&partial, max_frame_bytes);
-        for decoded in &mut batch {
-            if on(decoded).is_break() {
-                return Some(Progress::Stopped);
-            }
+        if batch.visit(&mut *on).is_break() {
+            return Some(Progress::Stopped);
         }
         let position = batch.position();
         self.walked(position, batch.is_unreadable());
@@ -288,7 +284,7 @@ mod tests {
             .collect()
     }
 
-    fn told(decoded: Result<Decoded<'_>, Reject>) -> String {
+    fn told(decoded: Result<&Decoded<'_>, &Reject>) -> String {
         match decoded {
             Ok(decoded) => format!("{:?}", decoded.bytes),
             Err(reject) => reject.to_string(),
@@ -300,7 +296,7 @@ mod tests {
         let mut out = Vec::new();
         let mut deframer = Deframer::new();
         while let Some(body) = deframer.next(&mut input, LIMIT_BYTES).unwrap() {
-            out.extend(Batch::within(body, LIMIT_BYTES).map(told));
+            out.extend(Batch::within(body, LIMIT_BYTES).map(|decoded| told(decoded.as_ref())));
             out.push("frame".to_string());
         }
         out

@@ -16,11 +16,14 @@ const REST: &[u8] = b">";
 ///
 /// # Errors
 /// [`Fault::Topic`] says which rule.
+#[inline]
 pub fn check_name(name: &str, system: bool) -> Result<(), Fault> {
-    check_tokens(name, |_, token| match token {
-        ONE | REST => Err(Fault::Topic("a name may not hold the wildcard tokens `*` or `>`")),
-        _ => Ok(()),
-    })?;
+    if !is_plain(name.as_bytes()) {
+        check_tokens(name, |_, token| match token {
+            ONE | REST => Err(Fault::Topic("a name may not hold the wildcard tokens `*` or `>`")),
+            _ => Ok(()),
+        })?;
+    }
     if !system && is_system(name) {
         return Err(Fault::Topic("names that begin with `$` belong to the gateway"));
     }
@@ -72,6 +75,47 @@ pub fn matches(pattern: &str, name: &str) -> bool {
         }
     }
     name_tokens.next().is_none()
+}
+
+/// Whether a name keeps all rules but the one on `$`, and has no `*` or `>` at all: eight bytes at a time. Of others
+/// it says nothing.
+#[inline]
+fn is_plain(name: &[u8]) -> bool {
+    let (words, rest) = name.as_chunks();
+    // The bytes behind the last whole word, with zeros behind them.
+    let last_word = match name.last_chunk() {
+        Some(last) if !rest.is_empty() => u64::from_le_bytes(*last) >> (64 - 8 * rest.len()),
+        Some(_) => 0,
+        None => rest
+            .iter()
+            .rev()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    };
+    let words = words.iter().map(|word| u64::from_le_bytes(*word));
+    // In each byte the highest bit says something about that byte of the name.
+    let (mut wrong, mut dots_count) = (0, 0);
+    // A dot at the very beginning is wrong as one behind another dot is.
+    let mut dot_before = 0x80;
+    for word in words.chain([last_word]) {
+        let dots = bytes_equal(word, b'.');
+        wrong |= dots & (dots << 8 | dot_before);
+        wrong |= bytes_equal(word, ONE[0]) | bytes_equal(word, REST[0]);
+        dot_before = dots >> 56;
+        dots_count += (dots >> 7).wrapping_mul(EACH) >> 56;
+    }
+    let ends_well = name.last().is_some_and(|last| !is_dot(last));
+    wrong == 0 && ends_well && dots_count < TARGET_TOKENS_MAX as u64 && name.len() <= TARGET_BYTES_MAX
+}
+
+/// One in each byte of a word.
+const EACH: u64 = 0x0101_0101_0101_0101;
+
+/// The highest bit of each byte of `word` that is `byte`.
+#[inline]
+fn bytes_equal(word: u64, byte: u8) -> u64 {
+    const LOW_BITS: u64 = 0x7f * EACH;
+    let differing = word ^ (EACH * byte as u64);
+    !(((differing & LOW_BITS) + LOW_BITS) | differing | LOW_BITS)
 }
 
 /// What holds for names and patterns alike; `rule` sees each token and whether it is the last.
@@ -129,6 +173,34 @@ mod tests {
         }
         assert_eq!(check_name("$keys.get", true), Ok(()));
         assert!(check_name("$keys.*", true).is_err());
+    }
+
+    #[test]
+    fn a_plain_name_is_one_without_faults_and_wildcards() {
+        let plain = |name: &[u8]| {
+            let tokens = || name.split(is_dot);
+            name.len() <= 255
+                && tokens().count() <= 16
+                && tokens().all(|token| !token.is_empty())
+                && !name.iter().any(|byte| matches!(byte, b'*' | b'>'))
+        };
+        for number in 0..4_u32.pow(9) {
+            // Nine bytes, and those at the end of a longer name: they lie over the border of two words.
+            let bytes: [u8; 9] =
+                core::array::from_fn(|at| [b'a', b'.', 0xae, b'*'][(number >> (2 * at)) as usize % 4]);
+            for name in [&bytes[..(number % 10) as usize], &bytes] {
+                assert_eq!(is_plain(name), plain(name), "{name:x?}");
+            }
+            let longer = [b"plant", &bytes[..]].concat();
+            assert_eq!(is_plain(&longer), plain(&longer), "{longer:x?}");
+        }
+        for len in [253, 254, 255, 256, 300] {
+            for tokens in [1, 15, 16, 17] {
+                let mut name = alloc::vec![b'a'; len];
+                (1..tokens).for_each(|token| name[3 * token] = b'.');
+                assert_eq!(is_plain(&name), plain(&name), "{len} {tokens}");
+            }
+        }
     }
 
     #[test]

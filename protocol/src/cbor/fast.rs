@@ -20,11 +20,13 @@
 
 use super::nesting::{LOG_WINDOW_ROOM, Nesting};
 use super::numbers::{number_run, same_width};
-use super::simd::{BLOCK, Scratch, Simd};
+use super::simd::{BLOCK, Scratch, Simd, is_ascii};
 
 /// Bytes that are prepared at once. Each window ends with a mispredicted branch, but what is prepared behind the end
 /// of the item is wasted.
 const WINDOW: usize = 256;
+/// The same for the first window: most payloads end in it.
+const FIRST_WINDOW: usize = 128;
 /// Bytes behind a window that an item which begins in it may be copied from.
 const REACH: usize = 32;
 /// Room for text that waits for its UTF-8 check.
@@ -34,7 +36,6 @@ const TEXT_WAITS_BYTES: usize = 64;
 /// What one window can leave in the buffer, its last copy included.
 const TEXT_WINDOW_BYTES: usize = WINDOW + 2 * REACH;
 
-const _: () = assert!(WINDOW.is_multiple_of(BLOCK));
 const _: () = assert!(TEXT_BYTES > TEXT_WINDOW_BYTES + TEXT_WAITS_BYTES);
 // An opening takes a byte at least, so a window cannot overfill the log.
 const _: () = assert!(WINDOW <= LOG_WINDOW_ROOM);
@@ -96,12 +97,12 @@ pub(super) fn walk<S: Simd>(simd: S, bytes: &[u8], depth_max: usize) -> Option<u
         nesting: Nesting::new(bytes.len(), depth_max)?,
         texts: Scratch::new(),
     };
-    let mut pos = 0;
+    let mut pos = walk.window::<S, FIRST_WINDOW, { FIRST_WINDOW + REACH }, false>(simd, bytes, 0)?;
     while walk.nesting.left() > 0 {
         if STEPS[usize::from(*bytes.get(pos)?)].uncommon {
             pos = walk.uncommon(simd, bytes, pos)?;
         } else {
-            pos = walk.window(simd, bytes, pos)?;
+            pos = walk.window::<S, WINDOW, { WINDOW + REACH }, true>(simd, bytes, pos)?;
         }
     }
     // The last window may have been filled up with zeros, which pass for items.
@@ -114,21 +115,29 @@ pub(super) fn walk<S: Simd>(simd: S, bytes: &[u8], depth_max: usize) -> Option<u
 }
 
 impl Walk {
-    /// Walks the items that begin in the window at `pos`, until one window is done or the root has ended. Returns
-    /// where it got to.
+    /// Walks the items that begin in the `WIDTH` bytes at `pos`, until they are done or the root has ended; if not
+    /// `THROUGH`, until something is uncommon. Returns where it got to.
+    ///
+    /// `REACHED` are the bytes that are looked at.
     #[inline(always)]
-    fn window<S: Simd>(&mut self, simd: S, bytes: &[u8], pos: usize) -> Option<usize> {
+    fn window<S: Simd, const WIDTH: usize, const REACHED: usize, const THROUGH: bool>(
+        &mut self,
+        simd: S,
+        bytes: &[u8],
+        pos: usize,
+    ) -> Option<usize> {
+        const { assert!(REACHED == WIDTH + REACH && WIDTH <= WINDOW && WIDTH.is_multiple_of(BLOCK)) };
         let rest = &bytes[pos..];
         let mut filled_up;
-        let window: &[u8; WINDOW + REACH] = match rest.first_chunk() {
+        let window: &[u8; REACHED] = match rest.first_chunk() {
             Some(window) => window,
             None => {
-                filled_up = [0; WINDOW + REACH];
+                filled_up = [0; REACHED];
                 filled_up[..rest.len()].copy_from_slice(rest);
                 &filled_up
             }
         };
-        let mut skips = [0; WINDOW];
+        let mut skips = [0; WIDTH];
         for (block, skips) in window
             .as_chunks::<BLOCK>()
             .0
@@ -146,7 +155,7 @@ impl Walk {
             let mut nesting = self.nesting.count();
             let mut texts = self.texts.append();
             let mut uncommon = false;
-            while at < WINDOW {
+            while at < WIDTH {
                 let step = STEPS[usize::from(window[at])];
                 if step.uncommon {
                     uncommon = true;
@@ -161,12 +170,12 @@ impl Walk {
             }
             nesting.commit();
             texts.commit();
-            if !uncommon {
+            if !uncommon || !THROUGH {
                 return Some(pos + at);
             }
             let next = self.uncommon(simd, bytes, pos + at)?;
             at = next - pos;
-            if at >= WINDOW || self.nesting.left() == 0 {
+            if at >= WIDTH || self.nesting.left() == 0 {
                 return Some(next);
             }
         }
@@ -260,13 +269,20 @@ impl Walk {
     }
 
     /// Checks the text that waits.
-    #[inline(never)]
+    #[inline(always)]
     fn check_texts(&mut self) -> Option<()> {
         let texts = self.texts.filled();
-        simdutf8::basic::from_utf8(texts).ok()?;
+        if !is_ascii(texts) {
+            check_utf8(texts)?;
+        }
         self.texts.truncate(0);
         Some(())
     }
+}
+
+#[inline(never)]
+fn check_utf8(texts: &[u8]) -> Option<()> {
+    simdutf8::basic::from_utf8(texts).ok().map(drop)
 }
 
 /// Reads the head at `pos`: its initial byte, its length and, unless that says 31, its argument.

@@ -16,6 +16,7 @@ mod simd;
 mod tests;
 
 pub use scalar::walk_scalar;
+pub(crate) use simd::{as_str, is_ascii};
 
 /// Deepest nesting that any walk follows; a larger `depth_max` counts as this.
 pub const DEPTH_MAX: usize = crate::limits::PAYLOAD_DEPTH_MAX;
@@ -74,17 +75,30 @@ pub(crate) fn walk_short(bytes: &[u8], depth_max: usize) -> Result<usize, WalkFa
     match *bytes {
         [0x00..=0x17 | 0x20..=0x37 | 0xe0..=0xf7, ..] => return Ok(1),
         [0x18 | 0x38, _, ..] => return Ok(2),
-        [0x19 | 0x39, _, _, ..] => return Ok(3),
-        [0x1a | 0x3a, _, _, _, _, ..] => return Ok(5),
+        [0x19 | 0x39 | 0xf9, _, _, ..] => return Ok(3),
+        [0x1a | 0x3a | 0xfa, _, _, _, _, ..] => return Ok(5),
+        [0x1b | 0x3b | 0xfb, _, _, _, _, _, _, _, _, ..] => return Ok(9),
+        [first @ 0x40..=0x57, ref content @ ..] => {
+            let len = usize::from(first & 0x1f);
+            if len <= content.len() {
+                return Ok(1 + len);
+            }
+        }
+        [0x58, len, ref content @ ..] => {
+            let len = usize::from(len);
+            if len <= content.len() {
+                return Ok(2 + len);
+            }
+        }
         [first @ 0x60..=0x77, ref text @ ..] => {
             let len = usize::from(first & 0x1f);
-            if text.get(..len).is_some_and(<[u8]>::is_ascii) {
+            if text.get(..len).is_some_and(is_ascii) {
                 return Ok(1 + len);
             }
         }
         [0x78, len, ref text @ ..] => {
             let len = usize::from(len);
-            if text.get(..len).is_some_and(<[u8]>::is_ascii) {
+            if text.get(..len).is_some_and(is_ascii) {
                 return Ok(2 + len);
             }
         }

@@ -1,9 +1,9 @@
 //! Decoding in one pass, in place.
 //!
-//! Each field has a short path for what peers send, and a cold one that finds out what is wrong. Both forms share
-//! the fields; the named one has a key in front of each.
+//! What peers usually send takes the straight way of `usual`. Here is the way that takes everything, and that finds
+//! out what is wrong. Both forms share the fields; the named one has a key in front of each.
 
-use super::{COMPACT_HEAD, Decoded, Envelope, FIELD_NAMES, Form, Id, Kind, NAMED_HEAD, salvage};
+use super::{COMPACT_HEAD, Decoded, Envelope, FIELD_NAMES, Form, Id, Kind, NAMED_HEAD, salvage, usual};
 use crate::cbor;
 use crate::error::{self, Fault, Found, Reject};
 use crate::head::{self, Head, NoHead};
@@ -23,6 +23,14 @@ const TEXT_HEAD_U8: u8 = 0x78;
 /// See [`Reject`]: what is wrong, and all that could be read nonetheless.
 #[inline]
 pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, Reject> {
+    match usual::decode(bytes) {
+        Some(decoded) => Ok(decoded),
+        None => decode_any(bytes),
+    }
+}
+
+#[inline(never)]
+pub(super) fn decode_any(bytes: &[u8]) -> Result<Decoded<'_>, Reject> {
     let decoded = match bytes.first() {
         Some(&COMPACT_HEAD) => fields::<false>(bytes),
         Some(&NAMED_HEAD) => fields::<true>(bytes),
@@ -136,8 +144,7 @@ impl<'a> Reader<'a> {
         let Some(text) = self.bytes.get(start..start + len) else {
             return Err((Fault::Truncated, self.bytes.len()));
         };
-        let text =
-            core::str::from_utf8(text).map_err(|error| (Fault::Target, start + error.valid_up_to()))?;
+        let text = cbor::as_str(text).map_err(|error| (Fault::Target, start + error.valid_up_to()))?;
         self.at = start + len;
         Ok(Some(text))
     }

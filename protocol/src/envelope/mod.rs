@@ -6,12 +6,14 @@
 mod decode;
 mod encode;
 mod salvage;
+mod usual;
 
 use crate::error::{Fault, Reject};
 use crate::limits;
 use crate::meta::Meta;
 
 pub use decode::decode;
+pub(crate) use usual::decode as decode_usual;
 
 /// The seven message types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

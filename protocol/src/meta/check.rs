@@ -59,7 +59,7 @@ fn entries(bytes: &[u8], mut at: usize, keys: usize) -> Found<usize> {
         let Some(text) = within.get(at + head_len..at + head_len + len) else {
             return Err(cut_off(bytes));
         };
-        if !text.is_ascii() && core::str::from_utf8(text).is_err() {
+        if cbor::as_str(text).is_err() {
             return Err((Fault::Meta, at));
         }
         if seen[..count]

@@ -160,7 +160,10 @@ fn value_len(rest: &[u8]) -> Option<usize> {
     match *rest {
         [0x00..=0x17 | 0x20..=0x37 | 0xe0..=0xf7, ..] => Some(1),
         [first @ (0x40..=0x57 | 0x60..=0x77), ..] => Some(1 + usize::from(first & 0x1f)),
-        [0x18 | 0x38, _, ..] => Some(2),
+        [0x18 | 0x38, ..] => Some(2),
+        [0x19 | 0x39 | 0xf9, ..] => Some(3),
+        [0x1a | 0x3a | 0xfa, ..] => Some(5),
+        [0x1b | 0x3b | 0xfb, ..] => Some(9),
         [0x58 | 0x78, len, ..] => Some(2 + usize::from(len)),
         _ => cbor::walk(rest, PAYLOAD_DEPTH_MAX).ok(),
     }

@@ -1,10 +1,12 @@
-//! The instructions that the fast walk is made of, for each kind of processor: the only unsafe code of the crate.
+//! The instructions that the fast walk is made of, for each kind of processor, and the shortcut to text that is ASCII:
+//! the only unsafe code of the crate.
 //!
 //! The walk itself is safe code that is generic over [`Simd`]; it is compiled once for each set of instructions, and
 //! [`walk`] chooses: at run time on x86-64 with the feature `std`, by the compiler's target features otherwise.
 #![allow(unsafe_code)]
 
 mod scratch;
+mod text;
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -12,6 +14,7 @@ mod neon;
 mod x86;
 
 pub(super) use scratch::{Appender, Scratch};
+pub(crate) use text::{as_str, is_ascii};
 
 /// Bytes that are worked on at once.
 pub(super) const BLOCK: usize = 32;
