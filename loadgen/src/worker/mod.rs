@@ -195,6 +195,7 @@ impl<P: Protocol> Worker<P> {
         self.hearing.end_turn(&self.shared.live[self.thread].0);
         self.follow_stage();
         let sent = self.send_what_is_due();
+        self.poll_sessions();
         self.report();
         self.flush();
         events > 0 || sent
@@ -445,6 +446,25 @@ impl<P: Protocol> Worker<P> {
         if !peer.is_dirty {
             peer.is_dirty = true;
             self.dirty.push(index as u32);
+        }
+    }
+
+    /// What sessions have to say without having received anything: those that were just asked for something.
+    fn poll_sessions(&mut self) {
+        let mut at = 0;
+        while let Some(&index) = self.dirty.get(at) {
+            let mut notes = Notes::default();
+            let mut said = false;
+            self.peers[index as usize].session.poll(&mut |incoming| {
+                said = true;
+                notes.take(incoming);
+            });
+            if said {
+                // It may be asked for more on that account, and say more.
+                self.note(index as usize, notes);
+            } else {
+                at += 1;
+            }
         }
     }
 
