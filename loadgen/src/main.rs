@@ -212,8 +212,17 @@ fn put_into(results: &Results, document: &Path, marker: &str) -> Result<(), End>
             "{name} cannot be read: {error}; give a document that is there"
         ))
     })?;
-    // Below a heading of the document's own.
-    let tables = report::markdown(results).replace("\n## ", "\n#### ");
+    // Below a heading of the document's own, which is of the third level.
+    let tables: String = report::markdown(results)
+        .lines()
+        .map(|line| {
+            if line.starts_with("##") {
+                format!("##{line}\n")
+            } else {
+                format!("{line}\n")
+            }
+        })
+        .collect();
     let text = report::replace_between(&text, marker, &tables)
         .map_err(|error| End::Usage(format!("{name}: {error}")))?;
     fs::write(document, text).map_err(|error| cannot_write(document, &error))

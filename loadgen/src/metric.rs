@@ -93,7 +93,7 @@ impl Metric {
     #[must_use]
     pub fn extra(name: &str) -> Metric {
         let (unit, better) = match split_unit(name) {
-            _ if name.ends_with("_per_s") => (Unit::PerSecond, Better::Higher),
+            _ if is_rate(name) => (Unit::PerSecond, Better::Higher),
             // What was sent, not what it cost.
             _ if name.starts_with("payload_") => (Unit::Bytes, Better::Neither),
             _ if name.contains("bytes_per_") => (Unit::Bytes, Better::Lower),
@@ -176,6 +176,11 @@ fn resolve(name: &str) -> Option<(&'static Metric, f64)> {
     Some((metric, factor))
 }
 
+/// Whether a name ends in a second that something is counted by: `hellos_per_s`, `hellos_per_cpu_s`.
+fn is_rate(name: &str) -> bool {
+    name.ends_with("_per_s") || name.ends_with("_per_cpu_s")
+}
+
 /// A name without the unit at its end, the unit, and how many base units make one of it.
 fn split_unit(name: &str) -> Option<(&str, Unit, f64)> {
     let (base, suffix) = name.rsplit_once('_')?;
@@ -183,7 +188,7 @@ fn split_unit(name: &str) -> Option<(&str, Unit, f64)> {
         "ns" => (Unit::Time, 1.0),
         "us" => (Unit::Time, 1e3),
         "ms" => (Unit::Time, 1e6),
-        "s" if !base.ends_with("_per") => (Unit::Time, 1e9),
+        "s" if !is_rate(name) => (Unit::Time, 1e9),
         "bytes" => (Unit::Bytes, 1.0),
         "kib" => (Unit::Bytes, 1024.0),
         "mib" => (Unit::Bytes, 1024.0 * 1024.0),
@@ -361,6 +366,7 @@ mod tests {
             (metric.unit, metric.better)
         };
         assert_eq!(kind("hellos_per_s"), (Unit::PerSecond, Better::Higher));
+        assert_eq!(kind("hellos_per_cpu_s"), (Unit::PerSecond, Better::Higher));
         assert_eq!(kind("rss_bytes_per_connection"), (Unit::Bytes, Better::Lower));
         assert_eq!(kind("rss_growth_bytes"), (Unit::Bytes, Better::Lower));
         assert_eq!(kind("cut_after_ms"), (Unit::Time, Better::Lower));

@@ -7,11 +7,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use fluxar_loadgen::campaign::Campaign;
-use fluxar_loadgen::conduct::{ConductError, Conducted, conduct};
+use fluxar_loadgen::conduct::{ConductError, Conducted, Stage, conduct};
+use fluxar_loadgen::find_knee::find_knees;
+use fluxar_loadgen::knee::{Limit, Search};
 use fluxar_loadgen::measured::{Measured, Phase, ServerUse};
 use fluxar_loadgen::progress::Progress;
 use fluxar_loadgen::record::{RESULTS_FILE, read};
-use fluxar_loadgen::run::{RunError, RunOrder};
+use fluxar_loadgen::run::{RunError, RunOrder, Snapshot};
+use fluxar_loadgen::scenario::Arrivals;
 use fluxar_loadgen::server::find_program;
 use hdrhistogram::Histogram;
 
@@ -256,4 +259,54 @@ fn programs_that_are_not_here_are_told_before_anything_runs() {
     assert_eq!(*ran.lock().expect("a list"), ["there"]);
     assert_eq!(conducted.unjudged.len(), 1, "{:?}", conducted.unjudged);
     assert_eq!(conducted.judged.len(), 1);
+}
+
+/// A run at the rate that was asked for, of a server that is overrun above 5,000 a second.
+fn overrun_above_5000(order: &RunOrder, generator_busy: f64) -> Measured {
+    let Arrivals::Constant { per_s } = order.scenario.arrivals else {
+        panic!("an open loop: {:?}", order.scenario.arrivals)
+    };
+    let mut measured = measured(per_s as u64, false);
+    let phase = &mut measured.phases[0];
+    phase.asked_per_s = Some(per_s);
+    if per_s > 5_000.0 {
+        phase.latency_ns.clear();
+        phase.latency_ns.record_n(80_000_000, 100).expect("recorded");
+        measured.generator_busy = generator_busy;
+    }
+    measured
+}
+
+#[test]
+fn the_knee_of_a_server_is_found_and_the_generators_is_told_from_it() {
+    let campaign = campaign(&format!(
+        "[[target]]\nname = \"t\"\nprotocol = \"nats\"\nurl = \"tcp://127.0.0.1:1\"\n{FAN_OUT}"
+    ));
+    let slos = ["p99_ms < 5".parse().expect("an assertion")];
+    let bounds = Search {
+        from_per_s: 1_000.0,
+        to_per_s: 1e6,
+        precision: 0.05,
+    };
+    for (generator_busy, limit, words) in [
+        (0.5, Limit::Server, "holds up to"),
+        (0.99, Limit::Generator, "the generator was the limit"),
+    ] {
+        let mut run =
+            |order: &RunOrder, _: &mut dyn FnMut(&Snapshot)| Ok(overrun_above_5000(order, generator_busy));
+        let mut stage = Stage::new(&campaign, &mut run);
+        let mut progress = Progress::new(Box::new(Vec::new()), None, false);
+        let mut records = 0;
+        let found = find_knees(&campaign, &slos, bounds, &mut stage, &mut progress, &mut |_| {
+            records += 1
+        });
+        let [found] = &found[..] else {
+            panic!("one target: {found:?}")
+        };
+        let knee = found.knee.as_ref().expect("a knee");
+        let kept_per_s = knee.kept_per_s.expect("a rate");
+        assert!((4_700.0..=5_000.0).contains(&kept_per_s), "{knee:?}");
+        assert_eq!((knee.limit, knee.runs), (limit, records));
+        assert!(found.to_string().contains(words), "{found}");
+    }
 }

@@ -352,10 +352,10 @@ fn read_assertions(
                         wrong(text, no_target(name, targets));
                     }
                 }
-                if !plan.points.is_empty() {
-                    if let Err(message) = check_reach(&assertion, plan) {
-                        wrong(text, message);
-                    }
+                if !plan.points.is_empty()
+                    && let Err(message) = check_reach(&assertion, plan)
+                {
+                    wrong(text, message);
                 }
                 assertions.push(assertion);
             }

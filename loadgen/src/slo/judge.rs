@@ -18,7 +18,7 @@ pub struct Judged {
     pub title: String,
     /// Of whom.
     pub target: String,
-    /// As it was written.
+    /// As it was written, without the targets in front.
     pub assertion: String,
     /// What came out.
     pub outcome: Outcome,
@@ -59,10 +59,20 @@ impl Judged {
     pub fn verdict(&self) -> String {
         match &self.outcome {
             Outcome::Held { value, bound } => {
-                format!("{}: held, {} against {}", self.assertion, Brief(*value), Brief(*bound))
+                format!(
+                    "{}: held, {} against {}",
+                    self.assertion,
+                    Brief(*value),
+                    Brief(*bound)
+                )
             }
             Outcome::Failed { value, bound } => {
-                format!("{}: FAILED, {} against {}", self.assertion, Brief(*value), Brief(*bound))
+                format!(
+                    "{}: FAILED, {} against {}",
+                    self.assertion,
+                    Brief(*value),
+                    Brief(*bound)
+                )
             }
             Outcome::Unknown(why) => format!("{}: FAILED, {why}", self.assertion),
         }
@@ -138,7 +148,7 @@ fn judge_point(assertion: &Assertion, here: &[&Record]) -> Vec<Judged> {
         judged.push(Judged {
             title: here.first().map(|record| record.title()).unwrap_or_default(),
             target: target.to_owned(),
-            assertion: assertion.text.clone(),
+            assertion: assertion.without_targets().to_owned(),
             outcome,
         });
     }

@@ -107,6 +107,15 @@ impl Operator {
 }
 
 impl Assertion {
+    /// As it was written, without the targets in front.
+    #[must_use]
+    pub fn without_targets(&self) -> &str {
+        match self.text.split_once(':') {
+            Some((_, behind)) if !self.targets.is_empty() => behind.trim_start(),
+            _ => &self.text,
+        }
+    }
+
     /// Every target that it names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let others = match &self.bound {
