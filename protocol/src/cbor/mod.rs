@@ -72,37 +72,21 @@ pub fn walk(bytes: &[u8], depth_max: usize) -> Result<usize, WalkFault> {
 /// here, without the preparations of the fast walk, which cost as much as 300 bytes of payload do.
 #[inline]
 pub(crate) fn walk_short(bytes: &[u8], depth_max: usize) -> Result<usize, WalkFault> {
-    match *bytes {
+    // Where its content begins if that is text, and where it ends.
+    let (text, end) = match *bytes {
         [0x00..=0x17 | 0x20..=0x37 | 0xe0..=0xf7, ..] => return Ok(1),
-        [0x18 | 0x38, _, ..] => return Ok(2),
-        [0x19 | 0x39 | 0xf9, _, _, ..] => return Ok(3),
-        [0x1a | 0x3a | 0xfa, _, _, _, _, ..] => return Ok(5),
-        [0x1b | 0x3b | 0xfb, _, _, _, _, _, _, _, _, ..] => return Ok(9),
-        [first @ 0x40..=0x57, ref content @ ..] => {
-            let len = usize::from(first & 0x1f);
-            if len <= content.len() {
-                return Ok(1 + len);
-            }
-        }
-        [0x58, len, ref content @ ..] => {
-            let len = usize::from(len);
-            if len <= content.len() {
-                return Ok(2 + len);
-            }
-        }
-        [first @ 0x60..=0x77, ref text @ ..] => {
-            let len = usize::from(first & 0x1f);
-            if text.get(..len).is_some_and(is_ascii) {
-                return Ok(1 + len);
-            }
-        }
-        [0x78, len, ref text @ ..] => {
-            let len = usize::from(len);
-            if text.get(..len).is_some_and(is_ascii) {
-                return Ok(2 + len);
-            }
-        }
-        _ => {}
+        [0x18 | 0x38, ..] => (2, 2),
+        [0x19 | 0x39 | 0xf9, ..] => (3, 3),
+        [0x1a | 0x3a | 0xfa, ..] => (5, 5),
+        [0x1b | 0x3b | 0xfb, ..] => (9, 9),
+        [first @ 0x40..=0x57, ..] => (1 + usize::from(first & 0x1f), 1 + usize::from(first & 0x1f)),
+        [0x58, len, ..] => (2 + usize::from(len), 2 + usize::from(len)),
+        [first @ 0x60..=0x77, ..] => (1, 1 + usize::from(first & 0x1f)),
+        [0x78, len, ..] => (2, 2 + usize::from(len)),
+        _ => return walk(bytes, depth_max),
+    };
+    if bytes.get(text..end).is_some_and(is_ascii) {
+        return Ok(end);
     }
     walk(bytes, depth_max)
 }
