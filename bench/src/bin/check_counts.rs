@@ -3,6 +3,7 @@
 //!
 //! Ends with 0 if nothing takes more instructions than recorded, with 1 if something does, with 2 if nothing could be
 //! compared.
+#![forbid(unsafe_code)]
 
 use std::io::Read;
 use std::path::Path;
