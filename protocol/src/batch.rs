@@ -112,7 +112,14 @@ impl<'a> Iterator for Batch<'a> {
         if self.at == 0 && self.is_start && matches!(first, ZSTD | GZIP) {
             return Some(Err(self.unreadable(compressed())));
         }
-        let decoded = envelope::decode(rest);
+        let decoded = if self.is_end {
+            envelope::decode(rest)
+        } else if let Some(decoded) = envelope::decode_piece(rest) {
+            decoded
+        } else {
+            self.body = &self.body[..self.at];
+            return None;
+        };
         match decoded {
             Ok(decoded) => {
                 self.at += decoded.bytes.len();
@@ -123,10 +130,6 @@ impl<'a> Iterator for Batch<'a> {
             }
             Err(reject) => {
                 let Some(end) = reject.end else {
-                    if !self.is_end {
-                        self.body = &self.body[..self.at];
-                        return None;
-                    }
                     return Some(Err(self.unreadable(reject)));
                 };
                 self.at += end;

@@ -31,12 +31,29 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, Reject> {
 
 #[inline(never)]
 pub(super) fn decode_any(bytes: &[u8]) -> Result<Decoded<'_>, Reject> {
-    let decoded = match bytes.first() {
+    decode_fields(bytes).map_err(|(fault, at)| salvage::reject(bytes, fault, at))
+}
+
+/// Decodes the envelope at the start of `bytes`, which may go on behind them. `None`: it does. Nothing is found out
+/// about what is there of it, since that is done when the rest has come.
+#[inline(never)]
+pub(crate) fn decode_piece(bytes: &[u8]) -> Option<Result<Decoded<'_>, Reject>> {
+    match decode_fields(bytes) {
+        Err((Fault::Truncated, _)) => None,
+        Err((fault, at)) => {
+            let reject = salvage::reject(bytes, fault, at);
+            reject.end.is_some().then_some(Err(reject))
+        }
+        Ok(decoded) => Some(Ok(decoded)),
+    }
+}
+
+fn decode_fields(bytes: &[u8]) -> Found<Decoded<'_>> {
+    match bytes.first() {
         Some(&COMPACT_HEAD) => fields::<false>(bytes),
         Some(&NAMED_HEAD) => fields::<true>(bytes),
         _ => Err((wrong_outer_head(bytes), 0)),
-    };
-    decoded.map_err(|(fault, at)| salvage::reject(bytes, fault, at))
+    }
 }
 
 #[inline]

@@ -13,6 +13,7 @@ use crate::limits;
 use crate::meta::Meta;
 
 pub use decode::decode;
+pub(crate) use decode::decode_piece;
 pub(crate) use usual::decode as decode_usual;
 
 /// The seven message types.
