@@ -47,5 +47,5 @@ pub const FLUSH_MS: u64 = 5_000;
 /// peer ended may take to send what is queued.
 pub const LINGER_MS: u64 = 1_000;
 /// How long a core watches its mailboxes and its ring before it parks. A wake through the kernel takes 32 to 47 µs one way, a
-/// letter that is seen while spinning 0.55 µs (measured).
-pub const SPIN_US: u32 = 20;
+/// letter that is seen while spinning 0.55 µs (measured); but spinning costs CPU on every turn, so it is asked for.
+pub const SPIN_US: u32 = 0;

@@ -101,7 +101,7 @@ impl Default for Config {
             limits: Limits::default(),
             origins: Origins::Loopback,
             engine: EngineSizes {
-                spin_us: 20,
+                spin_us: 0,
                 ring_entries: 1024,
                 buffers: 1024,
                 buffer_bytes: 16 * 1024,

@@ -18,7 +18,7 @@ pub enum Transport {
 #[derive(Debug, Clone)]
 pub struct ReactorConfig {
     /// How long the mailboxes and the driver are watched before the core parks, in µs. 0 saves power and costs a wake through the
-    /// kernel (32 to 47 µs) for each letter to an idle core. Not used by a core that is alone. Default 20.
+    /// kernel (32 to 47 µs) for each letter to an idle core. Not used by a core that is alone. Default 0.
     pub spin_us: u32,
     /// Most bytes that one send carries. Default 256 KiB.
     pub send_bytes_max: usize,
