@@ -7,10 +7,31 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::scenario::ProtocolName;
 
+const RUN_HELP: &str = "\
+Examples:
+  loadgen run bench/campaigns/first.toml
+  loadgen run bench/campaigns/peers.toml --plan
+  loadgen run bench/campaigns/peers.toml --only fluxar --only nats --only ten-topics
+  loadgen run mine.toml --quick && loadgen run mine.toml --repeats 10 --out before
+
+docs/loadgen.md says what stands in a campaign file.";
+
+const KNEE_HELP: &str = "\
+Examples:
+  loadgen find-knee --subscribers 10 --slo 'p99_ms < 5'
+  loadgen find-knee --url tcp://127.0.0.1:4222 --slo 'p99_9_ms < 10' --slo 'lost == 0' --from 50k
+  loadgen find-knee bench/campaigns/latency.toml --only steady --slo 'p99_us < 1000'";
+
+const ASSERT_HELP: &str = "\
+Assertions: FIGURE OP NUMBER, such as
+  p50_ms p99_ms p99_9_us max_ms stall_ms     lost duplicated out_of_order refused
+  sent_per_s delivered_per_s                 server_ns_per_message rss_max_mib server_busy
+docs/loadgen.md says what each is.";
+
 const AFTER_HELP: &str = "\
 Examples:
   fluxar-gateway &                           a server to measure
-  loadgen fan-out                            1 publisher, 1 subscriber, as fast as the server lets it
+  loadgen fan-out                            1 publisher, 1 subscriber, a full window
   loadgen fan-out --subscribers 100 --rate 10k --assert 'p99_ms < 5'
   loadgen calls --clients 64
   loadgen run bench/campaigns/first.toml     starts its servers itself, and leaves an HTML page
@@ -64,6 +85,7 @@ pub enum Command {
 
 /// `loadgen run`
 #[derive(Debug, ClapArgs)]
+#[command(after_help = RUN_HELP)]
 pub struct RunArgs {
     /// The campaign file
     pub file: PathBuf,
@@ -95,6 +117,7 @@ pub struct RunArgs {
 
 /// `loadgen find-knee`
 #[derive(Debug, ClapArgs)]
+#[command(after_help = KNEE_HELP)]
 pub struct FindKneeArgs {
     /// A campaign file: the knee of each target at each point. Without it: of the server at --url, in a fan-out
     pub file: Option<PathBuf>,
@@ -330,6 +353,7 @@ macro_rules! workload_args {
     (@ $(#[$doc:meta])* $name:ident { $($(#[$meta:meta])* $field:ident: $kind:ty,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, ClapArgs)]
+        #[command(after_help = ASSERT_HELP)]
         pub struct $name {
             $($(#[$meta])* pub $field: $kind,)*
             /// The server.
