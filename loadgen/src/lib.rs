@@ -17,8 +17,8 @@
 //! closed loops are guilty (a server that stalls does not get its waiting messages for free).
 #![forbid(unsafe_code)]
 
-pub mod arrivals;
 pub mod args;
+pub mod arrivals;
 pub mod campaign;
 pub mod compare;
 pub mod conduct;

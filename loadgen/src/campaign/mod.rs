@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-pub use fields::{Fault, available_cores};
 pub(crate) use fields::nearest;
+pub use fields::{Fault, available_cores};
 
 use crate::record::{short_field, value_text};
 use crate::scenario::{ProtocolName, Scenario, Target};
@@ -149,8 +149,11 @@ impl Campaign {
                 message,
             }]
         };
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| fault(format!("cannot be read: {error}; give the path of a campaign file")))?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            fault(format!(
+                "cannot be read: {error}; give the path of a campaign file"
+            ))
+        })?;
         let directory = path.parent().unwrap_or(Path::new("")).to_owned();
         Campaign::parse(&source, &text, &directory)
     }
@@ -172,7 +175,11 @@ impl Campaign {
         let is_scenario = |name: &String| self.scenarios.iter().any(|plan| plan.name == *name);
         for name in names {
             if !is_target(name) && !is_scenario(name) {
-                let targets: Vec<&str> = self.targets.iter().map(|plan| plan.target.name.as_str()).collect();
+                let targets: Vec<&str> = self
+                    .targets
+                    .iter()
+                    .map(|plan| plan.target.name.as_str())
+                    .collect();
                 let scenarios: Vec<&str> = self.scenarios.iter().map(|plan| plan.name.as_str()).collect();
                 return Err(format!(
                     "--only {name}: there is no target or scenario of that name; targets: {}; scenarios: {}",
@@ -289,7 +296,9 @@ pub fn check_url(url: &str) -> Result<(), String> {
             return Err(format!("{url:?}: a `}}` is missing behind {{port"));
         };
         if !number.chars().all(|digit| digit.is_ascii_digit()) {
-            return Err(format!("{url:?}: placeholders are {{dir}}, {{port}}, {{port2}}, …"));
+            return Err(format!(
+                "{url:?}: placeholders are {{dir}}, {{port}}, {{port2}}, …"
+            ));
         }
         filled.push_str(before);
         filled.push_str("65000");

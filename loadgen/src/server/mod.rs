@@ -105,9 +105,18 @@ impl fmt::Display for ServerError {
             ),
             ServerError::System { name, what, error } => write!(f, "target {name}: {what}: {error}"),
             ServerError::Ended { name, status, said } => {
-                write!(f, "target {name} ended before it was ready ({status}){}", Said(said))
+                write!(
+                    f,
+                    "target {name} ended before it was ready ({status}){}",
+                    Said(said)
+                )
             }
-            ServerError::NotReady { name, url, waited, said } => write!(
+            ServerError::NotReady {
+                name,
+                url,
+                waited,
+                said,
+            } => write!(
                 f,
                 "target {name} does not accept connections on {url} after {} ms; check its command, or raise \
                  ready_ms{}",
@@ -146,20 +155,25 @@ impl Server {
     /// Why it does not run; nothing is left of it.
     pub fn start(target: &Target, plan: &StartPlan, directory: &Path) -> Result<Server, ServerError> {
         let name = target.name.clone();
-        let program = find_program(plan.command.first().map_or("", String::as_str), directory).ok_or_else(|| {
-            ServerError::NotInstalled {
-                name: name.clone(),
-                program: plan.command.first().cloned().unwrap_or_default(),
-            }
-        })?;
+        let program =
+            find_program(plan.command.first().map_or("", String::as_str), directory).ok_or_else(|| {
+                ServerError::NotInstalled {
+                    name: name.clone(),
+                    program: plan.command.first().cloned().unwrap_or_default(),
+                }
+            })?;
         let system = |what: &str, error: io::Error| ServerError::System {
             name: name.clone(),
             what: what.to_owned(),
             error,
         };
-        let place = Place::new(plan, target).map_err(|error| system("its directory cannot be made", error))?;
-        let output = File::create(place.output()).map_err(|error| system("its output cannot be kept", error))?;
-        let errors = output.try_clone().map_err(|error| system("its output cannot be kept", error))?;
+        let place =
+            Place::new(plan, target).map_err(|error| system("its directory cannot be made", error))?;
+        let output =
+            File::create(place.output()).map_err(|error| system("its output cannot be kept", error))?;
+        let errors = output
+            .try_clone()
+            .map_err(|error| system("its output cannot be kept", error))?;
         let mut command = Command::new(&program);
         command
             .args(plan.command.iter().skip(1).map(|argument| place.fill(argument)))
@@ -202,7 +216,11 @@ impl Server {
     /// How it ended, if it did so by itself, and the last that it said.
     pub fn ended(&mut self) -> Option<String> {
         let status = self.child.try_wait().ok().flatten()?;
-        Some(format!("target {} ended by itself ({status}){}", self.name, Said(&self.said())))
+        Some(format!(
+            "target {} ended by itself ({status}){}",
+            self.name,
+            Said(&self.said())
+        ))
     }
 
     /// Ends it.
@@ -295,7 +313,9 @@ fn spawn_pinned(command: &mut Command, cores: &[usize]) -> io::Result<Child> {
             sched_setaffinity(None, &set)?;
             command.spawn()
         });
-        spawned.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts servers failed")))
+        spawned
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread that starts servers failed")))
     })
 }
 
@@ -303,11 +323,11 @@ fn spawn_pinned(command: &mut Command, cores: &[usize]) -> io::Result<Child> {
 #[must_use]
 pub fn accepts(url: &str) -> bool {
     match Address::parse(url) {
-        Ok(Address::Tcp { host, port } | Address::WebSocket { host, port, .. }) => {
-            (host.as_str(), port).to_socket_addrs().is_ok_and(|mut addresses| {
+        Ok(Address::Tcp { host, port } | Address::WebSocket { host, port, .. }) => (host.as_str(), port)
+            .to_socket_addrs()
+            .is_ok_and(|mut addresses| {
                 addresses.any(|address| TcpStream::connect_timeout(&address, CONNECT_PATIENCE).is_ok())
-            })
-        }
+            }),
         Ok(Address::Unix { path }) => UnixStream::connect(path).is_ok(),
         Err(_) => false,
     }
