@@ -3,11 +3,13 @@
 //! Everything that a payload holds passes here on its way in; nothing is built from it. Meta and error are read and
 //! written head by head, and their values walked here; only the payloads of hellos are left to `minicbor`.
 //!
-//! There are two walks with one result. [`walk_scalar`] takes item after item and is plainly right. [`walk`] is
-//! many times faster on sound items, because it hardly ever branches on what the bytes hold (`fast.rs` tells how);
-//! it only notices that something is wrong and leaves it to the plain one to say what and where.
+//! There are three walks with one result. [`walk_scalar`] takes item after item and is plainly right. [`walk`] first tries
+//! the walk of small documents (`flat.rs`), then one that is many times faster on large ones, because it hardly ever
+//! branches on what the bytes hold (`fast.rs` tells how). Both only notice that something is wrong or rare and leave it:
+//! it is the plain one that says what and where.
 
 mod fast;
+mod flat;
 mod nesting;
 mod numbers;
 mod scalar;
@@ -61,6 +63,9 @@ pub enum WalkFaultKind {
 /// # Errors
 /// The first fault found, see [`WalkFault`].
 pub fn walk(bytes: &[u8], depth_max: usize) -> Result<usize, WalkFault> {
+    if let Some(len) = flat::walk(bytes, depth_max) {
+        return Ok(len);
+    }
     match simd::walk(bytes, depth_max) {
         Some(len) => Ok(len),
         // Something is wrong with the item, or this machine has no SIMD: the plain walk says what there is to say.
