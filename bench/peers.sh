@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures the gateway beside what a user would pick instead, and writes down what came out.
 #
-#   bench/peers.sh               all campaigns: about half an hour
+#   bench/peers.sh               all campaigns: about 25 minutes
 #   bench/peers.sh CAMPAIGN…     some of them: peers latency calls connections slow cores
 #   bench/peers.sh --quick …     one repeat of a second each: to see that everything works; nothing is recorded
 #
