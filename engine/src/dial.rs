@@ -11,8 +11,7 @@
 //! | `ECONNREFUSED` | nobody listens there (or, on a Unix socket, nobody any more) | start the server |
 //! | `ENOENT` | a Unix socket's file is not there | check the path |
 //! | `EADDRNOTAVAIL` | all local ports towards that address are taken | dial from more addresses: [`Dial::source`] |
-//! | `EAGAIN` | the backlog of a Unix socket is full | dial again later |
-//! | kind `TimedOut` | no answer within [`crate::reactor::ReactorConfig::connect_ms`], or no WebSocket within `handshake_ms` | |
+//! | kind `TimedOut` | no answer within [`crate::reactor::ReactorConfig::connect_ms`] (on a Unix socket: its backlog was full for as long), or no WebSocket within `handshake_ms` | dial again later |
 //!
 //! A server that answers the request for a WebSocket with anything but its good answer is told by a
 //! [`crate::ws::WsFault`] inside the error.

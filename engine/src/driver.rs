@@ -40,7 +40,7 @@ impl Token {
 
 /// What a kernel, or its simulation, does for one core.
 pub trait Driver {
-    /// A receive buffer on loan; dropping it gives it back. Mutable so that WebSocket payloads are unmasked in place.
+    /// Received bytes on loan: a receive buffer, or a part of one. Dropping the last part gives the buffer back. Mutable so that WebSocket payloads are unmasked in place.
     type Lease: Deref<Target = [u8]> + DerefMut;
     /// A connected socket. Dropping one that was never handed to an operation closes it; others have to go to
     /// [`Driver::close`], see the module's rules.
@@ -85,7 +85,7 @@ pub trait Driver {
     /// those operations. Their completions still arrive, a gather with them; by then the token is stale. Bytes that
     /// the kernel took are still delivered, if the peer reads them.
     fn close(&mut self, token: Token, socket: Self::Socket);
-    /// How many receive buffers are neither on loan nor filled: so many receives may be armed anew after
+    /// How many receive buffers are not used up: so many receives may be armed anew after
     /// [`ReceiveEnd::NoBuffers`].
     fn free_buffers(&self) -> usize;
     /// Wakes another core if it is parked. Cheap if it is not. A wake is never lost: if the core is not parked now,

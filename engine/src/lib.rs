@@ -10,6 +10,7 @@ pub mod gather;
 pub mod limits;
 pub mod listener;
 pub mod mail;
+pub mod paged;
 pub mod probe;
 pub mod reactor;
 pub mod rlimit;

@@ -29,8 +29,8 @@ pub const QUEUE_KEPT_ITEMS: usize = 256;
 /// and does not read the answers is closed.
 pub const CONTROL_BYTES_MAX: usize = 16 * 1024;
 /// Most bytes that are held for one paused connection: what the kernel had received in the turn in which it was
-/// paused, and was not handed up yet. Beyond, it is closed. Linux 6.18 fills up to 98 buffers for one connection in one
-/// turn, 1.6 MB with buffers of the default size (measured), so this happens to nobody who has not tried hard.
+/// paused, and was not handed up yet. Beyond, it is closed. With a ring of 1,024 buffers of the default size Linux 6.18 filled
+/// 98 for one connection in one turn, 1.6 MB (measured), and now it holds fewer, so this happens to nobody who has not tried hard.
 pub const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Connections that a core takes, unless configured. Beyond it new ones are closed as they come.
 pub const CONNECTIONS_MAX: usize = 1 << 20;

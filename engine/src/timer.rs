@@ -14,6 +14,8 @@
 //! Therefore all that lies on a level is due before anything on the level above, no slot lies behind the wheel's
 //! time, and eleven levels hold every `u64`.
 
+use crate::paged::Paged;
+
 /// log2 of the slots of a level.
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
@@ -35,7 +37,7 @@ pub struct Wheel<K> {
     /// The latest time that [`Wheel::expire`] was told. No slot before it holds a timer.
     now_ms: u64,
     levels: [Level; LEVELS],
-    entries: Vec<Entry<K>>,
+    entries: Paged<Entry<K>>,
     /// First of the free entries, chained by `next`.
     free: u32,
     armed: usize,
@@ -77,7 +79,7 @@ impl<K> Wheel<K> {
                 occupied: 0,
                 first: [NONE; SLOTS],
             }; LEVELS],
-            entries: Vec::new(),
+            entries: Paged::new(),
             free: NONE,
             armed: 0,
         }

@@ -38,7 +38,7 @@ struct Town {
     world: World,
     echo: Core,
     dialler: Core,
-    /// Sends of the echoing core that were not reported yet, by connection.
+    /// What is known of each connection.
     known: BTreeMap<Conn, Known>,
     /// How each dial ended, and what it had received.
     ends: Vec<(Cause, Known)>,

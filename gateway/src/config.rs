@@ -54,6 +54,7 @@ impl EngineSizes {
             cq_entries: entries.saturating_mul(4).min(65_536),
             buffers: self.buffers,
             buffer_bytes: self.buffer_bytes,
+            ..UringConfig::default()
         }
     }
 }

@@ -11,6 +11,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use fluxar_engine::driver::Token;
 use fluxar_engine::listener::ListenerId;
+use fluxar_engine::paged::Paged;
 use fluxar_engine::reactor::{Close, Conn, Piece};
 use fluxar_engine::timer::Wheel;
 use fluxar_protocol::envelope::{Decoded, Envelope};
@@ -84,7 +85,7 @@ pub struct Front {
     pub(crate) limits: Limits,
     pub(crate) framings: Vec<Framing>,
     pub(crate) shard: Shard,
-    pub(crate) sessions: Vec<Option<Session>>,
+    pub(crate) sessions: Paged<Option<Session>>,
     pub(crate) open_sessions: u32,
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) dirty: Vec<u32>,
@@ -131,7 +132,7 @@ impl Front {
             limits,
             framings,
             shard,
-            sessions: Vec::new(),
+            sessions: Paged::new(),
             open_sessions: 0,
             effects: VecDeque::new(),
             dirty: Vec::new(),
@@ -180,8 +181,8 @@ impl Front {
     /// A connection was accepted.
     pub fn handle_opened(&mut self, conn: Conn, listener: ListenerId) {
         let slot = conn.0.slot as usize;
-        if self.sessions.len() <= slot {
-            self.sessions.resize_with(slot + 1, || None);
+        while self.sessions.len() <= slot {
+            self.sessions.push(None);
         }
         debug_assert!(
             self.sessions[slot].is_none(),
@@ -397,6 +398,13 @@ impl Front {
 
     /// One frame body: its envelopes in order, until one closes the connection.
     fn handle_body(&mut self, slot: usize, body: &[u8]) {
+        // Nothing counts behind a goodbye.
+        if self.sessions[slot]
+            .as_ref()
+            .is_none_or(|session| session.handshake == Handshake::Closing)
+        {
+            return;
+        }
         let mut envelopes = 0;
         // Whether it broke off is known where it did.
         let _ = Batch::within(body, self.limits.max_frame_bytes as usize).visit(|decoded| {

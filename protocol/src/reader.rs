@@ -1,7 +1,8 @@
 //! From a byte stream to envelopes, without waiting for whole frames.
 //!
-//! Bytes come from whatever read them off a socket; each envelope goes to the caller as soon as it is whole, though
-//! the frame that it stands in [P-1.1] may go on. So a frame of a mebibyte costs its receiver no buffer and no copy:
+//! Bytes come from whatever read them off a socket; each envelope goes to the caller as soon as it is seen to be
+//! whole (at once if it came in one input; one that straddles when twice as much of it is there, or its body is),
+//! though the frame that it stands in [P-1.1] may go on. So a frame of a mebibyte costs its receiver no buffer and no copy:
 //! only an envelope that straddles two inputs is copied. What is refused, and when a body is over, is the same as if
 //! whole bodies had been cut out first ([`crate::frame::Deframer`]) and walked then ([`crate::Batch`]).
 //!
@@ -205,7 +206,7 @@ impl EnvelopeReader {
             return Some(Progress::Starved);
         }
 
-        let mut partial = core::mem::take(&mut self.partial);
+        let partial = core::mem::take(&mut self.partial);
         let mut batch = self.batch(&partial, max_frame_bytes);
         if batch.visit(&mut *on).is_break() {
             return Some(Progress::Stopped);
@@ -219,8 +220,9 @@ impl EnvelopeReader {
         if position > 0 && behind <= taken.len() {
             *input = &before[taken.len() - behind..];
             self.body_left += behind as u32;
+        } else if position > 0 {
+            self.hold(partial[position..].to_vec());
         } else {
-            partial.drain(..position);
             self.hold(partial);
         }
         None
@@ -235,6 +237,7 @@ mod tests {
     use super::*;
     use crate::envelope::Envelope;
     use crate::frame::{Deframer, prefix};
+    use crate::meta::Meta;
     use crate::{Form, Id, Kind};
 
     const LIMIT_BYTES: usize = 64 * 1024;
@@ -257,6 +260,28 @@ mod tests {
         bytes
     }
 
+    /// In both forms, with all fields; what they hold is not always what it should be.
+    fn full(form: Form, meta_bytes: u16, text: &[u8]) -> Vec<u8> {
+        let mut meta = b"\xa1\x63key\x79".to_vec();
+        meta.extend_from_slice(&meta_bytes.to_be_bytes());
+        meta.resize(meta.len() + usize::from(meta_bytes), b'k');
+        let mut payload = vec![0x82, 0x60 + text.len() as u8];
+        payload.extend_from_slice(text);
+        payload.push(0x05);
+        let mut bytes = Vec::new();
+        Envelope {
+            kind: Kind::Call,
+            id: Id([1; 16]),
+            reference: Some(Id([2; 16])),
+            target: Some("a.method"),
+            meta: Some(Meta::from_checked(&meta)),
+            payload: &payload,
+            error: Some(b"\xa1\x64code\x69not_found"),
+        }
+        .encode(form, &mut bytes);
+        bytes
+    }
+
     fn bodies() -> Vec<Vec<u8>> {
         let unknown_kind = {
             let mut bytes = event(7, 300);
@@ -274,6 +299,14 @@ mod tests {
             vec![0x28, 0xb5, 0x2f, 0xfd],
             [event(8, 5000), event(9, 300)].concat(),
             vec![0x00; 7],
+            [
+                full(Form::Compact, 30, b"whole"),
+                full(Form::Named, 30, b"whole"),
+                full(Form::Named, 30, b"broken \xff"),
+                full(Form::Compact, 2500, b"large meta"),
+                full(Form::Compact, 30, b"last"),
+            ]
+            .concat(),
         ]
     }
 

@@ -1,8 +1,8 @@
 //! The second half of `bench/counts`: reads what gungraun counted from standard input, and compares it with
 //! `bench/counts.toml`, or writes that.
 //!
-//! Ends with 0 if nothing takes more instructions than recorded, with 1 if something does, with 2 if nothing could be
-//! compared.
+//! Ends with 0 if nothing takes more instructions than recorded, also, with a remark, on a processor whose counts are not
+//! recorded; with 1 if something does; with 2 if what was counted cannot be read.
 #![forbid(unsafe_code)]
 
 use std::io::Read;

@@ -2,6 +2,7 @@
 //! nothing.
 
 use crate::driver::Token;
+use crate::paged::Paged;
 
 /// Generations wrap here, so that a driver can pack slot, generation and a kind of operation into 64 bits.
 const GENERATIONS: u32 = 1 << Token::GENERATION_BITS;
@@ -9,7 +10,7 @@ const GENERATIONS: u32 = 1 << Token::GENERATION_BITS;
 /// Slots with what lives in them.
 #[derive(Debug)]
 pub(super) struct Table<C> {
-    slots: Vec<Slot<C>>,
+    slots: Paged<Slot<C>>,
     /// Free slots; the one freed last is used first, since its memory is warm.
     free: Vec<u32>,
 }
@@ -23,7 +24,7 @@ struct Slot<C> {
 impl<C> Table<C> {
     pub(super) const fn new() -> Table<C> {
         Table {
-            slots: Vec::new(),
+            slots: Paged::new(),
             free: Vec::new(),
         }
     }

@@ -69,8 +69,9 @@ pub(super) struct Pool {
 struct Loans {
     /// Bytes that the kernel has filled, as far as completions told.
     filled: u32,
-    /// Leases that are out.
-    leases: u16,
+    /// Leases that are out. Each but those that are dropped at once has a byte of its own, so they are no more than the
+    /// bytes of a buffer, 2 to the power of 24.
+    leases: u32,
     /// Whether the kernel may fill more of it.
     in_ring: bool,
 }
@@ -119,7 +120,8 @@ impl Pool {
             let register =
                 |flags| submitter.register_buf_ring_with_flags(address, config.buffers, GROUP, flags);
             // A kernel that does not know the flag refuses it; then the registration without it has the last word.
-            register(INCREMENTAL).or_else(|_| register(0))?;
+            let incremental = if config.incremental { INCREMENTAL } else { 0 };
+            register(incremental).or_else(|_| register(0))?;
         };
         Ok(Rc::new(pool))
     }
@@ -158,7 +160,7 @@ impl Pool {
         self.starved.set(self.starved.get().saturating_add(1));
     }
 
-    /// Buffers that are neither on loan nor filled.
+    /// Buffers that a receive may still use: spare ones, and those in the ring, be they filled in part.
     #[inline]
     pub(super) fn free(&self) -> usize {
         usize::from(self.in_ring.get()) + self.spare.borrow().len()
@@ -208,9 +210,8 @@ impl Pool {
     /// The next part of a buffer on loan.
     ///
     /// # Safety
-    /// A completion said that `len` bytes were filled in buffer `id`, and whether there is `more` to come; it was noted
-    /// by [`Pool::note_filled`], and lent for neither before nor after it out of turn: completions of one buffer are
-    /// lent in the order in which the kernel gave them.
+    /// A completion said that `len` bytes were filled in buffer `id`, and whether there is `more` to come. Completions of
+    /// one buffer are lent in the kernel's order, each once, after [`Pool::note_filled`].
     #[inline]
     pub(super) unsafe fn lend(self: &Rc<Pool>, id: u16, len: usize, more: bool) -> Lease {
         let loans = &self.loans[usize::from(id)];

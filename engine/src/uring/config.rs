@@ -19,6 +19,8 @@ pub struct UringConfig {
     pub buffers: u16,
     /// Bytes of each receive buffer. Default 16 KiB.
     pub buffer_bytes: u32,
+    /// Whether one buffer may serve several receives, where the kernel can do that (Linux 6.12). Default true.
+    pub incremental: bool,
 }
 
 impl Default for UringConfig {
@@ -28,6 +30,7 @@ impl Default for UringConfig {
             cq_entries: 4096,
             buffers: 1024,
             buffer_bytes: 16 * 1024,
+            incremental: true,
         }
     }
 }

@@ -296,8 +296,7 @@ impl UringDriver {
                 pool.note_filled(cqueue::buffer_more(entry.flags()));
             }
             completions.push_back(entry);
-        });
-        Ok(())
+        })
     }
 }
 

@@ -254,14 +254,25 @@ impl Ring {
 
     /// Takes what has completed out of the queue, so that the kernel has room.
     #[inline]
-    pub(super) fn drain(&mut self, mut take: impl FnMut(cqueue::Entry)) {
+    ///
+    /// # Errors
+    /// The kernel had no memory for a completion and dropped it. There is no going on: where a part of a receive buffer
+    /// begins follows from all completions before.
+    pub(super) fn drain(&mut self, mut take: impl FnMut(cqueue::Entry)) -> io::Result<()> {
         let mut ended = 0;
-        for entry in self.ring.completion() {
+        let completions = self.ring.completion();
+        let dropped = completions.overflow();
+        for entry in completions {
             let awaited = user_data::unpack(entry.user_data()).is_some_and(|(kind, _)| kind.is_awaited());
             ended += usize::from(awaited && !cqueue::more(entry.flags()));
             take(entry);
         }
         self.in_flight -= ended;
+        if dropped > 0 {
+            let message = format!("the kernel was out of memory and dropped {dropped} completions");
+            return Err(io::Error::new(io::ErrorKind::OutOfMemory, message));
+        }
+        Ok(())
     }
 }
 
@@ -302,7 +313,8 @@ mod tests {
             unsafe { ring.push(Nop::new().build().user_data(42)) };
             ring.enter(true, None).expect("enter");
             let mut seen = Vec::new();
-            ring.drain(|entry| seen.push(entry.user_data()));
+            ring.drain(|entry| seen.push(entry.user_data()))
+                .expect("nothing dropped");
             assert_eq!(seen, [42], "{setup:?}");
         }
     }
@@ -321,7 +333,8 @@ mod tests {
         let mut seen = Vec::new();
         while ring.in_flight() > 0 {
             ring.enter(true, Some(1_000_000_000)).expect("enter");
-            ring.drain(|entry| seen.push(entry.user_data()));
+            ring.drain(|entry| seen.push(entry.user_data()))
+                .expect("nothing dropped");
         }
         let expected: Vec<u64> = (0..total)
             .map(|slot| pack(Kind::Send, Token { slot, generation: 0 }))
