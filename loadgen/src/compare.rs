@@ -7,8 +7,10 @@
 //! What no test can see: two campaigns ran at two times, and a machine can be slower for an hour. Interleave what is to
 //! be compared in one campaign where that is possible.
 
+use serde_json::Value;
+
 use crate::metric::{Better, Metric, Unit};
-use crate::record::{Machine, Point, Record, Repeats, Results, points, warnings};
+use crate::record::{Machine, Point, Record, Repeats, Results, points, value_text, warnings};
 use crate::statistics::{Spread, mann_whitney_p, ratio_interval, smallest_p};
 use crate::table::{Align, Table, TableCell, Tone, painted};
 use crate::units;
@@ -94,6 +96,8 @@ pub struct Compared {
 /// Everything that two campaigns have in common, and what they have not.
 #[derive(Debug, Clone)]
 pub struct Comparison {
+    /// What A and B are: campaign, when, which commit.
+    pub sides: [String; 2],
     /// In the order of A's file.
     pub compared: Vec<Compared>,
     /// What a reader has to know first: other machines, other versions, other settings, runs without a counterpart.
@@ -119,6 +123,12 @@ pub fn compare(a: &Results, b: &Results, options: Options) -> Comparison {
                 continue;
             };
             remarks.extend(run_remarks(&title, in_a, in_b));
+            // Said once, not at every point.
+            for remark in target_remarks(in_a, in_b) {
+                if !remarks.contains(&remark) {
+                    remarks.push(remark);
+                }
+            }
             for metric in metrics(point_a) {
                 compared.extend(compare_one(&title, in_a, in_b, metric, options));
             }
@@ -140,10 +150,26 @@ pub fn compare(a: &Results, b: &Results, options: Options) -> Comparison {
         }
     }
     Comparison {
+        sides: [side("A", a), side("B", b)],
         compared,
         remarks,
         options,
     }
+}
+
+/// `A: peers of 2026-11-22T03:42:10Z, commit b12f9cf`
+fn side(name: &str, results: &Results) -> String {
+    let Some(header) = results.headers.last() else {
+        return format!("{name}: a file without its header, commit unknown");
+    };
+    let commit = match header.machine.commit.as_str() {
+        "" => "unknown",
+        commit => commit,
+    };
+    format!(
+        "{name}: {} of {}, commit {commit}",
+        header.campaign, header.started_at
+    )
 }
 
 /// What is compared: what was delivered only where the server, and not a plan, decides how much that is.
@@ -240,7 +266,7 @@ fn machine(results: &Results) -> Option<&Machine> {
 /// What makes two sets of runs less comparable than they look.
 fn run_remarks(title: &str, in_a: &Repeats<'_>, in_b: &Repeats<'_>) -> Vec<String> {
     let mut remarks = Vec::new();
-    let settings = |repeats: &Repeats<'_>, read: fn(&Record) -> &serde_json::Value| {
+    let settings = |repeats: &Repeats<'_>, read: fn(&Record) -> &Value| {
         repeats.records.last().map(|record| read(record).clone())
     };
     if settings(in_a, |record| &record.scenario_settings)
@@ -262,6 +288,51 @@ fn run_remarks(title: &str, in_a: &Repeats<'_>, in_b: &Repeats<'_>) -> Vec<Strin
     remarks
 }
 
+/// How the two were spoken to, where that differs.
+fn target_remarks(in_a: &Repeats<'_>, in_b: &Repeats<'_>) -> Vec<String> {
+    let settings = |repeats: &Repeats<'_>| -> Option<serde_json::Map<String, Value>> {
+        Some(repeats.records.last()?.target_settings.as_object()?.clone())
+    };
+    let (Some(settings_a), Some(settings_b)) = (settings(in_a), settings(in_b)) else {
+        return Vec::new();
+    };
+    // A setting that only one of them knows is one of another version of this program, and says nothing.
+    let both = settings_a.iter().filter_map(|(field, value)| {
+        Some((
+            field,
+            setting(field, value),
+            setting(field, settings_b.get(field)?),
+        ))
+    });
+    both.filter(|(_, value_a, value_b)| value_a != value_b)
+        .map(|(field, value_a, value_b)| {
+            format!(
+                "{}: the target's {field} is {value_a} in A and {value_b} in B",
+                in_a.target
+            )
+        })
+        .collect()
+}
+
+/// A target's setting as it is compared: of an address not its port, nor the path of a socket, which are other ones in
+/// each run.
+fn setting(field: &str, value: &Value) -> String {
+    let address = match value.as_str() {
+        Some(text) if field.ends_with("url") => text.split_once("://"),
+        _ => None,
+    };
+    match address {
+        Some(("unix", _)) => "unix".to_owned(),
+        Some((transport, rest)) => {
+            let host = rest.split('/').next().unwrap_or(rest);
+            let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+            format!("{transport}://{host}")
+        }
+        None if value.is_null() => "none".to_owned(),
+        None => value_text(value),
+    }
+}
+
 impl Comparison {
     /// How many figures got that verdict.
     #[must_use]
@@ -278,10 +349,14 @@ impl Comparison {
         self.count(Verdict::Worse) > 0
     }
 
-    /// As a table for the terminal, remarks first, a summary last.
+    /// As a table for the terminal: which is which, remarks, the table, a summary.
     #[must_use]
     pub fn render(&self, colours: bool) -> String {
         let mut text = String::new();
+        for side in &self.sides {
+            text.push_str(&painted(side, Tone::Plain, colours));
+            text.push('\n');
+        }
         for remark in &self.remarks {
             text.push_str(&painted(&format!("note: {remark}"), Tone::Warning, colours));
             text.push('\n');
@@ -290,9 +365,7 @@ impl Comparison {
             text.push_str("A and B have no scenario and target in common: nothing can be compared.\n");
             return text;
         }
-        if !text.is_empty() {
-            text.push('\n');
-        }
+        text.push('\n');
         text.push_str(&self.table().render(colours));
         text.push('\n');
         text.push_str(&self.summary());

@@ -3,9 +3,10 @@
 
 use super::figures::{Figure, figures};
 use super::plot::{STYLES, escaped, pattern_definitions, series_rules};
-use super::wording;
+use super::{leader, wording};
 use crate::metric::Metric;
 use crate::record::{self, Header, Point, Results, best, points, scenarios, target_names};
+use crate::statistics::Spread;
 use crate::units;
 
 mod tables;
@@ -187,16 +188,22 @@ fn overview(points: &[Point<'_>], order: &[&str]) -> String {
     }
     html.push_str("</tr></thead>\n<tbody>\n");
     for point in points {
-        let medians: Vec<Option<f64>> = order
+        let spreads: Vec<Option<Spread>> = order
             .iter()
-            .map(|target| Some(point.target(target)?.spread(metric)?.median))
+            .map(|target| point.target(target)?.spread(metric))
             .collect();
+        let medians: Vec<Option<f64>> = spreads
+            .iter()
+            .map(|spread| spread.map(|spread| spread.median))
+            .collect();
+        // What the others are told as a multiple of, and whether it is called the best.
         let best = best(metric, &medians);
+        let leader = leader(metric, &spreads);
         html.push_str(&format!("<tr><th>{}</th>", escaped(&point.title())));
         for (index, median) in medians.iter().enumerate() {
             html.push_str(&match median {
                 None => "<td class=\"soft\">–</td>".to_owned(),
-                Some(median) if best == Some(index) => {
+                Some(median) if leader == Some(index) => {
                     format!(
                         "<td class=\"best\">{}<small>best</small></td>",
                         units::figure(metric.unit, *median)

@@ -3,10 +3,11 @@
 use std::fmt;
 
 use crate::metric::Metric;
-use crate::record::{self, Point, Repeats, Results, best, points, scenarios, target_names};
+use crate::record::{self, Point, Repeats, Results, points, scenarios, target_names};
+use crate::statistics::Spread;
 use crate::units;
 
-use super::wording;
+use super::{leader, wording};
 
 /// The columns of a scenario's table.
 const COLUMNS: [&str; 8] = [
@@ -19,6 +20,9 @@ const COLUMNS: [&str; 8] = [
     "server_busy",
     "rss_max",
 ];
+
+/// Of these a table says how far the repeats lie apart: what is judged by. Of all figures it would be too wide.
+const WITH_SPREAD: [&str; 3] = ["server_ns_per_message", "p99", "p99_9"];
 
 /// Everything, to stand inside a document: on what it ran, the matrix of server CPU, a table for each scenario, and the
 /// warnings. Headings are of the second level for a campaign and of the third below.
@@ -64,8 +68,8 @@ fn at_level(results: &Results, level: &str) -> String {
     text
 }
 
-/// Targets down, points across, a metric's median with its spread in each cell and the best of a column in bold. Empty
-/// if no run has that metric.
+/// Targets down, points across, a metric's median with its spread in each cell and the best of a column in bold, if its
+/// repeats do not overlap with those of another. Empty if no run has that metric.
 #[must_use]
 pub fn matrix(results: &Results, metric: &Metric) -> String {
     let points = points(&results.records);
@@ -90,17 +94,12 @@ pub fn matrix(results: &Results, metric: &Metric) -> String {
     );
     for target in target_names(&results.records) {
         let figures = columns.iter().map(|point| {
-            let medians: Vec<Option<f64>> = point
-                .targets
-                .iter()
-                .map(|repeats| repeats.spread(metric).map(|spread| spread.median))
-                .collect();
             let index = point.targets.iter().position(|repeats| repeats.target == target);
             match index {
                 Some(index) => figure(
                     &point.targets[index],
                     metric,
-                    best(metric, &medians) == Some(index),
+                    leader(metric, &spreads(point, metric)) == Some(index),
                     true,
                 ),
                 None => "–".to_owned(),
@@ -176,19 +175,24 @@ fn scenario_table(points: &[&Point<'_>]) -> String {
             cells.extend(has_points.then(|| cell(&point.label())));
             cells.extend([cell(repeats.target), repeats.records.len().to_string()]);
             cells.extend(metrics.iter().map(|metric| {
-                let medians: Vec<Option<f64>> = point
-                    .targets
-                    .iter()
-                    .map(|repeats| repeats.spread(metric).map(|spread| spread.median))
-                    .collect();
-                let has_spread = metric.name == "server_ns_per_message";
-                figure(repeats, metric, best(metric, &medians) == Some(index), has_spread)
+                let is_best = leader(metric, &spreads(point, metric)) == Some(index);
+                let has_spread = WITH_SPREAD.contains(&&*metric.name);
+                figure(repeats, metric, is_best, has_spread)
             }));
             cells.extend(has_faults.then(|| cell(&repeats.faults())));
             push_row(&mut text, cells.into_iter());
         }
     }
     text
+}
+
+/// Of each target at that point.
+fn spreads(point: &Point<'_>, metric: &Metric) -> Vec<Option<Spread>> {
+    point
+        .targets
+        .iter()
+        .map(|repeats| repeats.spread(metric))
+        .collect()
 }
 
 fn figure(repeats: &Repeats<'_>, metric: &Metric, is_best: bool, has_spread: bool) -> String {

@@ -12,7 +12,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::record::Results;
+use crate::metric::{Better, Metric};
+use crate::record::{Results, best};
+use crate::statistics::Spread;
 
 mod csv;
 mod curve;
@@ -27,6 +29,26 @@ pub use csv::csv;
 pub use html::page;
 pub use markdown::{MarkerError, markdown, matrix, replace_between};
 pub use summary::summary;
+
+/// Which of some targets leads, by index: the one with the best median ([`best`]), unless its repeats overlap with those of
+/// another. What could be the other way around in the next campaign is not held up as the best.
+fn leader(metric: &Metric, spreads: &[Option<Spread>]) -> Option<usize> {
+    let medians: Vec<Option<f64>> = spreads
+        .iter()
+        .map(|spread| spread.map(|spread| spread.median))
+        .collect();
+    let first = best(metric, &medians)?;
+    let leading = spreads[first]?;
+    let is_clear = |other: &Spread| match metric.better {
+        Better::Lower => leading.max < other.min,
+        Better::Higher => leading.min > other.max,
+        Better::Neither => false,
+    };
+    let mut others = spreads.iter().enumerate().filter(|(index, _)| *index != first);
+    others
+        .all(|(_, other)| other.as_ref().is_none_or(is_clear))
+        .then_some(first)
+}
 
 /// Writes `report.html`, `results.csv` and `report.md` into that directory, and says where.
 ///
@@ -47,4 +69,23 @@ pub fn write_all(results: &Results, directory: &Path) -> io::Result<Vec<PathBuf>
             Ok(path)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_leads_leads_in_every_repeat() {
+        let cpu = Metric::named("server_ns_per_message").expect("a metric");
+        let rate = Metric::named("delivered_per_s").expect("a metric");
+        let low = Spread::of(&[40.0, 42.0, 44.0]);
+        let overlapping = Spread::of(&[43.0, 60.0, 70.0]);
+        let high = Spread::of(&[80.0, 90.0, 100.0]);
+        assert_eq!(leader(cpu, &[high, None, low]), Some(2));
+        assert_eq!(leader(rate, &[high, None, low]), Some(0));
+        assert_eq!(leader(cpu, &[high, overlapping, low]), None, "43 is below 44");
+        assert_eq!(leader(rate, &[high, overlapping, low]), Some(0), "70 is below 80");
+        assert_eq!(leader(cpu, &[low]), None, "alone");
+    }
 }

@@ -1,9 +1,11 @@
 //! The table that a campaign ends with in the terminal: medians and spread, scenario by scenario.
 
 use crate::metric::Metric;
-use crate::record::{Point, Record, Repeats, Warning, best, points, scenarios, warnings};
+use crate::record::{Point, Record, Repeats, Warning, points, scenarios, warnings};
 use crate::table::{Align, Table, TableCell, Tone, painted};
 use crate::units;
+
+use super::leader;
 
 /// Figures that every scenario shows; each is followed by those of its workload.
 const COLUMNS: [&str; 8] = [
@@ -17,7 +19,8 @@ const COLUMNS: [&str; 8] = [
     "rss_max",
 ];
 
-/// All scenarios of these records, the warnings below. Of each figure the best among the targets stands out.
+/// All scenarios of these records, the warnings below. Of each figure the best among the targets stands out,
+/// if its repeats do not overlap with those of another.
 #[must_use]
 pub fn summary(records: &[Record], colours: bool) -> String {
     let points = points(records);
@@ -74,8 +77,8 @@ fn scenario_table(points: &[&Point<'_>]) -> Table {
         let bests: Vec<Option<usize>> = metrics
             .iter()
             .map(|metric| {
-                let median = |repeats: &Repeats<'_>| repeats.spread(metric).map(|spread| spread.median);
-                best(metric, &point.targets.iter().map(median).collect::<Vec<_>>())
+                let spread = |repeats: &Repeats<'_>| repeats.spread(metric);
+                leader(metric, &point.targets.iter().map(spread).collect::<Vec<_>>())
             })
             .collect();
         for (index, repeats) in point.targets.iter().enumerate() {

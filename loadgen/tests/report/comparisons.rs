@@ -147,7 +147,16 @@ fn what_makes_figures_incomparable_is_said() {
         if record.scenario == "storm" {
             record.scenario_settings["duration_ms"] = 1.into();
         }
+        // Ports are others in every run.
+        record.target_settings["url"] = "tcp://127.0.0.1:45678".into();
+        if record.target == "steady" {
+            record.target_settings["qos"] = 1.into();
+            record.target_settings["batch"] = false.into();
+            record.target_settings["subscriber_url"] = "ws://127.0.0.1:45679/".into();
+        }
+        record.target_settings["unheard_of"] = 7.into();
     }
+    b.headers[0].machine.commit = "v0.1-9-g1234567".to_owned();
     let text = compare(&a, &b, Options::default()).render(false);
     for said in [
         "kernel was Linux 6.99 in A and is Linux 7.0 in B",
@@ -155,9 +164,23 @@ fn what_makes_figures_incomparable_is_said() {
         "version sturdy 1.2.3 in A, sturdy 2.0 in B",
         "storm, swift: the scenario's settings differ",
         "in 4 runs of B: the generator was the limit",
+        "steady: the target's qos is 0 in A and 1 in B",
+        "steady: the target's batch is true in A and false in B",
+        "steady: the target's subscriber_url is none in A and ws://127.0.0.1 in B",
+        ", commit v0.1-7-gabcdef0\nB: made up of ",
+        ", commit v0.1-9-g1234567\n",
     ] {
         assert!(text.contains(said), "{said} is missing in\n{text}");
     }
+    assert_eq!(
+        text.matches("target's qos").count(),
+        1,
+        "once for all points: {text}"
+    );
+    assert!(
+        !text.contains("target's url") && !text.contains("unheard_of"),
+        "{text}"
+    );
     let nothing = compare(&a, &Results::default(), Options::default());
     assert!(nothing.compared.is_empty() && nothing.render(false).contains("nothing can be compared"));
 }

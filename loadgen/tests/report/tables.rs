@@ -94,6 +94,31 @@ fn markdown_tables_have_the_same_cells_in_each_row() {
         "{text}"
     );
     assert!(text.contains("Swept subscribers: 1, 10, 100."), "{text}");
+    let rows = text.split("\n\n").find(|block| block.contains("| p99 | p99.9 |"));
+    let row = rows.and_then(|rows| rows.lines().find(|line| line.contains("| swift |")));
+    assert!(
+        row.is_some_and(|row| row.matches('±').count() == 3),
+        "of CPU time, p99 and p99.9 it says how far the repeats lie apart: {row:?}"
+    );
+}
+
+#[test]
+fn who_is_not_ahead_in_every_repeat_is_not_the_best() {
+    let mut random = Random::new(25);
+    let mut records = Vec::new();
+    for (target, costs) in [("x", [10.0, 20.0, 1_000.0]), ("y", [400.0, 500.0, 600.0])] {
+        for (repeat, cost) in (1..).zip(costs) {
+            let measured = measured(&mut random, cost, 10.0);
+            records.push(record("a", &fan_out(1), &[], target, repeat, &measured));
+        }
+    }
+    let results = Results {
+        headers: vec![header()],
+        records,
+        remarks: Vec::new(),
+    };
+    let metric = Metric::named("server_ns_per_message").expect("a metric");
+    assert!(!matrix(&results, metric).contains("**"), "1,000 is not below 400");
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! The tables under a scenario's figures: every figure with its spread, and the steps one by one.
 
+use super::super::leader;
 use super::super::plot::escaped;
 use super::swatch;
 use crate::metric::Metric;
-use crate::record::{PhaseRecord, Point, Repeats, best};
+use crate::record::{PhaseRecord, Point, Repeats};
 use crate::statistics::Spread;
 use crate::units;
 
@@ -83,13 +84,13 @@ pub(super) fn runs(points: &[&Point<'_>], order: &[&str]) -> String {
             }
             html.push_str(&target_cells(repeats, order));
             for metric in &metrics {
-                let medians: Vec<Option<f64>> = point
+                let spreads: Vec<Option<Spread>> = point
                     .targets
                     .iter()
-                    .map(|repeats| repeats.spread(metric).map(|spread| spread.median))
+                    .map(|repeats| repeats.spread(metric))
                     .collect();
-                let is_best = best(metric, &medians) == Some(index);
-                html.push_str(&figure_cell(repeats.spread(metric), metric, is_best));
+                let is_best = leader(metric, &spreads) == Some(index);
+                html.push_str(&figure_cell(spreads[index], metric, is_best));
             }
             if has_faults {
                 html.push_str(&format!(
