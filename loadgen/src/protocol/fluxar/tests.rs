@@ -445,29 +445,3 @@ fn a_text_in_place_of_a_stamp_is_not_taken_for_one() {
     assert_eq!(hand_over(&mut session, [&text(b'a')[..]]).heard.len(), 1);
     assert!(hand_over(&mut session, [&text(0xff)[..]]).fault.is_some());
 }
-
-/// `cargo test --release -p fluxar-loadgen -- --ignored --nocapture cost` prints what an event costs to receive.
-#[test]
-#[ignore = "prints a figure, asserts none"]
-fn cost_of_a_received_event() {
-    let body: Vec<u8> = (0..500).flat_map(|sequence| event(sequence, 64)).collect();
-    let stream = framed(&body);
-    let mut session = session(Settings::default());
-    let mut out = Outgoing::default();
-    let (mut count, mut sum) = (0_u64, 0_u64);
-    let mut best = f64::MAX;
-    for _ in 0..2_000 {
-        let begun = std::time::Instant::now();
-        session
-            .receive(&stream, &mut out, &mut |incoming| {
-                if let Incoming::Event { payload } = incoming {
-                    count += 1;
-                    sum += crate::stamp::Stamp::read(payload).map_or(0, |stamp| stamp.sequence);
-                }
-            })
-            .expect("events");
-        best = best.min(begun.elapsed().as_nanos() as f64 / 500.0);
-    }
-    assert_eq!((count, sum), (1_000_000, 2_000 * (0..500).sum::<u64>()));
-    println!("{best:.1} ns an event, its stamp read");
-}
