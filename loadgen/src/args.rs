@@ -17,9 +17,13 @@ Examples:
 docs/loadgen.md says what stands in a campaign file.";
 
 const KNEE_HELP: &str = "\
+A rate is broken if an SLO fails, if less is sent than was asked for, or if any message is lost or
+refused; where some loss is acceptable, an SLO says how much: --slo 'lost < 100'. SLOs are FIGURE OP
+NUMBER, with TARGET: in front or not; `at` and `when` are for campaign files.
+
 Examples:
   loadgen find-knee --subscribers 10 --slo 'p99_ms < 5'
-  loadgen find-knee --url tcp://127.0.0.1:4222 --slo 'p99_9_ms < 10' --slo 'lost == 0' --from 50k
+  loadgen find-knee --url tcp://127.0.0.1:4222 --slo 'p99_9_ms < 10' --slo 'lost < 100' --from 50k
   loadgen find-knee bench/campaigns/latency.toml --only steady --slo 'p99_us < 1000'";
 
 const ASSERT_HELP: &str = "\

@@ -21,7 +21,7 @@ use crate::record::{Header, JsonlWriter, Machine, RESULTS_FILE, Record, RunIdent
 use crate::run::{GeneratorConfig, RunError, RunOrder, Snapshot};
 use crate::scenario::Target;
 use crate::server::{self, Server, find_program};
-use crate::slo::{Bound, Judged, judge};
+use crate::slo::{Bound, Judged, Outcome, judge};
 
 /// Does one run, telling how it stands: [`crate::run::run`].
 pub type Run<'a> = dyn FnMut(&RunOrder, &mut dyn FnMut(&Snapshot)) -> Result<Measured, RunError> + 'a;
@@ -37,7 +37,7 @@ pub struct Conducted {
     pub failures: Vec<String>,
     /// Targets that were left out of scenarios.
     pub skipped: Vec<Skipped>,
-    /// Assertions that nothing could be held against: they compare with targets that do not take part.
+    /// Assertions that nothing could be held against: they are about targets that do not take part, or compare with such.
     pub unjudged: Vec<String>,
 }
 
@@ -164,25 +164,58 @@ impl Conducted {
         }
     }
 
-    /// Assertions that compare with targets of which none takes part are told, not judged.
+    /// Assertions that are about targets of which none takes part, or compare with such, are told, not judged. One of the
+    /// others that no run could be held against counts as failed.
     fn judge(&mut self, campaign: &Campaign) {
-        let takes_part = |name: &String| campaign.targets.iter().any(|plan| plan.target.name == *name);
         for scenario in &campaign.scenarios {
+            let is_left_out = |name: &str| {
+                let mut skipped = self.skipped.iter();
+                skipped.any(|skipped| skipped.scenario == scenario.name && skipped.target == name)
+            };
+            let taking_part: Vec<&str> = campaign
+                .targets
+                .iter()
+                .map(|plan| plan.target.name.as_str())
+                .filter(|name| {
+                    scenario.targets.is_empty() || scenario.targets.iter().any(|only| only == name)
+                })
+                .filter(|name| !is_left_out(name))
+                .collect();
             let mut assertions = Vec::new();
             for assertion in &scenario.assertions {
-                match &assertion.bound {
-                    Bound::Share { targets, .. } if !targets.iter().any(takes_part) => {
-                        self.unjudged.push(format!(
-                            "{}: {assertion} (without {})",
-                            scenario.name,
-                            targets.join(", ")
-                        ));
+                let without = match &assertion.bound {
+                    Bound::Share { targets, .. }
+                        if !targets.iter().any(|name| taking_part.contains(&name.as_str())) =>
+                    {
+                        targets.join(", ")
                     }
-                    _ => assertions.push(assertion.clone()),
-                }
+                    _ if !taking_part.iter().any(|name| assertion.is_about(name)) => {
+                        assertion.targets.join(", ")
+                    }
+                    _ => {
+                        assertions.push(assertion.clone());
+                        continue;
+                    }
+                };
+                let name = &scenario.name;
+                self.unjudged.push(match &without[..] {
+                    "" => format!("{name}: {assertion}"),
+                    without => format!("{name}: {assertion} (without {without})"),
+                });
             }
             self.judged
                 .extend(judge(&scenario.name, &assertions, &self.records));
+            for assertion in &assertions {
+                if judge(&scenario.name, std::slice::from_ref(assertion), &self.records).is_empty() {
+                    let about = taking_part.iter().filter(|name| assertion.is_about(name));
+                    self.judged.push(Judged {
+                        title: scenario.name.clone(),
+                        target: about.copied().collect::<Vec<_>>().join(", "),
+                        assertion: assertion.without_targets().to_owned(),
+                        outcome: Outcome::Unknown("there is no run to judge it by".to_owned()),
+                    });
+                }
+            }
         }
     }
 }

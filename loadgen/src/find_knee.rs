@@ -16,7 +16,8 @@ use crate::units;
 const KEPT_UP: f64 = 0.97;
 /// A generator thread that is busier than this has nothing to give.
 const GENERATOR_FULL: f64 = 0.95;
-/// A server that is less busy than this, on each of its cores, was not the limit.
+/// A server whose busiest thread (or whose processors, if its threads take turns on them) is less busy than this was not
+/// the limit.
 const SERVER_IDLE: f64 = 0.85;
 /// Rate that `asked_per_s` is held in.
 const FIELD: &str = "arrivals.per_s";
@@ -133,17 +134,27 @@ fn shown(record: &Record, slos: &[Assertion]) -> (Shown, String) {
         .is_some_and(|asked| overall.sent_per_s < asked * KEPT_UP);
     let judged = judge(&record.scenario, slos, std::slice::from_ref(record));
     let broken: Vec<&Judged> = judged.iter().filter(|judged| !judged.holds()).collect();
-    if !fell_behind && broken.is_empty() {
+    let mut why: Vec<String> = broken.iter().map(|judged| judged.verdict()).collect();
+    // A rate is not sustained by dropping what comes at it, whatever the latency of the rest; unless an SLO says how much
+    // of that is acceptable.
+    for (figure, count) in [("lost", overall.lost), ("refused", overall.refused)] {
+        let is_promised = |slo: &Assertion| slo.figure == figure && slo.is_about(&record.target);
+        if count > 0 && !slos.iter().any(is_promised) {
+            why.push(format!("{} were {figure}", units::count(count as f64)));
+        }
+    }
+    if !fell_behind && why.is_empty() {
         return (Shown::Kept, "holds".to_owned());
     }
-    let mut why: Vec<String> = broken.iter().map(|judged| judged.verdict()).collect();
     if fell_behind {
         why.push(format!(
             "only {} were sent",
             units::per_second(overall.sent_per_s)
         ));
     }
-    let server_is_idle = record.server.is_none_or(|server| server.busy < SERVER_IDLE);
+    let server_is_idle = record
+        .server
+        .is_none_or(|server| server.saturation.unwrap_or(server.busy) < SERVER_IDLE);
     if record.generator_busy > GENERATOR_FULL && server_is_idle {
         why.push("the generator was the limit".to_owned());
         return (Shown::GeneratorFull, why.join("; "));

@@ -55,7 +55,7 @@ impl Ledger {
         self.missing_in_window + self.missing_beyond
     }
 
-    /// Notes an event.
+    /// Notes an event. Its number is one that a publisher gave, which is below `u64::MAX`: whoever calls this has seen to it.
     #[inline]
     pub fn arrived(&mut self, sequence: u64) -> Arrival {
         if sequence == self.next && self.missing_in_window == 0 {

@@ -112,7 +112,7 @@ fn find_knee(args: &FindKneeArgs) -> Result<(), End> {
         Some(file) => read(file, &args.only)?,
         None => single::knee_campaign(args).map_err(End::Usage)?,
     };
-    let slos = single::assertions(&args.slos).map_err(|wrong| End::Usage(format!("--slo {wrong}")))?;
+    let slos = single::slos(&args.slos, &campaign).map_err(|wrong| End::Usage(format!("--slo {wrong}")))?;
     if let Some(cores) = &args.cores {
         campaign.generator_cores.clone_from(&cores.0);
     }

@@ -29,8 +29,11 @@ pub struct Phase {
     pub elapsed_ns: u64,
     /// Messages (calls) sent.
     pub sent: u64,
-    /// Messages that arrived at subscribers (answers that arrived at callers).
+    /// Of these, messages that arrived at subscribers (answers that arrived at callers), however late.
     pub delivered: u64,
+    /// Messages and answers that came within this phase, whenever they were due. Rates and the CPU time a message count
+    /// these: what an overloaded server delivers when the phase is over is not what it can do in its time.
+    pub arrived: u64,
     /// That did not, although they had time to.
     pub lost: u64,
     /// Of those: that the server told of.
@@ -43,7 +46,8 @@ pub struct Phase {
     pub refused: u64,
     /// From the moment a message was due to its arrival, ns.
     pub latency_ns: Histogram<u64>,
-    /// The longest time in which a subscriber that reads got nothing while something was published, ns.
+    /// The longest time in which a subscriber that reads got nothing while something was published, ns. It belongs to the
+    /// phase in which it began.
     pub stall_ns: u64,
 }
 
@@ -52,6 +56,9 @@ pub struct Phase {
 pub struct ServerUse {
     /// CPU time in the measured time, all its threads, ns.
     pub cpu_ns: u64,
+    /// How near it was to its limit, 0 to 1: the share of the measured time in which its busiest thread ran; or that of the
+    /// processors that it may use, if its threads take turns on them and that is more.
+    pub saturation: f64,
     /// Resident memory before the run's connections, bytes.
     pub rss_before_bytes: u64,
     /// Largest that was seen during the run, bytes.
@@ -65,17 +72,23 @@ pub struct ServerUse {
 }
 
 impl Measured {
-    /// Messages that arrived.
+    /// Messages of the measured time that arrived.
     #[must_use]
     pub fn delivered(&self) -> u64 {
         self.phases.iter().map(|phase| phase.delivered).sum()
     }
 
-    /// The server's CPU time for each message that arrived, ns.
+    /// Messages that arrived within the measured time.
+    #[must_use]
+    pub fn arrived(&self) -> u64 {
+        self.phases.iter().map(|phase| phase.arrived).sum()
+    }
+
+    /// The server's CPU time for each message that arrived in the same time, ns; `None` if none did.
     #[must_use]
     pub fn server_ns_per_message(&self) -> Option<f64> {
-        let delivered = self.delivered();
-        (delivered > 0).then_some(())?;
-        self.server.map(|server| server.cpu_ns as f64 / delivered as f64)
+        let arrived = self.arrived();
+        (arrived > 0).then_some(())?;
+        self.server.map(|server| server.cpu_ns as f64 / arrived as f64)
     }
 }

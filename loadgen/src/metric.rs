@@ -222,6 +222,12 @@ macro_rules! count {
     };
 }
 
+macro_rules! rate {
+    ($field:ident) => {
+        Source::Phase(|phase| (!phase.is_silent).then_some(phase.$field))
+    };
+}
+
 macro_rules! server {
     ($field:ident) => {
         Source::Run(|record| record.server.map(|server| server.$field as f64))
@@ -244,7 +250,7 @@ static METRICS: [Metric; 24] = {
             "delivered",
             PerSecond,
             Higher,
-            Source::Phase(|phase| Some(phase.delivered_per_s)),
+            rate!(delivered_per_s),
         ),
         Metric::new("p50", "p50", Time, Lower, latency!(p50_us)),
         Metric::new("p90", "p90", Time, Lower, latency!(p90_us)),
@@ -272,13 +278,7 @@ static METRICS: [Metric; 24] = {
         Metric::new("duplicated", "duplicated", Count, Lower, count!(duplicated)),
         Metric::new("out_of_order", "out of order", Count, Lower, count!(out_of_order)),
         Metric::new("refused", "refused", Count, Lower, count!(refused)),
-        Metric::new(
-            "sent_per_s",
-            "sent",
-            PerSecond,
-            Higher,
-            Source::Phase(|phase| Some(phase.sent_per_s)),
-        ),
+        Metric::new("sent_per_s", "sent", PerSecond, Higher, rate!(sent_per_s)),
         Metric::new("server_busy", "server busy", Share, Neither, server!(busy)),
         Metric::new(
             "rss_before",
@@ -351,6 +351,12 @@ mod tests {
         assert_eq!(record.figure("server_ns_per_message"), Some(42.0));
         assert_eq!(record.figure("rss_max_mib"), Some(3.0));
         assert_eq!(record.figure("delivered_per_s"), Some(50.0));
+        record.overall.is_silent = true;
+        assert_eq!(
+            record.figure("delivered_per_s"),
+            None,
+            "idle connections have no rate"
+        );
         assert_eq!(record.figure("lost"), Some(1.0));
         assert_eq!(record.figure("cut_after_ms"), Some(7.0));
         assert_eq!(Metric::extra("cut_after_ms").of(&record), Some(7e6));

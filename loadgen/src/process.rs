@@ -8,15 +8,17 @@ use std::io;
 use std::path::PathBuf;
 
 /// What a set of processes used since they began.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Use {
     /// CPU time of all threads that live, ns.
     pub cpu_ns: u64,
+    /// CPU time of all threads, those that have ended too, ns; counted in ticks (see [`tick_ns`]).
+    pub ticks_ns: u64,
     /// Time in which a thread of them could have run and waited for a processor, the sum of all that live, ns. What
     /// others take from a server shows here.
     pub waited_ns: u64,
-    /// CPU time of the thread that used most, ns.
-    pub busiest_ns: u64,
+    /// CPU time of each thread that lives, by its id, ns.
+    pub threads_ns: Vec<(u32, u64)>,
     /// Voluntary context switches of all threads that live.
     pub switches_voluntary: u64,
     /// Involuntary ones.
@@ -31,11 +33,15 @@ pub fn used(pids: &[u32]) -> io::Result<Use> {
     let mut sum = Use::default();
     for &pid in pids {
         sum.cpu_ns += cpu_ns(pid)?;
+        sum.ticks_ns += ticks_ns(pid)?;
         for task in tasks(pid)? {
             // A thread may have ended since it was listed.
             if let Ok(schedstat) = fs::read_to_string(task.join("schedstat")) {
                 sum.waited_ns += number(&schedstat, 1).unwrap_or(0);
-                sum.busiest_ns = sum.busiest_ns.max(number(&schedstat, 0).unwrap_or(0));
+                let thread = task.file_name().and_then(|name| name.to_str()?.parse().ok());
+                let thread_ns = number(&schedstat, 0).unwrap_or(0);
+                sum.threads_ns
+                    .extend(thread.map(|thread: u32| (thread, thread_ns)));
             }
             let Ok(status) = fs::read_to_string(task.join("status")) else {
                 continue;
@@ -45,6 +51,52 @@ pub fn used(pids: &[u32]) -> io::Result<Use> {
         }
     }
     Ok(sum)
+}
+
+impl Use {
+    /// CPU time since another look, ns; and whether it had to be taken from ticks, since threads that have ended in between
+    /// took theirs with them.
+    #[must_use]
+    pub fn cpu_since(&self, before: &Use) -> (u64, bool) {
+        let cpu_ns = self.cpu_ns.saturating_sub(before.cpu_ns);
+        let whole_ns = self.ticks_ns.saturating_sub(before.ticks_ns);
+        // User and system time are rounded apart, at both ends.
+        let slack_ns = 2 * tick_ns() + cpu_ns / 50;
+        if whole_ns > cpu_ns.saturating_add(slack_ns) {
+            (whole_ns, true)
+        } else {
+            (cpu_ns, false)
+        }
+    }
+
+    /// CPU time since another look of the thread that used most, ns.
+    #[must_use]
+    pub fn busiest_since(&self, before: &Use) -> u64 {
+        let was = |thread: u32| before.threads_ns.iter().find(|(other, _)| *other == thread);
+        let spent = self.threads_ns.iter().map(|&(thread, now_ns)| {
+            let was_ns = was(thread).map_or(0, |&(_, was_ns)| was_ns);
+            now_ns.saturating_sub(was_ns)
+        });
+        spent.max().unwrap_or(0)
+    }
+}
+
+/// How many processors these processes may use; at least one.
+#[must_use]
+pub fn processors(pids: &[u32]) -> u32 {
+    let mut most = 1;
+    for &pid in pids {
+        let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+        let allowed = pid.and_then(|pid| rustix::thread::sched_getaffinity(Some(pid)).ok());
+        most = most.max(allowed.map_or(1, |allowed| allowed.count()));
+    }
+    most
+}
+
+/// A tick of the kernel's accounts, ns.
+#[must_use]
+pub fn tick_ns() -> u64 {
+    1_000_000_000 / rustix::param::clock_ticks_per_second().max(1)
 }
 
 /// CPU time of a process, ns.
@@ -182,6 +234,40 @@ mod tests {
         let (thread, _) = of_thread(own_thread).expect("this thread");
         assert!(thread > 0 && thread <= cpu_ns(own()).expect("own figures"));
         assert!(ticks_ns(own()).expect("own figures") < 3_600_000_000_000);
+        let after = used(&[own()]).expect("own figures");
+        assert!(after.busiest_since(&before) > 0);
+        assert!(after.cpu_since(&before).0 > 0);
+        assert!(processors(&[own()]) >= 1);
+    }
+
+    #[test]
+    fn threads_that_ended_are_not_forgotten() {
+        let mut before = Use {
+            cpu_ns: 500_000_000,
+            ticks_ns: 500_000_000,
+            threads_ns: vec![(1, 100), (2, 400)],
+            ..Use::default()
+        };
+        let mut after = Use {
+            cpu_ns: 1_500_000_000,
+            ticks_ns: 1_520_000_000,
+            threads_ns: vec![(1, 300), (2, 450), (3, 150)],
+            ..Use::default()
+        };
+        assert_eq!(
+            after.cpu_since(&before),
+            (1_000_000_000, false),
+            "within the rounding"
+        );
+        assert_eq!(after.busiest_since(&before), 200);
+        after.ticks_ns = 1_800_000_000;
+        assert_eq!(after.cpu_since(&before), (1_300_000_000, true));
+        before.cpu_ns = 2_000_000_000;
+        assert_eq!(
+            after.cpu_since(&before),
+            (1_300_000_000, true),
+            "they took more than came"
+        );
     }
 
     #[test]

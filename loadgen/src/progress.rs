@@ -118,7 +118,14 @@ impl Progress {
             return;
         }
         let overall = &record.overall;
-        let mut text = format!("{} delivered", units::per_second(overall.delivered_per_s));
+        let mut text = if overall.is_silent {
+            format!(
+                "{} delivered when it was over",
+                units::count(overall.delivered as f64)
+            )
+        } else {
+            format!("{} delivered", units::per_second(overall.delivered_per_s))
+        };
         if let Some(ns) = record.server_ns_per_message() {
             text.push_str(&format!(", {} of server CPU a message", units::time(ns)));
         }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::measured::{Measured, Phase};
-use crate::scenario::{Scenario, Target};
+use crate::scenario::{Scenario, Target, Workload};
 
 mod lines;
 mod machine;
@@ -29,7 +29,9 @@ pub use repeats::{Point, Repeats, Warning, best, points, scenarios, target_names
 pub use when::{now_rfc3339, rfc3339};
 
 /// Version of the lines' format; rises when the meaning of a field changes, not when one is added.
-pub const FORMAT: u32 = 1;
+///
+/// 2: rates and the CPU time a message count what arrived within the measured time, no longer what arrived behind it.
+pub const FORMAT: u32 = 2;
 
 /// Significant digits to which the recorded histogram is rounded: 1% apart, which no plot can show, and a tenth of
 /// the lines' length. Percentiles are taken before.
@@ -140,8 +142,11 @@ pub struct PhaseRecord {
     pub elapsed_ns: u64,
     /// Messages sent.
     pub sent: u64,
-    /// Messages that arrived.
+    /// Messages that arrived, however late.
     pub delivered: u64,
+    /// Messages that arrived within this time; what rates are made of. Absent in records of format 1.
+    #[serde(default)]
+    pub arrived: Option<u64>,
     /// That did not.
     pub lost: u64,
     /// Of those: that the server told of.
@@ -160,6 +165,9 @@ pub struct PhaseRecord {
     pub sent_per_s: f64,
     /// Messages that arrived a second.
     pub delivered_per_s: f64,
+    /// It was a time of silence (idle connections): what was sent came behind it, so there are no rates, and these are 0.
+    #[serde(default)]
+    pub is_silent: bool,
     /// From due to arrival; absent if nothing arrived.
     #[serde(default)]
     pub latency: Option<LatencyRecord>,
@@ -205,6 +213,9 @@ pub struct ServerRecord {
     /// CPU time over wall time; 2 means that two cores were busy.
     #[serde(default)]
     pub busy: f64,
+    /// How near it was to its limit, 0 to 1: its busiest thread, or the processors that its threads take turns on.
+    #[serde(default)]
+    pub saturation: Option<f64>,
     /// Resident memory before the run's connections, bytes.
     #[serde(default)]
     pub rss_before_bytes: u64,
@@ -226,11 +237,16 @@ impl Record {
     /// A run has just ended.
     #[must_use]
     pub fn from_measured(run: RunIdentity<'_>, measured: &Measured) -> Record {
-        let overall = overall(&measured.phases);
+        let is_silent = matches!(run.scenario.workload, Workload::Idle { .. });
+        let mut overall = overall(&measured.phases);
+        if is_silent {
+            overall.silence();
+        }
         let server = measured.server.map(|server| ServerRecord {
             cpu_ns: server.cpu_ns,
-            ns_per_message: measured.server_ns_per_message(),
+            ns_per_message: measured.server_ns_per_message().filter(|_| !is_silent),
             busy: ratio(server.cpu_ns as f64, overall.elapsed_ns as f64),
+            saturation: Some(finite(server.saturation)),
             rss_before_bytes: server.rss_before_bytes,
             rss_max_bytes: server.rss_max_bytes,
             rss_after_bytes: server.rss_after_bytes,
@@ -316,16 +332,25 @@ impl PhaseRecord {
             elapsed_ns: phase.elapsed_ns,
             sent: phase.sent,
             delivered: phase.delivered,
+            arrived: Some(phase.arrived),
             lost: phase.lost,
             told_dropped: phase.told_dropped,
             duplicated: phase.duplicated,
             out_of_order: phase.out_of_order,
             refused: phase.refused,
             sent_per_s: ratio(phase.sent as f64, seconds),
-            delivered_per_s: ratio(phase.delivered as f64, seconds),
+            delivered_per_s: ratio(phase.arrived as f64, seconds),
+            is_silent: false,
             latency: LatencyRecord::from_histogram(&phase.latency_ns),
             stall_us: phase.stall_ns as f64 / 1e3,
         }
+    }
+
+    /// What was sent and arrived did so when the time that was measured was over.
+    fn silence(&mut self) {
+        self.is_silent = true;
+        self.sent_per_s = 0.0;
+        self.delivered_per_s = 0.0;
     }
 }
 
@@ -363,6 +388,7 @@ fn overall(phases: &[Phase]) -> PhaseRecord {
         sum.elapsed_ns += phase.elapsed_ns;
         sum.sent += phase.sent;
         sum.delivered += phase.delivered;
+        sum.arrived += phase.arrived;
         sum.lost += phase.lost;
         sum.told_dropped += phase.told_dropped;
         sum.duplicated += phase.duplicated;

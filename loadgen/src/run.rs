@@ -13,8 +13,10 @@ mod error;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use fluxar_engine::dial;
 use fluxar_engine::listener::Address;
@@ -48,6 +50,8 @@ const DESCRIPTORS_OWN: u64 = 64;
 const CONNECTIONS_PER_SOURCE: usize = 8_000;
 /// Letters under way between two generator threads. All say the same.
 const LETTERS: usize = 64;
+/// How long threads of a run that failed may take to end. Then they are left behind.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// What is to be run.
 #[derive(Debug, Clone)]
@@ -232,7 +236,9 @@ fn run_with<P: Protocol>(
         let started = thread::Builder::new()
             .name(format!("load-{}", seat.thread))
             .spawn(move || {
-                let outcome = seat.run();
+                // Nothing of the seat is used any more; what others share with it are atomics.
+                let outcome = catch_unwind(AssertUnwindSafe(|| seat.run()))
+                    .unwrap_or_else(|panic| Err(io::Error::other(broken_down(&*panic))));
                 if let Err(error) = &outcome {
                     let error = io::Error::new(error.kind(), error.to_string());
                     failing.fail(RunError::System(error));
@@ -246,20 +252,33 @@ fn run_with<P: Protocol>(
     }
     let observed = beside_the_threads(&order.generator.cores, || conductor.conduct());
     drop(control);
+    if observed.is_err() {
+        let told = Instant::now();
+        while !running.iter().all(JoinHandle::is_finished) && told.elapsed() < ENDING {
+            thread::sleep(Duration::from_millis(1));
+        }
+        running.retain(JoinHandle::is_finished);
+    }
     let outcomes: Vec<Outcome> = running
         .into_iter()
-        .filter_map(|thread| match thread.join() {
-            Ok(outcome) => outcome.ok(),
-            Err(_) => {
-                shared.fail(RunError::System(io::Error::other("a generator thread panicked")));
-                None
-            }
-        })
+        .filter_map(|thread| thread.join().ok()?.ok())
         .collect();
     if let Some(error) = shared.take_failure() {
         return Err(error);
     }
     Ok(conclude::conclude(order, &cast, &payloads, outcomes, observed?))
+}
+
+/// What a panic of a generator thread is called.
+fn broken_down(panic: &(dyn std::any::Any + Send)) -> String {
+    let words = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!(
+        "a thread broke down, which is a fault of loadgen: {}",
+        words.unwrap_or("it said nothing")
+    )
 }
 
 /// Does something on the generator's cores, so that it takes nothing from the server's.
@@ -318,4 +337,57 @@ fn sources(order: &RunOrder, addresses: &[Address; 2], cast: &Cast) -> Vec<IpAdd
     (0..count.min(60_000) as u32)
         .map(|index| IpAddr::V4(Ipv4Addr::from(0x7f00_0002 + index)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Names, Protocol};
+    use crate::scenario::{Arrivals, Payload};
+
+    /// One whose sessions cannot even be made.
+    struct Broken;
+
+    impl Protocol for Broken {
+        type Session = <Nats as Protocol>::Session;
+
+        fn is_able(&self, _: Ability) -> bool {
+            true
+        }
+
+        fn session(&self, number: u64, _: &Arc<Names>) -> Self::Session {
+            panic!("no session {number}")
+        }
+    }
+
+    #[test]
+    fn a_thread_that_breaks_down_ends_the_run() {
+        let order = RunOrder {
+            target: Target {
+                name: "t".into(),
+                protocol: ProtocolName::Nats,
+                url: "tcp://127.0.0.1:1".into(),
+                subscriber_url: None,
+                qos: 0,
+                batch: true,
+            },
+            scenario: Scenario {
+                workload: Workload::FanOut {
+                    topics: 1,
+                    publishers: 1,
+                    subscribers: 1,
+                },
+                arrivals: Arrivals::default(),
+                payload: Payload::default(),
+                warmup_ms: 0,
+                duration_ms: 100,
+            },
+            server: None,
+            generator: GeneratorConfig::default(),
+            seed: 1,
+        };
+        let error = run_with([Broken, Broken], &order, &mut |_| {}).expect_err("it broke down");
+        assert!(matches!(error, RunError::System(_)), "{error}");
+        assert!(error.to_string().contains("no session 0"), "{error}");
+    }
 }

@@ -7,7 +7,7 @@ use crate::args::{FanOutArgs, IdleArgs, MixedArgs, SlowArgs, StormArgs};
 use crate::campaign::{Campaign, ScenarioPlan, ServerPlan, TargetPlan, check_url, protocol_of_url};
 use crate::scenario::{Arrivals, Payload, ProtocolName, Scenario, Target, Workload};
 use crate::server::listeners;
-use crate::slo::Assertion;
+use crate::slo::{Assertion, Bound};
 
 /// The campaign that a command's flags describe, and how to do it; `None` for commands that have other arguments.
 ///
@@ -116,6 +116,11 @@ pub fn campaign(command: &Command) -> Result<Option<(Campaign, Doing)>, String> 
     };
     let assertions = assertions(&doing.assertions)?;
     let mut campaign = against_one(name, against, ScenarioPlan::single(name, scenario, assertions))?;
+    for assertion in campaign.scenarios.iter().flat_map(|plan| &plan.assertions) {
+        campaign
+            .check(assertion)
+            .map_err(|wrong| format!("--assert {:?}: {wrong}", assertion.text))?;
+    }
     campaign.repeats = doing.repeats;
     campaign.seed = doing.seed;
     campaign.generator_cores = doing
@@ -156,6 +161,32 @@ pub fn assertions(texts: &[String]) -> Result<Vec<Assertion>, String> {
         .iter()
         .map(|text| text.parse().map_err(|wrong| format!("{text:?}: {wrong}")))
         .collect()
+}
+
+/// Reads the promises of a search, each of which is judged by single runs at rates that the search chooses.
+///
+/// # Errors
+/// What cannot be promised there.
+pub fn slos(texts: &[String], campaign: &Campaign) -> Result<Vec<Assertion>, String> {
+    let slos = assertions(texts)?;
+    for slo in &slos {
+        let wrong = |why: &str| format!("{:?}: {why}", slo.text);
+        if slo.at_per_s.is_some() {
+            return Err(wrong(
+                "`at` has no place here: the search chooses the rates; leave it out",
+            ));
+        }
+        if !slo.when.is_empty() {
+            let why = "`when` has no place here: each point has its knee; choose scenarios by --only";
+            return Err(wrong(why));
+        }
+        if matches!(slo.bound, Bound::Share { .. }) {
+            let why = "one target runs at a time, so there is none to compare with; give a number";
+            return Err(wrong(why));
+        }
+        campaign.check(slo).map_err(|why| wrong(&why))?;
+    }
+    Ok(slos)
 }
 
 fn against_one(name: &str, against: &Against, scenario: ScenarioPlan) -> Result<Campaign, String> {

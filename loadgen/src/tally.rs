@@ -1,7 +1,8 @@
 //! Counts and latencies by phase. Each generator thread keeps its own, and they are summed at the end.
 //!
 //! A message belongs to the phase in which it was *meant* to be sent, wherever and whenever it arrives: so what was sent,
-//! delivered and lost of a phase fit together.
+//! delivered and lost of a phase fit together. Only [`Tally::arrived`] asks when something *came*: rates and the CPU time a
+//! message are about what the server did in that time.
 
 use hdrhistogram::Histogram;
 
@@ -49,6 +50,8 @@ pub struct Tally {
     pub expected: u64,
     /// Arrivals, each message once.
     pub delivered: u64,
+    /// Messages that came in this phase, each once, whenever they were due.
+    pub arrived: u64,
     /// Drops that the server told of.
     pub told_dropped: u64,
     /// Arrivals of what had arrived before.
@@ -67,6 +70,7 @@ impl Default for Tally {
             sent: 0,
             expected: 0,
             delivered: 0,
+            arrived: 0,
             told_dropped: 0,
             duplicated: 0,
             out_of_order: 0,
@@ -78,8 +82,8 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// Counts arrivals with their latency.
-    pub fn arrived(&mut self, latency_ns: u64, count: u64) {
+    /// Counts deliveries of what was due in this phase, with their latency.
+    pub fn deliver(&mut self, latency_ns: u64, count: u64) {
         self.delivered += count;
         self.latency_ns.saturating_record_n(latency_ns.max(1), count);
     }
@@ -89,7 +93,8 @@ impl Tally {
         self.sent += other.sent;
         self.expected += other.expected;
         self.delivered += other.delivered;
-        self.told_dropped += other.told_dropped;
+        self.arrived += other.arrived;
+        self.told_dropped = self.told_dropped.saturating_add(other.told_dropped);
         self.duplicated += other.duplicated;
         self.out_of_order += other.out_of_order;
         self.refused += other.refused;

@@ -126,6 +126,13 @@ fn what_is_wrong_with_a_command_or_a_file_exits_2() {
     for wrong in [
         &["run", "gone.toml"][..],
         &["fan-out", "--assert", "p99_ms <"],
+        &["fan-out", "--assert", "fluxr: p99_ms < 5"],
+        &["fan-out", "--assert", "p99_ms < 5 at 7000/s"],
+        &["fan-out", "--assert", "p99_ms < 5 when subscribers = 10"],
+        &["find-knee", "--slo", "nats: p99_ms < 5"],
+        &["find-knee", "--slo", "p99_ms < 5 at 1000/s"],
+        &["find-knee", "--slo", "p99_ms < 5 when subscribers = 10"],
+        &["find-knee", "--slo", "p99_ms < fluxar"],
         &["fan-out", "--url", "http://127.0.0.1"],
         &["fan-out", "--rate", "often"],
         &["compare", "gone", "gone"],

@@ -54,6 +54,7 @@ fn measured(delivered: u64, server: bool) -> Measured {
             elapsed_ns: 1_000_000_000,
             sent: delivered,
             delivered,
+            arrived: delivered,
             lost: 0,
             told_dropped: 0,
             duplicated: 0,
@@ -261,6 +262,32 @@ fn programs_that_are_not_here_are_told_before_anything_runs() {
     assert_eq!(conducted.judged.len(), 1);
 }
 
+#[test]
+fn an_assertion_that_nothing_was_held_against_is_not_taken_for_kept() {
+    let plan = campaign(&format!(
+        "campaign.repeats = 1\n[[target]]\nname = \"a\"\nprotocol = \"nats\"\nurl = \"tcp://127.0.0.1:1\"\n\
+         [[target]]\nname = \"b\"\nprotocol = \"nats\"\nurl = \"tcp://127.0.0.1:2\"\n\
+         {FAN_OUT}assert = [\"a: p99_ms < 5\", \"b: p99_ms < 5\"]\n"
+    ));
+    let failing = |order: &RunOrder| match order.target.name.as_str() {
+        "a" => Err(RunError::Scenario("made up".into())),
+        _ => Ok(measured(1, false)),
+    };
+    let conducted = go(&plan, None, failing).expect("conducted");
+    let judged: Vec<(&str, bool)> = conducted
+        .judged
+        .iter()
+        .map(|judged| (judged.target.as_str(), judged.holds()))
+        .collect();
+    assert_eq!(judged, [("b", true), ("a", false)]);
+
+    let mut only_b = plan;
+    only_b.keep_only(&["b".to_owned()]).expect("it is there");
+    let conducted = go(&only_b, None, failing).expect("conducted");
+    assert!(conducted.judged.iter().all(fluxar_loadgen::slo::Judged::holds));
+    assert_eq!(conducted.unjudged, ["s: a: p99_ms < 5 (without a)"]);
+}
+
 /// A run at the rate that was asked for, of a server that is overrun above 5,000 a second.
 fn overrun_above_5000(order: &RunOrder, generator_busy: f64) -> Measured {
     let Arrivals::Constant { per_s } = order.scenario.arrivals else {
@@ -308,5 +335,44 @@ fn the_knee_of_a_server_is_found_and_the_generators_is_told_from_it() {
         assert!((4_700.0..=5_000.0).contains(&kept_per_s), "{knee:?}");
         assert_eq!((knee.limit, knee.runs), (limit, records));
         assert!(found.to_string().contains(words), "{found}");
+    }
+}
+
+#[test]
+fn a_rate_at_which_messages_are_lost_is_broken() {
+    let campaign = campaign(&format!(
+        "[[target]]\nname = \"t\"\nprotocol = \"nats\"\nurl = \"tcp://127.0.0.1:1\"\n{FAN_OUT}"
+    ));
+    let bounds = Search {
+        from_per_s: 1_000.0,
+        to_per_s: 64_000.0,
+        precision: 0.05,
+    };
+    for (slos, limit) in [
+        (&["p99_ms < 5"][..], Limit::Server),
+        (&["p99_ms < 5", "lost < 100"], Limit::Asked),
+    ] {
+        let slos: Vec<_> = slos
+            .iter()
+            .map(|slo| slo.parse().expect("an assertion"))
+            .collect();
+        let mut run = |order: &RunOrder, _: &mut dyn FnMut(&Snapshot)| {
+            let Arrivals::Constant { per_s } = order.scenario.arrivals else {
+                panic!("an open loop: {:?}", order.scenario.arrivals)
+            };
+            let mut measured = measured(per_s as u64, false);
+            measured.phases[0].asked_per_s = Some(per_s);
+            measured.phases[0].lost = if per_s > 5_000.0 { 7 } else { 0 };
+            Ok(measured)
+        };
+        let mut stage = Stage::new(&campaign, &mut run);
+        let mut progress = Progress::new(Box::new(Vec::new()), None, false);
+        let found = find_knees(&campaign, &slos, bounds, &mut stage, &mut progress, &mut |_| {});
+        let knee = found[0].knee.as_ref().expect("a knee");
+        assert_eq!(knee.limit, limit, "{knee:?}");
+        if limit == Limit::Server {
+            let kept_per_s = knee.kept_per_s.expect("a rate");
+            assert!((4_700.0..=5_000.0).contains(&kept_per_s), "{knee:?}");
+        }
     }
 }

@@ -198,6 +198,20 @@ impl Campaign {
         Ok(())
     }
 
+    /// Whether an assertion that did not come from the file can be judged in this campaign: the targets that it names are
+    /// there, and some point of every scenario is meant.
+    ///
+    /// # Errors
+    /// What cannot be found, and what there is.
+    pub fn check(&self, assertion: &Assertion) -> Result<(), String> {
+        if let Some(message) = read::unknown_targets(assertion, &self.targets).into_iter().next() {
+            return Err(message);
+        }
+        self.scenarios
+            .iter()
+            .try_for_each(|plan| read::check_reach(assertion, plan))
+    }
+
     /// Makes it short: one repeat, a second each. Good for seeing whether a campaign works, not for figures.
     pub fn make_quick(&mut self) {
         self.repeats = 1;

@@ -347,10 +347,8 @@ fn read_assertions(
         match text.parse::<Assertion>() {
             Err(message) => wrong(text, message),
             Ok(assertion) => {
-                for name in assertion.names() {
-                    if !targets.iter().any(|plan| plan.target.name == name) {
-                        wrong(text, no_target(name, targets));
-                    }
+                for message in unknown_targets(&assertion, targets) {
+                    wrong(text, message);
                 }
                 if !plan.points.is_empty()
                     && let Err(message) = check_reach(&assertion, plan)
@@ -364,8 +362,15 @@ fn read_assertions(
     assertions
 }
 
+/// What is wrong with the targets that an assertion names.
+pub(super) fn unknown_targets(assertion: &Assertion, targets: &[TargetPlan]) -> Vec<String> {
+    let is_known = |name: &str| targets.iter().any(|plan| plan.target.name == name);
+    let unknown = assertion.names().filter(|name| !is_known(name));
+    unknown.map(|name| no_target(name, targets)).collect()
+}
+
 /// An assertion that no point can fulfil is a slip: it would never be judged.
-fn check_reach(assertion: &Assertion, plan: &ScenarioPlan) -> Result<(), String> {
+pub(super) fn check_reach(assertion: &Assertion, plan: &ScenarioPlan) -> Result<(), String> {
     for (field, value) in &assertion.when {
         let is_chosen = plan.points.iter().any(|point| {
             point.at.iter().any(|(path, chosen)| {

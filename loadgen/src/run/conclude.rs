@@ -12,7 +12,8 @@ use super::conduct::Observed;
 
 /// A generator thread that is busier than this is the limit, or about to be.
 const BUSY: f64 = 0.95;
-/// A server that uses less of its busiest core than this was waiting for the generator.
+/// A server whose busiest thread (or whose processors, if its threads take turns on them) is less busy than this was
+/// waiting for the generator.
 const SERVER_BUSY: f64 = 0.9;
 /// More late or unsent publishes than this share of all are told of.
 const LATE_SHARE: f64 = 0.01;
@@ -58,11 +59,7 @@ pub(super) fn conclude(
         if index == 0 {
             tally.add(&whole.spoken);
         }
-        let stall_ns = if phases.is_empty() {
-            whole.outcome.of_subscribers.stall_ns
-        } else {
-            0
-        };
+        let stalls_ns = &whole.outcome.of_subscribers.stalls_ns;
         phases.push(Phase {
             asked_per_s: window.asked_per_s.filter(|_| !is_storm),
             elapsed_ns: if is_storm {
@@ -72,13 +69,14 @@ pub(super) fn conclude(
             },
             sent: tally.sent,
             delivered: tally.delivered,
+            arrived: tally.arrived,
             lost: tally.lost(),
             told_dropped: tally.told_dropped,
             duplicated: tally.duplicated,
             out_of_order: tally.out_of_order,
             refused: tally.refused,
             latency_ns: tally.latency_ns,
-            stall_ns,
+            stall_ns: stalls_ns.get(index).copied().unwrap_or(0),
         });
     }
     let mut measured = Measured {
@@ -117,15 +115,20 @@ fn gather(outcomes: Vec<Outcome>, phases: usize) -> Whole {
         sum.of_publishers.late += outcome.of_publishers.late;
         sum.of_publishers.unsent += outcome.of_publishers.unsent;
         sum.of_publishers.windows_lost += outcome.of_publishers.windows_lost;
-        sum.of_subscribers.stall_ns = sum.of_subscribers.stall_ns.max(outcome.of_subscribers.stall_ns);
+        let stalls_ns = &mut sum.of_subscribers.stalls_ns;
+        stalls_ns.resize(phases, 0);
+        for (longest_ns, stall_ns) in stalls_ns.iter_mut().zip(outcome.of_subscribers.stalls_ns) {
+            *longest_ns = stall_ns.max(*longest_ns);
+        }
         sum.of_subscribers.foreign += outcome.of_subscribers.foreign;
         sum.of_subscribers.heard_by_stopped += outcome.of_subscribers.heard_by_stopped;
         sum.of_callers.late += outcome.of_callers.late;
         sum.of_callers.unsent += outcome.of_callers.unsent;
         sum.of_callers.overdue += outcome.of_callers.overdue;
+        sum.of_callers.foreign += outcome.of_callers.foreign;
         sum.acknowledged += outcome.acknowledged;
         sum.served += outcome.served;
-        sum.told_stopped += outcome.told_stopped;
+        sum.told_stopped = sum.told_stopped.saturating_add(outcome.told_stopped);
         sum.cuts_count += outcome.cuts_count;
         sum.cuts.extend(outcome.cuts);
         sum.refusal = sum.refusal.take().or(outcome.refusal);
@@ -164,7 +167,7 @@ fn extra(
     }
     match cast.visits {
         Some(Visits::Storm { .. }) => {
-            let accepted = measured.delivered() as f64;
+            let accepted = measured.arrived() as f64;
             extra.push(("hellos_per_s".to_owned(), accepted / measured_s));
             if let Some(server) = measured.server.filter(|server| server.cpu_ns > 0) {
                 let per_cpu_s = accepted / (server.cpu_ns as f64 / 1e9);
@@ -180,7 +183,7 @@ fn extra(
         None => {}
     }
     if cast.publishers > 0 && cast.callers > 0 {
-        let answered = sum(&whole.calls, |tally| tally.delivered);
+        let answered = sum(&whole.calls, |tally| tally.arrived);
         extra.push(("calls_per_s".to_owned(), answered / measured_s));
         latencies("call", &whole.calls, &mut extra);
     }
@@ -254,12 +257,10 @@ fn warnings(
             percent(busy)
         ));
     }
-    let server_share = measured
-        .server
-        .map(|server| server.cpu_ns as f64 / observed.measured_ns as f64);
+    let server_share = measured.server.map(|server| server.saturation);
     if !is_open && busy > BUSY && server_share.is_none_or(|share| share < SERVER_BUSY) {
         let server = server_share.map_or_else(String::new, |share| {
-            format!(" while the server used {} of a core", percent(share))
+            format!(" while the server was at {} of its limit", percent(share))
         });
         warnings.push(format!(
             "the generator was the limit: its busiest thread worked {} of the time{server}. The server can do more than \
@@ -279,6 +280,18 @@ fn warnings(
             ));
         }
     }
+    if let Some(why) = &observed.server_unknown {
+        warnings.push(format!(
+            "the server's process could not be looked at during the run ({why}): nothing is known of its CPU time and memory"
+        ));
+    }
+    if observed.server_in_ticks {
+        warnings.push(
+            "threads of the server ended in the measured time; its CPU time is that of the kernel's ticks, exact to a few \
+             of them"
+                .to_owned(),
+        );
+    }
     if outcome.of_publishers.windows_lost > 0 {
         warnings.push(format!(
             "{} times nothing arrived for 1 s although the window was full; what was under way was given up",
@@ -291,11 +304,12 @@ fn warnings(
             outcome.of_callers.overdue
         ));
     }
-    if outcome.of_subscribers.foreign > 0 {
+    let foreign = outcome.of_subscribers.foreign + outcome.of_callers.foreign;
+    if foreign > 0 {
+        let names = cast.names.topics.first().or(cast.names.methods.first());
         warnings.push(format!(
-            "{} events were not of this run and are not counted: somebody else publishes on {:?}",
-            outcome.of_subscribers.foreign,
-            cast.names.topics.first().map_or("", String::as_str)
+            "{foreign} arrivals were not of this run and are not counted: somebody else publishes on {:?}",
+            names.map_or("", String::as_str)
         ));
     }
     if let Some(words) = &outcome.refusal {

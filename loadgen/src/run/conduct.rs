@@ -1,5 +1,6 @@
 //! Leads the generator's threads from stage to stage, watches the server's process, and tells of the progress.
 
+use std::io;
 use std::thread;
 use std::time::Duration;
 
@@ -40,6 +41,10 @@ const ENDLESS_NS: u64 = u64::MAX / 2;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Observed {
     pub(super) server: Option<ServerUse>,
+    /// Why nothing can be said of the server though it was to be watched.
+    pub(super) server_unknown: Option<String>,
+    /// Threads of the server ended in the measured time, and their CPU time was taken from the kernel's ticks.
+    pub(super) server_in_ticks: bool,
     pub(super) generator_cpu_ns: u64,
     pub(super) generator_busy: f64,
     /// The share of the time in which the generator's thread that waited longest for a processor did so.
@@ -60,10 +65,11 @@ pub(super) struct Observed {
 }
 
 /// What is read at both ends of the measured time.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Mark {
     at_ns: u64,
-    server: process::Use,
+    /// Or why it cannot be looked at.
+    server: Result<process::Use, String>,
     own_cpu_ns: u64,
     threads: Vec<ThreadMark>,
 }
@@ -164,7 +170,7 @@ impl<'a> Conductor<'a> {
         self.shared.begin(timetable);
         self.wait_until(from_ns, RunStage::WarmingUp)?;
         let before = self.mark();
-        observed.rss_begun_bytes = self.has_server().then(|| self.memory_now());
+        observed.rss_begun_bytes = self.memory_now();
         let measured_to_ns = if is_storm {
             self.weather_storm(from_ns)?
         } else {
@@ -186,25 +192,45 @@ impl<'a> Conductor<'a> {
         let busy_ns = |thread: &ThreadMark| thread.cpu_ns.saturating_sub(thread.idle_ns);
         observed.generator_busy = share(&before, &after, busy_ns);
         observed.generator_waited = share(&before, &after, |thread| thread.waited_ns);
-        let server_waited_ns = after.server.waited_ns.saturating_sub(before.server.waited_ns);
-        let is_one_thread = after.server.busiest_ns as f64 >= ONE_THREAD * after.server.cpu_ns as f64;
-        observed.server_waited = (self.has_server() && is_one_thread)
-            .then_some(server_waited_ns as f64 / observed.measured_ns as f64);
-        observed.server = self.has_server().then(|| ServerUse {
-            cpu_ns: after.server.cpu_ns.saturating_sub(before.server.cpu_ns),
+        if self.has_server() {
+            match (&before.server, &after.server, rss_after_bytes) {
+                (Ok(before), Ok(after), Some(rss_after_bytes)) => {
+                    self.weigh(before, after, rss_after_bytes, &mut observed);
+                }
+                (Err(why), ..) | (_, Err(why), _) => observed.server_unknown = Some(why.clone()),
+                (.., None) => observed.server_unknown = Some("its memory cannot be read".to_owned()),
+            }
+        }
+        Ok(observed)
+    }
+
+    /// What the server used between two looks.
+    fn weigh(
+        &self,
+        before: &process::Use,
+        after: &process::Use,
+        rss_after_bytes: u64,
+        observed: &mut Observed,
+    ) {
+        let wall_ns = observed.measured_ns as f64;
+        let (cpu_ns, is_in_ticks) = after.cpu_since(before);
+        let busiest_ns = after.busiest_since(before) as f64;
+        let waited_ns = after.waited_ns.saturating_sub(before.waited_ns) as f64;
+        let is_one_thread = busiest_ns >= ONE_THREAD * cpu_ns as f64;
+        observed.server_waited = is_one_thread.then_some(waited_ns / wall_ns);
+        observed.server_in_ticks = is_in_ticks;
+        let processors = f64::from(process::processors(&self.server));
+        let saturation = (busiest_ns / wall_ns).max(cpu_ns as f64 / wall_ns / processors);
+        let switches = |figure: fn(&process::Use) -> u64| figure(after).saturating_sub(figure(before));
+        observed.server = Some(ServerUse {
+            cpu_ns,
+            saturation: saturation.min(1.0),
             rss_before_bytes: self.rss_before_bytes,
             rss_max_bytes: self.rss_max_bytes.max(rss_after_bytes),
             rss_after_bytes,
-            switches_voluntary: after
-                .server
-                .switches_voluntary
-                .saturating_sub(before.server.switches_voluntary),
-            switches_involuntary: after
-                .server
-                .switches_involuntary
-                .saturating_sub(before.server.switches_involuntary),
+            switches_voluntary: switches(|used| used.switches_voluntary),
+            switches_involuntary: switches(|used| used.switches_involuntary),
         });
-        Ok(observed)
     }
 
     fn has_server(&self) -> bool {
@@ -323,13 +349,15 @@ impl<'a> Conductor<'a> {
             steady = if bytes == last { steady + 1 } else { 0 };
             last = bytes;
         }
-        Some(last)
+        last
     }
 
-    fn memory_now(&mut self) -> u64 {
-        let bytes = process::rss_exact_bytes(&self.server).unwrap_or(0);
+    /// The server's memory; `None` if there is no process to be looked at (any more).
+    fn memory_now(&mut self) -> Option<u64> {
+        self.has_server().then_some(())?;
+        let bytes = process::rss_exact_bytes(&self.server).ok()?;
         self.rss_max_bytes = self.rss_max_bytes.max(bytes);
-        bytes
+        Some(bytes)
     }
 
     fn mark(&self) -> Mark {
@@ -346,7 +374,7 @@ impl<'a> Conductor<'a> {
         });
         Mark {
             at_ns: clock_ns(),
-            server: process::used(&self.server).unwrap_or_default(),
+            server: process::used(&self.server).map_err(|error| error.to_string()),
             own_cpu_ns: process::cpu_ns(std::process::id()).unwrap_or(0),
             threads: threads.collect(),
         }
@@ -434,7 +462,12 @@ impl<'a> Conductor<'a> {
         let mut moved = (0, begun_ns);
         // Whatever they report from here on they know the stage.
         while !self.shared.all_in(self.shared.stage()) {
-            self.look(u64::MAX, stage)?;
+            if self.look(u64::MAX, stage)?.saturating_sub(begun_ns) > PATIENCE_NS {
+                return Err(RunError::System(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "a thread has not answered for 10 s",
+                )));
+            }
         }
         loop {
             let delivered = self.shared.sum(|progress| &progress.delivered_measured);

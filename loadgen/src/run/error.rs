@@ -71,7 +71,7 @@ pub enum RunError {
         /// Why.
         error: io::Error,
     },
-    /// A generator thread could not be started or its ring failed.
+    /// A generator thread could not be started, its ring failed, or it broke down.
     System(io::Error),
 }
 
@@ -125,7 +125,7 @@ impl fmt::Display for RunError {
                 "the server's process {pids:?} cannot be looked at: {error}; give the pid of a process that runs and \
                  belongs to you"
             ),
-            RunError::System(error) => write!(f, "the generator could not be started: {error}"),
+            RunError::System(error) => write!(f, "the generator failed: {error}"),
         }
     }
 }

@@ -64,9 +64,12 @@ pub fn figure(record: &Record, phase: &PhaseRecord, name: &str) -> Option<f64> {
             server.ns_per_message.filter(|ns| *ns > 0.0).map(|ns| 1e9 / ns)
         }
         "rss_growth_bytes" => Some(server.rss_max_bytes.saturating_sub(server.rss_before_bytes) as f64),
-        "switches_per_message" => (record.overall.delivered > 0).then(|| {
-            (server.switches_voluntary + server.switches_involuntary) as f64 / record.overall.delivered as f64
-        }),
+        "switches_per_message" => {
+            let overall = &record.overall;
+            let messages = overall.arrived.unwrap_or(overall.delivered);
+            (messages > 0 && !overall.is_silent)
+                .then(|| (server.switches_voluntary + server.switches_involuntary) as f64 / messages as f64)
+        }
         _ => None,
     }
 }

@@ -166,16 +166,22 @@ enum Reached {
 fn reached(assertion: &Assertion, here: &[&Record], target: &str) -> Reached {
     let name = assertion.figure.as_str();
     let mut values = Vec::new();
-    let mut asked = false;
+    let mut asked = 0;
     for record in here.iter().filter(|record| record.target == target) {
         let Some(phase) = phase_at(record, assertion.at_per_s) else {
             continue;
         };
-        asked = true;
+        asked += 1;
         values.extend(figure(record, phase, name));
     }
-    if !asked {
+    if asked == 0 {
         return Reached::NotAsked;
+    }
+    // A repeat without the figure may be the one in which it was worst: nobody arrived, nobody looked.
+    if !values.is_empty() && values.len() < asked {
+        let without = asked - values.len();
+        let why = missing(name, here, target);
+        return Reached::Unknown(format!("in {without} of {asked} repeats {why}"));
     }
     values.sort_by(f64::total_cmp);
     match (values.last(), values.len()) {
@@ -201,8 +207,8 @@ fn bound(assertion: &Assertion, here: &[&Record]) -> Result<f64, String> {
                     (Some(other), Pick::Max) => other.max(value),
                 });
             }
-            Reached::Unknown(why) if targets.len() == 1 => return Err(why),
-            Reached::Unknown(_) | Reached::NotAsked => {}
+            Reached::Unknown(why) => return Err(why),
+            Reached::NotAsked => {}
         }
     }
     reference.map(|value| factor * value).ok_or_else(|| {
@@ -219,6 +225,9 @@ fn missing(name: &str, here: &[&Record], target: &str) -> String {
     let without_process = here
         .iter()
         .any(|record| record.target == target && record.server.is_none());
+    let is_silent = here
+        .iter()
+        .any(|record| record.target == target && record.overall.is_silent);
     let in_steps = here
         .iter()
         .any(|record| record.target == target && !record.steps.is_empty());
@@ -227,6 +236,9 @@ fn missing(name: &str, here: &[&Record], target: &str) -> String {
             .to_owned()
     } else if of_server && without_process {
         format!("the process of {target} is not known; give the target `command`, `pid` or `pid_of`")
+    } else if is_silent && (name.ends_with("_per_s") || name.ends_with("_per_message")) {
+        "idle connections say nothing in the measured time, so there is no rate and no cost of a message"
+            .to_owned()
     } else if name.starts_with('p') || name.starts_with("max_") || name.starts_with("mean_") {
         format!("nothing arrived at {target}")
     } else {
@@ -366,6 +378,23 @@ mod tests {
             "{}",
             absent[0]
         );
+    }
+
+    #[test]
+    fn a_repeat_without_the_figure_is_not_left_out() {
+        let mut records = [
+            record("a", 1, 10.0, 0, Some(1.0)),
+            record("a", 1, 10.0, 0, None),
+            record("b", 1, 10.0, 0, Some(9.0)),
+            record("c", 1, 10.0, 0, None),
+        ];
+        let own = judged("a: server_ns_per_message < 5", &records);
+        assert!(own[0].to_string().contains("in 1 of 2 repeats"), "{}", own[0]);
+        assert!(!own[0].holds());
+        let compared = judged("b: server_ns_per_message < 5 * max(a, c)", &records);
+        assert!(!compared[0].holds(), "{}", compared[0]);
+        records[0].overall.latency = None;
+        assert!(!judged("a: p99_ms < 5", &records)[0].holds());
     }
 
     #[test]

@@ -172,6 +172,9 @@ impl<P: Protocol> Worker<P> {
         if self.stage != Stage::Run {
             return Some(look_ns);
         }
+        if self.now_ns < self.timetable.start_ns {
+            return Some(look_ns.min(self.timetable.start_ns));
+        }
         let due_ns = [
             self.publishing.next_ns().filter(|_| !self.is_blocked),
             self.calling.next_ns().filter(|_| !self.is_blocked),
@@ -250,24 +253,35 @@ impl<P: Protocol> Worker<P> {
         let now_ns = self.now_ns;
         let live = &self.shared.live[self.thread].0;
         let (hearing, calling) = (&mut self.hearing, &mut self.calling);
+        let published = &self.shared.published[..];
+        // Silent ones are sent one event.
+        let start_ns = self.timetable.start_ns;
         let spoken = &mut self.outcome.spoken;
         let peer = &mut self.peers[index];
         let (part, of_part, events) = (peer.part, peer.index, &mut peer.events);
         let mut notes = Notes::default();
         let mut on = |incoming: Incoming<'_>| match incoming {
             Incoming::Event { payload } => match part {
-                Part::Subscriber { .. } => hearing.event(of_part, payload, live),
-                Part::Silent => {
-                    if *events > 0 {
-                        spoken.duplicated += 1;
-                    } else if let Some(stamp) = Stamp::read(payload) {
-                        spoken.arrived(now_ns.saturating_sub(stamp.intended_ns), 1);
+                Part::Subscriber { .. } => hearing.event(of_part, payload, published, live),
+                Part::Silent => match Stamp::read(payload) {
+                    Some(stamp) if stamp.sequence == 0 && stamp.intended_ns >= start_ns => {
+                        if *events > 0 {
+                            spoken.duplicated += 1;
+                        } else {
+                            spoken.deliver(now_ns.saturating_sub(stamp.intended_ns), 1);
+                        }
+                        *events = events.saturating_add(1);
                     }
-                    *events += 1;
-                }
-                _ => *events += 1,
+                    _ => hearing.foreign(),
+                },
+                Part::Visitor => *events = events.saturating_add(1),
+                // They asked for none.
+                Part::Publisher { .. } | Part::Caller { .. } | Part::Server { .. } => hearing.foreign(),
             },
-            Incoming::Answer { payload } => calling.answer(of_part, payload, now_ns, live),
+            Incoming::Answer { payload } => match part {
+                Part::Caller { .. } => calling.answer(of_part, payload, now_ns, live),
+                _ => hearing.foreign(),
+            },
             other => notes.take(other),
         };
         let mut fault = None;
@@ -306,7 +320,10 @@ impl<P: Protocol> Worker<P> {
         }
         if notes.dropped > 0 {
             match part {
-                Part::Subscriber { stops: true, .. } => self.outcome.told_stopped += notes.dropped,
+                Part::Subscriber { stops: true, .. } => {
+                    let told = &mut self.outcome.told_stopped;
+                    *told = told.saturating_add(notes.dropped);
+                }
                 Part::Subscriber { .. } => self.hearing.dropped(self.peers[index].index, notes.dropped),
                 _ => {}
             }
@@ -320,11 +337,15 @@ impl<P: Protocol> Worker<P> {
         if part == Part::Silent && notes.pongs > 0 {
             let since_ns = std::mem::take(&mut self.peers[index].since_ns);
             if since_ns > 0 {
-                self.outcome.spoken.arrived(self.now_ns - since_ns, 1);
+                self.outcome
+                    .spoken
+                    .deliver(self.now_ns.saturating_sub(since_ns), 1);
             }
         }
-        if part == Part::Visitor && self.peers[index].events > 0 && self.peers[index].state == State::Prepared
-        {
+        let peer = &self.peers[index];
+        let has_heard = part == Part::Visitor && peer.events > 0 && peer.state == State::Prepared;
+        // One that stays was done when it was greeted.
+        if has_heard && !self.holds() {
             self.visit_done(index);
         }
     }
@@ -332,7 +353,8 @@ impl<P: Protocol> Worker<P> {
     /// Publishes and calls what is due; whether anything was.
     fn send_what_is_due(&mut self) -> bool {
         // What was due while it ran and could not leave may do so for a moment while it drains.
-        if !matches!(self.stage, Stage::Run | Stage::Drain) {
+        // Before the start, nothing is: what was meant to be sent then is taken for another run's.
+        if !matches!(self.stage, Stage::Run | Stage::Drain) || self.now_ns < self.timetable.start_ns {
             return false;
         }
         for publisher in &self.publishing.publishers {

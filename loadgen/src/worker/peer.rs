@@ -89,7 +89,7 @@ impl Notes {
             Incoming::Acknowledged { count } => self.acknowledged += u64::from(count),
             Incoming::Served => self.served += 1,
             Incoming::Pong => self.pongs += 1,
-            Incoming::Dropped { events } => self.dropped += events,
+            Incoming::Dropped { events } => self.dropped = self.dropped.saturating_add(events),
             Incoming::Refused { message } => {
                 self.refused += 1;
                 self.words.get_or_insert(message);

@@ -75,6 +75,7 @@ impl<P: Protocol> Seat<P> {
             cq_entries: 16_384,
             buffers: 256,
             buffer_bytes: 32 * 1024,
+            ..UringConfig::default()
         };
         let driver = UringDriver::new(&self.hub, self.thread, &sizes)?;
         let config = ReactorConfig {

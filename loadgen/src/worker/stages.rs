@@ -298,7 +298,7 @@ impl<P: Protocol> Worker<P> {
         }
     }
 
-    fn holds(&self) -> bool {
+    pub(super) fn holds(&self) -> bool {
         self.visiting.as_ref().is_some_and(|visiting| visiting.holds())
     }
 

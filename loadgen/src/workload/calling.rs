@@ -73,6 +73,8 @@ pub struct Calling {
     late: u64,
     /// Answers that came when they had been given up.
     overdue: u64,
+    /// Answers to calls that nobody here made.
+    foreign: u64,
     look_ns: u64,
 }
 
@@ -85,6 +87,8 @@ pub struct Called {
     pub unsent: u64,
     /// Answers that came after more than [`ANSWER_NS`].
     pub overdue: u64,
+    /// Answers that were not this run's.
+    pub foreign: u64,
 }
 
 impl Calling {
@@ -104,6 +108,7 @@ impl Calling {
             delivered_measured: 0,
             late: 0,
             overdue: 0,
+            foreign: 0,
             look_ns: 0,
         }
     }
@@ -188,6 +193,10 @@ impl Calling {
     }
 
     fn pump_schedule(&mut self, now_ns: u64, most: usize, mut call: impl FnMut(&Caller, Stamp) -> bool) {
+        if now_ns >= self.timetable.measured_to_ns().saturating_add(OVERTIME_NS) {
+            // What has not left by now never will: an overloaded run has an end.
+            return;
+        }
         for _ in 0..most {
             let Some(schedule) = &mut self.schedule else {
                 return;
@@ -257,7 +266,13 @@ impl Calling {
     pub fn answer(&mut self, index: u32, payload: &[u8], now_ns: u64, live: &LiveLatency) {
         let index = index as usize;
         let caller = &mut self.callers[index];
-        let Some(stamp) = Stamp::read(payload).filter(|stamp| stamp.publisher == caller.number) else {
+        let is_own = |stamp: &Stamp| {
+            stamp.publisher == caller.number
+                && stamp.sequence < caller.sent
+                && stamp.intended_ns >= self.timetable.start_ns
+        };
+        let Some(stamp) = Stamp::read(payload).filter(is_own) else {
+            self.foreign += 1;
             return;
         };
         let repeated = caller.answers.arrived(stamp.sequence) == Arrival::Repeated;
@@ -284,8 +299,11 @@ impl Calling {
             return;
         }
         self.delivered += 1;
+        if let Some(phase) = self.timetable.phase(now_ns) {
+            self.tallies[phase].arrived += 1;
+        }
         if let Some(phase) = phase {
-            self.tallies[phase].arrived(latency_ns, 1);
+            self.tallies[phase].deliver(latency_ns, 1);
             self.delivered_measured += 1;
             live.add(latency_ns, 1);
         }
@@ -331,6 +349,7 @@ impl Calling {
             late: self.late,
             unsent: 0,
             overdue: self.overdue,
+            foreign: self.foreign,
         };
         if let Some(schedule) = &mut self.schedule
             && self.timetable.start_ns > 0
@@ -388,7 +407,38 @@ mod tests {
             (tallies[0].delivered, tallies[0].duplicated, called.overdue),
             (2, 1, 1)
         );
-        assert_eq!(tallies[0].expected, 12);
+        assert_eq!((tallies[0].expected, tallies[0].arrived), (12, 2));
+    }
+
+    #[test]
+    fn an_answer_to_nobodys_call_is_foreign() {
+        let live = LiveLatency::default();
+        let mut calling = Calling::new(vec![Caller::new(4, 0, 0)], 1, None);
+        calling.begin(&Timetable {
+            start_ns: 1_000,
+            phases: vec![(1_000, 60_000_000_000)],
+        });
+        let stamp = pumped(&mut calling, 2_000)[0];
+        for other in [
+            Stamp {
+                publisher: 5,
+                ..stamp
+            },
+            Stamp { sequence: 1, ..stamp },
+            Stamp {
+                sequence: u64::MAX,
+                ..stamp
+            },
+            Stamp {
+                intended_ns: 999,
+                ..stamp
+            },
+        ] {
+            calling.answer(0, &payload(&other), 3_000, &live);
+        }
+        calling.answer(0, b"something else", 3_000, &live);
+        assert_eq!(calling.delivered(), (0, 0));
+        assert_eq!(calling.finish().1.foreign, 5);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! A call of [`Hearing::event`] is what an event costs beside its protocol: no lookup, no allocation. Events that were due
 //! at the same moment follow each other and are counted together.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::ledger::{Arrival, Ledger};
 use crate::stamp::Stamp;
 use crate::tally::{Tally, Timetable};
@@ -16,8 +18,6 @@ pub struct Subscriber {
     stops: bool,
     /// When something came last, or listening began, ns.
     last_ns: u64,
-    /// The longest time in which nothing came though something had been published, within the measured time, ns.
-    stall_ns: u64,
     /// Events that came to one that stops.
     heard: u64,
 }
@@ -43,7 +43,12 @@ pub struct Hearing {
     readers: Vec<Vec<u32>>,
     timetable: Timetable,
     tallies: Vec<Tally>,
+    /// By phase: the longest time in which nothing came to a reader though something had been published, ns. One that
+    /// reaches into the next phase belongs to the one in which it began.
+    stalls_ns: Vec<u64>,
     now_ns: u64,
+    /// The phase of this turn.
+    phase_now: Option<usize>,
     /// Events at hand that were due at the same moment.
     due_ns: u64,
     due_count: u64,
@@ -57,8 +62,8 @@ pub struct Hearing {
 /// What subscribers found out besides their tallies.
 #[derive(Debug, Clone, Default)]
 pub struct Heard {
-    /// Longest stall of any reader, ns.
-    pub stall_ns: u64,
+    /// Longest stall of any reader that began in each phase, ns.
+    pub stalls_ns: Vec<u64>,
     /// Payloads that were not this run's.
     pub foreign: u64,
     /// Events that came to subscribers that stop.
@@ -93,7 +98,6 @@ impl Hearing {
                     topic,
                     stops,
                     last_ns: 0,
-                    stall_ns: 0,
                     heard: 0,
                 })
                 .collect(),
@@ -102,7 +106,9 @@ impl Hearing {
             readers,
             timetable: Timetable::default(),
             tallies: Vec::new(),
+            stalls_ns: Vec::new(),
             now_ns: 0,
+            phase_now: None,
             due_ns: 0,
             due_count: 0,
             delivered: 0,
@@ -115,6 +121,7 @@ impl Hearing {
     pub fn begin(&mut self, timetable: &Timetable) {
         self.timetable = timetable.clone();
         self.tallies = vec![Tally::default(); timetable.phases.len()];
+        self.stalls_ns = vec![0; timetable.phases.len()];
         for subscriber in &mut self.subscribers {
             subscriber.last_ns = timetable.start_ns;
         }
@@ -123,6 +130,7 @@ impl Hearing {
     /// A new turn.
     pub fn begin_turn(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
+        self.phase_now = self.timetable.phase(now_ns);
     }
 
     /// The turn's events are counted.
@@ -130,9 +138,15 @@ impl Hearing {
         self.count_due(Some(live));
     }
 
-    /// An event came to a subscriber.
+    /// Something came that nobody here asked for.
+    pub fn foreign(&mut self) {
+        self.foreign += 1;
+    }
+
+    /// An event came to a subscriber. `published` says how many each publisher of the run has sent: what is numbered beyond
+    /// that, or was due before the run began, is another's.
     #[inline]
-    pub fn event(&mut self, subscriber: u32, payload: &[u8], live: &LiveLatency) {
+    pub fn event(&mut self, subscriber: u32, payload: &[u8], published: &[AtomicU64], live: &LiveLatency) {
         let Some(stamp) = Stamp::read(payload) else {
             self.foreign += 1;
             return;
@@ -146,7 +160,12 @@ impl Hearing {
         } = self.subscribers[at];
         let publisher = stamp.publisher as usize;
         let of_topic = publisher.wrapping_sub(topic as usize * self.publishers_per_topic);
-        if of_topic >= self.publishers_per_topic {
+        let is_own = of_topic < self.publishers_per_topic
+            && stamp.intended_ns >= self.timetable.start_ns
+            && published
+                .get(publisher)
+                .is_some_and(|sent| stamp.sequence < sent.load(Ordering::Relaxed));
+        if !is_own {
             self.foreign += 1;
             return;
         }
@@ -188,16 +207,26 @@ impl Hearing {
     /// The first event of a turn for this subscriber: how long did nothing come?
     fn came(&mut self, at: usize, intended_ns: u64, arrival: Arrival) {
         let subscriber = &mut self.subscribers[at];
+        let now_ns = self.now_ns;
         let since_ns = match arrival {
             // What was published before this one did not come either: nothing at all came since.
             Arrival::Ahead { .. } => subscriber.last_ns,
             _ => subscriber.last_ns.max(intended_ns),
         };
-        if (self.timetable.measured_from_ns()..self.timetable.measured_to_ns()).contains(&self.now_ns) {
-            let since_ns = since_ns.max(self.timetable.measured_from_ns());
-            subscriber.stall_ns = subscriber.stall_ns.max(self.now_ns.saturating_sub(since_ns));
+        subscriber.last_ns = now_ns;
+        self.stalled(since_ns, now_ns);
+    }
+
+    /// Nothing came in that time; what lies outside of the measured time does not count.
+    fn stalled(&mut self, from_ns: u64, to_ns: u64) {
+        let from_ns = from_ns.max(self.timetable.measured_from_ns());
+        let to_ns = to_ns.min(self.timetable.measured_to_ns());
+        if to_ns > from_ns
+            && let Some(phase) = self.timetable.phase(from_ns)
+        {
+            let stall_ns = &mut self.stalls_ns[phase];
+            *stall_ns = (*stall_ns).max(to_ns - from_ns);
         }
-        subscriber.last_ns = self.now_ns;
     }
 
     fn count_due(&mut self, live: Option<&LiveLatency>) {
@@ -206,9 +235,12 @@ impl Hearing {
             return;
         }
         self.delivered += count;
+        if let Some(phase) = self.phase_now {
+            self.tallies[phase].arrived += count;
+        }
         if let Some(phase) = self.timetable.phase(self.due_ns) {
             let latency_ns = self.now_ns.saturating_sub(self.due_ns);
-            self.tallies[phase].arrived(latency_ns, count);
+            self.tallies[phase].deliver(latency_ns, count);
             self.delivered_measured += count;
             if let Some(live) = live {
                 live.add(latency_ns, count);
@@ -221,7 +253,8 @@ impl Hearing {
         if !self.subscribers[subscriber as usize].stops
             && let Some(phase) = self.timetable.phase(self.now_ns)
         {
-            self.tallies[phase].told_dropped += events;
+            let told = &mut self.tallies[phase].told_dropped;
+            *told = told.saturating_add(events);
         }
     }
 
@@ -280,7 +313,8 @@ impl Hearing {
             foreign: self.foreign,
             ..Heard::default()
         };
-        for (at, subscriber) in self.subscribers.iter().enumerate() {
+        for at in 0..self.subscribers.len() {
+            let subscriber = &self.subscribers[at];
             if subscriber.stops {
                 heard.heard_by_stopped += subscriber.heard;
                 continue;
@@ -290,14 +324,12 @@ impl Hearing {
             let waits = (first..)
                 .zip(ledgers)
                 .any(|(publisher, ledger)| ledger.next() < published(publisher));
-            let tail_ns = to_ns.saturating_sub(subscriber.last_ns.max(self.timetable.measured_from_ns()));
-            let stall_ns = if waits {
-                subscriber.stall_ns.max(tail_ns)
-            } else {
-                subscriber.stall_ns
-            };
-            heard.stall_ns = heard.stall_ns.max(stall_ns);
+            let last_ns = subscriber.last_ns;
+            if waits {
+                self.stalled(last_ns, to_ns);
+            }
         }
+        heard.stalls_ns = self.stalls_ns;
         (self.tallies, heard)
     }
 }
@@ -317,6 +349,12 @@ mod tests {
         }
         .write(&mut payload);
         payload
+    }
+
+    /// Two publishers that have sent a hundred each.
+    fn hear(hearing: &mut Hearing, subscriber: u32, payload: &[u8]) {
+        let published = [AtomicU64::new(100), AtomicU64::new(100)];
+        hearing.event(subscriber, payload, &published, &LiveLatency::default());
     }
 
     fn hearing(parts: &[(u32, bool)]) -> Hearing {
@@ -342,26 +380,40 @@ mod tests {
             (9_000, 5, 2_900),
         ] {
             hearing.begin_turn(now_ns);
-            hearing.event(0, &payload(0, sequence, intended_ns), &live);
+            hear(&mut hearing, 0, &payload(0, sequence, intended_ns));
             hearing.end_turn(&live);
         }
-        hearing.event(0, &payload(1, 0, 1_500), &live);
-        hearing.event(0, b"something else", &live);
+        hear(&mut hearing, 0, &payload(1, 0, 1_500));
+        hear(&mut hearing, 0, b"something else");
         let (tallies, heard) = hearing.finish(|_| 6);
         assert_eq!((tallies[0].delivered, tallies[1].delivered), (3, 1));
+        // Two came in the first phase, one of them due before it; two in the second, due in the first.
+        assert_eq!((tallies[0].arrived, tallies[1].arrived), (2, 2));
         assert_eq!((tallies[0].out_of_order, tallies[1].duplicated), (1, 1));
         assert_eq!(tallies[0].latency_ns.max(), 700);
         assert_eq!(heard.foreign, 2);
     }
 
     #[test]
+    fn what_nobody_published_is_foreign() {
+        let mut hearing = hearing(&[(0, false)]);
+        hearing.begin_turn(1_600);
+        for (sequence, intended_ns) in [(100, 1_500), (u64::MAX, 1_500), (0, 99)] {
+            hear(&mut hearing, 0, &payload(0, sequence, intended_ns));
+        }
+        hear(&mut hearing, 0, &payload(0, 0, 1_500));
+        assert_eq!(hearing.slowest(0), Some(1));
+        let (tallies, heard) = hearing.finish(|_| 1);
+        assert_eq!((tallies[0].delivered, heard.foreign), (1, 3));
+    }
+
+    #[test]
     fn the_slowest_reader_is_found() {
-        let live = LiveLatency::default();
         let mut hearing = hearing(&[(0, false), (0, false), (1, false), (0, true)]);
         assert_eq!(hearing.slowest(0), Some(0));
         let hear = |hearing: &mut Hearing, subscriber, sequences: std::ops::Range<u64>| {
             for sequence in sequences {
-                hearing.event(subscriber, &payload(0, sequence, 1_500), &live);
+                hear(hearing, subscriber, &payload(0, sequence, 1_500));
             }
         };
         hear(&mut hearing, 0, 0..10);
@@ -380,14 +432,19 @@ mod tests {
 
     #[test]
     fn a_stall_is_silence_while_something_was_published() {
-        let live = LiveLatency::default();
         let mut hearing = hearing(&[(0, false)]);
-        for (now_ns, sequence, intended_ns) in [(1_010, 0, 1_000), (1_300, 1, 1_290), (1_800, 3, 1_790)] {
+        for (now_ns, sequence, intended_ns) in [
+            (1_010, 0, 1_000),
+            (1_300, 1, 1_290),
+            (1_800, 3, 1_790),
+            (2_700, 4, 2_650),
+        ] {
             hearing.begin_turn(now_ns);
-            hearing.event(0, &payload(0, sequence, intended_ns), &live);
+            hear(&mut hearing, 0, &payload(0, sequence, intended_ns));
         }
-        // 10 after a pause in publishing; then number 2 never came, so the whole silence counts.
-        let (_, heard) = hearing.finish(|_| 4);
-        assert_eq!(heard.stall_ns, 500);
+        // 10 after a pause in publishing; then number 2 never came, so the whole silence counts. In the second phase 50;
+        // and from 2,700 on nothing, though there is one more.
+        let (_, heard) = hearing.finish(|_| 6);
+        assert_eq!(heard.stalls_ns, [500, 300]);
     }
 }

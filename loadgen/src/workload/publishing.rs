@@ -217,6 +217,10 @@ impl Publishing {
         most: usize,
         mut publish: impl FnMut(&Publisher, Order) -> bool,
     ) {
+        if now_ns >= self.timetable.measured_to_ns().saturating_add(OVERTIME_NS) {
+            // What has not left by now never will: an overloaded run has an end.
+            return;
+        }
         for _ in 0..most {
             let Pace::Open(schedule) = &mut self.pace else {
                 return;
@@ -321,6 +325,8 @@ impl Publisher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arrivals::Plan;
+    use crate::scenario::{Arrivals, Payload, Scenario, Workload};
 
     fn publishing(pace: Pace) -> Publishing {
         let mut publishing = Publishing::new(vec![Publisher::new(0, 0, 0)], 2, pace);
@@ -367,6 +373,39 @@ mod tests {
         shared.set_heard(0, 0, 12);
         assert_eq!(pumped(&mut publishing, 2_200 + GIVE_UP_NS, &shared), 2);
         assert_eq!(publishing.finish().1.windows_lost, 1);
+    }
+
+    #[test]
+    fn an_overloaded_open_loop_ends_and_tells_what_never_left() {
+        let scenario = Scenario {
+            workload: Workload::FanOut {
+                topics: 1,
+                publishers: 1,
+                subscribers: 2,
+            },
+            arrivals: Arrivals::Constant { per_s: 100.0 },
+            payload: Payload::default(),
+            warmup_ms: 0,
+            duration_ms: 1_000,
+        };
+        let schedule = Schedule::new(Plan::constant(&scenario, 100.0), vec![0], 1, 1);
+        let mut publishing =
+            Publishing::new(vec![Publisher::new(0, 0, 0)], 2, Pace::Open(Box::new(schedule)));
+        let (start_ns, to_ns) = (1_000, 1_000_001_000);
+        publishing.begin(&Timetable {
+            start_ns,
+            phases: vec![(start_ns, to_ns)],
+        });
+        let shared = Shared::new(1, 1);
+        assert_eq!(pumped(&mut publishing, start_ns + 500_000_000, &shared), 50);
+        // The connection has no room until late.
+        publishing.pump(to_ns, 1_000, &shared, |_, _| false);
+        let overtime_ns = to_ns + OVERTIME_NS;
+        publishing.pump(overtime_ns - 1, 20, &shared, |_, _| true);
+        assert!(publishing.is_behind(overtime_ns - 1) && !publishing.is_behind(overtime_ns));
+        assert_eq!(pumped(&mut publishing, overtime_ns, &shared), 0);
+        let (tallies, published) = publishing.finish();
+        assert_eq!((tallies[0].sent, published.unsent), (70, 30));
     }
 
     #[test]

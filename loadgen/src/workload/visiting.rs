@@ -90,7 +90,11 @@ impl Visiting {
                 visitors,
                 concurrency,
                 ..
-            } => (self.begun < *visitors && self.under_way < *concurrency).then_some(now_ns),
+            } => {
+                // One that came before the start would belong to no phase.
+                let has_begun = now_ns >= self.timetable.start_ns;
+                (has_begun && self.begun < *visitors && self.under_way < *concurrency).then_some(now_ns)
+            }
             Pace::Churn(_) => self.next_ns().filter(|&due_ns| due_ns <= now_ns),
         }
     }
@@ -113,10 +117,13 @@ impl Visiting {
         self.under_way -= 1;
         self.over += 1;
         self.last_ns = now_ns;
+        if let Some(phase) = self.timetable.phase(now_ns) {
+            self.tallies[phase].arrived += 1;
+        }
         if let Some(phase) = self.timetable.phase(due_ns) {
             let latency_ns = now_ns.saturating_sub(due_ns);
             self.tallies[phase].expected += 1;
-            self.tallies[phase].arrived(latency_ns, 1);
+            self.tallies[phase].deliver(latency_ns, 1);
             // Beside a fan-out, what is watched is the fan-out.
             if !self.listens() {
                 live.add(latency_ns, 1);
@@ -150,5 +157,30 @@ impl Visiting {
     #[must_use]
     pub fn finish(self) -> (Vec<Tally>, Option<String>) {
         (self.tallies, self.fault)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storm_waits_for_its_start() {
+        let mut visiting = Visiting::new(Pace::Storm {
+            visitors: 2,
+            concurrency: 2,
+            hold: false,
+        });
+        visiting.begin(&Timetable {
+            start_ns: 1_000,
+            phases: vec![(1_000, u64::MAX)],
+        });
+        assert_eq!(visiting.due(999), None);
+        let due_ns = visiting.due(1_000).expect("it has begun");
+        visiting.came(due_ns);
+        visiting.done(due_ns, 1_500, &LiveLatency::default());
+        let (tallies, _) = visiting.finish();
+        let tally = &tallies[0];
+        assert_eq!((tally.sent, tally.delivered, tally.arrived), (1, 1, 1));
     }
 }

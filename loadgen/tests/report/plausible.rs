@@ -57,6 +57,7 @@ pub(crate) fn phase(random: &mut Random, asked_per_s: Option<f64>, rate: f64, me
         elapsed_ns: 3_000_000_000,
         sent: delivered,
         delivered,
+        arrived: delivered,
         lost: 0,
         told_dropped: 0,
         duplicated: 0,
@@ -81,6 +82,7 @@ pub(crate) fn with_server(random: &mut Random, phases: Vec<Phase>, ns_per_messag
         phases,
         server: Some(ServerUse {
             cpu_ns,
+            saturation: 0.9,
             rss_before_bytes: 9 << 20,
             rss_max_bytes: random.near(14e6, 0.1) as u64,
             rss_after_bytes: 13 << 20,
