@@ -29,7 +29,7 @@ pub struct Assertion {
     pub text: String,
     /// Of whom; empty: of all.
     pub targets: Vec<String>,
-    /// What is compared, see [`figure`].
+    /// What is compared, see [`figure()`].
     pub figure: String,
     /// How.
     pub operator: Operator,
