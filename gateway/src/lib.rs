@@ -23,4 +23,5 @@ pub mod rate;
 pub mod refusals;
 pub mod session;
 pub mod settings;
+pub mod upstreams;
 pub mod worker;

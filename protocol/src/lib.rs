@@ -20,6 +20,7 @@ pub mod hello;
 pub mod limits;
 pub mod meta;
 pub mod reader;
+pub mod stream;
 pub mod target;
 
 pub use batch::Batch;

@@ -3,6 +3,7 @@
 //! Decoding an envelope checks the map as a map; what a key's value must be is checked by
 //! [`crate::exchange::verb`] for the keys that the message's type uses, and again by the readers here.
 
+mod asked;
 mod check;
 mod registry;
 mod writer;
@@ -12,6 +13,7 @@ use crate::error::Fault;
 use crate::head::{self, Head, Items};
 use crate::limits::PAYLOAD_DEPTH_MAX;
 
+pub use asked::{Asked, PRIO_DEFAULT};
 pub(crate) use check::check;
 pub use writer::MetaWriter;
 

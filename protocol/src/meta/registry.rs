@@ -45,7 +45,7 @@ fn registered(key: &[u8]) -> Option<(&'static str, Users, Check)> {
         b"ack" => ("ack", ACK, is_positions),
         b"epoch" => ("epoch", NOTE, is_uint),
         b"dup" => ("dup", NOTE, is_uint),
-        b"key" => ("key", PUBLISH, |item| {
+        b"key" => ("key", PUBLISH | CALL | STREAM_OPEN, |item| {
             is_text(item) || head::as_bytes(item).is_some()
         }),
         b"ttl_ms" => ("ttl_ms", PUBLISH, is_uint),
@@ -53,6 +53,12 @@ fn registered(key: &[u8]) -> Option<(&'static str, Users, Check)> {
             head::as_uint(item).is_some_and(|prio| prio <= 7)
         }),
         b"weight" => ("weight", SUBSCRIBE, is_uint),
+        b"in_flight" => ("in_flight", SUBSCRIBE, |item| {
+            head::as_uint(item).is_some_and(|calls| calls > 0)
+        }),
+        b"zone" => ("zone", SUBSCRIBE, is_name),
+        b"idempotent" => ("idempotent", CALL, is_bool),
+        b"hedge_ms" => ("hedge_ms", CALL, is_uint),
         b"credit" => ("credit", STREAM, is_uint),
         b"recv" => ("recv", PING | HELLO, is_uint),
         b"type" => ("type", ANY, is_text),

@@ -1,0 +1,70 @@
+//! Services that the gateway dials: what the configuration says about them, and the pool of connections that each core
+//! keeps to them.
+
+use std::sync::Arc;
+
+use fluxar_engine::listener::Address;
+use fluxar_shard::Routes;
+
+/// All about services that a configuration says. Given to every core at start, and again when it is reloaded.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Services {
+    /// Which call goes where.
+    pub routes: Arc<Routes>,
+    /// Who is dialled.
+    pub upstreams: Vec<Upstream>,
+    /// When a serving peer counts as silent.
+    pub health: Health,
+}
+
+/// A fleet that is dialled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    /// Its name; rules refer to it as their fleet.
+    pub name: Arc<str>,
+    /// Where its peers are.
+    pub endpoints: Vec<Endpoint>,
+    /// Patterns of methods that it serves without any rule, beside the peers that dialled in.
+    pub methods: Vec<Arc<str>>,
+    /// Connections of each core to each address.
+    pub connections: u32,
+    /// How often names are looked up again, ms.
+    pub resolve_ms: u32,
+    /// How long a connection and its hello may take, ms.
+    pub connect_ms: u32,
+}
+
+/// One address, or a name that stands for several.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    /// Where to dial; its host may be a name.
+    pub address: Address,
+    /// As the configuration says it.
+    pub text: Arc<str>,
+    /// Its share, relative to the others'.
+    pub weight: u32,
+    /// Where it stands.
+    pub zone: Option<Arc<str>>,
+    /// Calls and streams at a time on each connection; `u32::MAX`: any number.
+    pub in_flight_max: u32,
+    /// It finishes what it has and gets nothing new.
+    pub drain: bool,
+}
+
+/// Active health: when a serving peer, dialled or not, is pinged and when it counts as silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Health {
+    /// Silent for so long it is pinged, ms. 0: only by its heartbeat.
+    pub ping_ms: u32,
+    /// Silent for so long after that it gets no new calls until it speaks, ms.
+    pub silent_ms: u32,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            ping_ms: 500,
+            silent_ms: 500,
+        }
+    }
+}

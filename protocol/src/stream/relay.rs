@@ -1,0 +1,254 @@
+//! A stream in a gateway: two hops, each with its own credit, and nothing held between them [P-3.9, P-3.11].
+//!
+//! The gateway announces no credit in its hello, so neither side may send before the other side's window is known,
+//! and a chunk that arrives can always go on at once. What a side grants is handed to the other, but never more of it
+//! at a time than the window, so that what may be under way to a reader that has stopped is bounded.
+
+use super::{Breach, Heard, Part, State, Stream};
+use crate::error::Code;
+
+/// One of the two sides of a relayed stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Who opened it.
+    Opener,
+    /// Who serves it.
+    Server,
+}
+
+/// What a gateway itself says to one side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
+    /// `meta.credit`.
+    Grant {
+        /// So many bytes.
+        bytes: u64,
+    },
+    /// `meta.end`, no chunk.
+    End,
+    /// `cancel`.
+    Cancel,
+    /// An error.
+    Fail(Failure),
+}
+
+/// An error of the gateway's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// What kind.
+    pub code: Code,
+    /// For a person.
+    pub message: &'static str,
+}
+
+/// What a message from one side leads to. `pass` comes before `on`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Passage {
+    /// The message itself goes to the other side, its ref replaced.
+    pub pass: bool,
+    /// This goes to the other side.
+    pub on: Option<Note>,
+    /// This goes back to where the message came from.
+    pub back: Option<Note>,
+}
+
+/// A stream between two hops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Relay {
+    /// The hop to the opener; this side was dialled, so to speak: the open arrived.
+    opener: Stream,
+    /// The hop to the server; this side sent the open.
+    server: Stream,
+    window_bytes: u32,
+}
+
+impl Relay {
+    /// An open arrived that is to go on: whether it carries `meta.end`, and how many bytes its opener may be sent at
+    /// the start (the open's `meta.credit`, or what its hello announced). At most `window_bytes` are ever under way to
+    /// a side.
+    #[must_use]
+    pub fn new(ends: bool, opener_credit_bytes: u64, window_bytes: u32) -> Self {
+        let granted_bytes = opener_credit_bytes.min(u64::from(window_bytes));
+        Self {
+            opener: Stream::opened_there(ends, 0, opener_credit_bytes),
+            server: Stream::opened_here(ends, granted_bytes, 0),
+            window_bytes,
+        }
+    }
+
+    /// What the forwarded open says in `meta.credit`.
+    #[must_use]
+    pub fn open_credit_bytes(&self) -> u64 {
+        self.server.granted_bytes()
+    }
+
+    /// The open goes to a server whose hello announced so much credit: the opener is told by this note.
+    pub fn server_found(&mut self, credit_bytes: u64) -> Option<Note> {
+        // The server's first grant.
+        self.server.handle(Part::Grant { bytes: credit_bytes }).ok()?;
+        self.grant(Side::Opener, 1)
+    }
+
+    /// A part arrived from one side. `may_grant`: whether the side that it goes to takes what is sent to it, so that
+    /// more of it may be asked for.
+    #[inline]
+    pub fn part(&mut self, from: Side, part: Part, may_grant: bool) -> Passage {
+        let (here, there) = self.hops(from);
+        let mut passage = Passage::default();
+        let heard = match here.handle(part) {
+            Ok(heard) => heard,
+            Err(breach) => {
+                passage.back = Some(Note::Fail(Failure::of(breach)));
+                passage.on = there
+                    .send_fail()
+                    .then_some(Note::Fail(Failure::OTHER_SIDE_BROKE_IT));
+                return passage;
+            }
+        };
+        match heard {
+            Heard::Chunk { is_last } => {
+                let Part::Chunk { bytes, .. } = part else {
+                    return passage;
+                };
+                // Never more was granted here than there is credit for there.
+                passage.pass = there.send_chunk(bytes, is_last).is_ok();
+                debug_assert!(passage.pass);
+                if may_grant && passage.pass && !is_last {
+                    let least_bytes = self.window_bytes / 2;
+                    passage.back = self.grant(from, least_bytes.into());
+                }
+            }
+            Heard::Ended => {
+                if there.send_end() {
+                    // The last chunk of a stream that was cancelled does not go on, but its end does.
+                    match part {
+                        Part::End => passage.pass = true,
+                        _ => passage.on = Some(Note::End),
+                    }
+                }
+            }
+            Heard::Granted => {
+                if may_grant {
+                    passage.on = self.grant(from.other(), 1);
+                }
+            }
+            Heard::Failed => passage.pass = there.send_fail(),
+            Heard::Cancelled | Heard::Ignored => {}
+        }
+        passage
+    }
+
+    /// One side cancels.
+    pub fn cancel(&mut self, from: Side) -> Option<Note> {
+        let (here, there) = self.hops(from);
+        if here.handle_cancel() == Heard::Ignored {
+            return None;
+        }
+        there.send_cancel().then_some(Note::Cancel)
+    }
+
+    /// The connection to one side is lost: what the other is told. The stream is over.
+    pub fn lost(&mut self, side: Side) -> Option<Note> {
+        let (here, there) = self.hops(side);
+        here.close();
+        let note = match side {
+            Side::Opener => Note::Cancel,
+            Side::Server => Note::Fail(Failure::SERVER_LOST),
+        };
+        there.send_fail().then_some(note)
+    }
+
+    /// It is ended here: what the opener and the server are told.
+    pub fn fail(&mut self, failure: Failure) -> (Option<Note>, Option<Note>) {
+        let note = Some(Note::Fail(failure));
+        (
+            note.filter(|_| self.opener.send_fail()),
+            note.filter(|_| self.server.send_fail()),
+        )
+    }
+
+    /// More for a side to send, if the other side's credit and the window leave room for at least so much.
+    pub fn grant(&mut self, to: Side, least_bytes: u64) -> Option<Note> {
+        let window_bytes = u64::from(self.window_bytes);
+        let (here, there) = self.hops(to);
+        let bytes = there
+            .credit_bytes()
+            .min(window_bytes)
+            .saturating_sub(here.granted_bytes());
+        (bytes >= least_bytes.max(1) && here.send_grant(bytes)).then_some(Note::Grant { bytes })
+    }
+
+    /// Where it is, both hops taken together.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match (self.opener.state(), self.server.state()) {
+            (State::Closed, State::Closed) => State::Closed,
+            (State::Cancelling, _) | (_, State::Cancelling) => State::Cancelling,
+            _ => State::Active,
+        }
+    }
+
+    /// The hop to a side.
+    #[must_use]
+    pub fn hop(&self, side: Side) -> &Stream {
+        match side {
+            Side::Opener => &self.opener,
+            Side::Server => &self.server,
+        }
+    }
+
+    /// The hop to a side, and the one to the other.
+    fn hops(&mut self, side: Side) -> (&mut Stream, &mut Stream) {
+        match side {
+            Side::Opener => (&mut self.opener, &mut self.server),
+            Side::Server => (&mut self.server, &mut self.opener),
+        }
+    }
+}
+
+impl Side {
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Opener => Self::Server,
+            Self::Server => Self::Opener,
+        }
+    }
+}
+
+impl Failure {
+    /// The serving peer's connection is gone.
+    pub const SERVER_LOST: Self = Self {
+        code: Code::Unavailable,
+        message: "the peer that served this stream was lost",
+    };
+    /// A side that was to end a cancelled stream did not.
+    pub const CANCEL_OVERDUE: Self = Self {
+        code: Code::Cancelled,
+        message: "the stream was cancelled, and not ended by the other side within 5 s",
+    };
+    /// Its `timeout_ms` has passed.
+    pub const DEADLINE: Self = Self {
+        code: Code::DeadlineExceeded,
+        message: "the stream did not end within its timeout_ms",
+    };
+    const OTHER_SIDE_BROKE_IT: Self = Self {
+        code: Code::Aborted,
+        message: "the other side of this stream broke its rules, which ended it",
+    };
+
+    /// What a side that broke the rules is told.
+    #[must_use]
+    pub const fn of(breach: Breach) -> Self {
+        Self {
+            code: Code::FailedPrecondition,
+            message: match breach {
+                Breach::BeyondCredit { .. } => {
+                    "a chunk is larger than the credit that was left; wait for grants, or send smaller chunks"
+                }
+                Breach::BehindEnd => "a chunk or an end came behind the end of its direction",
+            },
+        }
+    }
+}
