@@ -1,16 +1,17 @@
 // A FLUXAR client for the browser, by hand: no dependency, no build step. It speaks the Core level over WebSocket,
-// and subscribes and publishes at qos 0. docs/protocol.md is all that it knows; [P-…] names the clause.
+// streams, and subscribes and publishes at qos 0. docs/protocol.md is all that it knows; [P-…] names the clause.
 //
 // A classic script, because pages opened from file:// cannot load modules. It leaves one name: `fluxar`.
 //
 //   const client = new fluxar.Client("ws://localhost:9001", { agent: "my-page/1" });
 //   client.subscribe("host.>", (payload, { target }) => console.log(target, payload));
 //   console.log(await client.call("host.info", null, { timeoutMs: 2000 }));
+//   for await (const token of client.stream("llm.complete", { prompt: "Hello" })) console.log(token.text);
 "use strict";
 (() => {
   // --- CBOR (RFC 8949) ------------------------------------------------------------------------------------------
 
-  const DEPTH_MAX = 64; // [P-3.5]
+  const DEPTH_MAX = 64; // [P-3.5]; each field of an envelope is decoded on its own
   const utf8 = new TextEncoder();
   const strictUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -18,6 +19,13 @@
   class Tagged {
     constructor(tag, value) {
       Object.assign(this, { tag, value });
+    }
+  }
+
+  /** An item that is encoded already. */
+  class Encoded {
+    constructor(bytes) {
+      Object.assign(this, { bytes });
     }
   }
 
@@ -61,7 +69,8 @@
       } else if (item instanceof Tagged) {
         head(6, item.tag);
         put(item.value);
-      } else if (item instanceof Map) pairs([...item]);
+      } else if (item instanceof Encoded) parts.push(item.bytes);
+      else if (item instanceof Map) pairs([...item]);
       else if (typeof item === "object") pairs(Object.entries(item).filter(([, v]) => v !== undefined));
       else throw new TypeError(`no CBOR for a ${typeof item}`);
     };
@@ -127,7 +136,7 @@
       const major = first >> 5;
       const info = first & 31;
       if (major === 7) return simple(info);
-      if (major >= 4 && depth === DEPTH_MAX + 1) fail(`nested deeper than ${DEPTH_MAX}`); // the envelope is one itself
+      if (major >= 4 && depth === DEPTH_MAX) fail(`nested deeper than ${DEPTH_MAX}`);
       const isEndless = info === 31 && major >= 2 && major <= 5;
       if (isEndless && major < 4) return chunks(major);
       const count = isEndless ? Infinity : argument(info);
@@ -149,7 +158,7 @@
   // --- envelopes ------------------------------------------------------------------------------------------------
 
   const HELLO = 1, CALL = 2, STREAM = 3, SUBSCRIBE = 4, EVENT = 5, CANCEL = 6, PING = 7; // [P-3.7]
-  const NAMES = "type,id,ref,target,meta,payload,error"; // [P-3.2]
+  const NAMES = ["type", "id", "ref", "target", "meta", "payload", "error"]; // [P-3.2]
   const CODES = ["ok", "cancelled", "unknown", "invalid_argument", "deadline_exceeded", "not_found", "already_exists",
     "permission_denied", "resource_exhausted", "failed_precondition", "aborted", "out_of_range", "unimplemented",
     "internal", "unavailable", "data_loss", "unauthenticated"]; // [P-3.6]
@@ -164,25 +173,41 @@
     toMap = () => ({ code: Math.max(1, CODES.indexOf(this.code)), message: this.message, details: this.details ?? undefined });
   }
 
+  const asFluxar = (error) => (error instanceof FluxarError ? error : new FluxarError("internal", String(error?.message ?? error)));
   const isId = (value) => value instanceof Uint8Array && value.length === 16;
   const isMap = (value) => value !== null && typeof value === "object" && Object.getPrototypeOf(value) === Object.prototype;
   const hex = (id) => Array.from(id, (byte) => byte.toString(16).padStart(2, "0")).join("");
   const newId = () => crypto.getRandomValues(new Uint8Array(16));
 
-  /** Reads the envelopes of a frame body [P-2.2], in either form. Throws at the first that is none. */
+  /**
+   * Reads the envelopes of a frame body [P-2.2], in either form. Throws at the first that is none. `payloadBytes` is what
+   * its payload costs of a stream's credit.
+   */
   function* readBody(body) {
     for (let at = 0; at < body.length; ) {
-      const { value, end } = decode(body, at);
-      const isNamed = isMap(value) && Object.keys(value).join() === NAMES;
-      const fields = Array.isArray(value) ? value : isNamed ? Object.values(value) : [];
-      if (fields.length !== 7) throw new SyntaxError(`not an envelope (at byte ${at})`);
-      const [type, id, ref, target, meta, payload, error] = fields;
+      const start = at;
+      const isNamed = body[at] === 0xa7;
+      if (!isNamed && body[at] !== 0x87) throw new SyntaxError(`not an envelope (at byte ${start})`);
+      at += 1;
+      const next = () => {
+        const { value, end } = decode(body, at);
+        at = end;
+        return value;
+      };
+      const message = {};
+      for (const name of NAMES) {
+        if (isNamed && next() !== name) throw new SyntaxError(`no ${name} where it belongs in the envelope at byte ${start}`);
+        const from = at;
+        message[name] = next();
+        if (name === "payload") message.payloadBytes = at - from;
+      }
+      const { type, id, ref, target, meta, error } = message;
       const isRight = type >= HELLO && type <= PING && isId(id) && (ref === null || isId(ref)) && (meta === null || isMap(meta))
         && (target === null || (typeof target === "string" && target !== "" && utf8.encode(target).length <= 255))
         && (error === null || (isMap(error) && Number.isInteger(error.code) && typeof error.message === "string"));
-      if (!isRight) throw new SyntaxError(`a field of the envelope at byte ${at} is not as it must be`);
-      yield { type, id, ref, target, meta: meta ?? {}, payload, error };
-      at = end;
+      if (!isRight) throw new SyntaxError(`a field of the envelope at byte ${start} is not as it must be`);
+      message.meta ??= {};
+      yield message;
     }
   }
 
@@ -195,11 +220,191 @@
     return fits && (parts.length === tokens.length || parts.at(-1) === ">");
   }
 
+  // --- streams --------------------------------------------------------------------------------------------------
+
+  /**
+   * One end of a stream [P-3.11]. `for await (const item of stream)` brings the other side's items, each as soon as it is
+   * there; leaving the loop early cancels. An error of the other side is thrown behind the last item.
+   */
+  class Stream {
+    #say; #ondone; #windowBytes; #grantedBytes;
+    #creditBytes = null; #mostCreditBytes = 0; // null: not opened yet; the most that there ever was
+    #arrived = []; #readers = []; #takenBytes = 0;
+    #unsent = []; #sentEnd; #receivedEnd; #error = null; #abort = new AbortController();
+
+    constructor({ say, ondone, sentEnd = false, receivedEnd = false, windowBytes }) {
+      this.#say = say; // (type, meta, payload, error): a message about this stream
+      this.#ondone = ondone;
+      [this.#sentEnd, this.#receivedEnd] = [sentEnd, receivedEnd];
+      this.#windowBytes = this.#grantedBytes = windowBytes;
+    }
+
+    /** Aborted when the other side cancels, or the stream fails. */
+    get signal() {
+      return this.#abort.signal;
+    }
+
+    /** Sends an item; resolves when it has gone, which is not before the other side has room for it. */
+    send(item) {
+      return this.#queue(encode(item));
+    }
+
+    /** Ends this direction, behind what waits to be sent; the other side may go on. */
+    finish() {
+      return this.#sentEnd && !this.#error ? Promise.resolve() : this.#queue(null);
+    }
+
+    /** Ends both directions by an error. */
+    fail(error) {
+      if (this.#isDone) return;
+      this.#say(STREAM, null, null, asFluxar(error).toMap());
+      this.#close(asFluxar(error));
+    }
+
+    /** Nothing more is wanted. The loop over the items ends; with an `error`, by throwing it. */
+    cancel(error = null) {
+      if (this.#isDone) return;
+      this.#say(CANCEL);
+      this.#arrived = [];
+      this.#close(error ?? new FluxarError("cancelled", "this stream was cancelled"), error);
+    }
+
+    next() {
+      return new Promise((resolve, reject) => {
+        this.#readers.push({ resolve, reject });
+        this.#deliver();
+      });
+    }
+
+    return() {
+      this.cancel();
+      return Promise.resolve({ value: undefined, done: true });
+    }
+
+    [Symbol.asyncIterator]() {
+      return this;
+    }
+
+    get #isDone() {
+      return this.#sentEnd && this.#receivedEnd;
+    }
+
+    // -- what the client calls
+
+    /** The open has gone, or has come: so much may be sent. */
+    opened(creditBytes) {
+      this.#creditBytes = 0;
+      this.#granted(creditBytes);
+    }
+
+    /** A part of it arrived. An error counts before a grant, a grant before a chunk. */
+    receive({ meta, payload, payloadBytes, error }) {
+      if (error) return this.#close(FluxarError.from(error));
+      if (meta.credit !== undefined) return this.#granted(Number(meta.credit));
+      const isChunk = !(meta.end && payload === null);
+      if (this.#receivedEnd) return this.fail(new FluxarError("failed_precondition", "a chunk behind the end of its direction"));
+      if (isChunk && payloadBytes > this.#grantedBytes) {
+        return this.fail(new FluxarError("failed_precondition", `a chunk of ${payloadBytes} bytes; ${this.#grantedBytes} were granted`));
+      }
+      if (isChunk) {
+        this.#grantedBytes -= payloadBytes;
+        this.#arrived.push({ value: payload, bytes: payloadBytes });
+      }
+      if (meta.end) this.#receivedEnd = true;
+      this.#deliver();
+      if (this.#isDone) this.#ondone();
+    }
+
+    /** The other side cancelled. That was its end; ours follows at once. */
+    cancelled() {
+      if (!this.#sentEnd) this.#say(STREAM, { end: true });
+      this.#close(new FluxarError("cancelled", "the other side cancelled this stream"));
+    }
+
+    /** The connection is lost. */
+    lost(error) {
+      this.#close(error);
+    }
+
+    // -- within
+
+    #granted(bytes) {
+      this.#creditBytes += bytes;
+      this.#mostCreditBytes = Math.max(this.#mostCreditBytes, this.#creditBytes);
+      this.#flush();
+    }
+
+    #queue(bytes) {
+      return new Promise((resolve, reject) => {
+        this.#unsent.push({ bytes, resolve, reject });
+        this.#flush();
+      });
+    }
+
+    /** Sends what there is credit for, in order. */
+    #flush() {
+      for (; this.#unsent.length; this.#unsent.shift()) {
+        const { bytes, resolve, reject } = this.#unsent[0];
+        if (this.#sentEnd) {
+          reject(this.#error ?? new FluxarError("failed_precondition", "this direction of the stream has ended"));
+          continue;
+        }
+        if (this.#creditBytes === null || (bytes && !this.#mostCreditBytes)) return;
+        const mostBytes = this.#mostCreditBytes / 2; // as much as there will always be room for some time
+        if (bytes?.length > mostBytes) {
+          reject(new FluxarError("resource_exhausted", `an item of ${bytes.length} bytes; the other side takes up to ${mostBytes}`));
+          continue;
+        }
+        if (bytes?.length > this.#creditBytes) return;
+        try {
+          this.#say(STREAM, bytes ? null : { end: true }, bytes && new Encoded(bytes));
+        } catch (error) {
+          reject(error); // too large for the connection: costs this item, not the stream
+          continue;
+        }
+        if (bytes) this.#creditBytes -= bytes.length;
+        else this.#sentEnd = true;
+        resolve();
+      }
+      if (this.#isDone) this.#ondone();
+    }
+
+    /** Gives items, or the end, to who waits for them, and credit for what was taken to the other side. */
+    #deliver() {
+      for (; this.#readers.length; this.#readers.shift()) {
+        const { resolve, reject } = this.#readers[0];
+        if (this.#arrived.length) {
+          const { value, bytes } = this.#arrived.shift();
+          this.#takenBytes += bytes;
+          resolve({ value, done: false });
+        } else if (this.#error) reject(this.#error);
+        else if (this.#receivedEnd) resolve({ value: undefined, done: true });
+        else break;
+      }
+      if (this.#receivedEnd || this.#takenBytes < this.#windowBytes / 2) return;
+      this.#say(STREAM, { credit: this.#takenBytes });
+      this.#grantedBytes += this.#takenBytes;
+      this.#takenBytes = 0;
+    }
+
+    /** Both directions are over: readers are told `thrown`, senders `error`. */
+    #close(error, thrown = error) {
+      if (this.#isDone) return;
+      this.#error = thrown;
+      this.#sentEnd = this.#receivedEnd = true;
+      for (const { reject } of this.#unsent.splice(0)) reject(error);
+      this.#deliver();
+      this.#abort.abort(error);
+      this.#ondone();
+    }
+  }
+
   // --- the client -----------------------------------------------------------------------------------------------
 
   const DEFAULTS = {
     agent: "fluxar.js/0.1", auth: null, maxFrameBytes: 1024 * 1024, // auth: { scheme: "bearer", token }
     heartbeatMs: 15000, handshakeMs: 5000, callTimeoutMs: 10000, retryLeastMs: 250, retryMostMs: 10000,
+    creditBytes: 64 * 1024, // of a stream's items that wait to be taken
   };
   const HELLO_LIMIT_BYTES = 16 * 1024; // until the gateway has said how much it takes [P-1.3]
   const FINAL = ["unauthenticated", "permission_denied", "unimplemented", "invalid_argument"];
@@ -216,6 +421,8 @@
     #subscriptions = new Set(); // wanted, whether or not connected
     #byId = new Map(); // id → subscription, in this connection
     #serving = new Map(); // id → AbortController of a call that we serve
+    #streams = new Map(); // id → { stream, open: the bytes that are still to be sent, or null }
+    #creditBytes = 0; // what the gateway takes of a stream before it grants more
     #pings = new Map();
 
     constructor(url, options = {}) {
@@ -225,13 +432,16 @@
       this.#connect();
     }
 
-    /** Calls a method; resolves with the answer's payload, rejects with a FluxarError. Waits for a connection. */
-    call(target, payload = null, { timeoutMs = this.#options.callTimeoutMs, signal } = {}) {
+    /**
+     * Calls a method; resolves with the answer's payload, rejects with a FluxarError. Waits for a connection. `meta` goes
+     * along: { prio: 6, idempotent: true, … } [P-4].
+     */
+    call(target, payload = null, { timeoutMs = this.#options.callTimeoutMs, signal, meta } = {}) {
       return new Promise((resolve, reject) => {
         signal?.throwIfAborted();
         if (this.#isClosed) throw new FluxarError("failed_precondition", "this client is closed");
         const id = newId();
-        const bytes = encode([CALL, id, null, target, { timeout_ms: timeoutMs }, payload, null]);
+        const bytes = encode([CALL, id, null, target, { ...meta, timeout_ms: timeoutMs }, payload, null]);
         const call = { id, bytes, resolve, reject, isSent: false };
         const give = (error) => {
           if (!this.#calls.has(hex(id))) return;
@@ -246,6 +456,16 @@
       });
     }
 
+    /** Opens a stream of answers to one request. Waits for a connection; `timeoutMs` is for the whole stream. */
+    stream(target, payload = null, options = {}) {
+      return this.#openStream(target, payload, true, options);
+    }
+
+    /** Opens a stream in both directions: `send()` and `finish()` beside the loop over what comes. */
+    duplex(target, payload = null, options = {}) {
+      return this.#openStream(target, payload, false, options);
+    }
+
     /**
      * Subscribes; `handler(payload, { target, meta })` for each event. Survives reconnects. `onerror(error)` hears
      * that it was refused or ended, `ondropped(count)` how many events the gateway dropped in all.
@@ -255,9 +475,13 @@
       return this.#want({ pattern, handler, meta, isPlain: !group, onerror, ondropped, droppedBefore: 0, dropped: 0 });
     }
 
-    /** Serves methods: what `handler(payload, { target, meta, signal })` returns, or resolves to, is the answer. */
-    serve(pattern, handler, { onerror = console.error } = {}) {
-      return this.#want({ pattern, handler, meta: { serve: true }, isServing: true, onerror, droppedBefore: 0, dropped: 0 });
+    /**
+     * Serves methods: what `handler(payload, { target, meta, signal, items })` returns, or resolves to, is the answer. An
+     * async generator serves streams: each `yield` is an item, `items` are those of the caller, and `signal` is aborted
+     * when nobody wants more. `meta`: { weight, in_flight, zone, group }, the last being the fleet.
+     */
+    serve(pattern, handler, { meta, onerror = console.error } = {}) {
+      return this.#want({ pattern, handler, meta: { ...meta, serve: true }, isServing: true, onerror, droppedBefore: 0, dropped: 0 });
     }
 
     /** Publishes at most once; says whether there was a connection to send it on. */
@@ -288,10 +512,10 @@
       this.#socket = socket;
       const late = new FluxarError("deadline_exceeded", `${this.#url} did not answer the hello in time`);
       this.#timer = setTimeout(() => this.#drop(late), this.#options.handshakeMs);
-      const { agent, auth, maxFrameBytes: max_frame, heartbeatMs: heartbeat_ms } = this.#options;
+      const { agent, auth, maxFrameBytes: max_frame, heartbeatMs: heartbeat_ms, creditBytes: credit } = this.#options;
       socket.onopen = () => {
         this.#hello = newId();
-        this.#send(HELLO, this.#hello, null, null, null, { v: [0], agent, max_frame, heartbeat_ms, auth: auth ?? undefined });
+        this.#send(HELLO, this.#hello, null, null, null, { v: [0], agent, max_frame, heartbeat_ms, credit, auth: auth ?? undefined });
       };
       socket.onmessage = ({ data }) => this.#receive(data);
       socket.onclose = ({ code, reason }) => this.#lost(new FluxarError("unavailable", this.#openedAt
@@ -316,7 +540,8 @@
       }
     }
 
-    #dispatch({ type, id, ref, target, meta, payload, error }) {
+    #dispatch(message) {
+      const { type, id, ref, target, meta, payload, error } = message;
       const key = ref && hex(ref);
       if (type === HELLO && ref && !this.#isOpen && this.#hello && key === hex(this.#hello)) {
         if (!error) this.#opened(payload ?? {});
@@ -327,13 +552,17 @@
         if (call) this.#finish(call, error && FluxarError.from(error), payload);
       } else if (type === CALL) this.#answer(id, target, meta, payload);
       else if (type === SUBSCRIBE && ref) return this.#note(this.#byId.get(key), key, meta, payload, error);
-      else if ((type === STREAM || type === SUBSCRIBE) && !ref) this.#refuse(type, id, "unimplemented", "not at this level");
+      else if (type === SUBSCRIBE) this.#refuse(type, id, "unimplemented", "not at this level");
+      else if (type === STREAM && ref) this.#streams.get(key)?.stream.receive(message);
+      else if (type === STREAM) this.#serveStream(id, target, meta, payload);
       else if (type === EVENT && !ref) {
         for (const each of this.#byId.values()) {
           if (each.isPlain && matches(each.pattern, target)) this.#deliver(each, { target, meta, payload });
         }
-      } else if (type === CANCEL && ref) this.#serving.get(key)?.abort();
-      else if (type === CANCEL) this.#drop(FluxarError.from(error ?? { code: 14, message: "the gateway said goodbye" }));
+      } else if (type === CANCEL && ref) {
+        this.#serving.get(key)?.abort();
+        this.#streams.get(key)?.stream.cancelled();
+      } else if (type === CANCEL) this.#drop(FluxarError.from(error ?? { code: 14, message: "the gateway said goodbye" }));
       else if (type === PING && ref) {
         const ping = this.#pings.get(key);
         this.#pings.delete(key);
@@ -346,6 +575,7 @@
       clearTimeout(this.#timer);
       this.#isOpen = true;
       this.#limitBytes = (welcome.max_frame ?? DEFAULTS.maxFrameBytes) - 1024; // [P-3.8]
+      this.#creditBytes = welcome.credit ?? DEFAULTS.creditBytes;
       this.#openedAt = performance.now();
       this.#heartbeat = setInterval(() => {
         const silentMs = performance.now() - this.#heardAt; // [P-7.5]
@@ -355,6 +585,7 @@
       }, this.#options.heartbeatMs / 4);
       for (const each of this.#subscriptions) this.#ask(each);
       for (const call of this.#calls.values()) this.#sendCall(call);
+      for (const entry of this.#streams.values()) this.#sendOpen(entry);
       this.#state("open", welcome);
     }
 
@@ -383,6 +614,8 @@
       this.#clear();
       const sent = [...this.#calls.values()].filter((call) => call.isSent);
       sent.forEach((call) => this.#finish(call, new FluxarError("unavailable", reason.message)));
+      const opened = [...this.#streams.values()].filter(({ open }) => !open);
+      opened.forEach(({ stream }) => stream.lost(new FluxarError("unavailable", reason.message)));
       if (performance.now() - this.#openedAt > 5000 && this.#openedAt) this.#attempts = 0;
       const ceilingMs = Math.min(this.#options.retryMostMs, this.#options.retryLeastMs * 2 ** this.#attempts);
       const delayMs = Math.round(reason.retryAfterMs ?? ceilingMs * (0.5 + Math.random() / 2));
@@ -399,6 +632,7 @@
       this.#clear();
       const why = error ?? new FluxarError("cancelled", "the client was closed");
       [...this.#calls.values()].forEach((call) => this.#finish(call, why));
+      [...this.#streams.values()].forEach(({ stream }) => stream.lost(why));
       this.#state("closed", error);
     }
 
@@ -433,6 +667,49 @@
       return error ? call.reject(error) : call.resolve(payload);
     }
 
+    #openStream(target, payload, ends, { timeoutMs, signal, meta, creditBytes = this.#options.creditBytes }) {
+      signal?.throwIfAborted();
+      if (this.#isClosed) throw new FluxarError("failed_precondition", "this client is closed");
+      const id = newId();
+      const asked = { ...meta, timeout_ms: timeoutMs, end: ends || undefined, credit: creditBytes };
+      const open = encode([STREAM, id, null, target, asked, payload, null]);
+      const give = (code, why) => stream.cancel(new FluxarError(code, why));
+      const onabort = () => give("cancelled", `${target} was cancelled`);
+      const timer = timeoutMs && setTimeout(() => give("deadline_exceeded", `${target} did not end within ${timeoutMs} ms`), timeoutMs);
+      const stream = this.#addStream(id, open, { sentEnd: ends, windowBytes: creditBytes }, () => {
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", onabort);
+      });
+      signal?.addEventListener("abort", onabort);
+      if (this.#isOpen) this.#sendOpen(this.#streams.get(hex(id)));
+      return stream;
+    }
+
+    #addStream(id, open, ends, ondone) {
+      const key = hex(id);
+      const stream = new Stream({
+        ...ends,
+        say: (type, meta, payload, error) => this.#streams.get(key)?.open ? false // nobody knows of it yet
+          : this.#send(type, newId(), id, null, meta, payload, error),
+        ondone: () => {
+          this.#streams.delete(key); // what still comes for it is ignored
+          ondone?.();
+        },
+      });
+      this.#streams.set(key, { stream, open });
+      return stream;
+    }
+
+    #sendOpen(entry) {
+      try {
+        if (!entry.open || !this.#transmit(entry.open)) return;
+        entry.open = null;
+        entry.stream.opened(this.#creditBytes);
+      } catch (error) {
+        entry.stream.lost(error);
+      }
+    }
+
     #want(subscription) {
       this.#subscriptions.add(subscription);
       if (this.#isOpen) this.#ask(subscription);
@@ -440,6 +717,7 @@
         cancel: () => {
           this.#subscriptions.delete(subscription);
           if (subscription.id) this.#send(CANCEL, newId(), subscription.id);
+          if (subscription.isServing) return; // calls that were under way are answered until the confirmation comes
           subscription.isPlain = false; // nothing is delivered any more, though the confirmation is still to come
           subscription.handler = () => {};
         },
@@ -475,18 +753,41 @@
       }
     }
 
+    #servingOf = (target) => [...this.#byId.values()].find((each) => each.isServing && matches(each.pattern, target));
+
     async #answer(id, target, meta, payload) {
-      const serving = [...this.#byId.values()].find((each) => each.isServing && matches(each.pattern, target));
+      const serving = this.#servingOf(target);
       if (!serving) return this.#refuse(CALL, id, "unavailable", `${target} is not served here`);
       const abort = new AbortController();
       this.#serving.set(hex(id), abort); // aborted by a cancel, and when this connection ends
       const reply = (payload, error = null) => abort.signal.aborted || this.#send(CALL, newId(), id, null, null, payload, error);
       try {
-        reply(await serving.handler(payload, { target, meta, signal: abort.signal }));
+        const answer = await serving.handler(payload, { target, meta, signal: abort.signal });
+        if (answer?.[Symbol.asyncIterator]) throw new FluxarError("unimplemented", `${target} is a stream: open it as one`);
+        reply(answer);
       } catch (error) {
-        reply(null, (error instanceof FluxarError ? error : new FluxarError("internal", String(error?.message ?? error))).toMap());
+        reply(null, asFluxar(error).toMap());
       }
       this.#serving.delete(hex(id));
+    }
+
+    async #serveStream(id, target, meta, payload) {
+      const serving = this.#servingOf(target);
+      if (!serving) return this.#refuse(STREAM, id, "unavailable", `${target} is not served here`);
+      if (this.#streams.has(hex(id))) return this.#refuse(STREAM, id, "already_exists", "a stream with this id is open");
+      const stream = this.#addStream(id, null, { receivedEnd: meta.end === true, windowBytes: this.#options.creditBytes });
+      stream.opened(meta.credit ?? this.#creditBytes);
+      // A handler that reads no further has not cancelled its own answers.
+      const items = { [Symbol.asyncIterator]: () => ({ next: () => stream.next() }) };
+      try {
+        const answer = serving.handler(payload, { target, meta, signal: stream.signal, items });
+        // A plain answer is a stream of one item.
+        for await (const item of answer?.[Symbol.asyncIterator] ? answer : [answer]) await stream.send(item);
+        await stream.finish();
+        for await (const _ of items); // what the caller still sends is taken and thrown away
+      } catch (error) {
+        stream.fail(error); // nothing, if the caller has cancelled
+      }
     }
 
     #refuse(type, id, code, why) {
@@ -494,5 +795,5 @@
     }
   }
 
-  globalThis.fluxar = { Client, FluxarError, Tagged, encode, decode, readBody, matches };
+  globalThis.fluxar = { Client, FluxarError, Stream, Tagged, encode, decode, readBody, matches };
 })();

@@ -25,7 +25,7 @@ test("reads what is right", () => {
     read.forEach((message, n) => {
       const { type, id, ref, target, meta, payload, error } = envelopes[n];
       const expected = { type, id, ref, target, meta: meta ? decode(bytes(meta)).value : {}, payload: decode(bytes(payload)).value,
-        error: error && decode(bytes(error)).value };
+        error: error && decode(bytes(error)).value, payloadBytes: payload.length / 2 };
       assert.deepEqual({ ...message, id: hex(message.id), ref: hex(message.ref) }, expected, `${file}: ${name}`);
     });
   }
