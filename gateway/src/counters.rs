@@ -29,6 +29,8 @@ pub struct Counters {
     pub timed_out: u64,
     /// Connections lost to silence.
     pub lost: u64,
+    /// Serving peers that did not answer a ping in time, and got nothing new until they spoke.
+    pub silent: u64,
     /// Pauses because a connection sent more than its rate.
     pub rate_pauses: u64,
 }

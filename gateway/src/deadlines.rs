@@ -13,12 +13,18 @@ use fluxar_protocol::meta::{Meta, MetaWriter};
 
 use crate::front::{Effect, Front, answer, ws_code};
 use crate::limits::{DROP_NOTE_MS, REFUSAL_NOTE_MS};
-use crate::session::{Due, pause};
+#[allow(unused_imports)]
+use crate::pending::Pending as _;
+use crate::session::{Due, awaited, pause};
 
 impl Front {
-    /// The time, ms, before anything else of a turn.
-    pub fn handle_time(&mut self, now_ms: u64) {
+    /// The time, µs, before anything else of a turn.
+    pub fn handle_time(&mut self, now_us: u64) {
+        let now_ms = now_us / 1_000;
+        self.now_us = now_us;
         self.now_ms = now_ms;
+        self.shard.handle_time(now_us);
+        self.after_shard();
         let mut expired = std::mem::take(&mut self.expired);
         self.timers.expire(now_ms, |conn| expired.push(conn));
         for conn in expired.drain(..) {
@@ -86,6 +92,9 @@ impl Front {
         if due.heartbeat_ms <= now_ms && !self.beat(slot) {
             return;
         }
+        if due.health_ms <= now_ms {
+            self.look_at_health(slot);
+        }
         if due.drops_ms <= now_ms {
             self.tell_drops(slot);
         }
@@ -122,26 +131,30 @@ impl Front {
         }
         if silent_ms >= heartbeat_ms {
             session.due.heartbeat_ms = session.received_ms + 2 * heartbeat_ms;
-            if !session.pinged {
-                session.pinged = true;
-                let id = self.ids.next();
-                self.push(
-                    slot,
-                    &Envelope {
-                        kind: Kind::Ping,
-                        id,
-                        reference: None,
-                        target: None,
-                        meta: None,
-                        payload: &[],
-                        error: None,
-                    },
-                );
+            if session.awaited & awaited::HEARTBEAT == 0 {
+                session.awaited |= awaited::HEARTBEAT;
+                self.ping(slot);
             }
         } else {
             session.due.heartbeat_ms = session.received_ms + heartbeat_ms;
         }
         true
+    }
+
+    pub(crate) fn ping(&mut self, slot: usize) {
+        let id = self.ids.next();
+        self.push(
+            slot,
+            &Envelope {
+                kind: Kind::Ping,
+                id,
+                reference: None,
+                target: None,
+                meta: None,
+                payload: &[],
+                error: None,
+            },
+        );
     }
 
     /// Closes without another word, as after a silence [P-7.5].

@@ -118,6 +118,9 @@ impl Front {
                 let mut accepted = answer(Kind::Subscribe, own, id, None);
                 accepted.payload = &payload;
                 self.push(slot, &accepted);
+                if serve {
+                    self.watch_health(slot);
+                }
             }
             Err(Refusal { code, message }) => {
                 self.refuse(slot, Kind::Subscribe, id, code, &message);

@@ -7,10 +7,10 @@
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fluxar_engine::driver::Token;
-use fluxar_engine::listener::ListenerId;
 use fluxar_engine::paged::Paged;
 use fluxar_engine::reactor::{Close, Conn, Piece};
 use fluxar_engine::timer::Wheel;
@@ -22,13 +22,17 @@ use fluxar_protocol::reader::{EnvelopeReader, Progress};
 use fluxar_protocol::{Batch, Id, Kind};
 use fluxar_shard::{PeerId, Seed, Shard};
 
+use crate::agents::Agents;
 use crate::counters::Counters;
 use crate::flow::Growth;
 use crate::ids::{Entropy, Ids};
 use crate::limits::Limits;
 use crate::mail::Mail;
 use crate::outbox::Framing;
-use crate::session::{Rate, Session, pause};
+#[allow(unused_imports)]
+use crate::pending::Pending as _;
+use crate::session::{Session, pause};
+use crate::upstreams::Services;
 
 /// What the worker is to do, in order.
 #[derive(Debug)]
@@ -93,9 +97,13 @@ pub struct Front {
     pub(crate) timers: Wheel<Conn>,
     pub(crate) expired: Vec<Conn>,
     pub(crate) now_ms: u64,
+    pub(crate) now_us: u64,
     pub(crate) ids: Ids,
     pub(crate) counters: Counters,
     pub(crate) scratch: Vec<u8>,
+    /// What the configuration says about services.
+    pub(crate) services: Arc<Services>,
+    pub(crate) agents: Agents,
     pub(crate) welcome_limits: Vec<u8>,
     pub(crate) stopping: bool,
     /// The connection whose input is being handled: what it causes elsewhere is charged to it.
@@ -103,7 +111,7 @@ pub struct Front {
 }
 
 impl Front {
-    /// For core `core` of `cores`. `framings` says what each listener speaks, by [`ListenerId`]; `epoch` names this
+    /// For core `core` of `cores`. `framings` says what each listener speaks, by its id; `epoch` names this
     /// start of the gateway, the same on all cores; `entropy` fills buffers with randomness (the simulation's is
     /// seeded).
     #[must_use]
@@ -140,9 +148,12 @@ impl Front {
             timers: Wheel::new(0),
             expired: Vec::new(),
             now_ms: 0,
+            now_us: 0,
             ids: Ids::new(entropy),
             counters: Counters::default(),
             scratch: Vec::new(),
+            services: Arc::default(),
+            agents: Agents::default(),
             welcome_limits,
             stopping: false,
             cause: None,
@@ -175,89 +186,8 @@ impl Front {
     /// When [`Front::handle_time`] has something to do, ms.
     #[must_use]
     pub fn poll_timeout_ms(&self) -> Option<u64> {
-        self.timers.next_deadline()
-    }
-
-    /// A connection was accepted.
-    pub fn handle_opened(&mut self, conn: Conn, listener: ListenerId) {
-        let slot = conn.0.slot as usize;
-        while self.sessions.len() <= slot {
-            self.sessions.push(None);
-        }
-        debug_assert!(
-            self.sessions[slot].is_none(),
-            "a slot is given out again only after its Closed"
-        );
-        let peer = PeerId {
-            core: self.core,
-            slot: conn.0.slot,
-            generation: conn.0.generation,
-        };
-        let framing = self.framings[usize::from(listener.0)];
-        let mut session = Session::new(conn, peer, framing, self.now_ms);
-        session.due.complete_ms = self.now_ms + u64::from(self.limits.handshake_ms);
-        if self.limits.messages_per_s > 0 || self.limits.bytes_per_s > 0 {
-            let full = crate::rate::Bucket::full(self.now_ms);
-            session.rate = Some(Box::new(Rate {
-                messages: full,
-                bytes: full,
-            }));
-        }
-        self.sessions[slot] = Some(session);
-        self.open_sessions += 1;
-        self.counters.opened += 1;
-        self.arm(slot);
-        if self.open_sessions > self.limits.connections {
-            let message = format!(
-                "this core of the gateway holds {} connections and takes no more; try another gateway, or raise limits.connections",
-                self.limits.connections
-            );
-            self.say_goodbye(slot, Some((Code::ResourceExhausted, &message)), ws_code::POLICY);
-        } else if self.stopping {
-            self.say_goodbye(
-                slot,
-                Some((Code::Unavailable, "the gateway is stopping")),
-                ws_code::GOING_AWAY,
-            );
-        }
-    }
-
-    /// A connection is gone, for whatever reason.
-    pub fn handle_closed(&mut self, conn: Conn) {
-        let slot = conn.0.slot as usize;
-        let Some(session) = self
-            .sessions
-            .get_mut(slot)
-            .and_then(|place| place.take_if(|s| s.conn == conn))
-        else {
-            return;
-        };
-        if let Some((timer, _)) = session.timer {
-            self.timers.cancel(timer);
-        }
-        self.open_sessions -= 1;
-        self.counters.closed += 1;
-        if !session.left {
-            self.shard.peer_lost(session.peer);
-            self.after_shard();
-        }
-    }
-
-    /// A connection is about to end, by its peer's doing: nothing that is said to it arrives any more.
-    pub fn handle_ending(&mut self, conn: Conn) {
-        let Some(slot) = self.slot_of(conn) else { return };
-        let Some(session) = &mut self.sessions[slot] else {
-            return;
-        };
-        if session.left {
-            return;
-        }
-        session.left = true;
-        session.handshake = Handshake::Closing;
-        session.due = crate::session::Due::NEVER;
-        let peer = session.peer;
-        self.shard.peer_lost(peer);
-        self.after_shard();
+        let deadlines = [self.timers.next_deadline(), self.shard.poll_timeout_ms()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// The kernel took bytes that were queued.
@@ -294,7 +224,9 @@ impl Front {
             return;
         };
         session.received_ms = self.now_ms;
-        session.pinged = false;
+        if session.awaited != 0 {
+            self.heard(slot);
+        }
         self.cause = Some(conn);
         match piece {
             Piece::Message(body) => {
@@ -330,7 +262,12 @@ impl Front {
             return;
         };
         session.received_ms = self.now_ms;
-        session.pinged = false;
+        if session.awaited != 0 {
+            self.heard(slot);
+        }
+        let Some(session) = &self.sessions[slot] else {
+            return;
+        };
         // A stream's frames are cut, and watched, here; a WebSocket's messages below.
         if session.outbox.framing() == Framing::Message {
             self.watch_partial(slot, partial, pieces > 0);
@@ -490,6 +427,15 @@ impl Front {
         let Token { slot, .. } = conn.0;
         let slot = slot as usize;
         (self.sessions.get(slot)?.as_ref()?.conn == conn).then_some(slot)
+    }
+
+    /// The shard's name for a connection of this core.
+    pub(crate) fn peer_of(&self, conn: Conn) -> PeerId {
+        PeerId {
+            core: self.core,
+            slot: conn.0.slot,
+            generation: conn.0.generation,
+        }
     }
 
     /// The local session that a shard's peer id names.

@@ -34,10 +34,13 @@ impl Front {
         };
         let session_id = self.ids.secret();
         let own = self.ids.next();
+        let agent = self.agents.name(hello.agent);
         let Some(session) = &mut self.sessions[slot] else {
             return;
         };
         session.handshake.opened();
+        session.credit_bytes = hello.credit;
+        session.agent = agent;
         session.outbox.greeted(hello.max_frame, form);
         session.due.complete_ms = u64::MAX;
         session.due.heartbeat_ms = self.now_ms + u64::from(self.limits.heartbeat_ms);

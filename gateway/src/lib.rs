@@ -5,8 +5,10 @@
 //! over the simulated engine.
 #![forbid(unsafe_code)]
 
+pub(crate) mod agents;
 pub mod args;
 pub mod config;
+pub mod connections;
 pub mod counters;
 pub mod deadlines;
 pub mod delivery;
@@ -15,10 +17,12 @@ pub mod flow;
 pub mod front;
 pub mod gateway;
 pub mod greeting;
+pub mod health;
 pub mod ids;
 pub mod limits;
 pub mod mail;
 pub mod outbox;
+mod pending;
 pub mod rate;
 pub mod refusals;
 pub mod session;

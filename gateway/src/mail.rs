@@ -1,12 +1,20 @@
 //! What the cores of a gateway say to each other, and the main thread to them.
 
+use std::sync::Arc;
+
 use fluxar_shard::Letter;
+
+use crate::upstreams::{Resolved, Services};
 
 /// A letter in the engine's mail.
 #[derive(Debug)]
 pub enum Mail {
     /// From shard to shard.
     Shard(Letter),
+    /// From the main thread: what the configuration says about services, at start and whenever it is reloaded.
+    Services(Arc<Services>),
+    /// From the resolver's thread: the addresses that a name has now.
+    Resolved(Arc<Resolved>),
     /// From the main thread: say goodbye to everybody, flush, and end.
     Stop,
 }

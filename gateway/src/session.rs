@@ -2,12 +2,14 @@
 //!
 //! Small on purpose: an idle connection is one of these in a table and nothing on the heap.
 
+use std::sync::Arc;
+
 use fluxar_engine::reactor::Conn;
 use fluxar_engine::timer::TimerId;
 use fluxar_protocol::hello::Handshake;
 use fluxar_protocol::reader::EnvelopeReader;
 use fluxar_protocol::{Code, Id};
-use fluxar_shard::PeerId;
+use fluxar_shard::{PeerId, Standing};
 
 use crate::outbox::{Framing, Outbox};
 use crate::rate::Bucket;
@@ -24,6 +26,31 @@ pub mod pause {
     pub const OVERRUN: u8 = 8;
 }
 
+/// What was asked of a peer that is silent; any byte from it answers all of it.
+pub mod awaited {
+    /// It was silent for a heartbeat and got a ping.
+    pub const HEARTBEAT: u8 = 1;
+    /// It serves, was silent for [`crate::upstreams::Health::ping_ms`] and got a ping.
+    pub const HEALTH: u8 = 2;
+    /// It serves, did not answer that in time, and gets nothing new until it speaks.
+    pub const SIGN_OF_LIFE: u8 = 4;
+}
+
+/// Where a connection comes from, as far as trust goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// A Unix socket of this machine.
+    Unix,
+    /// TCP from this machine. A WebSocket is not: any page in a browser here could be behind it.
+    Loopback,
+    /// Anywhere else, or dialled by this gateway.
+    #[default]
+    Other,
+}
+
+/// [`Session::link`] of a connection that was accepted.
+pub const ACCEPTED: u32 = u32::MAX;
+
 /// What a session must do later, each at a time in ms; [`u64::MAX`] for not at all.
 #[derive(Debug, Clone, Copy)]
 pub struct Due {
@@ -39,6 +66,8 @@ pub struct Due {
     pub rate_ms: u64,
     /// A queue over its bound that did not move closes the connection.
     pub stall_ms: u64,
+    /// The silence of a serving peer is looked at.
+    pub health_ms: u64,
 }
 
 impl Due {
@@ -50,6 +79,7 @@ impl Due {
         refusals_ms: u64::MAX,
         rate_ms: u64::MAX,
         stall_ms: u64::MAX,
+        health_ms: u64::MAX,
     };
 
     /// The first of them.
@@ -61,6 +91,7 @@ impl Due {
             .min(self.refusals_ms)
             .min(self.rate_ms)
             .min(self.stall_ms)
+            .min(self.health_ms)
     }
 }
 
@@ -81,14 +112,24 @@ pub struct Session {
     pub outbox: Outbox,
     /// When it last sent anything, ms.
     pub received_ms: u64,
-    /// Whether it was pinged and has said nothing since.
-    pub pinged: bool,
+    /// What its silence has led to, see [`awaited`].
+    pub awaited: u8,
     /// Reasons, see [`pause`].
     pub paused: u8,
     /// Whether it rests from its groups' work, as the shard was told.
     pub busy: bool,
     /// Whether it is in the list of outboxes to be sealed this turn.
     pub dirty: bool,
+    /// Why it gets no new calls, as the shard was told if it serves.
+    pub standing: Standing,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// What its hello announced: bytes that a stream may send to it at first.
+    pub credit_bytes: u32,
+    /// Its link in the pool of dialled connections; [`ACCEPTED`] if it dialled in.
+    pub link: u32,
+    /// Who it says it is; sessions that say the same share it.
+    pub agent: Option<Arc<str>>,
     /// Deadlines.
     pub due: Due,
     /// The one timer that stands for them, and when it rings, ms.
@@ -126,10 +167,15 @@ impl Session {
             reader: EnvelopeReader::new(),
             outbox: Outbox::new(framing),
             received_ms: now_ms,
-            pinged: false,
+            awaited: 0,
             paused: 0,
             busy: false,
             dirty: false,
+            standing: Standing::default(),
+            origin: Origin::Other,
+            credit_bytes: 0,
+            link: ACCEPTED,
+            agent: None,
             due: Due::NEVER,
             timer: None,
             note_position: 0,
@@ -138,6 +184,12 @@ impl Session {
             refusals: Bucket::full(now_ms),
             rate: None,
         }
+    }
+
+    /// Whether this gateway dialled it.
+    #[must_use]
+    pub fn is_dialled(&self) -> bool {
+        self.link != ACCEPTED
     }
 
     /// Whether events of this size may still be queued. Not while its queue has to drain for the sake of answers; and

@@ -81,8 +81,9 @@ impl<D: Driver> Worker<D> {
     /// Only what leaves the driver unusable.
     pub fn turn(&mut self) -> io::Result<Turn> {
         self.reactor.turn(self.park_until_ns())?;
-        let now_ms = self.reactor.now_ns() / 1_000_000;
-        self.front.handle_time(now_ms);
+        let now_us = self.reactor.now_ns() / 1_000;
+        let now_ms = now_us / 1_000;
+        self.front.handle_time(now_us);
         let told_to_stop = self.told_to_stop;
         while let Some(event) = self.reactor.poll_letter() {
             self.handle(event);
@@ -112,7 +113,7 @@ impl<D: Driver> Worker<D> {
         match event {
             Event::Opened { conn, listener, peer } => {
                 tracing::debug!(?conn, ?peer, "connected");
-                self.front.handle_opened(conn, listener);
+                self.front.handle_opened(conn, listener, &peer);
             }
             // The gateway dials nobody yet.
             Event::Connected { .. } => {}
@@ -141,6 +142,14 @@ impl<D: Driver> Worker<D> {
             Event::Letter {
                 letter: Mail::Stop, ..
             } => self.told_to_stop = true,
+            Event::Letter {
+                letter: Mail::Services(services),
+                ..
+            } => self.front.handle_services(services),
+            Event::Letter {
+                letter: Mail::Resolved(_),
+                ..
+            } => {}
             Event::Letter {
                 from,
                 letter: Mail::Shard(letter),

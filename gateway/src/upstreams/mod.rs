@@ -68,3 +68,14 @@ impl Default for Health {
         }
     }
 }
+
+/// What a host name stands for at the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The upstream's name.
+    pub upstream: Arc<str>,
+    /// The endpoint, as the configuration says it.
+    pub endpoint: Arc<str>,
+    /// Its addresses, each with an IP address for a host.
+    pub addresses: Vec<Address>,
+}

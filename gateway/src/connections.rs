@@ -1,0 +1,132 @@
+//! Connections come and go: accepted ones, and the end of any. What this gateway dials begins in
+//! [`crate::upstreams::opening`].
+
+use std::net::IpAddr;
+
+use fluxar_engine::listener::{ListenerId, Peer};
+use fluxar_engine::reactor::Conn;
+use fluxar_protocol::error::Code;
+use fluxar_protocol::hello::Handshake;
+
+use crate::front::{Front, ws_code};
+use crate::outbox::Framing;
+use crate::session::{Due, Origin, Rate, Session};
+
+impl Front {
+    /// A connection was accepted.
+    pub fn handle_opened(&mut self, conn: Conn, listener: ListenerId, peer: &Peer) {
+        let framing = self.framings[usize::from(listener.0)];
+        let mut session = Session::new(conn, self.peer_of(conn), framing, self.now_ms);
+        session.origin = origin(peer, framing);
+        session.due.complete_ms = self.now_ms + u64::from(self.limits.handshake_ms);
+        if self.limits.messages_per_s > 0 || self.limits.bytes_per_s > 0 {
+            let full = crate::rate::Bucket::full(self.now_ms);
+            session.rate = Some(Box::new(Rate {
+                messages: full,
+                bytes: full,
+            }));
+        }
+        let slot = self.enter(session);
+        if self.open_sessions > self.limits.connections {
+            let message = format!(
+                "this core of the gateway holds {} connections and takes no more; try another gateway, or raise limits.connections",
+                self.limits.connections
+            );
+            self.say_goodbye(slot, Some((Code::ResourceExhausted, &message)), ws_code::POLICY);
+        } else if self.stopping {
+            self.say_goodbye(
+                slot,
+                Some((Code::Unavailable, "the gateway is stopping")),
+                ws_code::GOING_AWAY,
+            );
+        }
+    }
+
+    /// Puts a session into the table, at the place that its connection names.
+    pub(crate) fn enter(&mut self, session: Session) -> usize {
+        let slot = session.conn.0.slot as usize;
+        while self.sessions.len() <= slot {
+            self.sessions.push(None);
+        }
+        debug_assert!(
+            self.sessions[slot].is_none(),
+            "a slot is given out again only after its Closed"
+        );
+        self.sessions[slot] = Some(session);
+        self.open_sessions += 1;
+        self.counters.opened += 1;
+        self.arm(slot);
+        slot
+    }
+
+    /// A connection is gone, for whatever reason.
+    pub fn handle_closed(&mut self, conn: Conn) {
+        let slot = conn.0.slot as usize;
+        let Some(session) = self
+            .sessions
+            .get_mut(slot)
+            .and_then(|place| place.take_if(|s| s.conn == conn))
+        else {
+            return;
+        };
+        if let Some((timer, _)) = session.timer {
+            self.timers.cancel(timer);
+        }
+        self.open_sessions -= 1;
+        self.counters.closed += 1;
+        if !session.left {
+            self.shard.peer_lost(session.peer);
+            self.after_shard();
+        }
+    }
+
+    /// A connection is about to end, by its peer's doing: nothing that is said to it arrives any more.
+    pub fn handle_ending(&mut self, conn: Conn) {
+        let Some(slot) = self.slot_of(conn) else { return };
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
+        if session.left {
+            return;
+        }
+        session.left = true;
+        session.handshake = Handshake::Closing;
+        session.due = Due::NEVER;
+        let peer = session.peer;
+        self.shard.peer_lost(peer);
+        self.after_shard();
+    }
+}
+
+fn origin(peer: &Peer, framing: Framing) -> Origin {
+    match peer {
+        Peer::Unix { .. } => Origin::Unix,
+        Peer::Ip(address) if framing == Framing::Prefixed && is_loopback(address.ip()) => Origin::Loopback,
+        Peer::Ip(_) => Origin::Other,
+    }
+}
+
+/// Also as an IPv6 socket sees an IPv4 peer.
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trust_takes_a_byte_stream_from_this_machine() {
+        let ip = |text: &str| Peer::Ip(text.parse().expect("an address"));
+        for (peer, framing, expected) in [
+            (Peer::Unix { pid: 1, uid: 0 }, Framing::Prefixed, Origin::Unix),
+            (ip("127.0.0.9:1"), Framing::Prefixed, Origin::Loopback),
+            (ip("[::1]:1"), Framing::Prefixed, Origin::Loopback),
+            (ip("[::ffff:127.0.0.1]:1"), Framing::Prefixed, Origin::Loopback),
+            (ip("127.0.0.1:1"), Framing::Message, Origin::Other),
+            (ip("192.0.2.1:1"), Framing::Prefixed, Origin::Other),
+        ] {
+            assert_eq!(origin(&peer, framing), expected, "{peer:?}");
+        }
+    }
+}

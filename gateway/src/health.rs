@@ -1,0 +1,106 @@
+//! Active health: a peer that serves and is silent is pinged, and gets nothing new while it does not answer.
+//!
+//! ```text
+//!   serves ─▶ watched ── silent for ping_ms: ping ─▶ asked ── silent for silent_ms more ─▶ silent (no new calls)
+//!                ^                                     │                                     │
+//!                └──────────────── any byte ───────────┴─────────────────────────────────────┘
+//! ```
+//!
+//! Only serving sessions have the deadline; the others pay nothing. The heartbeat goes on beside it and ends the
+//! connection of who stays silent for long.
+
+use std::sync::Arc;
+
+use crate::front::Front;
+#[allow(unused_imports)]
+use crate::pending::Pending as _;
+use crate::session::awaited;
+use crate::upstreams::Services;
+
+/// A look that comes later than this says that this core was held up, not that the peer is silent: what it said may
+/// not have been read yet.
+const LATE_MS: u64 = 100;
+
+impl Front {
+    /// What the configuration says about services, at start and whenever it is reloaded.
+    pub fn handle_services(&mut self, services: Arc<Services>) {
+        self.shard.set_routes(Arc::clone(&services.routes));
+        self.after_shard();
+        self.services = services;
+    }
+
+    /// The peer serves from now on: tells the shard how fit it is, and watches its silence.
+    pub(crate) fn watch_health(&mut self, slot: usize) {
+        let ping_ms = u64::from(self.services.health.ping_ms);
+        let now_ms = self.now_ms;
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
+        if ping_ms > 0 && session.due.health_ms == u64::MAX {
+            session.due.health_ms = now_ms + ping_ms;
+            self.arm(slot);
+        }
+        self.tell_standing(slot);
+    }
+
+    /// Tells the shard how fit a peer is, as its session says; nothing comes of it if the peer serves nothing.
+    pub(crate) fn tell_standing(&mut self, slot: usize) {
+        let Some(session) = &self.sessions[slot] else {
+            return;
+        };
+        if !session.left {
+            self.shard.set_standing(session.peer, session.standing);
+            self.after_shard();
+        }
+    }
+
+    /// The time to look at the silence of a serving peer has come.
+    pub(crate) fn look_at_health(&mut self, slot: usize) {
+        let (now_ms, health) = (self.now_ms, self.services.health);
+        let (ping_ms, silent_ms) = (u64::from(health.ping_ms), u64::from(health.silent_ms));
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
+        let late_ms = now_ms.saturating_sub(session.due.health_ms);
+        session.due.health_ms = u64::MAX;
+        if ping_ms == 0 || !self.shard.is_serving(session.peer) {
+            return;
+        }
+        if session.paused != 0 {
+            // Not read from, so its silence says nothing.
+            session.awaited &= !awaited::HEALTH;
+            session.due.health_ms = now_ms + ping_ms;
+        } else if session.awaited & awaited::HEALTH != 0 {
+            if late_ms > LATE_MS {
+                session.due.health_ms = now_ms + silent_ms;
+                return;
+            }
+            session.awaited |= awaited::SIGN_OF_LIFE;
+            session.standing.silent = true;
+            self.counters.silent += 1;
+            tracing::debug!(conn = ?session.conn, "a serving peer is silent: it gets nothing new until it speaks");
+            self.tell_standing(slot);
+        } else if now_ms.saturating_sub(session.received_ms) >= ping_ms {
+            session.awaited |= awaited::HEALTH;
+            session.due.health_ms = now_ms + silent_ms;
+            self.ping(slot);
+        } else {
+            session.due.health_ms = session.received_ms + ping_ms;
+        }
+    }
+
+    /// A peer of which a sign of life was awaited has given it.
+    pub(crate) fn heard(&mut self, slot: usize) {
+        let health_ms = self.now_ms + u64::from(self.services.health.ping_ms);
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
+        let was_awaited = std::mem::take(&mut session.awaited);
+        if was_awaited & awaited::SIGN_OF_LIFE != 0 {
+            session.standing.silent = false;
+            session.due.health_ms = health_ms;
+            self.arm(slot);
+            self.tell_standing(slot);
+        }
+    }
+}
