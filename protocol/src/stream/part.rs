@@ -6,7 +6,7 @@ use crate::error::Fault;
 /// A message of a stream that is not its open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// `meta.credit`: the receiver of this may send so many bytes more. It carries no chunk.
+    /// `meta.credit`: the receiver of this may send so many bytes more. It carries no chunk, and no `end`.
     Grant {
         /// How many.
         bytes: u64,

@@ -64,8 +64,8 @@ pub struct Relay {
 
 impl Relay {
     /// An open arrived that is to go on: whether it carries `meta.end`, and how many bytes its opener may be sent at
-    /// the start (the open's `meta.credit`, or what its hello announced). At most `window_bytes` are ever under way to
-    /// a side.
+    /// the start (the open's `meta.credit`, or what its hello announced). At most `window_bytes` are ever granted to a
+    /// side and not used yet: so many may still arrive for a reader that has just stopped.
     #[must_use]
     pub fn new(ends: bool, opener_credit_bytes: u64, window_bytes: u32) -> Self {
         let granted_bytes = opener_credit_bytes.min(u64::from(window_bytes));
@@ -86,7 +86,7 @@ impl Relay {
     pub fn server_found(&mut self, credit_bytes: u64) -> Option<Note> {
         // The server's first grant.
         self.server.handle(Part::Grant { bytes: credit_bytes }).ok()?;
-        self.grant(Side::Opener, 1)
+        self.grant(Side::Opener)
     }
 
     /// A part arrived from one side. `may_grant`: whether the side that it goes to takes what is sent to it, so that
@@ -113,9 +113,10 @@ impl Relay {
                 // Never more was granted here than there is credit for there.
                 passage.pass = there.send_chunk(bytes, is_last).is_ok();
                 debug_assert!(passage.pass);
-                if may_grant && passage.pass && !is_last {
-                    let least_bytes = self.window_bytes / 2;
-                    passage.back = self.grant(from, least_bytes.into());
+                // Below half a window whatever there is goes, however little: otherwise a sender whose next chunk is
+                // larger than what it has left would wait for a reader that waits for it.
+                if may_grant && !is_last && here.granted_bytes() < u64::from(self.window_bytes / 2) {
+                    passage.back = self.grant(from);
                 }
             }
             Heard::Ended => {
@@ -129,7 +130,7 @@ impl Relay {
             }
             Heard::Granted => {
                 if may_grant {
-                    passage.on = self.grant(from.other(), 1);
+                    passage.on = self.grant(from.other());
                 }
             }
             Heard::Failed => passage.pass = there.send_fail(),
@@ -167,15 +168,16 @@ impl Relay {
         )
     }
 
-    /// More for a side to send, if the other side's credit and the window leave room for at least so much.
-    pub fn grant(&mut self, to: Side, least_bytes: u64) -> Option<Note> {
+    /// More for a side to send, if the other side's credit and the window leave room for it. For the gateway to call
+    /// when a side that did not take what was sent to it (`may_grant`) takes it again: for the other side.
+    pub fn grant(&mut self, to: Side) -> Option<Note> {
         let window_bytes = u64::from(self.window_bytes);
         let (here, there) = self.hops(to);
         let bytes = there
             .credit_bytes()
             .min(window_bytes)
             .saturating_sub(here.granted_bytes());
-        (bytes >= least_bytes.max(1) && here.send_grant(bytes)).then_some(Note::Grant { bytes })
+        here.send_grant(bytes).then_some(Note::Grant { bytes })
     }
 
     /// Where it is, both hops taken together.
