@@ -4,7 +4,7 @@ use crate::measured::{Measured, Phase};
 use crate::payload::Payloads;
 use crate::tally::Tally;
 use crate::worker::Outcome;
-use crate::workload::publishing::LATE_NS;
+use crate::workload::pacing::LATE_NS;
 use crate::workload::{Cast, Part, Visits};
 
 use super::RunOrder;

@@ -18,6 +18,7 @@ use crate::protocol::{Names, Protocol};
 use crate::tally::Timetable;
 use crate::workload::calling::{Caller, Calling};
 use crate::workload::hearing::Hearing;
+use crate::workload::pacing::OpenLoop;
 use crate::workload::publishing::{self, Publisher, Publishing};
 use crate::workload::visiting::{self, Visiting};
 use crate::workload::{Cast, Part, Visits};
@@ -167,8 +168,9 @@ impl<P: Protocol> Seat<P> {
         let of_publishers = publishers.iter().map(|publisher| publisher.number).collect();
         let first = self.cast.publishers;
         let of_callers = callers.iter().map(|caller| caller.number - first).collect();
-        let schedule =
-            |plan: &Plan, numbers: Vec<u32>, all: u32| Schedule::new(plan.clone(), numbers, all, self.seed);
+        let schedule = |plan: &Plan, numbers: Vec<u32>, all: u32| {
+            OpenLoop::new(Schedule::new(plan.clone(), numbers, all, self.seed))
+        };
         let readers = u64::from(self.cast.readers_per_topic);
         let pace = match &self.plan {
             Some(plan) => {

@@ -2,13 +2,12 @@
 
 use std::collections::VecDeque;
 
-use crate::arrivals::Schedule;
 use crate::ledger::{Arrival, Ledger};
 use crate::stamp::Stamp;
 use crate::tally::{Tally, Timetable};
 use crate::worker::shared::LiveLatency;
 
-use super::publishing::{LATE_NS, OVERTIME_NS};
+use super::pacing::{Left, OpenLoop, Sent};
 
 /// An answer that takes longer counts as lost, ns.
 pub const ANSWER_NS: u64 = 5_000_000_000;
@@ -60,17 +59,14 @@ pub struct Calling {
     /// This thread's.
     pub callers: Vec<Caller>,
     /// In an open loop: when calls are due.
-    schedule: Option<Schedule>,
+    schedule: Option<OpenLoop>,
     in_flight: u32,
     timetable: Timetable,
-    tallies: Vec<Tally>,
+    sent: Sent,
     /// Callers that have room, in a closed loop.
     ready: VecDeque<u32>,
-    sent: u64,
-    expected_measured: u64,
     delivered: u64,
     delivered_measured: u64,
-    late: u64,
     /// Answers that came when they had been given up.
     overdue: u64,
     /// Answers to calls that nobody here made.
@@ -94,19 +90,16 @@ pub struct Called {
 impl Calling {
     /// Callers with so many calls in flight each, or with a schedule.
     #[must_use]
-    pub fn new(callers: Vec<Caller>, in_flight: u32, schedule: Option<Schedule>) -> Calling {
+    pub fn new(callers: Vec<Caller>, in_flight: u32, schedule: Option<OpenLoop>) -> Calling {
         Calling {
             callers,
             schedule,
             in_flight,
             timetable: Timetable::default(),
-            tallies: Vec::new(),
+            sent: Sent::default(),
             ready: VecDeque::new(),
-            sent: 0,
-            expected_measured: 0,
             delivered: 0,
             delivered_measured: 0,
-            late: 0,
             overdue: 0,
             foreign: 0,
             look_ns: 0,
@@ -116,7 +109,7 @@ impl Calling {
     /// The run begins.
     pub fn begin(&mut self, timetable: &Timetable) {
         self.timetable = timetable.clone();
-        self.tallies = vec![Tally::default(); timetable.phases.len()];
+        self.sent = Sent::new(timetable);
         self.look_ns = timetable.start_ns + LOOK_NS;
         if self.schedule.is_none() {
             for (index, caller) in self.callers.iter_mut().enumerate() {
@@ -131,15 +124,15 @@ impl Calling {
     /// When something is due next, as far as that depends on time alone.
     #[must_use]
     pub fn next_ns(&self) -> Option<u64> {
-        let due = self.schedule.as_ref()?.next()?;
-        Some(self.timetable.start_ns + due.at_ns)
+        self.schedule.as_ref()?.next_ns(&self.timetable)
     }
 
     /// Whether something is due that did not leave, and still may.
     #[must_use]
     pub fn is_behind(&self, now_ns: u64) -> bool {
-        now_ns < self.timetable.measured_to_ns() + OVERTIME_NS
-            && self.next_ns().is_some_and(|due_ns| due_ns <= now_ns)
+        self.schedule
+            .as_ref()
+            .is_some_and(|schedule| schedule.is_behind(&self.timetable, now_ns))
     }
 
     /// Calls `call` for what is to be called now, at most `most` times; it says whether the connection has room.
@@ -147,8 +140,25 @@ impl Calling {
         if self.callers.is_empty() {
             return;
         }
-        if self.schedule.is_some() {
-            return self.pump_schedule(now_ns, most, call);
+        if let Some(schedule) = &mut self.schedule {
+            let (callers, timetable, sent) = (&mut self.callers, &self.timetable, &mut self.sent);
+            return schedule.pump(timetable, now_ns, most, |caller, intended_ns| {
+                let caller = &mut callers[caller];
+                if caller.gone {
+                    return Left::Gone;
+                }
+                let stamp = Stamp {
+                    publisher: caller.number,
+                    sequence: caller.sent,
+                    intended_ns,
+                };
+                if !call(caller, stamp) {
+                    return Left::Waits;
+                }
+                caller.sent += 1;
+                sent.count(timetable.phase(intended_ns), 1, 1);
+                Left::Sent
+            });
         }
         if now_ns >= self.look_ns {
             self.look_ns = now_ns + LOOK_NS;
@@ -185,56 +195,10 @@ impl Calling {
             } else {
                 caller.is_ready = false;
             }
-            self.count(phase, count);
+            self.sent.count(phase, count, 1);
             if left == 0 {
                 break;
             }
-        }
-    }
-
-    fn pump_schedule(&mut self, now_ns: u64, most: usize, mut call: impl FnMut(&Caller, Stamp) -> bool) {
-        if now_ns >= self.timetable.measured_to_ns().saturating_add(OVERTIME_NS) {
-            // What has not left by now never will: an overloaded run has an end.
-            return;
-        }
-        for _ in 0..most {
-            let Some(schedule) = &mut self.schedule else {
-                return;
-            };
-            let Some(due) = schedule.next() else { return };
-            let intended_ns = self.timetable.start_ns + due.at_ns;
-            if intended_ns > now_ns {
-                return;
-            }
-            let caller = &mut self.callers[due.publisher];
-            if caller.gone {
-                schedule.advance();
-                continue;
-            }
-            let stamp = Stamp {
-                publisher: caller.number,
-                sequence: caller.sent,
-                intended_ns,
-            };
-            if !call(caller, stamp) {
-                return;
-            }
-            caller.sent += 1;
-            schedule.advance();
-            let phase = self.timetable.phase(intended_ns);
-            if phase.is_some() && now_ns - intended_ns > LATE_NS {
-                self.late += 1;
-            }
-            self.count(phase, 1);
-        }
-    }
-
-    fn count(&mut self, phase: Option<usize>, count: u64) {
-        self.sent += count;
-        if let Some(phase) = phase {
-            self.tallies[phase].sent += count;
-            self.tallies[phase].expected += count;
-            self.expected_measured += count;
         }
     }
 
@@ -289,7 +253,7 @@ impl Calling {
         }
         if repeated {
             if let Some(phase) = phase {
-                self.tallies[phase].duplicated += 1;
+                self.sent.tallies[phase].duplicated += 1;
             }
             return;
         }
@@ -300,10 +264,10 @@ impl Calling {
         }
         self.delivered += 1;
         if let Some(phase) = self.timetable.phase(now_ns) {
-            self.tallies[phase].arrived += 1;
+            self.sent.tallies[phase].arrived += 1;
         }
         if let Some(phase) = phase {
-            self.tallies[phase].deliver(latency_ns, 1);
+            self.sent.tallies[phase].deliver(latency_ns, 1);
             self.delivered_measured += 1;
             live.add(latency_ns, 1);
         }
@@ -313,12 +277,7 @@ impl Calling {
     pub fn refused(&mut self, index: u32, now_ns: u64) {
         let oldest = self.callers[index as usize].open.pop_front();
         let at_ns = oldest.map_or(now_ns, |(_, at_ns)| at_ns);
-        if let Some(phase) = self.timetable.phase(at_ns) {
-            let tally = &mut self.tallies[phase];
-            tally.refused += 1;
-            tally.expected = tally.expected.saturating_sub(1);
-            self.expected_measured = self.expected_measured.saturating_sub(1);
-        }
+        self.sent.refused(self.timetable.phase(at_ns), 1);
         if oldest.is_some() {
             self.free(index as usize, 1);
         }
@@ -333,7 +292,7 @@ impl Calling {
     /// Sent altogether, and the answers that the measured ones should have.
     #[must_use]
     pub fn sent(&self) -> (u64, u64) {
-        (self.sent, self.expected_measured)
+        (self.sent.all, self.sent.expected_measured)
     }
 
     /// Answers so far, and those of the measured time.
@@ -344,22 +303,18 @@ impl Calling {
 
     /// The end.
     #[must_use]
-    pub fn finish(mut self) -> (Vec<Tally>, Called) {
-        let mut called = Called {
-            late: self.late,
-            unsent: 0,
+    pub fn finish(self) -> (Vec<Tally>, Called) {
+        let timetable = &self.timetable;
+        let (late, unsent) = self
+            .schedule
+            .map_or((0, 0), |schedule| schedule.finish(timetable));
+        let called = Called {
+            late,
+            unsent,
             overdue: self.overdue,
             foreign: self.foreign,
         };
-        if let Some(schedule) = &mut self.schedule
-            && self.timetable.start_ns > 0
-        {
-            while schedule.next().is_some() {
-                called.unsent += 1;
-                schedule.advance();
-            }
-        }
-        (self.tallies, called)
+        (self.sent.tallies, called)
     }
 }
 

@@ -5,12 +5,14 @@
 //! | file | whose part |
 //! |---|---|
 //! | [`publishing`] | publishers: windows and schedules |
+//! | [`pacing`] | what all who send have in common: schedules, and the count of what left |
 //! | [`hearing`] | subscribers: ledgers, latencies, stalls |
 //! | [`calling`] | callers |
 //! | [`visiting`] | connections that come and go: storms and churn |
 
 pub mod calling;
 pub mod hearing;
+pub mod pacing;
 pub mod publishing;
 pub mod visiting;
 

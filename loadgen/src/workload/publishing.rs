@@ -2,19 +2,16 @@
 //!
 //! In a closed loop each has a window, counted at the slowest of its readers wherever that lives. A window that nothing
 //! moves for a second is taken as lost and opened again, so that a server that drops does not end the run; what comes
-//! after all still counts as delivered. In an open loop a [`Schedule`] says what is due, and a publish that cannot
+//! after all still counts as delivered. In an open loop a schedule says what is due, and a publish that cannot
 //! leave in time keeps the moment at which it was due.
 
-use crate::arrivals::Schedule;
 use crate::tally::{Tally, Timetable};
 use crate::worker::shared::Shared;
 
+use super::pacing::{Left, OpenLoop, Sent};
+
 /// A full window that nothing moves for so long is given up, ns.
 const GIVE_UP_NS: u64 = 1_000_000_000;
-/// What was due in the measured time may leave for so long after it, ns.
-pub const OVERTIME_NS: u64 = 1_000_000_000;
-/// A publish that leaves later than this behind its moment is counted as late, ns.
-pub const LATE_NS: u64 = 5_000_000;
 
 /// How publishers are paced.
 #[derive(Debug, Clone)]
@@ -22,7 +19,7 @@ pub enum Pace {
     /// So many that were not received.
     Window(u64),
     /// When they are due.
-    Open(Box<Schedule>),
+    Open(Box<OpenLoop>),
 }
 
 /// One publisher.
@@ -63,11 +60,7 @@ pub struct Publishing {
     timetable: Timetable,
     /// Arrivals that one publish should lead to.
     readers: u64,
-    tallies: Vec<Tally>,
-    sent: u64,
-    expected_measured: u64,
-    /// Publishes that left late.
-    late: u64,
+    sent: Sent,
     /// Who is looked at first: the one behind the last that sent.
     turn: usize,
     /// Windows that were given up.
@@ -77,7 +70,7 @@ pub struct Publishing {
 /// What publishers found out besides their tallies.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Published {
-    /// Publishes that left more than [`LATE_NS`] late.
+    /// Publishes that left more than [`super::pacing::LATE_NS`] late.
     pub late: u64,
     /// That were due in the measured time and never left.
     pub unsent: u64,
@@ -94,10 +87,7 @@ impl Publishing {
             pace,
             timetable: Timetable::default(),
             readers,
-            tallies: Vec::new(),
-            sent: 0,
-            expected_measured: 0,
-            late: 0,
+            sent: Sent::default(),
             turn: 0,
             windows_lost: 0,
         }
@@ -106,7 +96,7 @@ impl Publishing {
     /// The run begins.
     pub fn begin(&mut self, timetable: &Timetable) {
         self.timetable = timetable.clone();
-        self.tallies = vec![Tally::default(); timetable.phases.len()];
+        self.sent = Sent::new(timetable);
         for publisher in &mut self.publishers {
             publisher.moved_ns = timetable.start_ns;
         }
@@ -116,7 +106,7 @@ impl Publishing {
     #[must_use]
     pub fn next_ns(&self) -> Option<u64> {
         match &self.pace {
-            Pace::Open(schedule) => schedule.next().map(|due| self.timetable.start_ns + due.at_ns),
+            Pace::Open(schedule) => schedule.next_ns(&self.timetable),
             Pace::Window(_) => None,
         }
     }
@@ -124,9 +114,12 @@ impl Publishing {
     /// Whether something is due that did not leave, and still may.
     #[must_use]
     pub fn is_behind(&self, now_ns: u64) -> bool {
-        !self.publishers.is_empty()
-            && now_ns < self.timetable.measured_to_ns() + OVERTIME_NS
-            && self.next_ns().is_some_and(|due_ns| due_ns <= now_ns)
+        match &self.pace {
+            Pace::Open(schedule) => {
+                !self.publishers.is_empty() && schedule.is_behind(&self.timetable, now_ns)
+            }
+            Pace::Window(_) => false,
+        }
     }
 
     /// Calls `publish` for what is to be sent now, at most `most` times; it says whether the connection has room.
@@ -135,17 +128,39 @@ impl Publishing {
         now_ns: u64,
         most: usize,
         shared: &Shared,
-        publish: impl FnMut(&Publisher, Order) -> bool,
+        mut publish: impl FnMut(&Publisher, Order) -> bool,
     ) {
         if self.publishers.is_empty() {
             return;
         }
-        let sent = self.sent;
-        match &self.pace {
-            Pace::Window(window) => self.pump_windows(*window, now_ns, most, shared, publish),
-            Pace::Open(_) => self.pump_schedule(now_ns, most, publish),
+        let before = self.sent.all;
+        match &mut self.pace {
+            Pace::Window(window) => {
+                let window = *window;
+                self.pump_windows(window, now_ns, most, shared, publish);
+            }
+            Pace::Open(schedule) => {
+                let (publishers, timetable) = (&mut self.publishers, &self.timetable);
+                let (sent, readers) = (&mut self.sent, self.readers);
+                schedule.pump(timetable, now_ns, most, |at, intended_ns| {
+                    let publisher = &mut publishers[at];
+                    if publisher.gone {
+                        return Left::Gone;
+                    }
+                    let order = Order {
+                        publisher: at,
+                        intended_ns,
+                    };
+                    if !publish(publisher, order) {
+                        return Left::Waits;
+                    }
+                    publisher.sent += 1;
+                    sent.count(timetable.phase(intended_ns), 1, readers);
+                    Left::Sent
+                });
+            }
         }
-        if self.sent != sent {
+        if self.sent.all != before {
             for publisher in &self.publishers {
                 shared.published[publisher.number as usize]
                     .store(publisher.sent, std::sync::atomic::Ordering::Relaxed);
@@ -206,71 +221,14 @@ impl Publishing {
             }
             let count = publisher.sent - before;
             left -= count;
-            self.count(phase, count);
+            self.sent.count(phase, count, self.readers);
         }
         self.turn = (self.turn + 1) % self.publishers.len();
     }
 
-    fn pump_schedule(
-        &mut self,
-        now_ns: u64,
-        most: usize,
-        mut publish: impl FnMut(&Publisher, Order) -> bool,
-    ) {
-        if now_ns >= self.timetable.measured_to_ns().saturating_add(OVERTIME_NS) {
-            // What has not left by now never will: an overloaded run has an end.
-            return;
-        }
-        for _ in 0..most {
-            let Pace::Open(schedule) = &mut self.pace else {
-                return;
-            };
-            let Some(due) = schedule.next() else { return };
-            let intended_ns = self.timetable.start_ns + due.at_ns;
-            if intended_ns > now_ns {
-                return;
-            }
-            let publisher = &mut self.publishers[due.publisher];
-            if publisher.gone {
-                schedule.advance();
-                continue;
-            }
-            let order = Order {
-                publisher: due.publisher,
-                intended_ns,
-            };
-            if !publish(publisher, order) {
-                // It waits, and with it what is due behind it: the server does not take this thread's publishes.
-                return;
-            }
-            publisher.sent += 1;
-            schedule.advance();
-            let phase = self.timetable.phase(intended_ns);
-            if phase.is_some() && now_ns - intended_ns > LATE_NS {
-                self.late += 1;
-            }
-            self.count(phase, 1);
-        }
-    }
-
-    fn count(&mut self, phase: Option<usize>, count: u64) {
-        self.sent += count;
-        if let Some(phase) = phase {
-            self.tallies[phase].sent += count;
-            self.tallies[phase].expected += count * self.readers;
-            self.expected_measured += count * self.readers;
-        }
-    }
-
     /// The server refused a publish (of about now).
     pub fn refused(&mut self, now_ns: u64) {
-        if let Some(phase) = self.timetable.phase(now_ns) {
-            let tally = &mut self.tallies[phase];
-            tally.refused += 1;
-            // It is accounted for: told, not lost.
-            tally.expected = tally.expected.saturating_sub(self.readers);
-            self.expected_measured = self.expected_measured.saturating_sub(self.readers);
-        }
+        self.sent.refused(self.timetable.phase(now_ns), self.readers);
     }
 
     /// A publisher's connection is gone; whether any is left.
@@ -282,26 +240,22 @@ impl Publishing {
     /// Sent altogether, and the arrivals that the measured ones should lead to.
     #[must_use]
     pub fn sent(&self) -> (u64, u64) {
-        (self.sent, self.expected_measured)
+        (self.sent.all, self.sent.expected_measured)
     }
 
     /// The end.
     #[must_use]
-    pub fn finish(mut self) -> (Vec<Tally>, Published) {
-        let mut published = Published {
-            late: self.late,
-            unsent: 0,
+    pub fn finish(self) -> (Vec<Tally>, Published) {
+        let (late, unsent) = match self.pace {
+            Pace::Open(schedule) => schedule.finish(&self.timetable),
+            Pace::Window(_) => (0, 0),
+        };
+        let published = Published {
+            late,
+            unsent,
             windows_lost: self.windows_lost,
         };
-        if let Pace::Open(schedule) = &mut self.pace
-            && self.timetable.start_ns > 0
-        {
-            while schedule.next().is_some() {
-                published.unsent += 1;
-                schedule.advance();
-            }
-        }
-        (self.tallies, published)
+        (self.sent.tallies, published)
     }
 }
 
@@ -324,8 +278,9 @@ impl Publisher {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pacing::OVERTIME_NS;
     use super::*;
-    use crate::arrivals::Plan;
+    use crate::arrivals::{Plan, Schedule};
     use crate::scenario::{Arrivals, Payload, Scenario, Workload};
 
     fn publishing(pace: Pace) -> Publishing {
@@ -389,8 +344,11 @@ mod tests {
             duration_ms: 1_000,
         };
         let schedule = Schedule::new(Plan::constant(&scenario, 100.0), vec![0], 1, 1);
-        let mut publishing =
-            Publishing::new(vec![Publisher::new(0, 0, 0)], 2, Pace::Open(Box::new(schedule)));
+        let mut publishing = Publishing::new(
+            vec![Publisher::new(0, 0, 0)],
+            2,
+            Pace::Open(Box::new(OpenLoop::new(schedule))),
+        );
         let (start_ns, to_ns) = (1_000, 1_000_001_000);
         publishing.begin(&Timetable {
             start_ns,
