@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use super::Meta;
 use crate::head::{self, Head};
 use crate::limits::{META_BYTES_MAX, META_KEYS_MAX};
 
@@ -56,13 +57,34 @@ impl MetaWriter {
         self
     }
 
+    /// Adds what stands in a map that was checked, but for these keys.
+    #[must_use]
+    pub fn copy(mut self, meta: &Meta<'_>, except: &[&str]) -> Self {
+        for (key, item) in meta.entries() {
+            if except.iter().any(|name| name.as_bytes() == key) {
+                continue;
+            }
+            self.keys = self.keys.saturating_add(1);
+            Head::write(head::TEXT, key.len() as u64, &mut self.entries);
+            self.entries.extend_from_slice(key);
+            self.entries.extend_from_slice(item);
+        }
+        self
+    }
+
+    /// Whether a map of all that was added is small enough to be sent.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        usize::from(self.keys) <= META_KEYS_MAX && self.entries.len() + 2 <= META_BYTES_MAX
+    }
+
     /// The encoded map; `None` if nothing was added.
     #[must_use]
     pub fn finish(mut self) -> Option<Vec<u8>> {
         if self.keys == 0 {
             return None;
         }
-        debug_assert!(usize::from(self.keys) <= META_KEYS_MAX && self.entries.len() + 2 <= META_BYTES_MAX);
+        debug_assert!(self.fits());
         let mut map_head = Vec::with_capacity(2);
         Head::write(head::MAP, self.keys.into(), &mut map_head);
         self.entries.splice(0..0, map_head);
@@ -90,5 +112,29 @@ mod tests {
         let raw = writer.finish().unwrap();
         assert_eq!(raw[..2], [0xb8, 24]);
         assert_eq!(super::super::check(&raw), Ok(raw.len()));
+    }
+
+    #[test]
+    fn a_map_is_copied_but_for_some_keys() {
+        let old = MetaWriter::new()
+            .uint("timeout_ms", 70_000)
+            .text("trace", "00-ab")
+            .raw("x-own", &[0x82, 1, 2])
+            .finish()
+            .unwrap();
+        let writer = MetaWriter::new().copy(&Meta::from_checked(&old), &["timeout_ms", "credit"]);
+        assert!(writer.fits());
+        let new = writer.uint("timeout_ms", 5).finish().unwrap();
+        assert_eq!(super::super::check(&new), Ok(new.len()));
+        let new = Meta::from_checked(&new);
+        assert_eq!(
+            (new.uint("timeout_ms"), new.text("trace")),
+            (Ok(Some(5)), Ok(Some("00-ab")))
+        );
+        assert_eq!(new.get("x-own"), Some(&[0x82, 1, 2][..]));
+        let full = (0..META_KEYS_MAX).fold(MetaWriter::new(), |writer, key| {
+            writer.flag(&alloc::format!("k{key}"), true)
+        });
+        assert!(full.fits() && !full.uint("credit", 1).fits());
     }
 }
