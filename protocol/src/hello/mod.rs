@@ -1,14 +1,17 @@
 //! The hello: how a session is opened and what both sides say about themselves [P-7].
 //!
-//! Here is what the two payloads say; `payload` reads and writes them, `handshake` says when they may come.
+//! Here is what the two payloads say; `payload` reads and writes them, `handshake` says when they may
+//! come to who answers, and `opening` to who opened.
 
 mod handshake;
+mod opening;
 mod payload;
 
 use crate::envelope::Id;
 use crate::limits;
 
 pub use handshake::Handshake;
+pub use opening::{Opening, Reply};
 
 /// Capabilities. A session has those that both sides name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
