@@ -41,6 +41,15 @@ pub struct Limits {
     /// Letters waiting for full mailboxes. The connections that caused them are not read meanwhile; at the bound nothing
     /// is, until the other cores have caught up: the pressure reaches the clients' TCP windows, and nothing is lost.
     pub letters_waiting: usize,
+    /// Bytes of a stream, each way, that may be under way between its two ends: what its sender may send before its
+    /// receiver grants more is capped to this. A sender that sends more ends its stream with `failed_precondition`.
+    pub stream_window_bytes: u32,
+    /// Calls of one core that wait because all who serve them are at their `in_flight`. One more displaces the newest of
+    /// the lowest priority, or is itself refused `resource_exhausted`.
+    pub calls_queued: u32,
+    /// Bytes of calls that one core keeps: of those that wait, and of idempotent ones that may be sent again. Beyond it a
+    /// call that would wait is refused `resource_exhausted`, and one that could be repeated is not.
+    pub call_bytes_held: usize,
 }
 
 impl Default for Limits {
@@ -60,6 +69,9 @@ impl Default for Limits {
             subscriptions_per_connection: 10_000,
             calls_per_connection: 10_000,
             letters_waiting: 16_384,
+            stream_window_bytes: 256 * 1024,
+            calls_queued: 16_384,
+            call_bytes_held: 64 * 1024 * 1024,
         }
     }
 }
@@ -68,3 +80,7 @@ impl Default for Limits {
 pub const DROP_NOTE_MS: u64 = 500;
 /// Refused publishes are told at most this often.
 pub const REFUSAL_NOTE_MS: u64 = 1_000;
+/// Endpoints of all upstreams of a configuration.
+pub const ENDPOINTS_MAX: usize = 4_096;
+/// Rules of a configuration: each is looked at for each new name of a method.
+pub const ROUTES_MAX: usize = 1_024;

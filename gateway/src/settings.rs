@@ -4,7 +4,8 @@
 use fluxar_engine::ws::Origins;
 use fluxar_protocol::limits as wire;
 
-use crate::config::{Config, Cores};
+use crate::config::{Config, Cores, checked_name, show_text};
+use crate::services::AdminFrom;
 
 /// A value as a file or the environment gives it.
 #[derive(Debug, Clone, PartialEq)]
@@ -173,6 +174,24 @@ pub const SETTINGS: &[Setting] = &[
         limits.letters_waiting,
         16..=1_000_000
     ),
+    number!(
+        "limits.stream_window_bytes",
+        "bytes of a stream, each way, that the gateway lets be under way",
+        limits.stream_window_bytes,
+        4 * 1024..=16 * 1024 * 1024
+    ),
+    number!(
+        "limits.calls_queued",
+        "calls of a core that wait because all who serve them have their in_flight: beyond it the least urgent is refused",
+        limits.calls_queued,
+        0..=10_000_000
+    ),
+    number!(
+        "limits.call_bytes_held",
+        "bytes of calls that a core keeps, to send them later or again: beyond it a call that would wait is refused",
+        limits.call_bytes_held,
+        0..=1 << 34
+    ),
     Setting {
         key: "websocket.origins",
         what: "web pages that may connect: \"loopback\" (this machine's, files too), \"any\", or a list like [\"https://example.com\"]",
@@ -221,6 +240,85 @@ pub const SETTINGS: &[Setting] = &[
         64..=1_048_576
     ),
     Setting {
+        key: "services.zone",
+        what: "where this gateway stands; services of the same zone are preferred, \"\": none",
+        set: |config, value| {
+            let Value::Text(text) = value else {
+                return Err(format!("{} where a text belongs", value.kind()));
+            };
+            config.services.zone = if text.is_empty() {
+                None
+            } else {
+                Some(checked_name(text)?)
+            };
+            Ok(())
+        },
+        show: |config| show_text(config.services.zone.as_deref().unwrap_or_default()),
+    },
+    number!(
+        "services.ping_ms",
+        "silence after which a service is pinged, 0: only by its heartbeat",
+        services.health.ping_ms,
+        0..=3_600_000
+    ),
+    number!(
+        "services.silent_ms",
+        "silence after that until it gets no new calls; what it says next ends it",
+        services.health.silent_ms,
+        10..=3_600_000
+    ),
+    number!(
+        "services.ejection_failures",
+        "failures in a row for which a service is left out for a while, 0: never",
+        services.ejection.failures,
+        0..=10_000
+    ),
+    number!(
+        "services.ejection_first_ms",
+        "for how long the first time; twice as long each time after that",
+        services.ejection.first_ms,
+        10..=3_600_000
+    ),
+    number!(
+        "services.ejection_most_ms",
+        "for how long at most",
+        services.ejection.most_ms,
+        10..=3_600_000
+    ),
+    number!(
+        "services.slow_start_ms",
+        "how long it takes one that was left out, or silent, to get its whole share again",
+        services.ejection.slow_start_ms,
+        0..=3_600_000
+    ),
+    number!(
+        "services.ejection_percent",
+        "percent of a fleet that may be left out at a time; with more, all are used",
+        services.ejection.percent_max,
+        0..=100
+    ),
+    number!(
+        "services.retry_percent",
+        "calls sent a second time (retries and hedges), in percent of the calls of the last ten seconds",
+        services.retries.percent,
+        0..=100
+    ),
+    number!(
+        "services.retry_least_per_s",
+        "so many a second may be in any case",
+        services.retries.least_per_s,
+        0..=1_000_000
+    ),
+    Setting {
+        key: "admin.from",
+        what: "who may list and drain services: \"unix\" (Unix sockets), \"loopback\" (TCP of this machine), both or none",
+        set: |config, value| {
+            config.admin_from = AdminFrom::parse(&texts(value)?)?;
+            Ok(())
+        },
+        show: |config| format!("{:?}", config.admin_from.names()),
+    },
+    Setting {
         key: "log.level",
         what: "off, error, warn, info, debug or trace",
         set: |config, value| {
@@ -246,12 +344,17 @@ pub fn find(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key)
 }
 
-/// The name that was probably meant: the nearest one, if it is near.
+/// The name that was probably meant, among the settings and these others: the nearest one, if it is near.
 #[must_use]
-pub fn nearest(key: &str) -> Option<&'static str> {
-    SETTINGS
-        .iter()
-        .map(|setting| (distance(key, setting.key), setting.key))
+pub fn nearest(key: &str, others: &[&'static str]) -> Option<&'static str> {
+    let settings = SETTINGS.iter().map(|setting| setting.key);
+    nearest_of(key, settings.chain(others.iter().copied()))
+}
+
+/// The same among these.
+pub(crate) fn nearest_of<'k>(key: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    known
+        .map(|known| (distance(key, known), known))
         .min()
         .filter(|(distance, known)| *distance <= known.len() / 3)
         .map(|(_, known)| known)
@@ -286,7 +389,10 @@ impl Value {
     }
 }
 
-fn number<N: TryFrom<i128>>(value: Value, range: std::ops::RangeInclusive<i128>) -> Result<N, String> {
+pub(crate) fn number<N: TryFrom<i128>>(
+    value: Value,
+    range: std::ops::RangeInclusive<i128>,
+) -> Result<N, String> {
     let Value::Number(number) = value else {
         return Err(format!("{} where a whole number belongs", value.kind()));
     };
@@ -296,7 +402,7 @@ fn number<N: TryFrom<i128>>(value: Value, range: std::ops::RangeInclusive<i128>)
     N::try_from(number).map_err(|_| format!("{number} is too large for this machine"))
 }
 
-fn texts(value: Value) -> Result<Vec<String>, String> {
+pub(crate) fn texts(value: Value) -> Result<Vec<String>, String> {
     match value {
         Value::Text(text) => Ok(vec![text]),
         Value::List(list) => Ok(list),
@@ -310,9 +416,9 @@ mod tests {
 
     #[test]
     fn a_slip_of_the_finger_is_recognised() {
-        assert_eq!(nearest("limits.queue_byte"), Some("limits.queue_bytes"));
-        assert_eq!(nearest("lissten"), Some("listen"));
-        assert_eq!(nearest("colour"), None);
+        assert_eq!(nearest("limits.queue_byte", &[]), Some("limits.queue_bytes"));
+        assert_eq!(nearest("lissten", &[]), Some("listen"));
+        assert_eq!(nearest("colour", &[]), None);
         assert_eq!(distance("kitten", "sitting"), 3);
     }
 

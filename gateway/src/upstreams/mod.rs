@@ -6,6 +6,8 @@ use std::sync::Arc;
 use fluxar_engine::listener::Address;
 use fluxar_shard::Routes;
 
+use crate::services::AdminFrom;
+
 /// All about services that a configuration says. Given to every core at start, and again when it is reloaded.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Services {
@@ -15,6 +17,8 @@ pub struct Services {
     pub upstreams: Vec<Upstream>,
     /// When a serving peer counts as silent.
     pub health: Health,
+    /// Who may ask for `$services.…`.
+    pub admin_from: AdminFrom,
 }
 
 /// A fleet that is dialled.
@@ -32,6 +36,13 @@ pub struct Upstream {
     pub resolve_ms: u32,
     /// How long a connection and its hello may take, ms.
     pub connect_ms: u32,
+}
+
+impl Upstream {
+    /// [`Upstream::resolve_ms`] of one that says nothing.
+    pub const RESOLVE_MS: u32 = 30_000;
+    /// [`Upstream::connect_ms`] of one that says nothing.
+    pub const CONNECT_MS: u32 = 5_000;
 }
 
 /// One address, or a name that stands for several.

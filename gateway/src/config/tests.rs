@@ -1,0 +1,407 @@
+//! Reading, printing and refusing configurations.
+
+use super::*;
+use crate::upstreams::Endpoint;
+use fluxar_shard::routes::{Balance, Mirror};
+
+fn read(text: &str) -> (Config, Vec<String>) {
+    let mut config = Config::default();
+    let mut faults = Vec::new();
+    config.read_toml("fluxar.toml", text, &mut faults);
+    (config, faults.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn the_printed_configuration_reads_back_as_itself() {
+    let printed = Config::default().to_toml();
+    let (config, faults) = read(&printed);
+    assert_eq!(faults, Vec::<String>::new());
+    assert_eq!(config.to_toml(), printed);
+}
+
+#[test]
+fn all_faults_are_told_at_once_with_their_lines() {
+    let (_, faults) = read(
+        "cores = true\n\
+         listen = [\"http://127.0.0.1\"]\n\
+         \n\
+         [limits]\n\
+         queue_byte = 5\n\
+         heartbeat_ms = 10\n\
+         frame_ms = \"soon\"\n",
+    );
+    assert_eq!(faults.len(), 5, "{faults:#?}");
+    for (fault, line) in faults.iter().zip(["1:", "2:", "5:", "6:", "7:"]) {
+        assert!(fault.starts_with(&format!("fluxar.toml:{line}")), "{fault}");
+    }
+    assert!(
+        faults[2].contains("did you mean `limits.queue_bytes`"),
+        "{}",
+        faults[2]
+    );
+    assert!(faults[3].contains("10 is outside 1000..3600000"), "{}", faults[3]);
+}
+
+#[test]
+fn a_file_that_is_not_toml_names_the_line() {
+    let (_, faults) = read("cores = 1\nlisten = [\n");
+    assert_eq!(faults.len(), 1);
+    assert!(faults[0].starts_with("fluxar.toml:"), "{}", faults[0]);
+}
+
+#[test]
+fn the_environment_overrides_and_is_checked() {
+    let mut config = Config::default();
+    let mut faults = Vec::new();
+    let variables = [
+        ("FLUXAR_LIMITS_QUEUE_BYTES", "131072"),
+        ("FLUXAR_LISTEN", "tcp://127.0.0.1:0, unix:///tmp/x.sock"),
+        ("FLUXAR_CORES", "none"),
+        ("FLUXAR_URL", "tcp://elsewhere:1"),
+        ("PATH", "/bin"),
+    ];
+    config.read_environment(
+        variables.iter().map(|(k, v)| (k.to_string(), v.to_string())),
+        &mut faults,
+    );
+    assert_eq!(config.limits.queue_bytes, 131_072);
+    assert_eq!(config.listen, ["tcp://127.0.0.1:0", "unix:///tmp/x.sock"]);
+    assert_eq!(faults.len(), 1);
+    assert_eq!(faults[0].source, "FLUXAR_CORES");
+}
+
+#[test]
+fn cores_are_counts_or_lists() {
+    assert_eq!(Cores::parse("all"), Ok(Cores::All));
+    assert_eq!(Cores::parse("2"), Ok(Cores::Count(2)));
+    assert_eq!(Cores::parse("0,2-3"), Ok(Cores::List(vec![0, 2, 3])));
+    assert_eq!(Cores::parse("1-1"), Ok(Cores::List(vec![1])));
+    assert!(Cores::parse("0").is_err());
+    assert!(Cores::parse("3-1").is_err());
+    assert!(Cores::parse("0,0").is_err());
+    assert!(Cores::parse("0,x").is_err());
+    for cores in [
+        Cores::All,
+        Cores::Count(2),
+        Cores::List(vec![1]),
+        Cores::List(vec![0, 2]),
+    ] {
+        assert_eq!(Cores::parse(&cores.to_string()), Ok(cores));
+    }
+}
+/// The faults of a text, which must have none but these lines: (line, what is said).
+fn faults_of(text: &str, expected: &[(usize, &str)]) {
+    let (_, faults) = read(text);
+    assert_eq!(faults.len(), expected.len(), "{text}\n{faults:#?}");
+    for (fault, (line, what)) in faults.iter().zip(expected) {
+        assert!(
+            fault.starts_with(&format!("fluxar.toml:{line}: ")) && fault.contains(what),
+            "line {line}, {what:?}: {fault}"
+        );
+    }
+}
+
+const SERVICES: &str = r#"
+[services]
+zone = "a"
+ping_ms = 250
+ejection_failures = 3
+
+[[upstream]]
+name = "users"
+endpoints = [
+    "tcp://10.0.0.7:9000",
+    { url = "unix:///run/users.sock", weight = 2, zone = "b", in_flight = 64, drain = true },
+]
+methods = ["users.>", "sessions.*"]
+connections = 2
+weight = 3
+zone = "a"
+in_flight = 100
+
+[[upstream]]
+name = "shadow"
+endpoints = ["ws://shadow.example:9001/x"]
+
+[[route]]
+methods = "users.>"
+meta = { tenant = "acme", "with space" = "quo\"te" }
+percent = 12.5
+fleet = "users"
+balance = "key"
+mirror = { fleet = "shadow", percent = 0.001 }
+timeout_ms = 2000
+
+[[route]]
+fleet = "canary"
+"#;
+
+#[test]
+fn upstreams_and_routes_are_read() {
+    let (config, faults) = read(SERVICES);
+    assert_eq!(faults, Vec::<String>::new());
+    let services = config.services();
+    assert_eq!(services.health.ping_ms, 250);
+    assert_eq!(services.routes.ejection.failures, 3);
+    assert_eq!(services.routes.zone.as_deref(), Some("a"));
+    let [users, shadow] = &services.upstreams[..] else {
+        panic!("{:?}", services.upstreams);
+    };
+    assert_eq!((&*users.name, users.connections), ("users", 2));
+    assert_eq!(
+        users.methods.iter().map(|m| &**m).collect::<Vec<_>>(),
+        ["users.>", "sessions.*"]
+    );
+    assert_eq!(
+        users.endpoints,
+        [
+            Endpoint {
+                address: Address::parse("tcp://10.0.0.7:9000").unwrap(),
+                text: "tcp://10.0.0.7:9000".into(),
+                weight: 3,
+                zone: Some("a".into()),
+                in_flight_max: 100,
+                drain: false,
+            },
+            Endpoint {
+                address: Address::parse("unix:///run/users.sock").unwrap(),
+                text: "unix:///run/users.sock".into(),
+                weight: 2,
+                zone: Some("b".into()),
+                in_flight_max: 64,
+                drain: true,
+            },
+        ]
+    );
+    assert_eq!(shadow.endpoints[0].in_flight_max, u32::MAX);
+    assert_eq!((shadow.connections, shadow.resolve_ms), (1, Upstream::RESOLVE_MS));
+    let [rule, canary] = &services.routes.rules[..] else {
+        panic!("{:?}", services.routes.rules);
+    };
+    assert_eq!(
+        *rule,
+        Rule {
+            methods: "users.>".into(),
+            meta: vec![
+                ("tenant".into(), "acme".into()),
+                ("with space".into(), "quo\"te".into())
+            ],
+            share: 12_500,
+            fleet: Some("users".into()),
+            balance: Balance::Key,
+            mirror: Some(Mirror {
+                fleet: "shadow".into(),
+                share: 1,
+            }),
+            timeout_ms: Some(2_000),
+        }
+    );
+    assert_eq!((canary.methods.as_str(), canary.share), (">", 100_000));
+}
+
+#[test]
+fn printed_services_read_back_as_themselves() {
+    let (config, _) = read(SERVICES);
+    let printed = config.to_toml();
+    let (again, faults) = read(&printed);
+    assert_eq!(faults, Vec::<String>::new(), "{printed}");
+    assert_eq!(again.services, config.services);
+    assert_eq!(again.to_toml(), printed);
+}
+
+#[test]
+fn faults_of_upstreams_have_their_lines() {
+    faults_of(
+        "[[upstream]]\n\
+         endpoints = [\"tcp://a:1\"]\n\
+         [[upstream]]\n\
+         name = \"\"\n\
+         endpoints = []\n\
+         [[upstream]]\n\
+         name = \"users\"\n\
+         [[upstream]]\n\
+         name = \"users\"\n\
+         endpoints = [\n\
+           \"a:1\",\n\
+           \"tcp://a:0\",\n\
+           \"tcp://a:1\",\n\
+           { url = \"tcp://a:1\", wieght = 2 },\n\
+           { weight = 0 },\n\
+           { url = 7, drain = \"yes\" },\n\
+           7,\n\
+         ]\n\
+         endpoint = 1\n\
+         methods = [\"users.>.x\"]\n\
+         connections = 0\n\
+         in_flight = 0\n\
+         resolve_ms = 1\n\
+         colour = \"red\"\n",
+        &[
+            (1, "upstream 1: it has no `name`"),
+            (4, "name: a name has 1 to 255 bytes"),
+            (5, "nobody to dial"),
+            (6, "upstream users: it has no `endpoints`"),
+            (11, "write the transport in front"),
+            (12, "port 0 cannot be dialled"),
+            (14, "did you mean `weight`"),
+            (14, "tcp://a:1 stands twice"),
+            (15, "a table without `url`"),
+            (15, "weight: 0 is outside 1..65536"),
+            (16, "url: a number where a text belongs"),
+            (16, "drain: a text where true or false belongs"),
+            (17, "a number where an address or a table with `url` belongs"),
+            (19, "did you mean `endpoints`"),
+            (20, "methods: \"users.>.x\" is no pattern"),
+            (21, "connections: 0 is outside 1..1024"),
+            (22, "in_flight: 0 is outside"),
+            (23, "resolve_ms: 1 is outside"),
+            (24, "there is no `colour` here; known are name, "),
+        ],
+    );
+    faults_of(
+        "[[upstream]]\nname = \"x\"\nendpoints = [\"tcp://a:1\"]\n\
+         [[upstream]]\nname = \"x\"\nendpoints = [\"tcp://a:1\"]\n",
+        &[(5, "upstream x: the name is taken by an upstream above")],
+    );
+    faults_of(
+        "upstream = \"tcp://a:1\"\n",
+        &[(
+            1,
+            "upstream: a text where tables belong; begin each with a line [[upstream]]",
+        )],
+    );
+    faults_of("[upstream]\nname = \"x\"\n", &[(1, "[[upstream]]")]);
+    faults_of(
+        "[[upstreams]]\nname = \"x\"\n",
+        &[(1, "did you mean `[[upstream]]`?")],
+    );
+}
+
+#[test]
+fn faults_of_routes_have_their_lines() {
+    faults_of(
+        "[[route]]\n\
+         methods = \"users..x\"\n\
+         percent = 100.5\n\
+         fleet = 7\n\
+         balance = \"roundrobin\"\n\
+         timeout_ms = 0\n\
+         meta = { tenant = 7, other = \"x\" }\n\
+         mirror = { percent = -1 }\n\
+         [[route]]\n\
+         method = \"users.>\"\n\
+         fleet = \"a\"\n\
+         mirror = { fleet = \"a\" }\n\
+         [[route]]\n\
+         methods = \"$services.>\"\n\
+         percent = \"5\"\n\
+         meta = {}\n\
+         balance = 1\n\
+         [[route]]\n\
+         percent = 0.0001\n\
+         mirror = \"a\"\n\
+         balance = \"fastest\"\n",
+        &[
+            (2, "route 1: methods: \"users..x\" is no pattern of methods"),
+            (3, "100.5 is no percentage"),
+            (4, "fleet: a number where a text belongs"),
+            (5, "did you mean \"round_robin\"?"),
+            (6, "timeout_ms: 0 is outside 1.."),
+            (7, "meta.tenant: a number where a text belongs"),
+            (8, "route 1: mirror: percent: -1 is no percentage"),
+            (8, "route 1: mirror: it has no `fleet`"),
+            (10, "did you mean `methods`"),
+            (12, "it would do everything twice"),
+            (14, "begins with `$`"),
+            (15, "percent: a text where a percentage belongs"),
+            (16, "meta: an empty table"),
+            (17, "balance: a number where a text belongs"),
+            (19, "0.0001 is no percentage"),
+            (20, "mirror: a text where a table belongs"),
+            (21, "\"fastest\" is none of least, round_robin, key"),
+        ],
+    );
+}
+
+#[test]
+fn faults_of_service_settings_have_their_lines() {
+    faults_of(
+        "[services]\n\
+         zone = \"a\\u0007\"\n\
+         ping = 5\n\
+         retry_percent = 101\n\
+         [admin]\n\
+         from = [\"unix\", \"anywhere\"]\n\
+         [limits]\n\
+         stream_window_bytes = 1\n",
+        &[
+            (2, "control character"),
+            (3, "there is no setting `services.ping`"),
+            (4, "101 is outside 0..100"),
+            (6, "\"anywhere\" is neither \"unix\" nor \"loopback\""),
+            (8, "1 is outside 4096..16777216"),
+        ],
+    );
+    let (config, faults) = read("[services]\nejection_first_ms = 9000\nejection_most_ms = 8000\n");
+    assert_eq!(faults, Vec::<String>::new());
+    let mut faults = Vec::new();
+    config.check_together(&mut faults);
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(
+        faults[0].message.contains("services.ejection_most_ms"),
+        "{faults:?}"
+    );
+}
+
+#[test]
+fn there_may_be_only_so_many_rules_and_endpoints() {
+    let routes = "[[route]]\nfleet = \"a\"\n".repeat(crate::limits::ROUTES_MAX + 1);
+    faults_of(
+        &routes,
+        &[(2 * crate::limits::ROUTES_MAX + 1, "more than 1024 rules")],
+    );
+    let endpoints: Vec<String> = (1..=crate::limits::ENDPOINTS_MAX + 1)
+        .map(|port| format!("\"tcp://a:{port}\""))
+        .collect();
+    let text = format!(
+        "[[upstream]]\nname = \"a\"\nendpoints = [{}]\n",
+        endpoints.join(", ")
+    );
+    faults_of(&text, &[(1, "more than 4096 endpoints")]);
+}
+
+#[test]
+fn a_fleet_that_is_no_upstream_is_remarked_and_a_slip_warned_of() {
+    let (config, _) = read(
+        "[[upstream]]\nname = \"users\"\nendpoints = [\"tcp://a:1\"]\n\
+         [[route]]\nfleet = \"users\"\n\
+         [[route]]\nfleet = \"canary\"\n\
+         [[route]]\nfleet = \"users\"\nmirror = { fleet = \"user\" }\n",
+    );
+    let remarks = config.remarks();
+    assert_eq!(remarks.len(), 2, "{remarks:?}");
+    assert!(
+        !remarks[0].is_warning && remarks[0].message.contains("route 2"),
+        "{remarks:?}"
+    );
+    assert!(
+        remarks[1].is_warning && remarks[1].message.contains("did you mean \"users\""),
+        "{remarks:?}"
+    );
+}
+
+#[test]
+fn who_may_administer_comes_from_the_environment_too() {
+    let mut config = Config::default();
+    let mut faults = Vec::new();
+    for (value, names) in [
+        ("unix", vec!["unix"]),
+        ("", vec![]),
+        ("unix,loopback", vec!["unix", "loopback"]),
+    ] {
+        let variables = [("FLUXAR_ADMIN_FROM".to_string(), value.to_string())];
+        config.read_environment(variables.into_iter(), &mut faults);
+        assert_eq!(faults, []);
+        assert_eq!(config.admin_from.names(), names);
+    }
+}
