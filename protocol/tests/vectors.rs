@@ -6,7 +6,8 @@ use fluxar_protocol::exchange::{Verb, verb};
 use fluxar_protocol::frame::Deframer;
 use fluxar_protocol::hello::{Caps, Hello, Welcome};
 use fluxar_protocol::limits::FRAME_BYTES_DEFAULT;
-use fluxar_protocol::{Batch, Envelope, Fault, Form, Id};
+use fluxar_protocol::stream::{Breach, Heard, Part, State, Stream};
+use fluxar_protocol::{Batch, Envelope, Fault, Form, Id, envelope};
 use serde_json::{Map, Value, json};
 
 struct Vector {
@@ -44,6 +45,7 @@ fn every_vector() {
         let (expected, found) = match vector.fields["kind"].as_str().unwrap() {
             "frame-body" => (expected_body(vector), read_body(&vector.input)),
             "stream" => (expected_stream(vector), read_stream(vector)),
+            "stream-life" => (expected_life(vector), live(vector)),
             "hello-payload" => (expected_payload(vector, "hello"), read_hello(&vector.input)),
             "welcome-payload" => (expected_payload(vector, "welcome"), read_welcome(&vector.input)),
             kind => panic!("{}: unknown kind {kind}", vector.title),
@@ -119,7 +121,7 @@ fn read_body(body: &[u8]) -> Value {
 }
 
 fn told(envelope: &Envelope<'_>, form: Form, verb: Verb) -> Value {
-    json!({
+    let mut told = json!({
         "type": envelope.kind as u8,
         "id": id_hex(envelope.id),
         "ref": envelope.reference.map(id_hex),
@@ -129,7 +131,86 @@ fn told(envelope: &Envelope<'_>, form: Form, verb: Verb) -> Value {
         "error": envelope.error.map(hex),
         "form": match form { Form::Compact => "compact", Form::Named => "named" },
         "verb": verb_name(verb),
-    })
+    });
+    if let Verb::StreamPart(_) = verb {
+        told["part"] = match Part::read(envelope).unwrap() {
+            Part::Grant { bytes } => json!({ "is": "grant", "bytes": bytes }),
+            Part::Chunk { bytes, end } => json!({ "is": "chunk", "bytes": bytes, "end": end }),
+            Part::End => json!({ "is": "end" }),
+            Part::Fail => json!({ "is": "error" }),
+        };
+    }
+    told
+}
+
+fn expected_life(vector: &Vector) -> Value {
+    let outcome = |step: &Value| step.get("means").unwrap_or(&step["may"]).clone();
+    let steps: Vec<_> = vector.fields["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(outcome)
+        .collect();
+    json!({ "steps": steps, "state": vector.fields["state"] })
+}
+
+/// Lives through a stream as its vector says.
+fn live(vector: &Vector) -> Value {
+    let uint = |key: &str| vector.fields[key].as_u64().unwrap();
+    let ends = vector.fields["ends"].as_bool().unwrap();
+    let open = match vector.fields["opened"].as_str().unwrap() {
+        "here" => Stream::opened_here,
+        "there" => Stream::opened_there,
+        other => panic!("{}: opened {other}", vector.title),
+    };
+    let mut stream = open(ends, uint("granted"), uint("credit"));
+    let mut steps = Vec::new();
+    for step in vector.fields["steps"].as_array().unwrap() {
+        if step.get("hear").is_some() {
+            steps.push(json!(heard(&mut stream, &bytes(&step["hear"]))));
+            continue;
+        }
+        let before = stream;
+        let bytes = step.get("bytes").and_then(Value::as_u64).unwrap_or_default();
+        let may = match step["send"].as_str().unwrap() {
+            "chunk" => stream.send_chunk(bytes, false).is_ok(),
+            "last" => stream.send_chunk(bytes, true).is_ok(),
+            "end" => stream.send_end(),
+            "grant" => stream.send_grant(bytes),
+            "error" => stream.send_fail(),
+            "cancel" => stream.send_cancel(),
+            other => panic!("{}: sends {other}", vector.title),
+        };
+        assert!(may || stream == before, "{}: {step}", vector.title);
+        steps.push(json!(may));
+    }
+    let state = match stream.state() {
+        State::Idle => "idle",
+        State::Active => "active",
+        State::Cancelling => "cancelling",
+        State::Closed => "closed",
+    };
+    json!({ "steps": steps, "state": state })
+}
+
+fn heard(stream: &mut Stream, bytes: &[u8]) -> &'static str {
+    let envelope = envelope::decode(bytes).unwrap().envelope;
+    let heard = match verb(&envelope).unwrap() {
+        Verb::Cancel(_) => Ok(stream.handle_cancel()),
+        Verb::StreamPart(_) => stream.handle(Part::read(&envelope).unwrap()),
+        other => panic!("{other:?} is not about a stream"),
+    };
+    match heard {
+        Ok(Heard::Granted) => "granted",
+        Ok(Heard::Chunk { is_last: false }) => "chunk",
+        Ok(Heard::Chunk { is_last: true }) => "last",
+        Ok(Heard::Ended) => "ended",
+        Ok(Heard::Failed) => "failed",
+        Ok(Heard::Cancelled) => "cancelled",
+        Ok(Heard::Ignored) => "ignored",
+        Err(Breach::BeyondCredit { .. }) => "beyond",
+        Err(Breach::BehindEnd) => "behind",
+    }
 }
 
 fn told_fault(fault: &Fault, answered: bool, closes: bool) -> Value {

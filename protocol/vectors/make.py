@@ -72,7 +72,10 @@ def mid(n):
 class Env:
     """An envelope that is right: its bytes and its meaning."""
 
-    def __init__(self, kind, ident=1, ref=None, target=None, meta=None, payload=NULL, error=None, named=False):
+    def __init__(self, kind, ident=1, ref=None, target=None, meta=None, payload=NULL, error=None, named=False, credit=None):
+        if credit is not None:
+            meta = meta or cmap(("credit", uint(credit)))
+        self.credit = credit
         self.kind, self.id, self.ref, self.target = kind, mid(ident), None if ref is None else mid(ref), target
         self.meta, self.payload, self.error, self.named = meta, payload, error, named
 
@@ -95,7 +98,7 @@ class Env:
         verb = VERBS[self.kind, self.ref is not None]
         if verb == "subscribe" and self.meta and text("serve") + TRUE in self.meta:
             verb = "serve"
-        return {
+        meaning = {
             "type": self.kind,
             "id": self.id.hex(),
             "ref": self.ref and self.ref.hex(),
@@ -106,6 +109,20 @@ class Env:
             "form": "named" if self.named else "compact",
             "verb": verb,
         }
+        if verb == "stream_part":
+            meaning["part"] = self.part()
+        return meaning
+
+    def part(self):
+        """What a message of an open stream is: an error before a grant, a grant before an end, an end before a chunk."""
+        if self.error:
+            return {"is": "error"}
+        if self.credit is not None:
+            return {"is": "grant", "bytes": self.credit}
+        end = self.meta is not None and text("end") + TRUE in self.meta
+        if end and self.payload == NULL:
+            return {"is": "end"}
+        return {"is": "chunk", "bytes": len(self.payload), "end": end}
 
 
 FILES = {}
@@ -162,6 +179,10 @@ good(F, "call", "P-5.6", Env(2, target="user.getProfile", payload=cmap(("id", ui
 good(F, "call with trace and timeout", "P-4",
      Env(2, target="user.getProfile",
          meta=cmap(("timeout_ms", uint(1500)), ("trace", text("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")))))
+good(F, "call that may be repeated", "P-5.6",
+     Env(2, target="user.get", meta=cmap(("idempotent", TRUE), ("hedge_ms", uint(20)), ("timeout_ms", uint(250)), ("prio", uint(0)),
+                                         ("key", bstr(b"u-7")))))
+good(F, "call that may not be repeated", "P-5.6", Env(2, target="user.get", meta=cmap(("idempotent", FALSE), ("timeout_ms", uint(0)))))
 good(F, "call of a method of the gateway's own", "P-5.1", Env(2, target="$keys.get"))
 good(F, "answer with a payload", "P-5.6", Env(2, 2, ref=1, payload=arr(uint(1), text("b"))))
 good(F, "answer with null as its payload", "P-5.6", Env(2, 2, ref=1))
@@ -178,8 +199,29 @@ good(F, "answer with an error that has an unknown key in chunks", "P-3.4",
 good(F, "answer with an unneeded target", "P-3.7", Env(2, 2, ref=1, target="ignored"))
 good(F, "stream that opens", "P-3.11", Env(3, target="llm.complete", meta=cmap(("end", TRUE), ("credit", uint(65536)))))
 good(F, "stream chunk", "P-3.11", Env(3, 2, ref=1, payload=text("token")))
-good(F, "stream grant", "P-3.11", Env(3, 2, ref=1, meta=cmap(("credit", uint(4096)))))
+good(F, "stream grant", "P-3.11", Env(3, 2, ref=1, credit=4096))
 good(F, "stream last chunk", "P-3.11", Env(3, 2, ref=1, meta=cmap(("end", TRUE)), payload=bstr(b"\0")))
+good(F, "stream that opens in both directions", "P-3.11", Env(3, target="chat.room", payload=text("hi")))
+good(F, "stream that opens with end false and no credit", "P-3.11",
+     Env(3, target="chat.room", meta=cmap(("end", FALSE), ("credit", uint(0)))))
+good(F, "stream that opens with a deadline, a priority and a key", "P-3.11",
+     Env(3, target="llm.complete", meta=cmap(("end", TRUE), ("timeout_ms", uint(60000)), ("prio", uint(7)), ("key", text("u-7")))))
+good(F, "stream chunk that is null", "P-3.11", Env(3, 2, ref=1))
+good(F, "stream chunk with end false", "P-3.11", Env(3, 2, ref=1, meta=cmap(("end", FALSE)), payload=uint(1)))
+good(F, "stream chunk with a key of its own in meta", "P-3.11", Env(3, 2, ref=1, meta=cmap(("x-n", uint(9))), payload=text("ab")))
+good(F, "stream chunk counts as it is encoded", "P-3.11", Env(3, 2, ref=1, payload=b"\x1b" + bytes(7) + b"\x01"))
+good(F, "stream end", "P-3.11", Env(3, 2, ref=1, meta=cmap(("end", TRUE))))
+good(F, "stream end, named", "P-3.11", Env(3, 2, ref=1, meta=cmap(("end", TRUE)), named=True))
+good(F, "stream chunk, named", "P-3.11", Env(3, 2, ref=1, payload=text("token"), named=True))
+good(F, "stream last chunk that is undefined, not null", "P-3.11", Env(3, 2, ref=1, meta=cmap(("end", TRUE)), payload=b"\xf7"))
+good(F, "stream grant of nothing", "P-3.11", Env(3, 2, ref=1, credit=0))
+good(F, "stream grant of all that 64 bits hold", "P-3.11", Env(3, 2, ref=1, credit=2**64 - 1))
+good(F, "stream grant with end and a payload is a grant", "P-3.11",
+     Env(3, 2, ref=1, meta=cmap(("end", TRUE), ("credit", uint(5))), credit=5, payload=text("not a chunk")))
+good(F, "stream error", "P-3.11", Env(3, 2, ref=1, error=cmap(("code", uint(9)), ("message", text("beyond the credit")))))
+good(F, "stream error with end, credit and a payload is an error", "P-3.11",
+     Env(3, 2, ref=1, meta=cmap(("end", TRUE), ("credit", uint(5))), credit=5, payload=text("x"),
+         error=cmap(("code", uint(1)), ("message", text("cancelled")))))
 good(F, "subscription to one topic", "P-5.2", Env(4, target="orders.created"))
 good(F, "subscription with *", "P-5.1", Env(4, target="orders.*.paid"))
 good(F, "subscription with >", "P-5.1", Env(4, target="orders.>"))
@@ -190,6 +232,9 @@ good(F, "subscription at qos 2 from a position", "P-5.11",
      Env(4, target="orders.>", meta=cmap(("qos", uint(2)), ("durable", text("d")),
          ("from", cmap(("epoch", uint(3)), ("at", arr(arr(uint(7), uint(1000)))))))))
 good(F, "offer to serve", "P-5.7", Env(4, target="users.*", meta=cmap(("serve", TRUE), ("weight", uint(3)))))
+good(F, "offer to serve in a fleet, in a zone, so many at a time", "P-5.7",
+     Env(4, target="users.*", meta=cmap(("serve", TRUE), ("group", text("canary")), ("zone", text("eu-1")), ("in_flight", uint(1)),
+                                        ("weight", uint(65536)))))
 good(F, "subscription with serve false", "P-5.7", Env(4, target="users.*", meta=cmap(("serve", FALSE))))
 good(F, "subscription accepted", "P-5.2", Env(4, 2, ref=1, payload=cmap(("epoch", uint(1)), ("at", arr()))))
 good(F, "subscription refused", "P-5.2", Env(4, 2, ref=1, error=cmap(("code", uint(12)), ("message", text("no")))))
@@ -536,6 +581,94 @@ refused("publish with its key in chunks", "P-4", Env(5, target="a", meta=cmap(("
 refused("call with its trace in chunks", "P-4", Env(2, target="a", meta=cmap(("trace", b"\x7f\xff"))), "meta_value")
 refused("call with timeout_ms as text", "P-4", Env(2, target="a", meta=cmap(("timeout_ms", text("soon")))), "meta_value")
 refused("call with timeout_ms negative", "P-4", Env(2, target="a", meta=cmap(("timeout_ms", b"\x20"))), "meta_value")
+
+refused("call with prio 8", "P-4", Env(2, target="a", meta=cmap(("prio", uint(8)))), "meta_value")
+refused("call with idempotent as a number", "P-4", Env(2, target="a", meta=cmap(("idempotent", uint(1)))), "meta_value")
+refused("call with hedge_ms as a float", "P-4", Env(2, target="a", meta=cmap(("hedge_ms", b"\xf9\x3c\x00"))), "meta_value")
+refused("call with a number as its key", "P-4", Env(2, target="a", meta=cmap(("key", uint(7)))), "meta_value")
+refused("offer with in_flight 0", "P-4", Env(4, target="a", meta=cmap(("serve", TRUE), ("in_flight", uint(0)))), "meta_value")
+refused("offer with in_flight as text", "P-4", Env(4, target="a", meta=cmap(("serve", TRUE), ("in_flight", text("8")))), "meta_value")
+refused("offer with an empty zone", "P-4", Env(4, target="a", meta=cmap(("serve", TRUE), ("zone", text("")))), "meta_value")
+refused("offer with a zone of 256 bytes", "P-4", Env(4, target="a", meta=cmap(("serve", TRUE), ("zone", text("z" * 256)))), "meta_value")
+refused("stream that opens with credit as text", "P-4", Env(3, target="a", meta=cmap(("credit", text("64k")))), "meta_value")
+refused("stream that opens with negative credit", "P-4", Env(3, target="a", meta=cmap(("credit", b"\x20"))), "meta_value")
+refused("stream that opens with end as a number", "P-4", Env(3, target="a", meta=cmap(("end", uint(1)))), "meta_value")
+refused("stream that opens with timeout_ms null", "P-4", Env(3, target="a", meta=cmap(("timeout_ms", NULL))), "meta_value")
+bad(F, "stream grant as text is ignored", "P-3.7", Env(3, 2, ref=1, meta=cmap(("credit", text("1")))).encode(), "meta_value", after=[EVENT])
+bad(F, "stream chunk with end null is ignored", "P-3.7", Env(3, 2, ref=1, meta=cmap(("end", NULL)), payload=uint(1)).encode(), "meta_value",
+    after=[EVENT])
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+F = "streams"
+GO, FAIL = Env(3, 2, ref=1, meta=cmap(("end", TRUE))), Env(3, 2, ref=1, error=cmap(("code", uint(13)), ("message", text("broken"))))
+CANCEL = Env(6, 2, ref=1)
+
+
+def chunk(size, end=False):
+    """A chunk of so many bytes: its payload is a byte string, whose head is one byte up to 24 bytes in all, then two."""
+    payload = bstr(bytes(size - (1 if size <= 24 else 2)))
+    assert len(payload) == size
+    return Env(3, 2, ref=1, meta=cmap(("end", TRUE)) if end else None, payload=payload)
+
+
+def grant(n):
+    return Env(3, 2, ref=1, credit=n)
+
+
+def life(name, *steps, opened="here", ends=False, granted=64, credit=64, clause="P-3.11"):
+    """What one end of a stream hears (an envelope and what it means) and sends (a word), and its state at the end."""
+    *steps, state = steps
+    told = []
+    for step in steps:
+        if isinstance(step, tuple) and isinstance(step[0], Env):
+            told.append({"hear": step[0].encode().hex(), "means": step[1]})
+        else:
+            told.append({"send": step[0], "may": step[1]} if len(step) == 2 else {"send": step[0], "bytes": step[1], "may": step[2]})
+    everything = b"".join(step[0].encode() for step in steps if isinstance(step[0], Env))
+    add(F, {"name": name, "clause": clause, "kind": "stream-life", "hex": everything.hex(), "opened": opened, "ends": ends,
+            "granted": granted, "credit": credit, "steps": told, "state": state})
+
+
+life("a stream of answers", (chunk(20), "chunk"), ("grant", 20, True), (chunk(20), "chunk"), (chunk(3, end=True), "last"), "closed", ends=True)
+life("a stream of answers, seen from who serves it", ("chunk", 30, True), (grant(10), "granted"), ("chunk", 44, True), ("chunk", 1, False),
+     ("end", True), "closed", opened="there", ends=True)
+life("a stream that says nothing", (GO, "ended"), "closed", ends=True)
+life("both directions, the other side ends first", (chunk(5), "chunk"), (GO, "ended"), ("chunk", 64, True), ("chunk", 1, False),
+     (grant(8), "granted"), ("last", 8, True), "closed")
+life("both directions, this side ends first", ("end", True), ("chunk", 1, False), ("end", False), (chunk(5), "chunk"), ("grant", 5, True),
+     (grant(5), "ignored"), (GO, "ended"), "closed")
+life("half closed", (GO, "ended"), ("grant", 1, False), "active")
+life("a chunk of exactly the credit", (chunk(64), "chunk"), ("grant", 64, True), (chunk(64), "chunk"), "active")
+life("a chunk one byte over the credit", (chunk(65), "beyond"), (chunk(1), "ignored"), ("end", False), "closed")
+life("a last chunk one byte over what is left", (chunk(60), "chunk"), (chunk(5, end=True), "beyond"), "closed")
+life("a grant in time", (chunk(60), "chunk"), ("grant", 1, True), (chunk(5, end=True), "last"), "active")
+life("no credit at first, as a gateway has it", ("chunk", 1, False), (grant(1), "granted"), ("chunk", 1, True), ("chunk", 1, False),
+     "active", credit=0)
+life("an end needs no credit", ("end", True), "active", credit=0)
+life("an end behind an end", (GO, "ended"), (GO, "behind"), "closed")
+life("a chunk behind an end", (GO, "ended"), (chunk(1), "behind"), "closed")
+life("a chunk behind the open that ended", (chunk(1), "behind"), "closed", opened="there", ends=True)
+life("an error in the middle", (chunk(5), "chunk"), (FAIL, "failed"), (chunk(5), "ignored"), ("chunk", 1, False), "closed")
+life("an error behind an end", (GO, "ended"), (FAIL, "failed"), "closed")
+life("an open that is refused", (FAIL, "failed"), "closed", ends=True)
+life("this side fails it", ("error", True), ("error", False), (GO, "ignored"), "closed")
+life("this side cancels a stream of answers", (chunk(5), "chunk"), ("cancel", True), (chunk(5), "ignored"), ("grant", 9, False),
+     (GO, "ended"), "closed", ends=True)
+life("this side cancels, and the last chunk was under way", ("cancel", True), (chunk(5, end=True), "ended"), "closed")
+life("this side cancels, and the other breaks its credit", ("cancel", True), (chunk(65), "beyond"), "closed")
+life("this side cancels, twice", ("cancel", True), ("cancel", False), ("chunk", 1, False), ("end", False), "cancelling")
+life("this side cancels, and an error was under way", ("cancel", True), (FAIL, "failed"), "closed")
+life("both cancel at once", ("cancel", True), (CANCEL, "ended"), "closed")
+life("the other side cancels", (CANCEL, "cancelled"), ("chunk", 1, False), ("grant", 1, False), (grant(5), "ignored"), ("end", True), "closed")
+life("the other side cancels, and is answered by an error", (CANCEL, "cancelled"), ("error", True), "closed")
+life("the other side cancels, and so does this one", (CANCEL, "cancelled"), ("cancel", True), "closed")
+life("the other side cancels twice", (CANCEL, "cancelled"), (CANCEL, "ignored"), "cancelling")
+life("the other side cancels behind its end", (GO, "ended"), (CANCEL, "cancelled"), ("end", True), "closed", opened="there")
+life("the other side cancels what this side has ended", ("end", True), (CANCEL, "ended"), "closed")
+life("a chunk behind a cancel", (CANCEL, "cancelled"), (chunk(1), "behind"), "closed")
+life("everything late", ("end", True), (GO, "ended"), (grant(1), "ignored"), (chunk(99), "ignored"), (GO, "ignored"), (FAIL, "ignored"),
+     (CANCEL, "ignored"), "closed")
 
 # --- frames ----------------------------------------------------------------------------------------------------------
 
