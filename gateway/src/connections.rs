@@ -4,13 +4,14 @@
 use std::net::IpAddr;
 
 use fluxar_engine::listener::{ListenerId, Peer};
-use fluxar_engine::reactor::Conn;
+use fluxar_engine::reactor::{Cause, Conn};
 use fluxar_protocol::error::Code;
 use fluxar_protocol::hello::Handshake;
 
 use crate::front::{Front, ws_code};
 use crate::outbox::Framing;
 use crate::session::{Due, Origin, Rate, Session};
+use crate::upstreams::opening::cause_in_words;
 
 impl Front {
     /// A connection was accepted.
@@ -60,7 +61,7 @@ impl Front {
     }
 
     /// A connection is gone, for whatever reason.
-    pub fn handle_closed(&mut self, conn: Conn) {
+    pub fn handle_closed(&mut self, conn: Conn, cause: &Cause) {
         let slot = conn.0.slot as usize;
         let Some(session) = self
             .sessions
@@ -74,6 +75,9 @@ impl Front {
         }
         self.open_sessions -= 1;
         self.counters.closed += 1;
+        if session.is_dialled() {
+            self.link_lost(session.link, conn, &cause_in_words(cause), None);
+        }
         if !session.left {
             self.shard.peer_lost(session.peer);
             self.after_shard();
@@ -93,6 +97,7 @@ impl Front {
         session.handshake = Handshake::Closing;
         session.due = Due::NEVER;
         let peer = session.peer;
+        self.let_go(slot, &"it closed the connection", None);
         self.shard.peer_lost(peer);
         self.after_shard();
     }

@@ -5,6 +5,8 @@
 pub struct Counters {
     /// Connections accepted.
     pub opened: u64,
+    /// Connections dialled, whatever became of them. Those are among the opened, too.
+    pub dialled: u64,
     /// Connections gone.
     pub closed: u64,
     /// Envelopes received.

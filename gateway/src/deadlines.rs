@@ -4,18 +4,17 @@
 //! A session has several deadlines and one timer, which is armed for the first of them and only ever moved nearer:
 //! when it rings too early it is armed again. So a heartbeat that moves with every message costs nothing.
 
-use fluxar_engine::reactor::{Close, Conn};
+use fluxar_engine::reactor::Conn;
 use fluxar_protocol::Kind;
 use fluxar_protocol::envelope::Envelope;
 use fluxar_protocol::error::Code;
-use fluxar_protocol::hello::Handshake;
 use fluxar_protocol::meta::{Meta, MetaWriter};
 
-use crate::front::{Effect, Front, answer, ws_code};
+use crate::front::{Front, answer, ws_code};
 use crate::limits::{DROP_NOTE_MS, REFUSAL_NOTE_MS};
 #[allow(unused_imports)]
 use crate::pending::Pending as _;
-use crate::session::{Due, awaited, pause};
+use crate::session::{awaited, pause};
 
 impl Front {
     /// The time, µs, before anything else of a turn.
@@ -31,6 +30,9 @@ impl Front {
             self.handle_timer(conn);
         }
         self.expired = expired;
+        if self.pool.due_ms().is_some_and(|due_ms| due_ms <= now_ms) {
+            self.expire_pool();
+        }
     }
 
     /// Makes the session's timer ring no later than its first deadline.
@@ -66,6 +68,10 @@ impl Front {
         }
         let due = session.due;
 
+        if due.complete_ms <= now_ms && session.is_dialled() && !session.is_open() {
+            self.counters.timed_out += 1;
+            return self.dial_overdue(slot);
+        }
         if due.complete_ms <= now_ms {
             let message = if session.is_open() {
                 format!(
@@ -126,7 +132,7 @@ impl Front {
         if silent_ms >= 2 * heartbeat_ms {
             self.counters.lost += 1;
             tracing::debug!(conn = ?session.conn, silent_ms, "lost: no sign of life");
-            self.give_up(slot);
+            self.give_up(slot, &format!("no sign of life for {silent_ms} ms"));
             return false;
         }
         if silent_ms >= heartbeat_ms {
@@ -155,23 +161,6 @@ impl Front {
                 error: None,
             },
         );
-    }
-
-    /// Closes without another word, as after a silence [P-7.5].
-    fn give_up(&mut self, slot: usize) {
-        let Some(session) = &mut self.sessions[slot] else {
-            return;
-        };
-        let (conn, peer) = (session.conn, session.peer);
-        session.due = Due::NEVER;
-        session.left = true;
-        session.handshake = Handshake::Closing;
-        self.effects.push_back(Effect::Close {
-            conn,
-            how: Close::Now,
-        });
-        self.shard.peer_lost(peer);
-        self.after_shard();
     }
 
     /// Tells a subscriber what it missed, one note for each subscription; again only after the last note left.

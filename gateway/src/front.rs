@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fluxar_engine::driver::Token;
+use fluxar_engine::listener::Address;
 use fluxar_engine::paged::Paged;
 use fluxar_engine::reactor::{Close, Conn, Piece};
 use fluxar_engine::timer::Wheel;
@@ -33,6 +34,8 @@ use crate::outbox::Framing;
 use crate::pending::Pending as _;
 use crate::session::{Session, pause};
 use crate::upstreams::Services;
+use crate::upstreams::announcer::Announcer;
+use crate::upstreams::pool::Pool;
 
 /// What the worker is to do, in order.
 #[derive(Debug)]
@@ -61,6 +64,13 @@ pub enum Effect {
         conn: Conn,
         /// The limit.
         bytes: usize,
+    },
+    /// Dial, and say so by [`Front::handle_dialled`] or [`Front::handle_dial_failed`].
+    Dial {
+        /// The link of the pool that it is for.
+        link: u32,
+        /// Where to.
+        address: Address,
     },
     /// Post a letter.
     Post {
@@ -104,6 +114,9 @@ pub struct Front {
     /// What the configuration says about services.
     pub(crate) services: Arc<Services>,
     pub(crate) agents: Agents,
+    /// Connections that this core dials and keeps up.
+    pub(crate) pool: Pool,
+    pub(crate) announcer: Arc<Announcer>,
     pub(crate) welcome_limits: Vec<u8>,
     pub(crate) stopping: bool,
     /// The connection whose input is being handled: what it causes elsewhere is charged to it.
@@ -154,10 +167,17 @@ impl Front {
             scratch: Vec::new(),
             services: Arc::default(),
             agents: Agents::default(),
+            pool: Pool::default(),
+            announcer: Arc::new(Announcer::new(usize::from(cores))),
             welcome_limits,
             stopping: false,
             cause: None,
         }
+    }
+
+    /// Has what it says about upstreams said together with the other cores.
+    pub fn set_announcer(&mut self, announcer: Arc<Announcer>) {
+        self.announcer = announcer;
     }
 
     /// What happened on this core so far.
@@ -186,7 +206,11 @@ impl Front {
     /// When [`Front::handle_time`] has something to do, ms.
     #[must_use]
     pub fn poll_timeout_ms(&self) -> Option<u64> {
-        let deadlines = [self.timers.next_deadline(), self.shard.poll_timeout_ms()];
+        let deadlines = [
+            self.timers.next_deadline(),
+            self.shard.poll_timeout_ms(),
+            self.pool.due_ms(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -302,7 +326,8 @@ impl Front {
             if session.handshake == Handshake::Closing {
                 return whole;
             }
-            let limit_bytes = if session.handshake == Handshake::Open {
+            // Who was dialled knows from the hello what this side takes, and may use it at once.
+            let limit_bytes = if session.handshake == Handshake::Open || session.is_dialled() {
                 self.limits.max_frame_bytes as usize
             } else {
                 fluxar_protocol::limits::FRAME_BYTES_BEFORE_HELLO
@@ -359,12 +384,18 @@ impl Front {
             return ControlFlow::Break(());
         };
         match decoded {
+            Ok(decoded) if session.handshake == Handshake::Greeted && session.is_dialled() => {
+                self.handle_opening(slot, &decoded.envelope);
+            }
             Ok(decoded) => {
                 if let Err(fault) = session.handshake.admit(&decoded.envelope) {
                     self.counters.rejected += 1;
                     let message = fault.to_string();
                     self.say_goodbye(slot, Some((fault.code(), &message)), ws_code::POLICY);
                     return ControlFlow::Break(());
+                }
+                if session.handshake == Handshake::Closing {
+                    self.hear_goodbye(slot, &decoded.envelope);
                 }
                 self.handle_envelope(slot, decoded);
             }

@@ -11,7 +11,7 @@ use crate::limits::Limits;
 use crate::outbox::Framing;
 
 /// Who the gateway says it is.
-const AGENT: &str = concat!("fluxar-gateway/", env!("CARGO_PKG_VERSION"));
+pub(crate) const AGENT: &str = concat!("fluxar-gateway/", env!("CARGO_PKG_VERSION"));
 
 /// What a peer that speaks no common version is told: `{v: [0]}` [P-7.2].
 const VERSIONS: &[u8] = b"\xa1\x61v\x81\x00";

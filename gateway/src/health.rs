@@ -9,26 +9,16 @@
 //! Only serving sessions have the deadline; the others pay nothing. The heartbeat goes on beside it and ends the
 //! connection of who stays silent for long.
 
-use std::sync::Arc;
-
 use crate::front::Front;
 #[allow(unused_imports)]
 use crate::pending::Pending as _;
 use crate::session::awaited;
-use crate::upstreams::Services;
 
 /// A look that comes later than this says that this core was held up, not that the peer is silent: what it said may
 /// not have been read yet.
 const LATE_MS: u64 = 100;
 
 impl Front {
-    /// What the configuration says about services, at start and whenever it is reloaded.
-    pub fn handle_services(&mut self, services: Arc<Services>) {
-        self.shard.set_routes(Arc::clone(&services.routes));
-        self.after_shard();
-        self.services = services;
-    }
-
     /// The peer serves from now on: tells the shard how fit it is, and watches its silence.
     pub(crate) fn watch_health(&mut self, slot: usize) {
         let ping_ms = u64::from(self.services.health.ping_ms);

@@ -149,6 +149,8 @@ impl Front {
             conn,
             how: Close::Drain { ws_code },
         });
+        let reason = why.map_or("said goodbye", |(_, message)| message);
+        self.let_go(slot, &reason, None);
         // From here on nothing reaches it, and nobody waits for it.
         self.shard.peer_lost(peer);
         self.after_shard();
@@ -157,6 +159,7 @@ impl Front {
     /// The gateway stops: every session is told, with a moment of its own to come back at.
     pub fn handle_stop(&mut self) {
         self.stopping = true;
+        self.pool.stop();
         for slot in 0..self.sessions.len() {
             // Spread over two seconds, so that the next gateway is not stormed.
             let retry_after_ms = 100 + (self.ids.next().0[15] as u32 * 31 + slot as u32 * 37) % 2000;

@@ -8,9 +8,12 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 
+use fluxar_engine::dial::Dial;
 use fluxar_engine::driver::Driver;
 use fluxar_engine::reactor::{Chunk, Conn, Event, Reactor};
+use fluxar_engine::ws::WsDial;
 
 use crate::front::{Effect, Front};
 use crate::mail::Mail;
@@ -27,6 +30,8 @@ pub struct Worker<D: Driver> {
     stalled: Vec<Conn>,
     letters_waiting_max: usize,
     drain_ms: u64,
+    /// How upstreams are dialled.
+    dial: Dial,
     /// The letter that says so has come.
     told_to_stop: bool,
     /// When to end at the latest, since it was told to stop.
@@ -56,6 +61,14 @@ impl<D: Driver> Worker<D> {
         let cores = reactor.cores();
         let (letters_waiting_max, drain_ms) =
             (front.limits.letters_waiting, u64::from(front.limits.drain_ms));
+        let dial = Dial {
+            source: None,
+            websocket: Arc::new(WsDial {
+                subprotocol: Some("fluxar.v0".into()),
+                max_message_bytes: front.limits.max_frame_bytes as usize,
+                ..WsDial::default()
+            }),
+        };
         Self {
             reactor,
             front,
@@ -64,6 +77,7 @@ impl<D: Driver> Worker<D> {
             stalled: Vec::new(),
             letters_waiting_max,
             drain_ms,
+            dial,
             told_to_stop: false,
             stop_by_ms: None,
         }
@@ -115,8 +129,10 @@ impl<D: Driver> Worker<D> {
                 tracing::debug!(?conn, ?peer, "connected");
                 self.front.handle_opened(conn, listener, &peer);
             }
-            // The gateway dials nobody yet.
-            Event::Connected { .. } => {}
+            Event::Connected { conn } => {
+                tracing::debug!(?conn, "connected to an upstream");
+                self.front.handle_connected(conn);
+            }
             Event::Received { conn, chunk } => {
                 let bytes = match &chunk {
                     Chunk::Lease(lease) => lease.len(),
@@ -137,7 +153,7 @@ impl<D: Driver> Worker<D> {
             Event::Ending { conn } => self.front.handle_ending(conn),
             Event::Closed { conn, cause } => {
                 tracing::debug!(?conn, ?cause, "closed");
-                self.front.handle_closed(conn);
+                self.front.handle_closed(conn, &cause);
             }
             Event::Letter {
                 letter: Mail::Stop, ..
@@ -147,9 +163,9 @@ impl<D: Driver> Worker<D> {
                 ..
             } => self.front.handle_services(services),
             Event::Letter {
-                letter: Mail::Resolved(_),
+                letter: Mail::Resolved(resolved),
                 ..
-            } => {}
+            } => self.front.handle_resolved(resolved),
             Event::Letter {
                 from,
                 letter: Mail::Shard(letter),
@@ -167,6 +183,10 @@ impl<D: Driver> Worker<D> {
                 Effect::Resume(conn) => self.reactor.resume(conn),
                 Effect::Close { conn, how } => self.reactor.close(conn, how),
                 Effect::MessageLimit { conn, bytes } => self.reactor.set_message_limit(conn, bytes),
+                Effect::Dial { link, address } => match self.reactor.dial(&address, &self.dial) {
+                    Ok(conn) => self.front.handle_dialled(link, conn),
+                    Err(error) => self.front.handle_dial_failed(link, &error),
+                },
                 Effect::Post { core, mail, cause } => self.post(core, mail, cause),
             }
         }

@@ -1,6 +1,19 @@
 //! Services that the gateway dials: what the configuration says about them, and the pool of connections that each core
 //! keeps to them.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `pool` | which connections there should be, and when to dial again |
+//! | `opening` | the session that this side opens, and its end |
+//! | `resolver` | looks names up, on a thread of its own |
+//! | `announcer` | says how endpoints fare, once for each change |
 
+pub mod announcer;
+pub mod opening;
+pub mod pool;
+pub mod resolver;
+
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use fluxar_engine::listener::Address;
@@ -60,6 +73,17 @@ pub struct Endpoint {
     pub in_flight_max: u32,
     /// It finishes what it has and gets nothing new.
     pub drain: bool,
+}
+
+impl Endpoint {
+    /// Whether its host is a name, to be looked up before it can be dialled.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        match &self.address {
+            Address::Tcp { host, .. } | Address::WebSocket { host, .. } => host.parse::<IpAddr>().is_err(),
+            Address::Unix { .. } => false,
+        }
+    }
 }
 
 /// Active health: when a serving peer, dialled or not, is pinged and when it counts as silent.
