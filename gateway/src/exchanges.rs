@@ -1,13 +1,15 @@
 //! What a greeted peer wants, by the verb of its message: events go to the shard's runs, calls are routed to who
 //! serves them, answers back to who asked. Nothing here waits.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use fluxar_protocol::envelope::{Decoded, Envelope};
 use fluxar_protocol::error::Code;
 use fluxar_protocol::exchange::{Verb, verb};
 use fluxar_protocol::meta::{Meta, MetaWriter, Qos};
 use fluxar_protocol::{Fault, Form, Id, Kind};
-use fluxar_shard::{AnswerRoute, Letter, PeerId, Refusal, Route};
+use fluxar_shard::{AnswerRoute, Letter, Offering, PeerId, Refusal, Route};
 
 use crate::flow::Growth;
 use crate::front::{Effect, Front, answer, ws_code};
@@ -104,7 +106,15 @@ impl Front {
             }
         };
         let result = if serve {
-            self.shard.serve(peer, id, pattern, wish.weight)
+            let offering = Offering {
+                fleet: wish.group.map(Arc::from),
+                weight: wish.weight,
+                in_flight_max: wish.in_flight,
+                zone: wish.zone.map(Arc::from),
+                credit_bytes: session.credit_bytes,
+                name: session.agent.clone().unwrap_or_default(),
+            };
+            self.shard.serve(peer, id, pattern, offering)
         } else {
             self.shard.subscribe(peer, id, pattern, wish.group)
         };
@@ -275,6 +285,8 @@ impl Front {
 struct Wish<'a> {
     group: Option<&'a str>,
     weight: u32,
+    in_flight: u32,
+    zone: Option<&'a str>,
 }
 
 struct Refused {
@@ -297,6 +309,8 @@ impl<'a> Wish<'a> {
             return Ok(Self {
                 group: None,
                 weight: 1,
+                in_flight: u32::MAX,
+                zone: None,
             });
         };
         if !serve {
@@ -316,10 +330,15 @@ impl<'a> Wish<'a> {
                 });
             }
         }
-        let weight = meta.uint("weight")?.unwrap_or(1);
+        let number = |key| -> Result<Option<u32>, Fault> {
+            let number = meta.uint(key)?;
+            Ok(number.map(|number| u32::try_from(number).unwrap_or(u32::MAX)))
+        };
         Ok(Self {
             group: meta.text("group")?,
-            weight: u32::try_from(weight).unwrap_or(u32::MAX),
+            weight: number("weight")?.unwrap_or(1),
+            in_flight: number("in_flight")?.unwrap_or(u32::MAX),
+            zone: meta.text("zone")?,
         })
     }
 }

@@ -13,6 +13,7 @@ use fluxar_protocol::{Code, Id};
 use crate::calls::{Call, core_of};
 use crate::peer::PeerId;
 use crate::refusal::Refusal;
+use crate::serving::{Ending, Verdict, Wanted};
 use crate::shard::Shard;
 
 /// Where a call goes: forward it there under `forward_id`.
@@ -68,18 +69,34 @@ impl Shard {
             ));
         }
         self.calls.admit(asker, id)?;
-        let Some(number) = self.serving.pick(method) else {
-            return Err(Refusal::fixed(
-                Code::Unavailable,
-                "nobody serves this method at the moment",
-            ));
+        let wanted = Wanted {
+            method,
+            meta: None,
+            key: None,
+            avoid: None,
         };
-        let server = &mut self.serving[number];
-        let at_server = server.open.len() as u32;
-        let (slot, forward_id) = self.calls.open(asker, id, number, at_server, &mut self.ids);
-        server.open.push(slot);
+        let number = match self.serving.pick(&wanted, self.now_us).verdict {
+            Verdict::Server(number) => number,
+            Verdict::Full(_) => {
+                return Err(Refusal::fixed(
+                    Code::ResourceExhausted,
+                    "whoever serves this method has as many calls as it takes; try again later",
+                ));
+            }
+            Verdict::Nobody => {
+                return Err(Refusal::fixed(
+                    Code::Unavailable,
+                    "nobody serves this method at the moment",
+                ));
+            }
+        };
+        let at_server = self.serving[number].open.len() as u32;
+        let (slot, forward_id) = self
+            .calls
+            .open(asker, id, number, at_server, self.now_us, &mut self.ids);
+        self.serving.opened(number, slot);
         Ok(Route {
-            server: server.peer,
+            server: self.serving[number].peer,
             forward_id,
         })
     }
@@ -105,7 +122,7 @@ impl Shard {
         let open = self.calls.by_forward_id(reference);
         match open.filter(|&slot| self.serving[self.calls[slot].server].peer == from) {
             Some(slot) => {
-                let call = self.close(slot);
+                let call = self.close(slot, Ending::Answered);
                 AnswerRoute::Deliver {
                     asker: call.asker,
                     reference: call.id,
@@ -154,19 +171,20 @@ impl Shard {
             server: self.serving[call.server].peer,
             forward_id: call.forward_id,
         };
-        self.close(slot);
+        self.close(slot, Ending::Cancelled);
         route
     }
 
     /// Closes a call on both its lists.
-    fn close(&mut self, slot: u32) -> Call {
+    fn close(&mut self, slot: u32, ending: Ending) -> Call {
         let call = self.calls.close(slot);
-        let open = &mut self.serving[call.server].open;
-        open.swap_remove(call.at_server as usize);
-        if let Some(&moved) = open.get(call.at_server as usize) {
+        let elapsed_us = self.now_us - call.opened_us;
+        let moved = self
+            .serving
+            .closed(call.server, call.at_server, ending, elapsed_us, self.now_us);
+        if let Some(moved) = moved {
             self.calls.moved_at_server(moved, call.at_server);
         }
-        self.serving.release(call.server);
         call
     }
 }

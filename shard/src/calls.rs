@@ -36,6 +36,8 @@ pub(crate) struct Call {
     pub(crate) server: u32,
     /// Its place among the calls open at the server.
     pub(crate) at_server: u32,
+    /// When it was forwarded.
+    pub(crate) opened_us: u64,
     /// Its neighbours among the asker's calls.
     previous: u32,
     next: u32,
@@ -119,6 +121,7 @@ impl Calls {
         id: Id,
         server: u32,
         at_server: u32,
+        now_us: u64,
         ids: &mut Ids,
     ) -> (u32, Id) {
         let slot = self.open.vacant_key() as u32;
@@ -136,6 +139,7 @@ impl Calls {
             forward_id,
             server,
             at_server,
+            opened_us: now_us,
             previous: NONE,
             next,
         });

@@ -1,12 +1,17 @@
 //! Subscribing, offering, and telling the other cores about it.
 
+use std::sync::Arc;
+
 use fluxar_protocol::{Code, Id, target};
 
 use crate::letter::{GroupHandle, Letter};
 use crate::limits::{GROUP_BYTES_MAX, WEIGHT_MAX};
+use crate::offering::{Offering, Standing};
 use crate::peer::PeerId;
 use crate::post::News;
 use crate::refusal::Refusal;
+use crate::routes::Routes;
+use crate::serving::ServiceRow;
 use crate::shard::Shard;
 use crate::subscriptions::Role;
 
@@ -33,12 +38,7 @@ impl Shard {
         group: Option<&str>,
     ) -> Result<(), Refusal> {
         check_pattern(pattern)?;
-        if group.is_some_and(|name| name.is_empty() || name.len() > GROUP_BYTES_MAX) {
-            return Err(Refusal::fixed(
-                Code::InvalidArgument,
-                "a group's name has 1 to 255 bytes",
-            ));
-        }
+        check_group(group)?;
         let text_bytes = pattern.len() + group.map_or(0, str::len);
         self.no_call_has(peer, sub)?;
         self.subscriptions.admit(peer, sub, text_bytes, group.is_some())?;
@@ -69,9 +69,9 @@ impl Shard {
     /// Offers a connection of this core as a server of the methods that match.
     ///
     /// # Errors
-    /// As [`Shard::subscribe`]; `invalid_argument` also for a weight of 0 or above [`WEIGHT_MAX`], and for a pattern of
-    /// the gateway's own part.
-    pub fn serve(&mut self, peer: PeerId, sub: Id, pattern: &str, weight: u32) -> Result<(), Refusal> {
+    /// As [`Shard::subscribe`]; `invalid_argument` also for a weight of 0 or above [`WEIGHT_MAX`], for an `in_flight_max`
+    /// of 0, for a zone's name that is too long, and for a pattern of the gateway's own part.
+    pub fn serve(&mut self, peer: PeerId, sub: Id, pattern: &str, offering: Offering) -> Result<(), Refusal> {
         check_pattern(pattern)?;
         if target::is_system(pattern) {
             return Err(Refusal::fixed(
@@ -79,26 +79,111 @@ impl Shard {
                 "methods that begin with `$` are the gateway's own",
             ));
         }
+        let Offering { weight, .. } = offering;
         if weight == 0 || weight > WEIGHT_MAX {
             return Err(Refusal::worded(
                 Code::InvalidArgument,
                 format!("the weight {weight} is not between 1 and {WEIGHT_MAX}"),
             ));
         }
+        check_group(offering.fleet.as_deref())?;
+        if offering
+            .zone
+            .as_ref()
+            .is_some_and(|zone| zone.len() > GROUP_BYTES_MAX)
+        {
+            return Err(Refusal::fixed(
+                Code::InvalidArgument,
+                "a zone's name has at most 255 bytes",
+            ));
+        }
+        if offering.in_flight_max == 0 {
+            return Err(Refusal::fixed(
+                Code::InvalidArgument,
+                "`in_flight` is at least 1; cancel the offer to get no calls",
+            ));
+        }
         self.no_call_has(peer, sub)?;
-        self.subscriptions.admit(peer, sub, pattern.len(), false)?;
-        let text_bytes = pattern.len();
-        let (pattern, offer) = self.serving.offer(peer, sub, pattern, weight);
+        let text_bytes = pattern.len() + offering.fleet.as_ref().map_or(0, |fleet| fleet.len());
+        self.subscriptions.admit(peer, sub, text_bytes, false)?;
+        let offer = self.serving.offer(peer, sub, pattern, &offering);
         self.subscriptions
-            .add(peer, sub, Role::Server(offer), pattern, 0, text_bytes);
-        let pattern = self.serving.text(pattern);
+            .add(peer, sub, Role::Server(offer), 0, 0, text_bytes);
+        let pattern = self.serving.text(offer);
         self.post.announce(News::Letter(Letter::Offer {
             server: peer,
             sub,
             pattern,
-            weight,
+            offering: Arc::new(offering),
         }));
+        self.announce_standing(peer);
         Ok(())
+    }
+
+    /// A connection that this core dialled serves this core: all methods in the fleet of its terms, and the methods that
+    /// match one of `patterns` outside of any fleet. Again for the same peer: other terms. Other cores are not told, for
+    /// they dial their own. It ends with [`Shard::peer_lost`].
+    pub fn attach(&mut self, peer: PeerId, patterns: &[Arc<str>], offering: Offering) {
+        self.serving.attach(peer, patterns, &offering);
+    }
+
+    /// An attached connection gets nothing new from now on; what is open at it goes on.
+    pub fn detach(&mut self, peer: PeerId) {
+        self.serving.detach(peer);
+    }
+
+    /// How fit a connection of this core is to serve. Nothing comes of it for one that serves nothing and has nothing
+    /// open: tell it again when it offers something.
+    pub fn set_standing(&mut self, peer: PeerId, standing: Standing) {
+        if self.serving.set_standing(peer, standing)
+            && self
+                .serving
+                .find(peer)
+                .is_some_and(|at| self.serving.is_announced(at))
+        {
+            self.post.announce(News::Letter(Letter::Standing {
+                server: peer,
+                standing,
+            }));
+        }
+    }
+
+    /// Tells the other cores of an offer behind it, if its peer is not fit.
+    fn announce_standing(&mut self, peer: PeerId) {
+        let Some(at) = self.serving.find(peer) else { return };
+        let standing = self.serving[at].standing;
+        if !standing.is_fit() {
+            self.post.announce(News::Letter(Letter::Standing {
+                server: peer,
+                standing,
+            }));
+        }
+    }
+
+    /// Other rules from now on; what is open or waits stays where it is.
+    pub fn set_routes(&mut self, routes: Arc<Routes>) {
+        self.serving.set_routes(routes);
+    }
+
+    /// Each offer as this core sees it.
+    pub fn services(&self) -> impl Iterator<Item = ServiceRow<'_>> {
+        self.serving.rows()
+    }
+
+    /// Whether a peer offers something, or has something of this core's connections open.
+    #[must_use]
+    pub fn is_serving(&self, peer: PeerId) -> bool {
+        self.serving
+            .find(peer)
+            .is_some_and(|at| self.serving[at].is_busy())
+    }
+
+    /// How much of this core's connections is open at a peer.
+    #[must_use]
+    pub fn has_open(&self, peer: PeerId) -> usize {
+        self.serving
+            .find(peer)
+            .map_or(0, |at| self.serving[at].open.len())
     }
 
     /// Ends a subscription or an offer, for its peer cancelled it. Calls open at the peer go on.
@@ -116,7 +201,11 @@ impl Shard {
     /// cancelled onwards ([`Shard::poll_cancelled`]), calls open at it fail ([`Shard::poll_failed`], on every core).
     pub fn peer_lost(&mut self, peer: PeerId) {
         self.asker_lost(peer);
-        if self.server_lost(peer) {
+        let is_announced = self
+            .serving
+            .find(peer)
+            .is_some_and(|at| self.serving.is_announced(at));
+        if self.server_lost(peer) && is_announced {
             self.post
                 .announce(News::Letter(Letter::ServerLost { server: peer }));
         }
@@ -288,6 +377,16 @@ impl Shard {
             self.topics.forget(pattern);
             self.topics.release(pattern);
         }
+    }
+}
+
+fn check_group(group: Option<&str>) -> Result<(), Refusal> {
+    match group {
+        Some(name) if name.is_empty() || name.len() > GROUP_BYTES_MAX => Err(Refusal::fixed(
+            Code::InvalidArgument,
+            "a group's name has 1 to 255 bytes",
+        )),
+        _ => Ok(()),
     }
 }
 

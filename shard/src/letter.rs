@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use fluxar_protocol::Id;
 
+use crate::offering::{Offering, Standing};
 use crate::peer::PeerId;
 use crate::runs::Run;
 
@@ -41,8 +42,15 @@ pub enum Letter {
         sub: Id,
         /// The methods.
         pattern: Arc<str>,
-        /// Its share, relative to the others'.
-        weight: u32,
+        /// Its terms.
+        offering: Arc<Offering>,
+    },
+    /// How fit a serving peer of the sending core is. Comes behind its offer.
+    Standing {
+        /// Who serves.
+        server: PeerId,
+        /// Whether it gets new calls.
+        standing: Standing,
     },
     /// That offer is over; calls open at the peer go on.
     Withdraw {

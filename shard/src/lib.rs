@@ -45,4 +45,5 @@ pub use peer::PeerId;
 pub use refusal::Refusal;
 pub use routes::Routes;
 pub use runs::Run;
+pub use serving::ServiceRow;
 pub use shard::{Seed, Shard};

@@ -52,6 +52,8 @@ pub struct Shard {
     pub(crate) unknown_answers: u64,
     pub(crate) unheard_events: u64,
     pub(crate) orphaned_events: u64,
+    /// The last time that was told.
+    pub(crate) now_us: u64,
 }
 
 impl Shard {
@@ -70,7 +72,7 @@ impl Shard {
             subscriptions: Subscriptions::new(hasher, limits),
             topics: Topics::new(hasher, limits.names_remembered),
             groups: Groups::new(hasher),
-            serving: Serving::new(core, hasher, limits.names_remembered),
+            serving: Serving::new(core, hasher, !seed.ids.rotate_left(32), limits.names_remembered),
             calls: Calls::new(core, hasher, limits),
             run: RunBuilder::default(),
             post: Post::new(core, cores),
@@ -81,6 +83,7 @@ impl Shard {
             unknown_answers: 0,
             unheard_events: 0,
             orphaned_events: 0,
+            now_us: 0,
         }
     }
 
@@ -109,6 +112,12 @@ impl Shard {
         }
     }
 
+    /// It is this late, µs by a clock that never goes back. First in each turn.
+    pub fn handle_time(&mut self, now_us: u64) {
+        self.now_us = self.now_us.max(now_us);
+        self.serving.handle_time(self.now_us);
+    }
+
     /// Takes a letter from another core.
     pub fn handle_letter(&mut self, from: u16, letter: Letter) -> Arrival {
         match letter {
@@ -125,9 +134,12 @@ impl Shard {
                 server,
                 sub,
                 pattern,
-                weight,
+                offering,
             } => {
-                self.serving.offer(server, sub, &pattern, weight);
+                self.serving.offer(server, sub, &pattern, &offering);
+            }
+            Letter::Standing { server, standing } => {
+                self.serving.set_standing(server, standing);
             }
             Letter::Withdraw { server, sub } => self.serving.withdraw_named(server, sub),
             Letter::ServerLost { server } => {

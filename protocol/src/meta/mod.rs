@@ -98,6 +98,12 @@ impl<'a> Meta<'a> {
         self.read(key, head::as_text)
     }
 
+    /// Whether a key, whatever its name, has exactly this text as its value.
+    #[must_use]
+    pub fn has_text(&self, key: &str, text: &str) -> bool {
+        self.get(key).and_then(head::as_text) == Some(text)
+    }
+
     /// How many events stand behind the header of a run: `run` is their count, or, for logged ones, their
     /// positions.
     ///

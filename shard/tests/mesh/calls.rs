@@ -3,7 +3,7 @@
 use fluxar_protocol::{Code, Id};
 use fluxar_shard::{AnswerRoute, Limits, PeerId, Route};
 
-use crate::world::{Outcome, World, id};
+use crate::world::{Outcome, World, id, offering};
 
 struct Lab {
     world: World,
@@ -22,7 +22,7 @@ impl Lab {
         let peer = self.world.connect(core, slot, 0);
         self.world
             .shard(peer)
-            .serve(peer, id(1_000_000), pattern, weight)
+            .serve(peer, id(1_000_000), pattern, offering(weight))
             .unwrap();
         self.world.settle();
         peer
@@ -77,31 +77,31 @@ fn weights_are_shares_of_what_is_in_flight() {
     for _ in 0..40 {
         lab.call(asker, "m").unwrap();
     }
-    assert_eq!((lab.world.served[&heavy], lab.world.served[&light]), (30, 10));
+    let (heavy, light) = (lab.world.served[&heavy], lab.world.served[&light]);
+    assert!((28..=32).contains(&heavy), "{heavy} and {light}");
 }
 
 #[test]
-fn equal_servers_take_turns_and_one_of_this_core_goes_first() {
+fn equal_servers_share_and_one_of_this_core_goes_first() {
     let mut lab = Lab::new(2);
     let asker = lab.world.connect(0, 0, 0);
     let far = [1, 2, 3].map(|slot| lab.serve(1, slot, "m", 1));
-    for _ in 0..9 {
+    for _ in 0..900 {
         let route = lab.call(asker, "m").unwrap();
         lab.answer(route);
     }
-    assert_eq!(far.map(|peer| lab.world.served[&peer]), [3; 3]);
+    for peer in far {
+        let served = lab.world.served[&peer];
+        assert!((240..=360).contains(&served), "{served} of 900");
+    }
     let near = lab.serve(0, 4, "m", 1);
-    for _ in 0..9 {
+    for _ in 0..900 {
         let route = lab.call(asker, "m").unwrap();
-        assert_eq!(route.server, near);
         lab.answer(route);
     }
-    let held = lab.call(asker, "m").unwrap();
-    assert_eq!(held.server, near);
-    assert!(
-        far.contains(&lab.call(asker, "m").unwrap().server),
-        "the near one is busier"
-    );
+    // Two of four are drawn: it is one of them half of the time, and then it gets the call.
+    let served = lab.world.served[&near];
+    assert!((380..=520).contains(&served), "{served} of 900");
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn more_servers_than_are_compared_all_get_calls() {
     for slot in 1..=servers {
         lab.serve(0, slot, "m", 1);
     }
-    for _ in 0..servers {
+    for _ in 0..20 * servers {
         let route = lab.call(asker, "m").unwrap();
         lab.answer(route);
     }

@@ -4,7 +4,7 @@ use fluxar_protocol::Code;
 use fluxar_shard::limits::{GROUP_BYTES_MAX, WEIGHT_MAX};
 use fluxar_shard::{Limits, PeerId, Refusal, Seed, Shard};
 
-use crate::world::id;
+use crate::world::{id, offering};
 
 fn shard(limits: Limits) -> Shard {
     Shard::new(
@@ -44,9 +44,9 @@ fn subscriptions_of_a_peer_and_of_a_core() {
     let mut shard = shard(limits);
     shard.subscribe(peer(1), id(1), "a", None).unwrap();
     shard.subscribe(peer(1), id(2), "a", Some("g")).unwrap();
-    shard.serve(peer(1), id(3), "a", 1).unwrap();
+    shard.serve(peer(1), id(3), "a", offering(1)).unwrap();
     assert_exhausted(shard.subscribe(peer(1), id(4), "b", None), "3");
-    assert_exhausted(shard.serve(peer(1), id(4), "b", 1), "3");
+    assert_exhausted(shard.serve(peer(1), id(4), "b", offering(1)), "3");
     shard.subscribe(peer(2), id(1), "a", None).unwrap();
     shard.subscribe(peer(2), id(2), "a", None).unwrap();
     assert_exhausted(shard.subscribe(peer(3), id(1), "a", None), "5");
@@ -77,7 +77,7 @@ fn pattern_bytes() {
     });
     shard.subscribe(peer(1), id(1), "abcde", Some("fg")).unwrap();
     assert_exhausted(shard.subscribe(peer(1), id(2), "abcd", None), "10 bytes");
-    shard.serve(peer(1), id(2), "abc", 1).unwrap();
+    shard.serve(peer(1), id(2), "abc", offering(1)).unwrap();
     assert_eq!(shard.counts().pattern_bytes, 10);
     shard.peer_lost(peer(1));
     assert_eq!(shard.counts().pattern_bytes, 0);
@@ -90,7 +90,7 @@ fn open_calls_of_a_peer_and_of_a_core() {
         calls_per_core: 3,
         ..Limits::default()
     });
-    shard.serve(peer(9), id(1), "m", 1).unwrap();
+    shard.serve(peer(9), id(1), "m", offering(1)).unwrap();
     let first = shard.call(peer(1), id(1), "m").unwrap();
     shard.call(peer(1), id(2), "m").unwrap();
     assert_exhausted(shard.call(peer(1), id(3), "m").map(drop), "2");
@@ -116,11 +116,14 @@ fn what_is_not_a_subscription() {
     }
     for (pattern, weight) in [("a", 0), ("a", WEIGHT_MAX + 1), ("$keys.get", 1), ("a.>.b", 1)] {
         assert_eq!(
-            shard.serve(peer(1), id(1), pattern, weight).unwrap_err().code,
+            shard
+                .serve(peer(1), id(1), pattern, offering(weight))
+                .unwrap_err()
+                .code,
             Code::InvalidArgument
         );
     }
-    shard.serve(peer(1), id(1), "a", WEIGHT_MAX).unwrap();
+    shard.serve(peer(1), id(1), "a", offering(WEIGHT_MAX)).unwrap();
     assert_eq!(
         shard.subscribe(peer(1), id(1), "b", None).unwrap_err().code,
         Code::AlreadyExists

@@ -6,7 +6,7 @@ use fluxar_protocol::{Id, target};
 use fluxar_shard::{Counts, Limits, PeerId};
 use proptest::prelude::*;
 
-use crate::world::{Outcome, World, id};
+use crate::world::{Outcome, World, id, offering};
 
 const PATTERNS: &[&str] = &[
     "a", "b", "a.b", "a.c", "b.c", "a.b.c", "*", ">", "a.*", "*.b", "*.*", "a.>", "*.b.>", "a.*.c", "b.>",
@@ -161,7 +161,10 @@ impl Model {
                 weight,
             } => {
                 let (peer, pattern, id) = (self.peers[peer], PATTERNS[pattern], id(self.fresh()));
-                self.world.shard(peer).serve(peer, id, pattern, weight).unwrap();
+                self.world
+                    .shard(peer)
+                    .serve(peer, id, pattern, offering(weight))
+                    .unwrap();
                 self.subs.push(Sub {
                     peer,
                     id,

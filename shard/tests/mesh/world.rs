@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use fluxar_protocol::frame::PREFIX_BYTES;
 use fluxar_protocol::{Batch, Envelope, Form, Id, Kind};
 
-use fluxar_shard::{AnswerRoute, Arrival, Grouped, Letter, Limits, PeerId, Route, Seed, Shard};
+use fluxar_shard::{AnswerRoute, Arrival, Grouped, Letter, Limits, Offering, PeerId, Route, Seed, Shard};
 
 pub(crate) fn id(number: u64) -> Id {
     let mut id = [0; 16];
@@ -33,6 +33,18 @@ pub(crate) fn event(topic: &str, nth: u64) -> Vec<u8> {
     }
     .encode(Form::Compact, &mut out);
     out
+}
+
+/// Terms that say nothing but a weight.
+pub(crate) fn offering(weight: u32) -> Offering {
+    Offering {
+        fleet: None,
+        weight,
+        in_flight_max: u32::MAX,
+        zone: None,
+        credit_bytes: 1 << 16,
+        name: "echo".into(),
+    }
 }
 
 /// How a call ended.
