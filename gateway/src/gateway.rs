@@ -1,9 +1,10 @@
 //! A running gateway: listeners, one thread a core, and the way to stop it. The binary and the tests start it here.
 
 use std::io;
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fluxar_engine::listener::{Address, Listener, ListenerId, RELEASE_PATIENCE};
 use fluxar_engine::mail::{self, Control, Endpoint};
@@ -16,19 +17,54 @@ use crate::counters::Counters;
 use crate::front::Front;
 use crate::mail::Mail;
 use crate::outbox::Framing;
+use crate::upstreams::Services;
+use crate::upstreams::announcer::Announcer;
+use crate::upstreams::resolver::{self, Resolver};
 use crate::worker::{Turn, Worker};
 
 /// The driver of a running gateway, and what its mail carries.
 type Socket = <UringDriver as fluxar_engine::driver::Driver>::Socket;
 type Post = Parcel<Socket, Mail>;
 
+/// No dial takes longer, whatever an upstream's `connect_ms` says.
+const CONNECT_MS_MOST: u64 = 60_000;
+
 /// A gateway that runs. Dropping it leaves its threads running; call [`Gateway::stop`].
 pub struct Gateway {
     addresses: Vec<Address>,
     processors: Vec<usize>,
-    control: Control<Post>,
+    mailman: Arc<Mailman>,
+    resolver: Resolver,
     cores: Vec<JoinHandle<io::Result<CoreEnd>>>,
     ends: mpsc::Receiver<usize>,
+}
+
+/// Posts to the cores from threads that are none.
+struct Mailman {
+    control: Mutex<Control<Post>>,
+    /// The gateway stops: what finds no room is not worth waiting for.
+    stopping: AtomicBool,
+}
+
+impl Mailman {
+    fn control(&self) -> MutexGuard<'_, Control<Post>> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Posts to a core, and waits for room in its mailbox unless it is `over`; then false.
+    fn post(&self, core: usize, mail: Mail, over: impl Fn() -> bool) -> bool {
+        let mut mail = Parcel::from(mail);
+        loop {
+            // Not held over the wait.
+            let result = self.control().post(core, mail);
+            match result {
+                Ok(()) => return true,
+                Err(_) if over() => return false,
+                Err(back) => mail = back,
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 /// Why a gateway could not be started.
@@ -80,6 +116,7 @@ struct Seat {
     listeners: Vec<Arc<Listener>>,
     endpoint: Endpoint<Post>,
     board: Board,
+    announcer: Arc<Announcer>,
     config: Config,
 }
 
@@ -102,6 +139,7 @@ impl Gateway {
         let hub = UringHub::new(cores).map_err(StartError::System)?;
         let (mut control, endpoints) = mail::mesh(cores, config.engine.mailbox_letters);
         let board = Board::new(cores);
+        let announcer = Arc::new(Announcer::new(cores));
         let mut epoch = [0; 8];
         getrandom::fill(&mut epoch).map_err(|error| StartError::System(io::Error::other(error)))?;
         // Positive as a signed number too: some clients know no others.
@@ -120,6 +158,7 @@ impl Gateway {
                 listeners: listeners.clone(),
                 endpoint,
                 board: board.clone(),
+                announcer: Arc::clone(&announcer),
                 config: config.clone(),
             };
             let (ready, end) = (ready.clone(), end.clone());
@@ -137,10 +176,23 @@ impl Gateway {
             control.attach(core, Box::new(hub.waker(core)));
         }
         drop(ready);
+        let mailman = Arc::new(Mailman {
+            control: Mutex::new(control),
+            stopping: AtomicBool::new(false),
+        });
+        let resolver = {
+            let mailman = Arc::clone(&mailman);
+            Resolver::start(resolver::system(), move |resolved| {
+                let over = || mailman.stopping.load(Ordering::Relaxed);
+                (0..cores).all(|core| mailman.post(core, Mail::Resolved(Arc::clone(&resolved)), over))
+            })
+            .map_err(StartError::System)?
+        };
         let gateway = Self {
             addresses,
             processors,
-            control,
+            mailman,
+            resolver,
             cores: threads,
             ends,
         };
@@ -159,7 +211,21 @@ impl Gateway {
                 }
             }
         }
+        gateway.set_services(&Arc::new(config.services()));
         Ok(gateway)
+    }
+
+    /// Replaces the rules, the upstreams and what else is said about services, on every core: connections that the new
+    /// ones still have go on undisturbed.
+    pub fn set_services(&self, services: &Arc<Services>) {
+        for core in 0..self.cores.len() {
+            // Only a core that has ended keeps its mailbox full.
+            let over = || self.cores[core].is_finished();
+            self.mailman
+                .post(core, Mail::Services(Arc::clone(services)), over);
+        }
+        // Behind the letters: an answer about an upstream that a core has not heard of would be lost on it.
+        self.resolver.set_services(Arc::clone(services));
     }
 
     /// Where it listens, with the real port where port 0 was asked for.
@@ -187,17 +253,11 @@ impl Gateway {
     }
 
     /// Says goodbye to all clients, flushes, and ends; returns how each core ended.
-    pub fn stop(mut self) -> Vec<io::Result<CoreEnd>> {
+    pub fn stop(self) -> Vec<io::Result<CoreEnd>> {
+        self.mailman.stopping.store(true, Ordering::Relaxed);
         for core in 0..self.cores.len() {
-            let mut mail = Parcel::from(Mail::Stop);
-            while let Err(back) = self.control.post(core, mail) {
-                // Only a core that has ended keeps its mailbox full.
-                if self.cores[core].is_finished() {
-                    break;
-                }
-                mail = back;
-                thread::yield_now();
-            }
+            self.mailman
+                .post(core, Mail::Stop, || self.cores[core].is_finished());
         }
         self.cores
             .into_iter()
@@ -291,6 +351,8 @@ impl Seat {
             // The front says why it refuses one too many; this is the bound behind that.
             connections_max: self.config.limits.connections as usize + 1024,
             handshake_ms: u64::from(self.config.limits.handshake_ms),
+            // The front holds each upstream's own time; this is the bound behind that.
+            connect_ms: CONNECT_MS_MOST,
             // What one turn may bring to a connection before its pause takes hold; larger buffers bring more.
             held_bytes_max: ReactorConfig::default()
                 .held_bytes_max
@@ -301,7 +363,7 @@ impl Seat {
         let entropy = Box::new(|bytes: &mut [u8]| {
             getrandom::fill(bytes).expect("the kernel has randomness once it is up");
         });
-        let front = Front::new(
+        let mut front = Front::new(
             self.core as u16,
             self.cores as u16,
             self.config.limits.clone(),
@@ -309,6 +371,7 @@ impl Seat {
             self.epoch,
             entropy,
         );
+        front.set_announcer(self.announcer);
         Ok(Worker::new(reactor, front))
     }
 }
