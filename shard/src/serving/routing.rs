@@ -8,6 +8,7 @@ use fluxar_protocol::meta::Meta;
 use fluxar_protocol::target;
 use foldhash::fast::FixedState;
 
+use super::{Serving, UNNAMED};
 use crate::ids::Ids;
 use crate::routes::{Balance, Routes, Rule, SHARE_ALL};
 
@@ -132,4 +133,64 @@ fn is_in_share(share: u32, key: Option<&[u8]>, salt: u64, random: &mut Ids) -> b
 /// What a rule is, without its share: raising the share keeps those who are in it already.
 fn salt(rule: &Rule) -> u64 {
     FixedState::with_seed(SIDES).hash_one((&rule.methods, &rule.meta, &rule.fleet))
+}
+
+impl Serving {
+    /// Other rules from now on. What is open, and what waits, stays where it is.
+    pub(crate) fn set_routes(&mut self, routes: Arc<Routes>) {
+        let old = std::mem::take(&mut self.routing.fleets);
+        for (_, fleet) in &mut self.fleets {
+            fleet.is_ruled = fleet.name.is_none();
+        }
+        let mut fleets = Vec::with_capacity(routes.rules.len());
+        for rule in &routes.rules {
+            let mut ruled = |name: &str| {
+                let fleet = self.fleet(Some(&name.into()));
+                self.fleets[fleet as usize].is_ruled = true;
+                fleet
+            };
+            let fleet = rule.fleet.as_deref().map_or(UNNAMED, &mut ruled);
+            let mirror = rule.mirror.as_ref().map(|mirror| ruled(&mirror.fleet));
+            fleets.push((fleet, mirror));
+        }
+        self.routing = Routing::new(routes, fleets);
+        for at in old
+            .into_iter()
+            .flat_map(|(fleet, mirror)| [Some(fleet), mirror])
+            .flatten()
+        {
+            if self.fleets.contains(at as usize) {
+                self.release_fleet(at);
+            }
+        }
+        self.remembered.clear();
+        for (_, set) in &mut self.sets {
+            set.table.is_stale = true; // who may be left out, and for how long, may have changed
+        }
+        let servers: Vec<u32> = self.servers.iter().map(|(at, _)| at as u32).collect();
+        for at in servers {
+            self.locate(at);
+        }
+    }
+
+    /// Finds out what a method's calls may come to, and remembers it.
+    pub(super) fn learn(&mut self, hash: u64, method: &str) -> Option<usize> {
+        let set_in = |fleet: u32| {
+            let patterns = &self.fleets[fleet as usize].patterns;
+            patterns.best_match(method).and_then(|pattern| patterns[pattern])
+        };
+        let ruled = |(rule, (fleet, mirror)): (u32, (u32, Option<u32>))| Ruled {
+            rule,
+            set: set_in(fleet),
+            mirror: mirror.and_then(set_in),
+        };
+        let known = Known {
+            set: set_in(UNNAMED),
+            ruled: self.routing.of_method(method).map(ruled).collect(),
+        };
+        if known.set.is_none() && known.ruled.is_empty() {
+            return None; // names that nobody serves are not worth remembering
+        }
+        Some(self.remembered.insert(hash, method, known))
+    }
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::budget::Budget;
+use super::table::Table;
+use super::{Offer, Serving};
 
 /// Names a set for as long as it lives; a later one in its place has another serial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,23 +48,6 @@ pub(crate) struct Set {
     pub(crate) has_waiting: bool,
     /// It is told already that something changed for them.
     pub(crate) is_told: bool,
-}
-
-/// Who of a small set is ready: fit, and not ejected. Those of this gateway's zone first.
-#[derive(Debug, Default)]
-pub(crate) struct Table {
-    /// Places among the members.
-    pub(crate) ready: Vec<u32>,
-    /// How many of them are of this gateway's zone.
-    pub(crate) near: usize,
-    /// The sum of the weights up to and with each.
-    pub(crate) sums: Vec<u64>,
-    /// All have the same weight.
-    pub(crate) is_even: bool,
-    /// Something changed since it was made.
-    pub(crate) is_stale: bool,
-    /// Then somebody comes back.
-    pub(crate) review_us: u64,
 }
 
 impl Set {
@@ -115,6 +100,68 @@ impl Set {
                 .filter(|member| member.weight == heaviest)
                 .count();
             self.heaviest = (heaviest, having);
+        }
+    }
+}
+
+impl Serving {
+    /// Lets a set go in which nobody is, and for which no call waits.
+    pub(super) fn release_set(&mut self, at: u32) {
+        let set = &self.sets[at as usize];
+        if set.members.is_empty() && !set.has_waiting && !set.is_told {
+            self.sets.remove(at as usize);
+        }
+    }
+
+    /// Puts an offer among the fit ones of its set, or out of them.
+    pub(super) fn set_fit(&mut self, offer: u32, is_fit: bool) {
+        let Offer { set, at_set, .. } = self.offers[offer as usize];
+        let set = &mut self.sets[set as usize];
+        let at = at_set as usize;
+        if (at < set.fit) == is_fit {
+            return;
+        }
+        let to = if is_fit { set.fit } else { set.fit - 1 };
+        set.fit = if is_fit { set.fit + 1 } else { to };
+        set.members.swap(at, to);
+        set.table.is_stale = true;
+        for at in [at, to] {
+            self.offers[set.members[at].offer as usize].at_set = at as u32;
+        }
+    }
+
+    /// Whether calls wait for room in a set: [`Serving::pop_moved`] names it when there may be some.
+    pub(crate) fn set_waiting(&mut self, id: SetId, has_waiting: bool) {
+        let Some(set) = self
+            .sets
+            .get_mut(id.at as usize)
+            .filter(|set| set.serial == id.serial)
+        else {
+            return;
+        };
+        match (std::mem::replace(&mut set.has_waiting, has_waiting), has_waiting) {
+            (false, true) => self.waiting += 1,
+            (true, false) => self.waiting -= 1,
+            _ => {}
+        }
+        self.release_set(id.at);
+    }
+
+    /// The next set with waiting calls in which something changed: room, somebody new, or nobody left.
+    pub(crate) fn pop_moved(&mut self) -> Option<SetId> {
+        let at = self.moved.pop_front()?;
+        let set = &mut self.sets[at as usize];
+        set.is_told = false;
+        let serial = set.serial;
+        self.release_set(at);
+        Some(SetId { at, serial })
+    }
+
+    pub(super) fn tell(&mut self, at: u32) {
+        let set = &mut self.sets[at as usize];
+        if set.has_waiting && !set.is_told {
+            set.is_told = true;
+            self.moved.push_back(at);
         }
     }
 }
