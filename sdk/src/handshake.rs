@@ -77,6 +77,8 @@ pub(crate) type Authenticate = Arc<dyn Fn(Option<&Auth>) -> Result<()> + Send + 
 pub(crate) struct Opened {
     /// The largest frame that the other side takes.
     pub(crate) max_frame_bytes: usize,
+    /// What it lets this side send on each stream at the start.
+    pub(crate) credit_bytes: u32,
     pub(crate) agent: String,
     pub(crate) form: Form,
     /// What stood behind the handshake in its frame.
@@ -147,6 +149,7 @@ pub(crate) async fn open(
         .map_err(|fault| refused(Code::InvalidArgument, &fault.to_string()))?;
     Ok(Opened {
         max_frame_bytes: sane_frame_limit(welcome.max_frame)?,
+        credit_bytes: welcome.credit,
         agent: welcome.agent.to_owned(),
         form: options.form,
         rest: body.slice(envelopes.position()..),
@@ -202,7 +205,7 @@ pub(crate) async fn accept(
     };
     let form = Handshake::answer_form(form);
     match opened {
-        Ok((max_frame_bytes, agent)) => {
+        Ok(greeted) => {
             let mut session = [0; 16];
             ids::random(&mut session)?;
             let welcome = Welcome {
@@ -227,10 +230,9 @@ pub(crate) async fn accept(
             )
             .await?;
             Ok(Opened {
-                max_frame_bytes,
-                agent,
                 form,
                 rest: body.slice(envelopes.position()..),
+                ..greeted
             })
         }
         Err(error) => {
@@ -272,7 +274,8 @@ async fn hang_up(reader: &mut Reader, writer: &mut Writer, farewell: Farewell) {
     drop(tokio::time::timeout(DRAIN, done).await);
 }
 
-fn check(envelope: &Envelope<'_>, authenticate: Option<&Authenticate>) -> Result<(usize, String)> {
+/// What a hello comes to, if it is let in.
+fn check(envelope: &Envelope<'_>, authenticate: Option<&Authenticate>) -> Result<Opened> {
     let fault = |fault: fluxar_protocol::Fault| refused(fault.code(), &fault.to_string());
     Handshake::default().admit(envelope).map_err(fault)?;
     let hello = Hello::decode(envelope.payload).map_err(fault)?;
@@ -288,7 +291,13 @@ fn check(envelope: &Envelope<'_>, authenticate: Option<&Authenticate>) -> Result
         });
         authenticate(auth.as_ref())?;
     }
-    Ok((sane_frame_limit(hello.max_frame)?, hello.agent.to_owned()))
+    Ok(Opened {
+        max_frame_bytes: sane_frame_limit(hello.max_frame)?,
+        credit_bytes: hello.credit,
+        agent: hello.agent.to_owned(),
+        form: Form::Compact,
+        rest: Bytes::new(),
+    })
 }
 
 #[derive(serde::Serialize)]

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use fluxar_protocol::{Code, Envelope, Form, Id, Kind, target};
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{Notify, oneshot, watch},
     task::AbortHandle,
 };
 
@@ -24,6 +24,7 @@ use crate::{
     outbox::{Batch, NotQueued, Outbox},
     peer::Shared,
     receive::{End, Receiver},
+    streams::Streams,
     wire::{Farewell, Reader, Writer},
 };
 
@@ -31,7 +32,21 @@ use crate::{
 const DRAIN: Duration = Duration::from_millis(fluxar_protocol::limits::CLOSE_DRAIN_MS as u64);
 
 type OpenCalls = HashMap<Id, oneshot::Sender<Result<Bytes>>, foldhash::fast::RandomState>;
-type Serving = HashMap<Id, AbortHandle, foldhash::fast::RandomState>;
+type Serving = HashMap<Id, Running, foldhash::fast::RandomState>;
+
+/// A handler that runs for a call or a stream of the other side.
+#[derive(Debug)]
+pub(crate) struct Running {
+    task: AbortHandle,
+    /// The method that was asked for.
+    method: Bytes,
+}
+
+impl Running {
+    pub(crate) fn new(task: AbortHandle, method: Bytes) -> Self {
+        Self { task, method }
+    }
+}
 
 /// Who dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +84,11 @@ pub(crate) struct Link {
     pub(crate) role: Role,
     calls: Mutex<OpenCalls>,
     serving: Mutex<Serving>,
+    /// For who waits until handlers have done: one has.
+    handled: Notify,
+    pub(crate) streams: Streams,
+    /// What the other side lets this one send on each stream at the start.
+    pub(crate) peer_credit_bytes: u32,
     /// What the other side subscribed to, and offered to serve, here.
     interest: Mutex<Vec<Interest>>,
     phase: watch::Sender<Phase>,
@@ -86,6 +106,9 @@ impl Link {
             role,
             calls: Mutex::default(),
             serving: Mutex::default(),
+            handled: Notify::new(),
+            streams: Streams::default(),
+            peer_credit_bytes: opened.credit_bytes,
             interest: Mutex::default(),
             phase: watch::Sender::new(Phase::Open),
         }
@@ -176,13 +199,60 @@ impl Link {
             }
             done => done,
         };
+        self.handled();
         if let Err(NotQueued::TooLarge { bytes, bytes_max }) = sent {
             let message = format!("the answer takes {bytes} bytes, and its caller takes {bytes_max}");
             self.refuse(Kind::Call, call, &Error::new(Code::ResourceExhausted, message));
         }
     }
 
-    fn reply<'a>(&self, kind: Kind, to: Id, payload: &'a [u8], error: Option<&'a [u8]>) -> Envelope<'a> {
+    /// A handler has done, and is no longer among those that run.
+    pub(crate) fn handled(&self) {
+        self.handled.notify_waiters();
+    }
+
+    /// Nobody waits for what this handler does any more: it is dropped where it awaits. False if it does not run.
+    pub(crate) fn abort(&self, id: Id) -> bool {
+        let Some(running) = self.lock_serving().remove(&id) else {
+            return false;
+        };
+        running.task.abort();
+        self.handled();
+        true
+    }
+
+    /// Waits until the handlers have done that run now for methods that match.
+    pub(crate) async fn handlers_done(&self, pattern: &str) {
+        let matches = |running: &Running| {
+            std::str::from_utf8(&running.method).is_ok_and(|method| target::matches(pattern, method))
+        };
+        let mut left: Vec<Id> = self
+            .lock_serving()
+            .iter()
+            .filter_map(|(id, running)| matches(running).then_some(*id))
+            .collect();
+        loop {
+            let handled = self.handled.notified();
+            tokio::pin!(handled);
+            handled.as_mut().enable(); // from here on none is missed
+            {
+                let serving = self.lock_serving();
+                left.retain(|id| serving.contains_key(id));
+            }
+            if left.is_empty() {
+                return;
+            }
+            handled.await;
+        }
+    }
+
+    pub(crate) fn reply<'a>(
+        &self,
+        kind: Kind,
+        to: Id,
+        payload: &'a [u8],
+        error: Option<&'a [u8]>,
+    ) -> Envelope<'a> {
         Envelope {
             kind,
             id: self.ids.next(),
@@ -227,15 +297,48 @@ impl Link {
         self.send_control(&self.reply(Kind::Cancel, exchange, &[], None));
     }
 
+    /// Takes back an offer of this side and waits until the other side has confirmed that: no new call comes for it
+    /// then. The offer is no longer among the peer's subscriptions.
+    pub(crate) async fn take_back(&self, offer: Id, timeout: Duration) -> Result<()> {
+        let (sender, confirmed) = oneshot::channel();
+        self.lock_calls().insert(offer, sender);
+        let waiting = OpenExchange {
+            link: self,
+            id: offer,
+            is_sent: false, // there is nothing that would cancel a cancel
+            is_answered: false,
+        };
+        self.cancel(offer);
+        let confirmed = tokio::time::timeout(timeout, confirmed).await;
+        drop(waiting);
+        match confirmed {
+            Ok(confirmed) => confirmed
+                .unwrap_or_else(|_| Err(self.lost("it was closed")))
+                .map(drop),
+            Err(_) => {
+                let message = format!(
+                    "the other side did not confirm the end of the offer within {} ms",
+                    timeout.as_millis()
+                );
+                Err(Error::from_origin(Origin::Timeout, Code::DeadlineExceeded, message).at(&self.address))
+            }
+        }
+    }
+
+    /// Whether something of the other side's has this id.
+    pub(crate) fn is_open(&self, id: Id) -> bool {
+        self.has_interest(id) || self.lock_serving().contains_key(&id) || self.streams.contains(id)
+    }
+
     /// Whether a subscription or offer of the other side has this id.
-    pub(crate) fn has_interest(&self, id: Id) -> bool {
+    fn has_interest(&self, id: Id) -> bool {
         self.lock_interest().iter().any(|known| known.id == id)
     }
 
     /// Remembers a subscription or offer of the other side. Refuses it when there are too many, and when something
     /// with its id is open already [P-3.3].
     pub(crate) fn add_interest(&self, new: Interest) -> Result<()> {
-        if self.has_interest(new.id) || self.lock_serving().contains_key(&new.id) {
+        if self.is_open(new.id) {
             return Err(Error::new(
                 Code::AlreadyExists,
                 "something with this id is open already",
@@ -342,9 +445,13 @@ impl Link {
         for waiting in calls.into_values() {
             drop(waiting.send(Err(self.lost(why.message()).because(why.clone()))));
         }
-        for (_, handler) in self.lock_serving().drain() {
-            handler.abort();
+        for channel in self.streams.drain() {
+            channel.lose(&self.lost(why.message()).because(why.clone()));
         }
+        for (_, running) in self.lock_serving().drain() {
+            running.task.abort();
+        }
+        self.handled();
     }
 }
 

@@ -1,12 +1,15 @@
 //! What arrives and is handed to the application: events and requests.
 
-use std::{fmt, str, time::Duration};
+use std::{
+    fmt, str,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
-use fluxar_protocol::{Envelope, Id, meta::Meta};
+use fluxar_protocol::{Code, Envelope, Id, meta::Meta};
 use serde::de::DeserializeOwned;
 
-use crate::{Peer, Result, codec};
+use crate::{Error, ItemStream, Origin, Peer, Result, codec, streams::End};
 
 /// The fields that events and requests have in common. All share the memory of the frame that they arrived in, so a
 /// message that is kept for long keeps up to 64 KiB (or its frame, if that is larger).
@@ -98,12 +101,14 @@ impl Message {
     }
 }
 
-/// A call that arrived for a handler.
+/// A call, or the open of a stream, that arrived for a handler.
 #[derive(Debug, Clone)]
 pub struct Request {
     fields: Fields,
     timeout: Option<Duration>,
+    deadline: Option<Instant>,
     peer: Peer,
+    stream: Option<End>,
 }
 
 impl Request {
@@ -114,11 +119,42 @@ impl Request {
         Self {
             fields: Fields::new(frame, envelope),
             timeout: timeout_ms.map(Duration::from_millis),
+            deadline: timeout_ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms))),
             peer,
+            stream: None,
         }
     }
 
-    /// The method that was called.
+    pub(crate) fn of_stream(frame: &Bytes, envelope: &Envelope<'_>, peer: Peer, end: End) -> Self {
+        Self {
+            stream: Some(end),
+            ..Self::new(frame, envelope, peer)
+        }
+    }
+
+    pub(crate) fn method_bytes(&self) -> Bytes {
+        self.fields.target.clone()
+    }
+
+    /// The items that the opener of the stream sends, which can be taken once. Of a stream that carries only a request,
+    /// and of a call, there are none: it ends at once. The handler may read and send at the same time; what it does
+    /// not read the opener cannot send beyond its window.
+    pub fn items<T>(&self) -> ItemStream<T> {
+        match &self.stream {
+            None => ItemStream::never(None),
+            Some(end) if end.channel.take_reader() => ItemStream::new(end.clone()),
+            Some(_) => {
+                let message = "the items of this stream were taken before";
+                ItemStream::never(Some(Error::from_origin(
+                    Origin::Input,
+                    Code::FailedPrecondition,
+                    message,
+                )))
+            }
+        }
+    }
+
+    /// The method that was asked for.
     pub fn method(&self) -> &str {
         self.fields.target()
     }
@@ -136,9 +172,16 @@ impl Request {
         &self.fields.payload
     }
 
-    /// How long the caller waits, if it said so. The handler is dropped when that is over.
+    /// How long the caller waits, counted from the arrival here, if it said so. The handler is dropped when that is
+    /// over.
     pub fn timeout(&self) -> Option<Duration> {
         self.timeout
+    }
+
+    /// When that is over; to pass on to what the handler calls itself, with
+    /// [`Call::deadline`](crate::Call::deadline).
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 
     /// The W3C trace context that came with it.

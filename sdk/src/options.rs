@@ -18,6 +18,7 @@ pub(crate) struct Options {
     pub(crate) close_timeout: Duration,
     pub(crate) outbox_bytes: usize,
     pub(crate) open_calls_max: usize,
+    pub(crate) open_streams_max: usize,
     pub(crate) handlers_max: usize,
     pub(crate) subscription_queue: usize,
     pub(crate) stall: Duration,
@@ -37,6 +38,7 @@ impl Default for Options {
             close_timeout: Duration::from_secs(5),
             outbox_bytes: 4 * 1024 * 1024,
             open_calls_max: 65_536,
+            open_streams_max: 1024,
             handlers_max: 1024,
             subscription_queue: 1024,
             stall: Duration::from_secs(1),
@@ -67,9 +69,9 @@ macro_rules! option_methods {
             self
         }
 
-        /// Stream credit that this side grants at the start, in bytes. Default 64 KiB.
+        /// How many bytes of items the other side may send on each stream ahead of the application. Default 64 KiB.
         pub fn credit_bytes(mut self, bytes: u32) -> Self {
-            self.options.credit_bytes = bytes;
+            self.options.credit_bytes = bytes.max(1);
             self
         }
 
@@ -124,8 +126,16 @@ macro_rules! option_methods {
             self
         }
 
-        /// Most handlers that run at once for one peer; a call beyond it is answered `resource_exhausted`.
-        /// Default 1,024.
+        /// Most streams that this side has open at once on a connection; beyond it opening one fails
+        /// `resource_exhausted` at once. Default 1,024.
+        pub fn open_streams_max(mut self, streams: usize) -> Self {
+            self.options.open_streams_max = streams.max(1);
+            self
+        }
+
+        /// Most handlers that run at once for one peer, of calls and of streams together; what comes beyond it is
+        /// answered `resource_exhausted`. An offer to serve tells a gateway this number, unless it says another. Default
+        /// 1,024.
         pub fn handlers_max(mut self, handlers: usize) -> Self {
             self.options.handlers_max = handlers.max(1);
             self

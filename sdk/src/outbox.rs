@@ -8,7 +8,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fluxar_protocol::{Envelope, Form, frame, limits};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, futures::Notified};
 
 use crate::options::{BATCH_BYTES_MAX, CONTROL_RESERVE_BYTES};
 
@@ -179,6 +179,11 @@ impl Outbox {
         drop(queue);
         self.filled.notify_one();
         Ok(())
+    }
+
+    /// Completes when the writer has made room, or nothing is sent any more; from its `enable` on it misses nothing.
+    pub(crate) fn drained(&self) -> Notified<'_> {
+        self.drained.notified()
     }
 
     /// Everything queued, for the one writer; `None` once it is closed and all was taken. `written` is the batch that

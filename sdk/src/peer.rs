@@ -13,13 +13,15 @@ use tokio::sync::watch;
 
 use crate::{
     Error, Message, Origin, Request, Result, codec,
-    handlers::{self, Handlers},
+    handlers::{self, Handlers, Serves},
     ids::Ids,
     link::{self, Link},
+    offer::Serve,
     options::Options,
     receive::Refusals,
     request::Call,
-    subscribe::{Serve, Subscribe, SubscribeStream},
+    streams::{self, ItemSink, ItemStream, OpenStream},
+    subscribe::{Subscribe, SubscribeStream},
     subscriptions::Subscriptions,
 };
 
@@ -213,9 +215,96 @@ impl Peer {
         self.request(method).payload(argument).send().await
     }
 
-    /// A call with settings of its own: timeout, priority, trace.
+    /// A call with settings of its own: timeout, priority, key, whether it may be repeated.
     pub fn request<'a>(&'a self, method: &'a str) -> Call<'a> {
         Call::new(self, method)
+    }
+
+    /// Opens a stream: one request, and any number of items in answer, which arrive as the program takes them.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> fluxar::Result<()> {
+    /// use fluxar::{Client, ItemSink, Request, Server};
+    ///
+    /// let server = Server::bind("127.0.0.1:0").build().await?;
+    /// server.handle_stream("count", |req: Request, out: ItemSink<u32>| async move {
+    ///     for number in 0..req.payload()? {
+    ///         out.send(&number).await?;
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// # let url = server.url().to_owned();
+    /// # tokio::spawn(async move { server.run().await });
+    /// # let client = Client::connect(url).build().await?;
+    ///
+    /// let mut numbers = client.stream::<u32>("count", &3).await?;
+    /// let mut sum = 0;
+    /// while let Some(number) = numbers.next().await {
+    ///     sum += number?;
+    /// }
+    /// assert_eq!(sum, 3);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Dropping the [`ItemStream`] before its end cancels the stream: the handler at the other side is dropped. The open
+    /// is sent, and nothing waited for; what the other side has to say against it comes as the first item.
+    ///
+    /// # Errors
+    /// If the method is no name, the request cannot be encoded or is too large, the peer is not connected, or too many
+    /// streams are open.
+    pub async fn stream<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        request: &(impl Serialize + ?Sized),
+    ) -> Result<ItemStream<T>> {
+        self.request_stream(method).payload(request).open().await
+    }
+
+    /// Opens a stream on which both sides send items; each ends its own direction when it likes.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> fluxar::Result<()> {
+    /// use fluxar::{Client, ItemSink, Request, Server};
+    ///
+    /// let server = Server::bind("127.0.0.1:0").build().await?;
+    /// server.handle_stream("double", |req: Request, out: ItemSink<u32>| async move {
+    ///     let mut numbers = req.items::<u32>();
+    ///     while let Some(number) = numbers.next().await {
+    ///         out.send(&(2 * number?)).await?;
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// # let url = server.url().to_owned();
+    /// # tokio::spawn(async move { server.run().await });
+    /// # let client = Client::connect(url).build().await?;
+    ///
+    /// let (numbers, mut doubled) = client.duplex::<u32, u32>("double", &()).await?;
+    /// numbers.send(&20).await?;
+    /// numbers.send(&21).await?;
+    /// numbers.finish().await?;
+    /// assert_eq!(doubled.next().await.transpose()?, Some(40));
+    /// assert_eq!(doubled.next().await.transpose()?, Some(42));
+    /// assert!(doubled.next().await.is_none());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Peer::stream`].
+    pub async fn duplex<Out, In>(
+        &self,
+        method: &str,
+        request: &(impl Serialize + ?Sized),
+    ) -> Result<(ItemSink<Out>, ItemStream<In>)>
+    where
+        Out: Serialize + ?Sized,
+        In: DeserializeOwned,
+    {
+        self.request_stream(method).payload(request).duplex().await
+    }
+
+    /// A stream with settings of its own: timeout, priority, key, credit.
+    pub fn request_stream<'a>(&'a self, method: &'a str) -> OpenStream<'a> {
+        OpenStream::new(self, method)
     }
 
     /// Publishes to a topic, at most once: it is sent and not acknowledged. When the outbox is full this waits.
@@ -336,6 +425,22 @@ impl Peer {
         Fut: Future<Output = Result<T>> + Send + 'static,
         T: Serialize,
     {
+        let handler = Serves::Calls(handlers::erased(handler));
+        self.shared().handlers.add(pattern, handler)
+    }
+
+    /// [`Peer::handle`] for streams: answers those that the other side opens. See
+    /// [`Server::handle_stream`](crate::Server::handle_stream) for what a handler may do.
+    ///
+    /// # Errors
+    /// If the pattern is none.
+    pub fn handle_stream<F, Fut, T>(&self, pattern: &str, handler: F) -> Result<()>
+    where
+        F: Fn(Request, ItemSink<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+        T: Serialize + ?Sized,
+    {
+        let handler = Serves::Streams(streams::erased(handler));
         self.shared().handlers.add(pattern, handler)
     }
 
@@ -351,7 +456,21 @@ impl Peer {
         Fut: Future<Output = Result<T>> + Send + 'static,
         T: Serialize,
     {
-        Serve::new(self, pattern, handlers::erased(handler))
+        Serve::new(self, pattern, Serves::Calls(handlers::erased(handler)))
+    }
+
+    /// [`Peer::serve`] for streams: offers to answer those that are opened to methods that match. See
+    /// [`Server::handle_stream`](crate::Server::handle_stream) for what a handler may do.
+    ///
+    /// A gateway routes the calls and the streams of a method to the same offers, so whoever offers a pattern
+    /// should answer both or keep them apart by name.
+    pub fn serve_stream<F, Fut, T>(&self, pattern: &str, handler: F) -> Serve
+    where
+        F: Fn(Request, ItemSink<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+        T: Serialize + ?Sized,
+    {
+        Serve::new(self, pattern, Serves::Streams(streams::erased(handler)))
     }
 
     /// Asks the other side for a sign of life and returns how long that took.

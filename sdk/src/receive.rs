@@ -16,6 +16,7 @@ use crate::{
     link::{Interest, Link, Phase, Role},
     peer::Shared,
     stall::StallBudget,
+    streams::{self, Aftermath, Channel},
     subscriptions::{self, Entry},
     wire::{Broken, Reader},
 };
@@ -178,14 +179,14 @@ impl Receiver {
             Verb::Cancel(reference) => self.on_cancel(reference),
             Verb::Ping => self.link.accept(Kind::Ping, envelope.id, &[]),
             Verb::Ack(reference) => self.on_publish_refused(reference, envelope),
-            Verb::StreamOpen => {
-                let error = Error::new(
-                    Code::Unimplemented,
-                    "streams are not implemented by this peer yet",
-                );
-                self.link.refuse(Kind::Stream, envelope.id, &error);
+            Verb::StreamOpen => streams::start(&self.shared, &self.link, body, envelope),
+            Verb::StreamPart(reference) => {
+                if let Some(channel) = self.link.streams.get(reference) {
+                    let aftermath = channel.on_part(&self.link, envelope);
+                    self.after(&channel, aftermath);
+                }
             }
-            Verb::StreamPart(_) | Verb::Welcome(_) => {}
+            Verb::Welcome(_) => {}
             Verb::Close => {
                 let error = envelope
                     .error
@@ -239,13 +240,18 @@ impl Receiver {
             return;
         }
         let has_ended = meta.is_some_and(|meta| meta.flag("end").unwrap_or(false));
+        let entry = self.entry(reference);
         if !has_ended
             && envelope.error.is_none()
-            && let Some(entry) = self.entry(reference)
+            && let Some(entry) = &entry
         {
             entry.accepted(&self.shared.handlers);
         }
-        if !has_ended && self.link.complete(reference, self.answer(body, envelope)) {
+        // Who takes an offer back waits for its end; others for the acceptance, as long as they want it.
+        if (has_ended || entry.is_some()) && self.link.complete(reference, self.answer(body, envelope)) {
+            if has_ended {
+                self.shared.subscriptions.remove(reference, None);
+            }
             return;
         }
         // Ended, or refused when it was asked for again after a reconnect.
@@ -306,9 +312,10 @@ impl Receiver {
 
     /// The other side takes back what it began: nobody waits for that answer, or wants those events, any more.
     fn on_cancel(&self, reference: Id) {
-        if let Some(handler) = self.link.lock_serving().remove(&reference) {
-            handler.abort();
-        } else if self.link.remove_interest(reference) {
+        if let Some(channel) = self.link.streams.get(reference) {
+            let aftermath = channel.on_cancel(&self.link);
+            self.after(&channel, aftermath);
+        } else if !self.link.abort(reference) && self.link.remove_interest(reference) {
             let end = fluxar_protocol::meta::MetaWriter::new()
                 .flag("end", true)
                 .finish();
@@ -323,6 +330,16 @@ impl Receiver {
                 payload: &[],
                 error: None,
             });
+        }
+    }
+
+    /// A stream has gone on in its life: what that leads to around it.
+    fn after(&self, channel: &Channel, aftermath: Aftermath) {
+        if aftermath.is_closed {
+            self.link.streams.remove(channel.id);
+        }
+        if aftermath.drops_handler && !channel.is_own {
+            self.link.abort(channel.id);
         }
     }
 

@@ -1,12 +1,12 @@
 //! A call with settings of its own.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fluxar_protocol::{Envelope, Kind, meta::Meta, meta::MetaWriter};
+use fluxar_protocol::{Envelope, Kind, meta::Meta};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Peer, Result, codec, handlers};
+use crate::{Peer, Result, codec, handlers, terms::Terms};
 
 /// A call that is being put together; [`Call::send`] makes it. From [`Peer::request`].
 ///
@@ -28,40 +28,73 @@ use crate::{Peer, Result, codec, handlers};
 pub struct Call<'a> {
     peer: &'a Peer,
     method: &'a str,
-    timeout: Duration,
-    priority: Option<u8>,
-    trace: Option<&'a str>,
+    terms: Terms,
     payload: Result<Vec<u8>>,
 }
 
 impl<'a> Call<'a> {
     pub(crate) fn new(peer: &'a Peer, method: &'a str) -> Self {
-        let timeout = peer.shared().options.call_timeout;
+        let terms = Terms {
+            timeout: Some(peer.shared().options.call_timeout),
+            ..Terms::default()
+        };
         Self {
             peer,
             method,
-            timeout,
-            priority: None,
-            trace: None,
+            terms,
             payload: Ok(Vec::new()),
         }
     }
 
     /// How long to wait for the answer. The other side is told, in whole milliseconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.terms.timeout = Some(timeout);
+        self
+    }
+
+    /// When to stop waiting at the latest, if that is earlier than its timeout. What a handler was given passes it on
+    /// with [`Request::deadline`](crate::Request::deadline): nobody works longer than the first caller waits.
+    ///
+    /// ```no_run
+    /// # async fn example(req: fluxar::Request, prices: fluxar::Client) -> fluxar::Result<u64> {
+    /// let article: u64 = req.payload()?;
+    /// prices.request("prices.get").deadline(req.deadline()).payload(&article).send().await
+    /// # }
+    /// ```
+    pub fn deadline(mut self, deadline: impl Into<Option<Instant>>) -> Self {
+        self.terms.deadline = deadline.into();
         self
     }
 
     /// Its place among waiting calls: 0 to 7, higher first, 4 if not said.
     pub fn priority(mut self, priority: u8) -> Self {
-        self.priority = Some(priority.min(7));
+        self.terms.priority = Some(priority.min(7));
+        self
+    }
+
+    /// Says that it does no harm if it is carried out twice. A gateway then gives it to another peer once, if the one
+    /// that had it is lost before it has answered. Calls that do not say so are never repeated.
+    pub fn idempotent(mut self, is_idempotent: bool) -> Self {
+        self.terms.is_idempotent = is_idempotent;
+        self
+    }
+
+    /// An idempotent call that is unanswered for so long is given to a second peer as well; the first answer counts.
+    /// Needs a gateway, and [`Call::idempotent`].
+    pub fn hedge_after(mut self, after: Duration) -> Self {
+        self.terms.hedge_after = Some(after);
+        self
+    }
+
+    /// Calls with the same key go to the same peer, where the gateway balances by key. At most 255 bytes.
+    pub fn key(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.terms.key = Some(key.as_ref().to_vec());
         self
     }
 
     /// The W3C trace context that it belongs to.
-    pub fn trace(mut self, traceparent: &'a str) -> Self {
-        self.trace = Some(traceparent);
+    pub fn trace(mut self, traceparent: &str) -> Self {
+        self.terms.trace = Some(traceparent.to_owned());
         self
     }
 
@@ -88,15 +121,8 @@ impl<'a> Call<'a> {
         let link = shared.link()?;
         handlers::check_name(self.method, true)?;
         let payload = self.payload?;
-        let timeout_ms = u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX);
-        let mut meta = MetaWriter::new().uint("timeout_ms", timeout_ms.into());
-        if let Some(priority) = self.priority {
-            meta = meta.uint("prio", priority.into());
-        }
-        if let Some(trace) = self.trace {
-            meta = meta.text("trace", trace);
-        }
-        let meta = meta.finish();
+        let left = self.terms.time_left()?.unwrap_or(link.options.call_timeout);
+        let meta = self.terms.meta(Some(left))?;
         let call = Envelope {
             kind: Kind::Call,
             id: shared.ids.next(),
@@ -106,6 +132,6 @@ impl<'a> Call<'a> {
             payload: &payload,
             error: None,
         };
-        link.exchange(&call, self.timeout).await
+        link.exchange(&call, left).await
     }
 }

@@ -24,14 +24,15 @@ use tokio::{
 };
 
 use crate::{
-    Auth, Error, Message, Origin, Origins, Peer, Request, Result, State, Transport,
+    Auth, Error, ItemSink, Message, Origin, Origins, Peer, Request, Result, State, Transport,
     address::Address,
-    handlers::{self, Handlers},
+    handlers::{self, Handlers, Serves},
     handshake::{self, Authenticate, Opened},
     ids::Ids,
     link::{self, Link, Role},
     options::{Options, option_methods},
     peer::Shared,
+    streams,
     subscribe::handle_events,
     subscriptions::{Entry, Sink, Sub, Wish},
     wire::{self, Reader, Writer},
@@ -118,6 +119,53 @@ impl Server {
         Fut: Future<Output = Result<T>> + Send + 'static,
         T: Serialize,
     {
+        self.0
+            .handlers
+            .add(pattern, Serves::Calls(handlers::erased(handler)))
+    }
+
+    /// Answers the streams that are opened to a method, or to the methods that match a pattern. The handler is given the
+    /// request, from which it takes the opener's items if there are any ([`Request::items`]), and the sink for its own.
+    ///
+    /// When it returns `Ok` its direction has ended, and what the opener still sends is cancelled; an `Err` ends the
+    /// stream with that error, behind the items sent before. One that panics ends it `internal`. When the opener cancels
+    /// or goes away, or its time is over, the handler is dropped where it awaits; an error that the opener sends while
+    /// the handler reads its items comes to it as an item.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> fluxar::Result<()> {
+    /// use fluxar::{Client, ItemSink, Request, Server};
+    ///
+    /// let server = Server::bind("127.0.0.1:0").build().await?;
+    /// // An upload: items one way, and one answer when they have all come.
+    /// server.handle_stream("upload", |req: Request, out: ItemSink<usize>| async move {
+    ///     let (mut parts, mut bytes) = (req.items::<String>(), 0);
+    ///     while let Some(part) = parts.next().await {
+    ///         bytes += part?.len();
+    ///     }
+    ///     out.send(&bytes).await
+    /// })?;
+    /// # let url = server.url().to_owned();
+    /// # tokio::spawn(async move { server.run().await });
+    /// # let client = Client::connect(url).build().await?;
+    /// let (parts, mut answer) = client.duplex::<str, usize>("upload", "report.txt").await?;
+    /// for part in ["one ", "two ", "three"] {
+    ///     parts.send(part).await?;
+    /// }
+    /// parts.finish().await?;
+    /// assert_eq!(answer.next().await.transpose()?, Some(13));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// If the pattern is none.
+    pub fn handle_stream<F, Fut, T>(&self, pattern: &str, handler: F) -> Result<()>
+    where
+        F: Fn(Request, ItemSink<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+        T: Serialize + ?Sized,
+    {
+        let handler = Serves::Streams(streams::erased(handler));
         self.0.handlers.add(pattern, handler)
     }
 

@@ -1,4 +1,4 @@
-//! Asking for events and offering methods: the builders, and the handles on what was accepted.
+//! Asking for events: the builders, and the handles on what was accepted.
 
 use std::{
     fmt,
@@ -13,12 +13,11 @@ use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
 use crate::{
-    Error, Message, Origin, Peer, Result,
-    handlers::{self, Handler},
-    subscriptions::{Entry, Service, Sink, Sub, Wish},
+    Error, Message, Origin, Peer, Result, handlers,
+    subscriptions::{Entry, Sink, Sub, Wish},
 };
 
-type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type EventHandler = Box<dyn Fn(Message) -> Boxed<Result<()>> + Send + Sync>;
 
 /// What both ways of subscribing can choose.
@@ -58,7 +57,7 @@ impl Choice {
 }
 
 /// Asks for a subscription or offers to serve, and waits until that is accepted.
-async fn ask(peer: &Peer, entry: Entry) -> Result<()> {
+pub(crate) async fn ask(peer: &Peer, entry: Entry) -> Result<()> {
     let shared = peer.shared();
     handlers::check_pattern(&entry.sub.pattern)?;
     let link = shared.link()?;
@@ -98,7 +97,7 @@ impl Drop for Asked<'_> {
 }
 
 /// Ends a subscription or offer; the other side is told if there is a connection.
-fn withdraw(peer: &Peer, id: Id) {
+pub(crate) fn withdraw(peer: &Peer, id: Id) {
     if peer.shared().subscriptions.remove(id, None)
         && let Ok(link) = peer.shared().link()
     {
@@ -292,99 +291,5 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         withdraw(&self.peer, self.sub.id);
-    }
-}
-
-/// An offer to serve methods that is being put together; await it. From [`Peer::serve`].
-#[must_use = "nothing is offered until it is awaited"]
-pub struct Serve {
-    peer: Peer,
-    pattern: String,
-    weight: Option<u32>,
-    handler: Handler,
-}
-
-impl Serve {
-    pub(crate) fn new(peer: &Peer, pattern: &str, handler: Handler) -> Self {
-        Self {
-            peer: peer.clone(),
-            pattern: pattern.to_owned(),
-            weight: None,
-            handler,
-        }
-    }
-
-    /// This peer's share of the calls, compared with others that offer the same.
-    pub fn weight(mut self, weight: u32) -> Self {
-        self.weight = Some(weight);
-        self
-    }
-}
-
-impl IntoFuture for Serve {
-    type Output = Result<Offer>;
-    type IntoFuture = Boxed<Self::Output>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let sub = Sub::new(
-                self.peer.shared().ids.next(),
-                &self.pattern,
-                Wish::Serve { weight: self.weight },
-            );
-            ask(
-                &self.peer,
-                Entry {
-                    sub: sub.clone(),
-                    sink: Sink::Calls(Service::new(self.handler)),
-                },
-            )
-            .await?;
-            Ok(Offer {
-                sub,
-                shared: Arc::downgrade(self.peer.shared()),
-            })
-        })
-    }
-}
-
-impl fmt::Debug for Serve {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Serve")
-            .field("peer", &self.peer)
-            .field("pattern", &self.pattern)
-            .field("weight", &self.weight)
-            .finish_non_exhaustive()
-    }
-}
-
-/// An accepted offer to serve methods. Dropping it changes nothing.
-#[derive(Debug)]
-pub struct Offer {
-    sub: Arc<Sub>,
-    shared: std::sync::Weak<crate::peer::Shared>,
-}
-
-impl Offer {
-    /// Why the other side ended it, if it did.
-    pub fn end(&self) -> Option<Error> {
-        self.sub.end()
-    }
-
-    /// Completes when it has ended: the other side ended it, or refused it after a reconnect, or the peer was closed.
-    /// The reason, if that was an error. It survives reconnects.
-    pub async fn ended(&self) -> Option<Error> {
-        self.sub.ended().await
-    }
-
-    /// Takes the offer back. The handler stays for calls that are under way.
-    ///
-    /// # Errors
-    /// None so far.
-    pub async fn withdraw(self) -> Result<()> {
-        if let Some(peer) = self.shared.upgrade().and_then(|shared| shared.peer()) {
-            withdraw(&peer, self.sub.id);
-        }
-        Ok(())
     }
 }

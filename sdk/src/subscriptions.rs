@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     Error, Message, Result,
-    handlers::{Handler, Handlers},
+    handlers::{Handlers, Serves},
     link::Link,
     stall::StallBudget,
 };
@@ -26,10 +26,19 @@ use crate::{
 pub(crate) enum Wish {
     /// Events, perhaps as a member of a group.
     Events { group: Option<String> },
-    /// Calls.
-    Serve { weight: Option<u32> },
+    /// Calls and streams.
+    Serve(Share),
     /// Events that the other side sends unasked; nothing is sent for it.
     Unasked,
+}
+
+/// What an offer to serve tells the gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Share {
+    pub(crate) weight: Option<u32>,
+    pub(crate) in_flight_max: u64,
+    pub(crate) zone: Option<String>,
+    pub(crate) fleet: Option<String>,
 }
 
 /// One subscription or offer, and what became of it.
@@ -87,8 +96,19 @@ impl Sub {
         let meta = MetaWriter::new();
         let meta = match &self.wish {
             Wish::Events { group: Some(group) } => meta.text("group", group),
-            Wish::Serve { weight: Some(weight) } => meta.flag("serve", true).uint("weight", (*weight).into()),
-            Wish::Serve { weight: None } => meta.flag("serve", true),
+            Wish::Serve(share) => {
+                let mut meta = meta.flag("serve", true).uint("in_flight", share.in_flight_max);
+                if let Some(weight) = share.weight {
+                    meta = meta.uint("weight", weight.into());
+                }
+                if let Some(zone) = &share.zone {
+                    meta = meta.text("zone", zone);
+                }
+                if let Some(fleet) = &share.fleet {
+                    meta = meta.text("group", fleet);
+                }
+                meta
+            }
             Wish::Events { group: None } | Wish::Unasked => meta,
         };
         meta.finish()
@@ -149,20 +169,20 @@ impl Sub {
 pub(crate) enum Sink {
     /// Events, into the queue.
     Events(mpsc::Sender<Message>),
-    /// Calls, to the handler.
-    Calls(Arc<Service>),
+    /// Calls or streams, to the handler.
+    Exchanges(Arc<Service>),
 }
 
 /// The handler of an offer. It is put among those that answer when the offer is accepted, by the receiver, before the
 /// first call can follow; until then an earlier one for the same pattern answers.
 pub(crate) struct Service {
-    handler: Handler,
+    handler: Serves,
     /// Once it was put there: the handler in whose place.
-    replaced: OnceLock<Option<Handler>>,
+    replaced: OnceLock<Option<Serves>>,
 }
 
 impl Service {
-    pub(crate) fn new(handler: Handler) -> Arc<Self> {
+    pub(crate) fn new(handler: Serves) -> Arc<Self> {
         Arc::new(Self {
             handler,
             replaced: OnceLock::new(),
@@ -186,7 +206,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// The other side has accepted it, perhaps not for the first time.
     pub(crate) fn accepted(&self, handlers: &Handlers) {
-        if let Sink::Calls(service) = &self.sink {
+        if let Sink::Exchanges(service) = &self.sink {
             service
                 .replaced
                 .get_or_init(|| handlers.put(&self.sub.pattern, service.handler.clone()));
@@ -195,7 +215,7 @@ impl Entry {
 
     /// Nobody has waited for the acceptance: what it brought is undone.
     pub(crate) fn undo(&self, handlers: &Handlers) {
-        if let Sink::Calls(service) = &self.sink
+        if let Sink::Exchanges(service) = &self.sink
             && let Some(replaced) = service.replaced.get()
         {
             handlers.take_back(&self.sub.pattern, &service.handler, replaced.clone());
@@ -315,6 +335,7 @@ mod tests {
         }
         let opened = Opened {
             max_frame_bytes: 65_536,
+            credit_bytes: 65_536,
             agent: String::new(),
             form: Form::Compact,
             rest: Bytes::new(),

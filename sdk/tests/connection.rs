@@ -210,7 +210,7 @@ async fn malformed_envelopes_cost_themselves_or_the_connection_as_the_protocol_s
         (&[7][..], &None)
     );
 
-    // A stream is not for this peer, an empty frame is nothing, refs to nothing are ignored.
+    // Nobody serves that stream, an empty frame is nothing, refs to nothing are ignored.
     healthy
         .send(&Envelope {
             target: Some("x"),
@@ -233,7 +233,7 @@ async fn malformed_envelopes_cost_themselves_or_the_connection_as_the_protocol_s
     let answer = healthy.receive().await.unwrap().remove(0);
     assert_eq!(
         (answer.kind, answer.error.unwrap().0),
-        (Kind::Stream, Code::Unimplemented)
+        (Kind::Stream, Code::Unavailable)
     );
 
     // Its end is unknown: a last cancel says why, and the connection ends. Others do not notice.
