@@ -447,3 +447,6 @@ fn terms(upstream: &Upstream, endpoint: &Endpoint) -> Terms {
         connect_ms: upstream.connect_ms,
     }
 }
+
+#[cfg(test)]
+mod tests;
