@@ -7,7 +7,7 @@ use fluxar::{Auth, Client, ClientBuilder};
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0  done; also: ended by Ctrl-C (sub, serve), or by a closed pipe
+  0  done; also: ended by Ctrl-C (sub, serve, stream, services --watch), or by a closed pipe
   1  the other side answered with an error, or ended the subscription or the offer
   2  the command line is wrong, or a name or address cannot be used
   3  cannot connect, or the connection was lost
@@ -19,7 +19,7 @@ Payloads are JSON here and CBOR on the wire. What JSON lacks is written as
   {\"$float\": \"NaN\"}  {\"$int\": \"…\"}
 in both directions, so that nothing is lost.";
 
-/// Publish, subscribe, call, serve and ping over FLUXAR.
+/// Publish, subscribe, call, stream, serve and ping over FLUXAR.
 #[derive(Debug, Parser)]
 #[command(name = "fluxar", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub(crate) struct Args {
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     )]
     pub(crate) url: String,
 
-    /// How long to wait: for the connection, for an answer, for the --count-th event (500ms, 5s, 2m)
+    /// How long to wait: for the connection, for an answer, for a stream's end, for the --count-th event (500ms, 5s, 2m)
     #[arg(long, global = true, value_parser = duration, value_name = "TIME")]
     pub(crate) timeout: Option<Duration>,
 
@@ -60,8 +60,12 @@ pub(crate) enum Command {
     Sub(Sub),
     /// Call a method and print its answer
     Call(Call),
+    /// Open a stream and print its items
+    Stream(Stream),
     /// Serve a method: echo, a fixed answer, or a command
     Serve(Serve),
+    /// List who serves what, and drain one of them
+    Services(Services),
     /// Measure round trips to the other side
     Ping(Ping),
 }
@@ -119,8 +123,56 @@ pub(crate) struct Call {
     #[arg(allow_hyphen_values = true)]
     pub(crate) argument: Option<String>,
 
+    /// It may run twice: tried once more elsewhere when the peer that serves it is lost before it answers
+    #[arg(long)]
+    pub(crate) idempotent: bool,
+
+    /// Ask a second peer as well if the first has not answered so many milliseconds later
+    #[arg(long, value_name = "MS", requires = "idempotent")]
+    pub(crate) hedge_ms: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) routing: Routing,
+
     #[command(flatten)]
     pub(crate) style: Style,
+}
+
+/// How a gateway chooses who serves a call or a stream, and when.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Routing {
+    /// Priority where it has to queue: 0 to 7, higher first
+    #[arg(long, value_name = "0-7", value_parser = clap::value_parser!(u8).range(..8))]
+    pub(crate) prio: Option<u8>,
+
+    /// What has the same key goes to the same peer, where the route hashes
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Stream {
+    /// Method, e.g. llm.complete
+    pub(crate) method: String,
+
+    /// The request as JSON; nothing is null
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) argument: Option<String>,
+
+    /// Send each line of this file as an item (JSON), then end this direction; `-` is stdin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+
+    /// Cancel after so many items
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) routing: Routing,
+
+    /// Print CBOR diagnostic notation
+    #[arg(long)]
+    pub(crate) diag: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -141,6 +193,67 @@ pub(crate) struct Serve {
     /// FLUXAR_METHOD. An exit code other than 0 is answered `internal` with the end of its stderr
     #[arg(last = true, group = "answer", value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
+
+    /// Serve streams. A command's stdout lines are the items, its stdin the request and then the caller's items, a line
+    /// each; --echo sends the caller's items back; --reply sends each element of its array
+    #[arg(long)]
+    pub(crate) stream: bool,
+
+    /// Pause between two items of --stream --reply
+    #[arg(long, value_parser = duration, value_name = "TIME", requires_all = ["stream", "reply"])]
+    pub(crate) interval: Option<Duration>,
+
+    /// Share of the calls, compared with others that serve the same
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) weight: Option<u32>,
+
+    /// Most calls and streams at a time; the gateway keeps the others until there is room
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_in_flight: Option<u32>,
+
+    /// Where this runs: calls prefer those who serve in the gateway's own zone
+    #[arg(long)]
+    pub(crate) zone: Option<String>,
+
+    /// The fleet to join, which only rules of the gateway's configuration lead to
+    #[arg(long)]
+    pub(crate) fleet: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Services {
+    /// Print the gateway's answer as JSON, in one line
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Again and again, until Ctrl-C
+    #[arg(long, value_parser = duration, value_name = "TIME", num_args = 0..=1, default_missing_value = "1s", require_equals = true)]
+    pub(crate) watch: Option<Duration>,
+
+    #[command(subcommand)]
+    pub(crate) action: Option<ServicesAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServicesAction {
+    /// Give one no new calls; those that it has go on
+    Drain(Drain),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Drain {
+    /// Its id, its name (all that have it), or the URL of an upstream's endpoint, as `fluxar services` shows them
+    #[arg(value_name = "ID|NAME")]
+    pub(crate) peer: String,
+
+    /// Give it calls again
+    #[arg(long)]
+    pub(crate) off: bool,
+
+    /// Return when the calls that it has are done
+    #[arg(long, conflicts_with = "off")]
+    pub(crate) wait: bool,
 }
 
 #[derive(Debug, ClapArgs)]

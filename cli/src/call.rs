@@ -1,5 +1,7 @@
 //! `fluxar call`: a question, its answer.
 
+use std::time::Duration;
+
 use ciborium::Value;
 use tokio::io::AsyncReadExt;
 
@@ -21,11 +23,20 @@ pub(crate) async fn run(args: &Args, command: &Call) -> Result<()> {
         None => Value::Null,
     };
     let client = args.client().build().await?;
-    let answer = client
+    let mut call = client
         .request(&command.method)
         .payload(&argument)
-        .send_for_bytes()
-        .await;
+        .idempotent(command.idempotent);
+    if let Some(hedge_ms) = command.hedge_ms {
+        call = call.hedge_after(Duration::from_millis(hedge_ms));
+    }
+    if let Some(priority) = command.routing.prio {
+        call = call.priority(priority);
+    }
+    if let Some(key) = &command.routing.key {
+        call = call.key(key);
+    }
+    let answer = call.send_for_bytes().await;
     client.close().await;
     Output::new(command.style).answer(&answer.map_err(Failure::from)?)
 }

@@ -14,6 +14,8 @@ pub(crate) enum Failure {
     Fluxar(Error),
     /// A payload, or something of this machine.
     Here(String),
+    /// The other side, in the words of this one.
+    Refused(String),
     /// `--timeout` is over.
     Timeout(String),
     /// Nobody reads what is printed any more. That is how pipes end.
@@ -28,6 +30,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::BrokenPipe => 0,
+            Self::Refused(_) => 1,
             Self::Timeout(_) => 4,
             Self::Here(_) => 5,
             Self::Fluxar(error) => match error.origin() {
@@ -46,7 +49,9 @@ impl Failure {
         let code = self.exit_code();
         match self {
             Self::BrokenPipe => {}
-            Self::Here(message) | Self::Timeout(message) => eprintln!("fluxar: {message}"),
+            Self::Here(message) | Self::Refused(message) | Self::Timeout(message) => {
+                eprintln!("fluxar: {message}")
+            }
             Self::Fluxar(error) => {
                 eprintln!("fluxar: {error}");
                 if let Some(details) = error.details::<ciborium::Value>() {

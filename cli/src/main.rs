@@ -1,7 +1,7 @@
-//! The `fluxar` command: publish, subscribe, call, serve and ping from a terminal or a script.
+//! The `fluxar` command: publish, subscribe, call, stream, serve and ping from a terminal or a script.
 //!
-//! What a person types ([`args`]) is done by one of [`publish`], [`subscribe`], [`call`], [`serve`], [`ping`] over the
-//! SDK. Payloads are JSON at the terminal and CBOR on the wire ([`json`] maps one to the other). What goes wrong becomes
+//! What a person types ([`args`]) is done by one of [`publish`], [`subscribe`], [`call`], [`stream`], [`serve`],
+//! [`services`], [`ping`] over the SDK. Payloads are JSON at the terminal and CBOR on the wire ([`json`] maps one to the other). What goes wrong becomes
 //! a line on stderr and an exit code ([`failure`]).
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,8 @@ mod output;
 mod ping;
 mod publish;
 mod serve;
+mod services;
+mod stream;
 mod subscribe;
 
 use std::process::ExitCode;
@@ -46,6 +48,8 @@ fn main() -> ExitCode {
             Command::Sub(command) => subscribe::run(&args, command).await,
             Command::Call(command) => call::run(&args, command).await,
             Command::Serve(command) => serve::run(&args, command).await,
+            Command::Stream(command) => stream::run(&args, command).await,
+            Command::Services(command) => services::run(&args, command).await,
             Command::Ping(command) => ping::run(&args, command).await,
         }
     });

@@ -41,6 +41,12 @@ impl Output {
         }
     }
 
+    /// For the items of a stream.
+    pub(crate) fn items(is_diag: bool) -> Self {
+        let (json, diag) = (!is_diag, is_diag);
+        Self::new(Style { diag, json })
+    }
+
     /// An answer.
     pub(crate) fn answer(self, payload: &[u8]) -> Result<()> {
         let text = if self.is_diag {
@@ -51,6 +57,16 @@ impl Output {
             json::compact(&decode(payload)?)
         };
         print(&text)
+    }
+
+    /// An item of a stream, always in one line. One that does not decode is shown in diagnostic notation: it costs that
+    /// item only.
+    pub(crate) fn item(self, payload: &[u8]) -> Result<()> {
+        match decode(payload) {
+            _ if self.is_diag => print(&diagnostic(payload)),
+            Ok(value) => print(&json::compact(&value)),
+            Err(_) => print(&serde_json::json!({ "diag": diagnostic(payload) }).to_string()),
+        }
     }
 
     /// An event. A payload that does not decode is shown in diagnostic notation: it costs that event only.

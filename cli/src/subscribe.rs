@@ -127,7 +127,8 @@ pub(crate) fn tell_state(client: &Client, state: State) {
     }
 }
 
-async fn sleep(duration: Option<Duration>) {
+/// Without a duration, for ever.
+pub(crate) async fn sleep(duration: Option<Duration>) {
     match duration {
         Some(duration) => tokio::time::sleep(duration).await,
         None => std::future::pending().await,

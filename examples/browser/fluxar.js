@@ -315,10 +315,11 @@
       if (this.#isDone) this.#ondone();
     }
 
-    /** The other side cancelled. That was its end; ours follows at once. */
+    /** The other side cancelled. That was its end, if it had not ended before; ours follows at once. */
     cancelled() {
       if (!this.#sentEnd) this.#say(STREAM, { end: true });
-      this.#close(new FluxarError("cancelled", "the other side cancelled this stream"));
+      const error = new FluxarError("cancelled", "the other side cancelled this stream");
+      this.#close(error, this.#receivedEnd ? null : error);
     }
 
     /** The connection is lost. */
@@ -784,7 +785,7 @@
         // A plain answer is a stream of one item.
         for await (const item of answer?.[Symbol.asyncIterator] ? answer : [answer]) await stream.send(item);
         await stream.finish();
-        for await (const _ of items); // what the caller still sends is taken and thrown away
+        stream.cancel(); // what the caller still sends, nobody takes
       } catch (error) {
         stream.fail(error); // nothing, if the caller has cancelled
       }

@@ -5,56 +5,15 @@
 //
 // PAGE is a URL (http: or file:), or the path of a page, whose folder is then served on loopback. CHROMIUM names the browser, /usr/bin/chromium otherwise.
 // Prints what it checked, then `N passed, M failed`; exits 1 if anything failed.
-import { createReadStream, existsSync } from "node:fs";
-import { createServer } from "node:http";
-import { basename, dirname, extname, join } from "node:path";
-
-import { chromium } from "playwright-core";
+import { check, done, launch, pageUrl, TIMEOUT_MS } from "./chromium.mjs";
 
 const [pageArgument, gateway, screenshot] = process.argv.slice(2);
 if (!pageArgument || !gateway) {
   console.error("usage: node page.mjs PAGE WS_URL [SCREENSHOT]");
   process.exit(2);
 }
-const TIMEOUT_MS = 20_000;
-
-/** Serves the files beside a page on a free port of loopback; returns the page's URL. */
-async function serve(path) {
-  const types = { ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8" };
-  const server = createServer((request, response) => {
-    const file = join(dirname(path), basename(new URL(request.url, "http://localhost").pathname));
-    if (!types[extname(file)] || !existsSync(file)) return response.writeHead(404).end();
-    response.writeHead(200, { "content-type": types[extname(file)] });
-    return createReadStream(file).pipe(response);
-  });
-  await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
-  server.unref();
-  return `http://127.0.0.1:${server.address().port}/${basename(path)}`;
-}
-
-const page_url = new URL(/^[a-z]+:\/\//.test(pageArgument) ? pageArgument : await serve(pageArgument));
-page_url.searchParams.set("url", gateway);
-
-const GIVE_UP_AFTER = 3; // without a gateway or its events every check would wait for its whole time
-let passed = 0;
-let failed = 0;
-async function check(what, test) {
-  if (failed >= GIVE_UP_AFTER) return;
-  try {
-    const seen = await test();
-    passed += 1;
-    console.log(`ok      ${what}${seen === undefined ? "" : `: ${seen}`}`);
-  } catch (error) {
-    failed += 1;
-    console.log(`FAILED  ${what}: ${error.message.split("\n")[0]}`);
-  }
-}
-
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync"],
-});
+const page_url = await pageUrl(pageArgument, gateway);
+const browser = await launch();
 try {
   const page = await browser.newPage({ viewport: { width: 1160, height: 900 } });
   page.setDefaultTimeout(TIMEOUT_MS);
@@ -148,5 +107,4 @@ try {
 } finally {
   await browser.close();
 }
-console.log(`${passed} passed, ${failed} failed`);
-process.exit(failed ? 1 : 0);
+done();

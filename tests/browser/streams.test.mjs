@@ -291,7 +291,7 @@ using("a generator that throws ends the stream by its error", async (gateway) =>
   gateway.nothing();
 });
 
-using("a handler takes what its caller sends, and what it leaves is thrown away", async (gateway) => {
+using("a handler takes what its caller sends, and cancels what it leaves", async (gateway) => {
   gateway.serve("first.two", async function* (_, { items }) {
     let n = 0;
     for await (const item of items) {
@@ -304,11 +304,26 @@ using("a handler takes what its caller sends, and what it leaves is thrown away"
   await settled();
   assert.deepEqual([gateway.take(STREAM).payload, gateway.take(STREAM).payload], [10, 20]);
   assert.deepEqual(gateway.take(STREAM).meta, { end: true });
+  assert.deepEqual(gateway.take(CANCEL).ref, id);
   gateway.say(STREAM, id, { payload: 4 });
   gateway.say(STREAM, id, { meta: { end: true } });
   await settled();
   gateway.nothing();
-}, { creditBytes: 1000 });
+});
+
+using("a server that is done cancels what is still sent: its items come to a good end", async (gateway, client) => {
+  const stream = client.duplex("a.b");
+  const { id } = gateway.take(STREAM);
+  const waiting = fails(stream.send("x"), "cancelled");
+  gateway.say(STREAM, id, { payload: 1 });
+  gateway.say(STREAM, id, { meta: { end: true } });
+  gateway.say(CANCEL, id);
+  await waiting;
+  assert.deepEqual(await collect(stream), [1]);
+  await stream.finish(); // it wanted no more
+  assert.deepEqual(gateway.take(STREAM).meta, { end: true });
+  gateway.nothing();
+});
 
 using("a plain answer is a stream of one, and a stream is no answer", async (gateway) => {
   gateway.serve("plain", () => 5);

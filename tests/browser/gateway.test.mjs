@@ -1,0 +1,174 @@
+// The streams and calls of examples/browser/fluxar.js through a gateway that runs: both ends are such clients.
+//
+//   FLUXAR_WS=ws://127.0.0.1:9001 node --test tests/browser/gateway.test.mjs
+import assert from "node:assert/strict";
+import { after, test } from "node:test";
+
+import { WebSocket } from "ws";
+
+import "../../examples/browser/fluxar.js";
+
+globalThis.WebSocket ??= WebSocket; // Node has one of its own since 22
+const { Client, FluxarError } = globalThis.fluxar;
+const url = process.env.FLUXAR_WS;
+assert.ok(url, "FLUXAR_WS names a gateway");
+
+const clients = [];
+const connect = (options) => {
+  clients.push(new Client(url, options));
+  return clients.at(-1);
+};
+after(() => clients.forEach((client) => client.close()));
+const [caller, server] = [connect(), connect()];
+const name = `js${process.pid}`;
+const collect = async (items) => {
+  const all = [];
+  for await (const item of items) all.push(item);
+  return all;
+};
+const fails = (promise, code) => assert.rejects(promise, (error) => error.code === code || assert.fail(`${error.code}: ${error.message}`));
+const until = async (holds) => {
+  const since = performance.now();
+  while (!(await holds())) {
+    assert.ok(performance.now() - since < 20_000, `not within 20 s: ${holds}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+};
+let served = 0;
+/** Serves a method of its own, and waits until the gateway knows. */
+async function serve(handler, options, at = server) {
+  const method = `${name}.m${(served += 1)}`;
+  at.serve(method, handler, options);
+  await until(() => at.ping()); // the offer went out before the ping did
+  return method;
+}
+
+test("connects", async () => {
+  await until(() => caller.ping().then(() => true, () => false));
+  await until(() => server.ping().then(() => true, () => false));
+});
+
+test("a stream of answers", async () => {
+  const method = await serve(async function* (count) {
+    for (let n = 0; n < count; n += 1) yield { n };
+  });
+  assert.deepEqual(await collect(caller.stream(method, 3)), [{ n: 0 }, { n: 1 }, { n: 2 }]);
+  assert.equal((await collect(caller.stream(method, 20_000))).length, 20_000);
+});
+
+test("a hundred at the same time keep their items apart and in order", async () => {
+  const method = await serve(async function* (base) {
+    for (let n = 0; n < 100; n += 1) yield base + n;
+  });
+  const all = await Promise.all(Array.from({ length: 100 }, (_, n) => collect(caller.stream(method, n * 1000))));
+  all.forEach((items, base) => assert.deepEqual(items, Array.from({ length: 100 }, (_, n) => base * 1000 + n)));
+});
+
+test("both directions, each with its own end", async () => {
+  const method = await serve(async function* (_, { items }) {
+    let sum = 0;
+    for await (const item of items) yield (sum += item);
+    yield "sum";
+  });
+  const stream = caller.duplex(method);
+  for (const item of [1, 2, 3]) await stream.send(item);
+  assert.deepEqual([await stream.next(), await stream.next(), await stream.next()].map(({ value }) => value), [1, 3, 6]);
+  await stream.finish();
+  assert.deepEqual(await collect(stream), ["sum"]);
+});
+
+test("an error in the middle", async () => {
+  const method = await serve(async function* () {
+    yield 1;
+    throw new FluxarError("data_loss", "that was all there is", { left: 5 });
+  });
+  const stream = caller.stream(method);
+  assert.equal((await stream.next()).value, 1);
+  await assert.rejects(stream.next(), { code: "data_loss", message: "that was all there is", details: { left: 5 } });
+  await fails(collect(caller.stream(`${name}.nobody`)), "unavailable");
+});
+
+test("cancel stops the producer", async () => {
+  let made = 0;
+  let isEnded = false;
+  const method = await serve(async function* (_, { signal }) {
+    try {
+      for (;;) {
+        yield (made += 1);
+        await new Promise((resolve) => setTimeout(resolve, 1));
+      }
+    } finally {
+      isEnded = signal.aborted;
+    }
+  });
+  for await (const item of caller.stream(method)) if (item === 10) break;
+  await until(() => isEnded);
+  const madeThen = made;
+  await caller.ping();
+  assert.equal(made, madeThen);
+});
+
+test("a reader that stops stops its writer, and no neighbour", async () => {
+  let sent = 0;
+  const item = "x".repeat(1000);
+  const method = await serve(async function* () {
+    for (; sent < 10_000; sent += 1) yield item;
+  });
+  const quick = await serve((payload) => payload);
+  const stream = caller.stream(method, null, { creditBytes: 20_000 });
+  await stream.next();
+  await until(async () => {
+    const before = sent;
+    for (let n = 0; n < 20; n += 1) assert.equal(await caller.call(quick, n), n); // the same connections
+    return sent === before;
+  });
+  assert.ok(sent >= 15 && sent <= 25, `${sent} items of 1,003 bytes with 20,000 of credit`);
+  assert.equal((await collect(stream)).length, 9_999);
+});
+
+test("the time of a stream counts for both sides", async () => {
+  let isAborted = false;
+  const method = await serve(async function* (_, { signal }) {
+    yield 1;
+    await new Promise((resolve) => signal.addEventListener("abort", resolve));
+    isAborted = true;
+  });
+  const stream = caller.stream(method, null, { timeoutMs: 100 });
+  assert.equal((await stream.next()).value, 1);
+  await fails(stream.next(), "deadline_exceeded");
+  await until(() => isAborted);
+});
+
+test("whoever is called may call back", async () => {
+  const title = await serve(() => "a page", undefined, caller);
+  const method = await serve(async function* (payload) {
+    yield `${await server.call(payload)}, says it`;
+  });
+  assert.deepEqual(await collect(caller.stream(method, title)), ["a page, says it"]);
+});
+
+test("a server that goes away fails its streams", async () => {
+  const short = connect();
+  const method = await serve(async function* (_, { signal }) {
+    yield 1;
+    await new Promise((resolve) => signal.addEventListener("abort", resolve));
+  }, undefined, short);
+  const stream = caller.stream(method);
+  assert.equal((await stream.next()).value, 1);
+  short.close();
+  await fails(stream.next(), "unavailable");
+});
+
+test("an opener that goes away ends the handler", async () => {
+  const short = connect();
+  await until(() => short.ping().then(() => true, () => false));
+  let isAborted = false;
+  const method = await serve(async function* (_, { signal }) {
+    yield 1;
+    await new Promise((resolve) => signal.addEventListener("abort", resolve));
+    isAborted = true;
+  });
+  assert.equal((await short.stream(method).next()).value, 1);
+  short.close();
+  await until(() => isAborted);
+});
