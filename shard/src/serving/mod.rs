@@ -15,6 +15,8 @@
 mod budget;
 mod health;
 mod keys;
+#[cfg(test)]
+mod lab;
 mod latency;
 mod least;
 mod pick;
@@ -244,14 +246,10 @@ impl Serving {
             owed: 0,
         });
         of_set.weighs_more(weight);
-        of_set.near += usize::from(of_server.is_near);
-        of_set.table.is_stale = true;
         if let Some(ring) = &mut of_set.ring {
             ring::enter(ring, of_server.identity, offer);
         }
-        if of_server.standing.is_fit() {
-            self.set_fit(offer, true);
-        }
+        self.arrange(offer, false);
         self.tell(set);
         offer
     }
@@ -272,7 +270,7 @@ impl Serving {
     /// Takes an offer away: its peer gets no new calls by it, and those that are open go on. A peer of this core stays
     /// known until it is lost: other cores may have calls open at it.
     pub(crate) fn withdraw(&mut self, at: u32) {
-        self.set_fit(at, false);
+        self.arrange(at, true);
         let offer = self.offers.remove(at as usize);
         let server = &mut self.servers[offer.server as usize];
         server.offers.swap_remove(offer.at_server as usize);
@@ -288,8 +286,6 @@ impl Serving {
             self.offers[moved.offer as usize].at_set = offer.at_set;
         }
         set.weighs_less(member.weight);
-        set.near -= usize::from(server.is_near);
-        set.table.is_stale = true;
         if let Some(ring) = &mut set.ring {
             ring::leave(ring, server.identity, at);
         }

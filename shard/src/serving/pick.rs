@@ -187,9 +187,10 @@ impl Set {
 
 impl View<'_> {
     /// Whoever can, from a place by chance on.
-    pub(super) fn any_of_many(&mut self, set: &Set) -> Option<u32> {
-        let first = below(self.random.next() as u32, set.fit as u64) as usize;
-        let from_first = set.members[first..set.fit].iter().chain(&set.members[..first]);
+    pub(super) fn any_among(&mut self, set: &Set, from: usize, to: usize) -> Option<u32> {
+        let members = &set.members[from..to];
+        let first = below(self.random.next() as u32, members.len() as u64) as usize;
+        let from_first = members[first..].iter().chain(&members[..first]);
         let mut servers = from_first.take(PICK_SCAN_MAX).map(|member| member.server);
         servers.find(|&server| self.takes(server))
     }

@@ -125,13 +125,8 @@ impl Serving {
         let server = &mut self.servers[at as usize];
         let zone = self.routing.routes.zone.as_deref();
         let is_near = zone.is_some() && server.zone.as_deref() == zone;
-        if std::mem::replace(&mut server.is_near, is_near) == is_near {
-            return;
-        }
-        for &offer in &server.offers {
-            let set = &mut self.sets[self.offers[offer as usize].set as usize];
-            set.near = if is_near { set.near + 1 } else { set.near - 1 };
-            set.table.is_stale = true;
+        if std::mem::replace(&mut server.is_near, is_near) != is_near {
+            self.arrange_all(at);
         }
     }
 
@@ -150,11 +145,7 @@ impl Serving {
                 .health
                 .come_back(&self.routing.routes.ejection, self.now_us);
         }
-        for nth in 0..self.servers[at as usize].offers.len() {
-            let offer = self.servers[at as usize].offers[nth];
-            self.set_fit(offer, standing.is_fit());
-            self.tell(self.offers[offer as usize].set);
-        }
+        self.arrange_all(at);
         true
     }
 
@@ -227,5 +218,183 @@ impl Serving {
             self.by_peer.remove(&server.peer);
             self.servers.remove(at as usize);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::offering::Standing;
+    use crate::routes::Routes;
+    use crate::serving::lab::{Lab, all_by, assert_near, peer, rule, terms};
+    use crate::serving::{Ending, Verdict, Wanted};
+
+    const CROWDED: Standing = Standing {
+        crowded: true,
+        silent: false,
+        draining: false,
+    };
+    const SILENT: Standing = Standing {
+        crowded: false,
+        silent: true,
+        draining: false,
+    };
+    const DRAINING: Standing = Standing {
+        crowded: false,
+        silent: false,
+        draining: true,
+    };
+
+    #[test]
+    fn who_is_not_fit_gets_nothing_and_those_who_may_recover_are_waited_for() {
+        for peers in [2_u32, 90] {
+            for standing in [CROWDED, SILENT, DRAINING] {
+                let mut lab = Lab::new(1);
+                let servers = lab.serve_all(peers);
+                for slot in 0..peers - 1 {
+                    assert!(lab.serving.set_standing(peer(0, slot), standing));
+                    assert!(!lab.serving.set_standing(peer(0, slot), standing), "no news");
+                }
+                let got = lab.shares(100, 0);
+                assert_eq!(got.keys().collect::<Vec<_>>(), [servers.last().unwrap()]);
+                lab.serving.set_standing(peer(0, peers - 1), standing);
+                let none = lab.pick(None);
+                if standing == DRAINING {
+                    assert_eq!(none, Verdict::Nobody);
+                } else {
+                    let Verdict::Full(set) = none else {
+                        panic!("{none:?}");
+                    };
+                    lab.serving.set_waiting(set, true);
+                    lab.serving.set_standing(peer(0, 0), Standing::default());
+                    assert_eq!(lab.serving.pop_moved(), Some(set));
+                    lab.serving.set_waiting(set, false);
+                }
+                for slot in 0..peers {
+                    lab.serving.set_standing(peer(0, slot), Standing::default());
+                }
+                lab.now_us += 60_000_000;
+                assert_eq!(lab.shares(500 * peers as usize, 0).len(), peers as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn who_was_silent_comes_back_slowly_and_who_was_crowded_at_once() {
+        for (standing, most) in [(SILENT, 200), (CROWDED, 600)] {
+            let mut lab = Lab::new(2);
+            let servers = lab.serve_all(2);
+            lab.shares(10, 0);
+            lab.serving.set_standing(peer(0, 0), standing);
+            lab.now_us += 1_000_000;
+            lab.serving.handle_time(lab.now_us);
+            lab.serving.set_standing(peer(0, 0), Standing::default());
+            let got = lab.shares(1_000, 0);
+            let got = got.get(&servers[0]).copied().unwrap_or_default();
+            assert!(got < most && got * 6 > most, "{got}, {standing:?}");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_offers_while_it_is_not_fit_is_not_used() {
+        let mut lab = Lab::new(3);
+        let one = lab.serve(peer(0, 1), &terms(1));
+        lab.serving.set_standing(peer(0, 1), CROWDED);
+        lab.serving
+            .offer(peer(0, 1), fluxar_protocol::Id([2; 16]), "m", &terms(1));
+        assert!(matches!(lab.pick(None), Verdict::Full(_)));
+        lab.serving.set_standing(peer(0, 1), Standing::default());
+        assert_eq!(lab.pick(None), Verdict::Server(one));
+    }
+
+    #[test]
+    fn a_dialled_connection_serves_its_fleet_and_its_methods_and_changes_its_terms() {
+        let mut lab = Lab::new(4);
+        let mut offering = terms(1);
+        offering.fleet = Some("users".into());
+        let patterns: [Arc<str>; 2] = ["user.*".into(), "m".into()];
+        lab.serving.attach(peer(0, 1), &patterns, &offering);
+        let server = lab.serving.find(peer(0, 1)).unwrap();
+        lab.serving.set_routes(Arc::new(Routes {
+            rules: vec![crate::routes::Rule {
+                methods: "any.thing".to_owned(),
+                ..rule(Some("users"))
+            }],
+            ..Routes::default()
+        }));
+        let verdict = |lab: &mut Lab, method| {
+            let wanted = Wanted {
+                method,
+                meta: None,
+                key: None,
+                avoid: None,
+            };
+            lab.serving.pick(&wanted, 1).verdict
+        };
+        for (method, serves) in [
+            ("m", true),
+            ("user.get", true),
+            ("any.thing", true),
+            ("other", false),
+        ] {
+            let expected = if serves {
+                Verdict::Server(server)
+            } else {
+                Verdict::Nobody
+            };
+            assert_eq!(verdict(&mut lab, method), expected, "{method}");
+        }
+        let (_, slot) = lab.call(None).unwrap();
+        offering.weight = 7;
+        offering.in_flight_max = 3;
+        lab.serving.attach(peer(0, 1), &patterns[1..], &offering);
+        assert_eq!(lab.serving[server].open, [slot], "what is open stays");
+        assert_eq!(verdict(&mut lab, "user.get"), Verdict::Nobody);
+        let rows: Vec<_> = lab
+            .serving
+            .rows()
+            .map(|row| {
+                (
+                    row.fleet,
+                    row.pattern,
+                    row.weight,
+                    row.in_flight_max,
+                    row.is_local,
+                )
+            })
+            .collect();
+        assert_eq!(rows.len(), 2);
+        assert!(rows.contains(&(Some("users"), ">", 7, 3, true)) && rows.contains(&(None, "m", 7, 3, true)));
+        lab.serving.detach(peer(0, 1));
+        assert_eq!(verdict(&mut lab, "m"), Verdict::Nobody);
+        assert_eq!(lab.serving.rows().count(), 0);
+        assert_eq!(lab.serving[server].open, [slot]);
+        lab.end(slot, Ending::Answered, 5);
+        assert_eq!(lab.serving.lose(peer(0, 1)), Some(Vec::new()));
+        assert_eq!((lab.serving.servers(), lab.serving.patterns()), (0, 0));
+    }
+
+    #[test]
+    fn rows_tell_what_was_seen() {
+        let mut lab = Lab::new(5);
+        lab.serving.set_routes(all_by(crate::routes::Balance::Least));
+        lab.serve(peer(3, 1), &terms(4));
+        let (_, slot) = lab.call(None).unwrap();
+        lab.end(slot, Ending::Answered, 250);
+        for _ in 0..5 {
+            let (_, slot) = lab.call(None).unwrap();
+            lab.end(slot, Ending::Overdue, 100);
+        }
+        lab.call(None).unwrap();
+        let row = lab.serving.rows().next().unwrap();
+        assert_eq!((row.name, row.pattern, row.fleet), ("echo", "m", None));
+        assert_eq!((row.answered, row.failed, row.in_flight), (1, 5, 1));
+        assert_eq!(
+            (row.latency_us, row.ejected_ms, row.is_local),
+            (Some(250), 5_000, false)
+        );
+        assert_eq!(row.peer, peer(3, 1));
+        assert_near(row.weight as usize, 4, 0);
     }
 }

@@ -28,19 +28,19 @@ pub(crate) struct Set {
     pub(crate) serial: u32,
     pub(crate) fleet: u32,
     pub(crate) pattern: u32,
-    /// Those whose peers are fit first.
+    /// First those whose peers are fit and of this gateway's zone, then the other fit ones, then those that are not.
     pub(crate) members: Vec<Member>,
     /// How many are fit.
     pub(crate) fit: usize,
-    /// How many, fit or not, are of this gateway's zone.
+    /// How many of them are of this gateway's zone.
     pub(crate) near: usize,
     /// The largest weight, and how many have it.
     pub(crate) heaviest: (u32, usize),
     /// The sum of all weights.
     pub(crate) weights: u64,
-    /// With whom a large set's next round goes on.
-    pub(crate) turn: usize,
-    pub(crate) table: Table,
+    /// With whom a large set's next round goes on, in its zone and out of it.
+    pub(crate) turns: [usize; 2],
+    pub(super) table: Table,
     /// Where keys lead in a large set: points on a circle, each with an offer. Made when it is first needed.
     pub(crate) ring: Option<BTreeSet<(u64, u32)>>,
     pub(crate) budget: Budget,
@@ -61,7 +61,7 @@ impl Set {
             near: 0,
             heaviest: (0, 0),
             weights: 0,
-            turn: 0,
+            turns: [0; 2],
             table: Table::default(),
             ring: None,
             budget: Budget::default(),
@@ -113,20 +113,49 @@ impl Serving {
         }
     }
 
-    /// Puts an offer among the fit ones of its set, or out of them.
-    pub(super) fn set_fit(&mut self, offer: u32, is_fit: bool) {
-        let Offer { set, at_set, .. } = self.offers[offer as usize];
+    /// Puts an offer where it belongs among its set's, as its server is now; `is_leaving`: at the end.
+    pub(super) fn arrange(&mut self, offer: u32, is_leaving: bool) {
+        let Offer {
+            server, set, at_set, ..
+        } = self.offers[offer as usize];
+        let server = &self.servers[server as usize];
+        let is_fit = !is_leaving && server.standing.is_fit();
+        let is_near = is_fit && server.is_near;
         let set = &mut self.sets[set as usize];
-        let at = at_set as usize;
-        if (at < set.fit) == is_fit {
-            return;
+        let mut at = at_set as usize;
+        let mut swap = |set: &mut Set, to: usize| {
+            set.members.swap(at, to);
+            for at in [at, to] {
+                self.offers[set.members[at].offer as usize].at_set = at as u32;
+            }
+            at = to;
+        };
+        let (was_fit, was_near) = ((at_set as usize) < set.fit, (at_set as usize) < set.near);
+        if was_near && !is_near {
+            set.near -= 1;
+            swap(set, set.near);
         }
-        let to = if is_fit { set.fit } else { set.fit - 1 };
-        set.fit = if is_fit { set.fit + 1 } else { to };
-        set.members.swap(at, to);
+        if was_fit && !is_fit {
+            set.fit -= 1;
+            swap(set, set.fit);
+        }
+        if !was_fit && is_fit {
+            swap(set, set.fit);
+            set.fit += 1;
+        }
+        if !was_near && is_near {
+            swap(set, set.near);
+            set.near += 1;
+        }
         set.table.is_stale = true;
-        for at in [at, to] {
-            self.offers[set.members[at].offer as usize].at_set = at as u32;
+    }
+
+    /// Does that for all offers of a server.
+    pub(super) fn arrange_all(&mut self, server: u32) {
+        for nth in 0..self.servers[server as usize].offers.len() {
+            let offer = self.servers[server as usize].offers[nth];
+            self.arrange(offer, false);
+            self.tell(self.offers[offer as usize].set);
         }
     }
 
@@ -155,6 +184,12 @@ impl Serving {
         let serial = set.serial;
         self.release_set(at);
         Some(SetId { at, serial })
+    }
+
+    /// Whether [`Serving::pop_moved`] has something.
+    #[inline]
+    pub(crate) fn has_moved(&self) -> bool {
+        !self.moved.is_empty()
     }
 
     pub(super) fn tell(&mut self, at: u32) {

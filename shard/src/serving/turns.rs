@@ -34,39 +34,119 @@ impl View<'_> {
         None
     }
 
-    /// One after the other, each as often as its weight says, in relation to the heaviest.
+    /// One after the other; each visit a peer is owed its weight, and is given a call when that makes the heaviest's.
     pub(super) fn next_in_turn_of_many(&mut self, set: &mut Set) -> Option<u32> {
-        let most = i64::from(set.heaviest.0) * WHOLE as i64;
-        let mut far = None;
+        self.next_among(set, 0).or_else(|| self.next_among(set, 1))
+    }
+
+    /// In this gateway's zone, 0, or out of it, 1.
+    fn next_among(&mut self, set: &mut Set, which: usize) -> Option<u32> {
+        let (from, to) = [(0, set.near), (set.near, set.fit)][which];
+        let due = i64::from(set.heaviest.0) * WHOLE as i64;
+        let turn = &mut set.turns[which];
+        let mut best: Option<(usize, i64)> = None;
         let mut ejected = None;
-        for _ in 0..PICK_SCAN_MAX {
-            if set.turn >= set.fit {
-                set.turn = 0;
+        for _ in 0..PICK_SCAN_MAX.min(to - from) {
+            if !(from..to).contains(turn) {
+                *turn = from;
             }
-            let member = &mut set.members[set.turn];
-            let server = &self.servers[member.server as usize];
+            let at = *turn;
+            *turn += 1;
+            let member = &mut set.members[at];
             if !self.takes(member.server) {
-                set.turn += 1;
                 continue;
             }
-            if server.health.is_ejected(self.now_us) {
-                ejected.get_or_insert(set.turn);
-                set.turn += 1;
+            let health = &self.servers[member.server as usize].health;
+            if health.is_ejected(self.now_us) {
+                ejected.get_or_insert(at);
                 continue;
             }
-            if set.near > 0 && !server.is_near {
-                far.get_or_insert(set.turn);
-                set.turn += 1;
-                continue;
+            member.owed += i64::from(member.weight) * health.share(self.now_us) as i64;
+            if best.is_none_or(|(_, most)| member.owed > most) {
+                best = Some((at, member.owed));
             }
-            member.owed += i64::from(member.weight) * server.health.share(self.now_us) as i64;
-            set.turn += 1;
-            if member.owed >= most {
-                member.owed -= most;
-                return Some(member.server);
+            if member.owed >= due {
+                break;
             }
-            far = Some(set.turn - 1); // in its zone, and owed more than the others of it that were seen
         }
-        far.or(ejected).map(|at| set.members[at].server)
+        if let Some((at, _)) = best {
+            set.members[at].owed -= due; // perhaps before its time
+        }
+        let at = best.map(|(at, _)| at).or(ejected)?;
+        Some(set.members[at].server)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::limits::PICK_SCAN_MAX;
+    use crate::routes::Balance;
+    use crate::serving::lab::{Lab, all_by, assert_near, peer, terms};
+
+    #[test]
+    fn weights_are_kept_exactly_and_smoothly() {
+        let mut lab = Lab::new(1);
+        lab.serving.set_routes(all_by(Balance::RoundRobin));
+        let [a, b, c] =
+            [(1, 5), (2, 1), (3, 1)].map(|(slot, weight)| lab.serve(peer(0, slot), &terms(weight)));
+        for _ in 0..3 {
+            let order: Vec<_> = (0..7).map(|_| lab.call(None).unwrap().0).collect();
+            assert_eq!(order, [a, a, b, a, c, a, a]);
+        }
+    }
+
+    #[test]
+    fn any_weights_are_exact_in_each_round() {
+        let mut lab = Lab::new(2);
+        lab.serving.set_routes(all_by(Balance::RoundRobin));
+        let weights: Vec<u32> = (0..PICK_SCAN_MAX as u32)
+            .map(|_| (lab.random.next() % 9 + 1) as u32)
+            .collect();
+        let servers: Vec<_> = weights
+            .iter()
+            .enumerate()
+            .map(|(slot, &weight)| lab.serve(peer(0, slot as u32), &terms(weight)))
+            .collect();
+        let round: u32 = weights.iter().sum();
+        for _ in 0..3 {
+            let got = lab.shares(round as usize, 0);
+            for (server, weight) in servers.iter().zip(&weights) {
+                assert_eq!(got[server], *weight as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn many_take_turns_too() {
+        let mut lab = Lab::new(3);
+        lab.serving.set_routes(all_by(Balance::RoundRobin));
+        let equal = lab.serve_all(150);
+        for round in 0..3 {
+            let got = lab.shares(150, 0);
+            assert!(equal.iter().all(|server| got[server] == 1), "{round}");
+        }
+        let mut lab = Lab::new(4);
+        lab.serving.set_routes(all_by(Balance::RoundRobin));
+        let weight = |slot: u32| slot % 4 + 1;
+        let servers: Vec<_> = (0..200)
+            .map(|slot| lab.serve(peer(0, slot), &terms(weight(slot))))
+            .collect();
+        let got = lab.shares(50_000, 0);
+        for (slot, server) in servers.iter().enumerate() {
+            assert_near(got[server], 100 * weight(slot as u32) as usize, 2);
+        }
+    }
+
+    #[test]
+    fn who_has_no_room_is_passed_over() {
+        let mut lab = Lab::new(5);
+        lab.serving.set_routes(all_by(Balance::RoundRobin));
+        let mut small = terms(1);
+        small.in_flight_max = 1;
+        let small = lab.serve(peer(0, 1), &small);
+        let large = lab.serve(peer(0, 2), &terms(1));
+        let got: Vec<_> = (0..5).map(|_| lab.call(None).unwrap().0).collect();
+        assert_eq!(got.iter().filter(|&&server| server == small).count(), 1);
+        assert_eq!(got.iter().filter(|&&server| server == large).count(), 4);
     }
 }
