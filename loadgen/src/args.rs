@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::scenario::ProtocolName;
+use crate::scenario::{Direction, ProtocolName};
 
 const RUN_HELP: &str = "\
 Examples:
@@ -38,6 +38,7 @@ Examples:
   loadgen fan-out                            1 publisher, 1 subscriber, a full window
   loadgen fan-out --subscribers 100 --rate 10k --assert 'p99_ms < 5'
   loadgen calls --clients 64
+  loadgen stream --clients 10 --streams 20   services send as fast as 200 readers grant
   loadgen run bench/campaigns/first.toml     starts its servers itself, and leaves an HTML page
   loadgen find-knee --subscribers 10 --slo 'p99_ms < 5'
   loadgen compare before/ after/
@@ -75,6 +76,10 @@ pub enum Command {
     FanOut(FanOutArgs),
     /// Calls through a server to a service and back
     Calls(CallsArgs),
+    /// Calls to services that listen, to which the server connects
+    Upstream(UpstreamArgs),
+    /// Streams through a server, between clients and services
+    Stream(StreamArgs),
     /// Connect, say hello, close, as often as the server can
     Storm(StormArgs),
     /// Hold connections that say nothing, then speak to all of them
@@ -214,6 +219,10 @@ pub struct Against {
     /// Where subscribers and services connect, if elsewhere
     #[arg(long, value_name = "URL")]
     pub subscriber_url: Option<String>,
+
+    /// Services listen here, and the server connects to them: its configuration has an upstream of that address
+    #[arg(long, value_name = "URL")]
+    pub service_url: Option<String>,
 
     /// What it speaks [default: what the port is known for, else fluxar]
     #[arg(long, value_enum)]
@@ -393,6 +402,84 @@ workload_args!(
         services: u32,
     } load
 );
+
+workload_args!(
+    /// `loadgen upstream`
+    UpstreamArgs {
+        /// Connections that call
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        clients: u32,
+        /// Calls that each has open at a time
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        in_flight: u32,
+        /// Connections of the server that are waited for
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        services: u32,
+    } load
+);
+
+workload_args!(
+    /// `loadgen stream`
+    StreamArgs {
+        /// Connections that open streams
+        #[arg(long, default_value_t = 1)]
+        clients: u32,
+        /// Streams that each has open
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        streams: u32,
+        /// Connections that serve
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        services: u32,
+        /// Who sends: the services (down), the clients (up), or both
+        #[arg(long, value_enum, default_value_t = Sends::Down)]
+        direction: Sends,
+        /// What a reader grants its writer (65536, 64KiB); at least two of the largest chunks
+        #[arg(long, value_parser = bytes, default_value = "64KiB", value_name = "BYTES")]
+        window: usize,
+        /// A stream ends after so many chunks and is opened again [default: all stay]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        chunks: Option<u32>,
+        /// Further clients whose streams nobody grants any more once the warm-up is over
+        #[arg(long, default_value_t = 0)]
+        stopped: u32,
+        /// They do not read from their connections either
+        #[arg(long, requires = "stopped")]
+        stop_reading: bool,
+        /// Open loop: so many chunks a second on all streams together, instead of as fast as credit allows
+        #[arg(long, value_parser = rate)]
+        rate: Option<f64>,
+        /// Open loop: at random times instead of evenly spaced
+        #[arg(long, requires = "rate")]
+        poisson: bool,
+        /// Bytes of a chunk, its stamp included (64, 1KiB)
+        #[arg(long, value_parser = bytes, default_value = "64")]
+        bytes: usize,
+        /// Chunks from a file of JSON lines, a JSON array or a CBOR sequence
+        #[arg(long, value_name = "FILE", conflicts_with = "bytes")]
+        documents: Option<PathBuf>,
+    }
+);
+
+/// Who sends the chunks of streams.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Sends {
+    /// The services
+    Down,
+    /// The clients
+    Up,
+    /// Both
+    Both,
+}
+
+impl From<Sends> for Direction {
+    fn from(sends: Sends) -> Direction {
+        match sends {
+            Sends::Down => Direction::Down,
+            Sends::Up => Direction::Up,
+            Sends::Both => Direction::Both,
+        }
+    }
+}
 
 workload_args!(
     /// `loadgen storm`

@@ -100,6 +100,10 @@ fn run_single(command: &Command) -> Result<(), End> {
         Err(message) => return Err(End::Usage(message)),
     };
     interrupt::on_signal("interrupted".to_owned()).map_err(End::run)?;
+    if let Some(words) = single::upstream_configuration(&campaign).filter(|_| !doing.quiet) {
+        // Whoever cannot read it learns of it if it fails.
+        let _ = writeln!(io::stderr(), "{words}");
+    }
     let conducted = carry_out(&campaign, doing.out.as_deref(), doing.quiet)?;
     if let Some(out) = &doing.out {
         write_reports(out)?;

@@ -94,6 +94,12 @@ pub fn order(campaign: &Campaign) -> (Vec<Step<'_>>, Vec<Skipped>) {
 /// Why a target cannot do a workload, known by its protocol.
 fn unable(target: &Target, workload: &Workload) -> Option<&'static str> {
     use ProtocolName::{Fluxar, Mqtt3, Mqtt5, Nats, Redis, Relay};
+    if target.protocol != Fluxar && matches!(workload, Workload::Stream { .. }) {
+        return Some("it has no streams");
+    }
+    if target.protocol != Fluxar && target.service_url.is_some() {
+        return Some("it connects to nobody");
+    }
     let calls = matches!(workload, Workload::Calls { .. } | Workload::Mixed { .. });
     match target.protocol {
         Redis if calls => Some("Redis has no calls"),

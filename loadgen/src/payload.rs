@@ -130,6 +130,12 @@ impl Payloads {
         payload
     }
 
+    /// The largest of those that were prepared.
+    #[must_use]
+    pub fn largest_bytes(&self) -> usize {
+        self.payloads.iter().map(Vec::len).max().unwrap_or(0)
+    }
+
     /// The mean size of those that were prepared, as often as each is taken.
     #[must_use]
     pub fn mean_bytes(&self) -> f64 {

@@ -19,7 +19,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use fluxar_engine::dial;
-use fluxar_engine::listener::Address;
+use fluxar_engine::listener::{Address, Listener};
 use fluxar_engine::mail;
 use fluxar_engine::reactor::Board;
 use fluxar_engine::rlimit::raise_descriptor_limit;
@@ -37,6 +37,7 @@ use crate::protocol::{Ability, Protocol};
 use crate::scenario::{ProtocolName, Scenario, Target, Workload};
 use crate::worker::shared::Shared;
 use crate::worker::{Outcome, Seat};
+use crate::workload::streaming::Shape;
 use crate::workload::{self, Cast, Visits};
 
 use conduct::Conductor;
@@ -125,6 +126,10 @@ pub enum RunStage {
 /// anybody can send.
 pub fn run(order: &RunOrder, progress: &mut dyn FnMut(&Snapshot)) -> Result<Measured, RunError> {
     let target = &order.target;
+    let credit_bytes = match order.scenario.workload {
+        Workload::Stream { window_bytes, .. } => window_bytes,
+        _ => Settings::default().credit_bytes,
+    };
     let fluxar = |url: &str| {
         let framing = if url.starts_with("ws://") {
             Framing::Messages
@@ -135,21 +140,26 @@ pub fn run(order: &RunOrder, progress: &mut dyn FnMut(&Snapshot)) -> Result<Meas
             framing,
             batch: target.batch,
             qos: target.qos,
+            credit_bytes,
             ..Settings::default()
         })
     };
     let mqtt = |version| Mqtt::new(version, target.qos);
     let subscriber_url = target.subscriber_url.as_deref().unwrap_or(&target.url);
+    let service_url = target.service_url.as_deref().unwrap_or(subscriber_url);
     match target.protocol {
-        ProtocolName::Fluxar => run_with([fluxar(&target.url), fluxar(subscriber_url)], order, progress),
-        ProtocolName::Nats => run_with([Nats::new(), Nats::new()], order, progress),
-        ProtocolName::Redis => run_with([Redis::new(), Redis::new()], order, progress),
-        ProtocolName::Mqtt3 => run_with([mqtt(Version::V3), mqtt(Version::V3)], order, progress),
-        ProtocolName::Mqtt5 => run_with([mqtt(Version::V5), mqtt(Version::V5)], order, progress),
+        ProtocolName::Fluxar => {
+            let of = [&target.url, subscriber_url, service_url].map(fluxar);
+            run_with(of, order, progress)
+        }
+        ProtocolName::Nats => run_with([(); 3].map(|()| Nats::new()), order, progress),
+        ProtocolName::Redis => run_with([(); 3].map(|()| Redis::new()), order, progress),
+        ProtocolName::Mqtt3 => run_with([Version::V3; 3].map(mqtt), order, progress),
+        ProtocolName::Mqtt5 => run_with([Version::V5; 3].map(mqtt), order, progress),
         ProtocolName::Relay => {
             // It carries the same envelopes that FLUXAR does.
             let relay = || Relay::new(target.batch, Settings::default().meta);
-            run_with([relay(), relay()], order, progress)
+            run_with([(); 3].map(|()| relay()), order, progress)
         }
     }
 }
@@ -166,13 +176,16 @@ fn name(protocol: ProtocolName) -> &'static str {
 }
 
 fn run_with<P: Protocol>(
-    protocols: [P; 2],
+    protocols: [P; 3],
     order: &RunOrder,
     progress: &mut dyn FnMut(&Snapshot),
 ) -> Result<Measured, RunError> {
     let scenario = &order.scenario;
     let connections_max = descriptors(&scenario.workload)?;
-    let cast = Arc::new(Cast::of(scenario));
+    let mut cast = Cast::of(scenario);
+    if order.target.service_url.is_some() {
+        cast.listen();
+    }
     let mut abilities = cast.abilities();
     if order.target.qos > 0 && cast.publishers > 0 {
         abilities.push(Ability::AcknowledgedPublish);
@@ -195,6 +208,15 @@ fn run_with<P: Protocol>(
         _ => None,
     };
     let payloads = Payloads::prepare(&scenario.payload, order.seed)?;
+    if let Some(shape) = &mut cast.streams {
+        shape.chunk_bytes_max = payloads.largest_bytes() as u64;
+        check_window(shape)?;
+    }
+    let cast = Arc::new(cast);
+    let listener = match &order.target.service_url {
+        Some(url) if cast.attached > 0 => Some(Arc::new(listen(url)?)),
+        _ => None,
+    };
     let sources = sources(order, &addresses, &cast);
 
     let processors: Vec<Option<usize>> = match &order.generator.cores[..] {
@@ -225,6 +247,7 @@ fn run_with<P: Protocol>(
             names: Arc::clone(&names),
             protocols: protocols.clone(),
             addresses: addresses.clone(),
+            listener: listener.clone(),
             sources: sources.clone(),
             payloads: payloads.clone(),
             plan: plan.clone(),
@@ -299,6 +322,26 @@ fn beside_the_threads<T>(cores: &[usize], work: impl FnOnce() -> T) -> T {
     done
 }
 
+/// A writer can always send a chunk some time if half of its reader's window is enough for it.
+fn check_window(shape: &Shape) -> Result<(), RunError> {
+    let (window_bytes, largest_bytes) = (u64::from(shape.window_bytes), shape.chunk_bytes_max);
+    if window_bytes < 2 * largest_bytes {
+        return Err(RunError::Scenario(format!(
+            "window_bytes of {window_bytes} is too small for chunks of {largest_bytes} bytes: take at least {}",
+            2 * largest_bytes
+        )));
+    }
+    Ok(())
+}
+
+fn listen(url: &str) -> Result<Listener, RunError> {
+    let address = Address::parse(url).map_err(|error| RunError::Address {
+        url: url.to_owned(),
+        fault: error.fault,
+    })?;
+    Listener::open(&address).map_err(|error| RunError::Listen(error.to_string()))
+}
+
 fn address(url: &str) -> Result<Address, RunError> {
     let fault = |fault: String| RunError::Address {
         url: url.to_owned(),
@@ -368,6 +411,7 @@ mod tests {
                 protocol: ProtocolName::Nats,
                 url: "tcp://127.0.0.1:1".into(),
                 subscriber_url: None,
+                service_url: None,
                 qos: 0,
                 batch: true,
             },
@@ -386,7 +430,7 @@ mod tests {
             generator: GeneratorConfig::default(),
             seed: 1,
         };
-        let error = run_with([Broken, Broken], &order, &mut |_| {}).expect_err("it broke down");
+        let error = run_with([Broken, Broken, Broken], &order, &mut |_| {}).expect_err("it broke down");
         assert!(matches!(error, RunError::System(_)), "{error}");
         assert!(error.to_string().contains("no session 0"), "{error}");
     }

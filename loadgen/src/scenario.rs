@@ -99,6 +99,33 @@ pub enum Workload {
         /// Connections a second that come, subscribe, hear one event and go.
         churn_per_s: f64,
     },
+    /// Streams between clients and services.
+    Stream {
+        /// Connections that open streams.
+        #[serde(default = "one")]
+        clients: u32,
+        /// Streams that each has open.
+        #[serde(default = "one")]
+        streams: u32,
+        /// Connections that serve.
+        #[serde(default = "one")]
+        services: u32,
+        /// Who sends chunks.
+        #[serde(default)]
+        direction: Direction,
+        /// What the reader of a stream grants its writer, bytes. At least two of the largest chunks.
+        #[serde(default = "default_window_bytes")]
+        window_bytes: u32,
+        /// A stream ends after so many chunks, and is opened again. Otherwise all stay.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        chunks: Option<u32>,
+        /// Further clients, whose streams nobody reads any more once the warm-up is over.
+        #[serde(default)]
+        stopped: u32,
+        /// How they stop.
+        #[serde(default)]
+        stops: Stops,
+    },
     /// Fan-out and calls at once, on the same server.
     Mixed {
         /// Subscribers of the one topic.
@@ -109,6 +136,34 @@ pub enum Workload {
         #[serde(default = "one")]
         in_flight: u32,
     },
+}
+
+/// Who sends the chunks of streams.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// The service.
+    #[default]
+    Down,
+    /// The client.
+    Up,
+    /// Both.
+    Both,
+}
+
+/// How the readers of stopped clients stop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stops {
+    /// They grant nothing more, and take what still comes.
+    #[default]
+    Granting,
+    /// They read nothing more from their connections. Only where services alone send.
+    Reading,
+}
+
+fn default_window_bytes() -> u32 {
+    64 * 1024
 }
 
 fn one() -> u32 {
@@ -215,6 +270,9 @@ pub struct Target {
     /// Where subscribers (and serving sessions) connect, if elsewhere, for example by WebSocket.
     #[serde(default)]
     pub subscriber_url: Option<String>,
+    /// Where services listen, instead of connecting: the server connects to them (a gateway's `[[upstream]]`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_url: Option<String>,
     /// Quality of service of publishes and subscriptions: 0 or 1.
     #[serde(default)]
     pub qos: u8,

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use crate::args::{Against, CallsArgs, ChurnArgs, Command, Doing, Fan, FindKneeArgs, Load};
-use crate::args::{FanOutArgs, IdleArgs, MixedArgs, SlowArgs, StormArgs};
+use crate::args::{FanOutArgs, IdleArgs, MixedArgs, SlowArgs, StormArgs, StreamArgs, UpstreamArgs};
 use crate::campaign::{Campaign, ScenarioPlan, ServerPlan, TargetPlan, check_url, protocol_of_url};
-use crate::scenario::{Arrivals, Payload, ProtocolName, Scenario, Target, Workload};
+use crate::scenario::{Arrivals, Direction, Payload, ProtocolName, Scenario, Stops, Target, Workload};
 use crate::server::listeners;
 use crate::slo::{Assertion, Bound};
+
+/// Where services listen if nobody says otherwise.
+const SERVICE_URL: &str = "tcp://127.0.0.1:9100";
 
 /// The campaign that a command's flags describe, and how to do it; `None` for commands that have other arguments.
 ///
@@ -36,6 +39,22 @@ pub fn campaign(command: &Command) -> Result<Option<(Campaign, Doing)>, String> 
             };
             ("calls", workload, Some(load), against, doing)
         }
+        Command::Upstream(UpstreamArgs {
+            clients,
+            in_flight,
+            services,
+            load,
+            against,
+            doing,
+        }) => {
+            let workload = Workload::Calls {
+                clients: *clients,
+                in_flight: *in_flight,
+                services: *services,
+            };
+            ("upstream", workload, Some(load), against, doing)
+        }
+        Command::Stream(args) => return stream(args).map(Some),
         Command::Storm(StormArgs {
             connections,
             concurrency,
@@ -114,8 +133,72 @@ pub fn campaign(command: &Command) -> Result<Option<(Campaign, Doing)>, String> 
         warmup_ms: doing.warmup.as_millis() as u64,
         duration_ms: (doing.duration.as_millis() as u64).max(1),
     };
+    single(name, scenario, against, doing).map(Some)
+}
+
+fn stream(args: &StreamArgs) -> Result<(Campaign, Doing), String> {
+    let doing = &args.doing;
+    let window_bytes =
+        u32::try_from(args.window).map_err(|_| format!("--window {}: take less than 4 GiB", args.window))?;
+    if args.window < 2 * args.bytes {
+        let least = 2 * args.bytes;
+        return Err(format!(
+            "--window {window_bytes} is too small for chunks of {} bytes: take at least {least}",
+            args.bytes
+        ));
+    }
+    if args.clients + args.stopped == 0 {
+        return Err("--clients 0: nobody would open a stream".to_owned());
+    }
+    let direction = Direction::from(args.direction);
+    if args.stop_reading && direction != Direction::Down {
+        return Err("--stop-reading takes --direction down: a service has streams of others too".to_owned());
+    }
+    let scenario = Scenario {
+        workload: Workload::Stream {
+            clients: args.clients,
+            streams: args.streams,
+            services: args.services,
+            direction,
+            window_bytes,
+            chunks: args.chunks,
+            stopped: args.stopped,
+            stops: if args.stop_reading {
+                Stops::Reading
+            } else {
+                Stops::Granting
+            },
+        },
+        arrivals: match args.rate {
+            None => Arrivals::default(),
+            Some(per_s) if args.poisson => Arrivals::Poisson { per_s },
+            Some(per_s) => Arrivals::Constant { per_s },
+        },
+        payload: match &args.documents {
+            Some(path) => Payload::File { path: path.clone() },
+            None => Payload::Fixed { bytes: args.bytes },
+        },
+        warmup_ms: doing.warmup.as_millis() as u64,
+        duration_ms: (doing.duration.as_millis() as u64).max(1),
+    };
+    single("stream", scenario, &args.against, doing)
+}
+
+fn single(
+    name: &str,
+    scenario: Scenario,
+    against: &Against,
+    doing: &Doing,
+) -> Result<(Campaign, Doing), String> {
     let assertions = assertions(&doing.assertions)?;
     let mut campaign = against_one(name, against, ScenarioPlan::single(name, scenario, assertions))?;
+    if name == "upstream" {
+        for plan in &mut campaign.targets {
+            plan.target
+                .service_url
+                .get_or_insert_with(|| SERVICE_URL.to_owned());
+        }
+    }
     for assertion in campaign.scenarios.iter().flat_map(|plan| &plan.assertions) {
         campaign
             .check(assertion)
@@ -128,7 +211,22 @@ pub fn campaign(command: &Command) -> Result<Option<(Campaign, Doing)>, String> 
         .as_ref()
         .map(|cores| cores.0.clone())
         .unwrap_or_default();
-    Ok(Some((campaign, doing.clone())))
+    Ok((campaign, doing.clone()))
+}
+
+/// What a gateway that runs has to have in its configuration for services that listen; `None` if there are none.
+#[must_use]
+pub fn upstream_configuration(campaign: &Campaign) -> Option<String> {
+    let url = campaign.targets.first()?.target.service_url.as_ref()?;
+    let services = match campaign.scenarios.first()?.points.first()?.scenario.workload {
+        Workload::Calls { services, .. } | Workload::Stream { services, .. } => services.max(1),
+        _ => return None,
+    };
+    Some(format!(
+        "Services listen on {url}, and {services} connections of the server are waited for, up to a minute. A gateway of \
+         one core makes them by this in its configuration (more cores make as many each):\n\n    [[upstream]]\n    \
+         name = \"load\"\n    endpoints = [\"{url}\"]\n    methods = [\"load.>\"]\n    connections = {services}\n"
+    ))
 }
 
 /// The fan-out whose knee is searched if no file says otherwise.
@@ -190,9 +288,13 @@ pub fn slos(texts: &[String], campaign: &Campaign) -> Result<Vec<Assertion>, Str
 }
 
 fn against_one(name: &str, against: &Against, scenario: ScenarioPlan) -> Result<Campaign, String> {
-    for url in [Some(&against.url), against.subscriber_url.as_ref()]
-        .into_iter()
-        .flatten()
+    for url in [
+        Some(&against.url),
+        against.subscriber_url.as_ref(),
+        against.service_url.as_ref(),
+    ]
+    .into_iter()
+    .flatten()
     {
         check_url(url)?;
         if url.contains('{') {
@@ -209,6 +311,7 @@ fn against_one(name: &str, against: &Against, scenario: ScenarioPlan) -> Result<
         protocol,
         url: against.url.clone(),
         subscriber_url: against.subscriber_url.clone(),
+        service_url: against.service_url.clone(),
         qos: against.qos,
         batch: !against.no_batch,
     };

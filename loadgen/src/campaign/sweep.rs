@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::Point;
-use crate::scenario::{Arrivals, Payload, Scenario, Workload};
+use crate::scenario::{Arrivals, Direction, Payload, Scenario, Stops, Workload};
 
 /// Points of one scenario; more are probably a slip, and would run for days.
 pub(super) const POINTS_MAX: usize = 1_000;
@@ -188,6 +188,44 @@ fn check(scenario: &Scenario, misfits: &mut Vec<Misfit>) {
             misfit("payload", "sizes", "weights have to be more than 0");
         }
         _ => {}
+    }
+    if let Workload::Stream {
+        direction,
+        window_bytes,
+        chunks,
+        stops,
+        ..
+    } = scenario.workload
+    {
+        let mut misfit = |field: &str, message: String| {
+            misfits.push(Misfit {
+                section: "workload",
+                field: Some(field.to_owned()),
+                message: format!("workload.{field}: {message}"),
+            });
+        };
+        if chunks == Some(0) {
+            misfit("chunks", "a stream without chunks shows nothing".into());
+        }
+        if stops == Stops::Reading && direction != Direction::Down {
+            let why = "a service has streams of others too: only clients can stop reading, where services alone send";
+            misfit("stops", why.into());
+        }
+        let largest = match &scenario.payload {
+            Payload::Fixed { bytes } => *bytes,
+            Payload::Distribution { sizes } => sizes.iter().map(|(bytes, _)| *bytes).max().unwrap_or(0),
+            // Known when it is read.
+            Payload::File { .. } => 0,
+        };
+        if (window_bytes as usize) < 2 * largest {
+            misfit(
+                "window_bytes",
+                format!(
+                    "too small for chunks of {largest} bytes: take at least {}",
+                    2 * largest
+                ),
+            );
+        }
     }
     if scenario.duration_ms == 0 {
         misfits.push(Misfit {

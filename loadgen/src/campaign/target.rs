@@ -80,7 +80,12 @@ fn read_one(reading: &mut Reading<'_>, table: &DeTable<'_>, at: usize) -> Target
     };
     let url = fields.text_needed(reading, "url", "tcp://127.0.0.1:{port}");
     let subscriber_url = fields.text(reading, "subscriber_url");
-    for (name, url) in [("url", Some(&url)), ("subscriber_url", subscriber_url.as_ref())] {
+    let service_url = fields.text(reading, "service_url");
+    for (name, url) in [
+        ("url", Some(&url)),
+        ("subscriber_url", subscriber_url.as_ref()),
+        ("service_url", service_url.as_ref()),
+    ] {
         if let Some(Err(wrong)) = url.filter(|url| !url.is_empty()).map(|url| check_url(url)) {
             fields.wrong(reading, name, wrong);
         }
@@ -90,6 +95,7 @@ fn read_one(reading: &mut Reading<'_>, table: &DeTable<'_>, at: usize) -> Target
         protocol,
         url,
         subscriber_url,
+        service_url,
         qos: fields.number(reading, "qos", 0..=1).unwrap_or(0) as u8,
         batch: fields.flag(reading, "batch").unwrap_or(true),
     };
@@ -110,7 +116,7 @@ fn read_one(reading: &mut Reading<'_>, table: &DeTable<'_>, at: usize) -> Target
         }
     };
     if !matches!(server, ServerPlan::Start(_)) {
-        for name in ["url", "subscriber_url"] {
+        for name in ["url", "subscriber_url", "service_url"] {
             if table
                 .get(name)
                 .and_then(|url| url.get_ref().as_str())

@@ -29,6 +29,10 @@ pub enum Ability {
     AcknowledgedPublish,
     /// Request and answer through the server.
     Calls,
+    /// Streams with credit through the server.
+    Streams,
+    /// Services that listen and are connected to by the server.
+    Listening,
 }
 
 /// Names that sessions refer to by index, prepared once.
@@ -104,6 +108,55 @@ pub enum Incoming<'a> {
     },
     /// The answer to [`Session::ping`].
     Pong,
+    /// The peer opened a stream. Its number names it until it is over.
+    StreamOpened {
+        /// Its number.
+        stream: u32,
+        /// The request.
+        payload: &'a [u8],
+        /// The peer sends no chunks.
+        has_ended: bool,
+    },
+    /// A chunk of a stream.
+    Chunk {
+        /// Its number.
+        stream: u32,
+        /// As it was sent.
+        payload: &'a [u8],
+        /// The peer's direction ended with it.
+        is_last: bool,
+    },
+    /// More may be sent on a stream.
+    StreamGranted {
+        /// Its number.
+        stream: u32,
+    },
+    /// The peer's direction of a stream has ended.
+    StreamEnded {
+        /// Its number.
+        stream: u32,
+    },
+    /// Both directions of a stream have ended, by an error of the peer or because it broke the rules.
+    StreamFailed {
+        /// Its number.
+        stream: u32,
+        /// What the peer said, or did.
+        message: String,
+    },
+    /// The peer cancelled a stream. Our direction has ended with that.
+    StreamCancelled {
+        /// Its number.
+        stream: u32,
+    },
+}
+
+/// What the open of a stream says beside its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opening {
+    /// No chunks will be sent.
+    pub ends: bool,
+    /// Bytes that the other side may send before it is granted more.
+    pub credit_bytes: u32,
 }
 
 /// Why a session cannot go on.
@@ -136,6 +189,32 @@ pub trait Session {
     fn ping(&mut self, out: &mut Outgoing);
     /// Ends the session in good order.
     fn close(&mut self, out: &mut Outgoing);
+    /// The transport was opened by the server, which is to speak first: called instead of [`Session::open`].
+    /// [`Incoming::Ready`] follows once its hello is answered.
+    fn listen(&mut self) {}
+    /// Opens a stream of a method under a number of the caller's, which names no open one. Here and below, sessions that
+    /// are not able to do [`Ability::Streams`] do nothing.
+    fn open_stream(
+        &mut self,
+        _stream: u32,
+        _method: usize,
+        _opening: Opening,
+        _payload: &[u8],
+        _out: &mut Outgoing,
+    ) {
+    }
+    /// How many bytes of chunks may be sent on a stream now.
+    fn stream_credit(&self, _stream: u32) -> u64 {
+        0
+    }
+    /// Sends a chunk, which credit allows and no end precedes; the caller has seen to both.
+    fn send_chunk(&mut self, _stream: u32, _payload: &[u8], _is_last: bool, _out: &mut Outgoing) {}
+    /// Ends this side's direction of a stream.
+    fn end_stream(&mut self, _stream: u32, _out: &mut Outgoing) {}
+    /// Lets the other side send so many bytes more.
+    fn grant(&mut self, _stream: u32, _bytes: u32, _out: &mut Outgoing) {}
+    /// Gives a stream up.
+    fn cancel_stream(&mut self, _stream: u32, _out: &mut Outgoing) {}
     /// The worker is about to take what was written: frames that are still open are sealed.
     fn seal(&mut self, out: &mut Outgoing);
     /// What the session has to say although nothing arrived: that a peer which answers nothing (the relay) is taken to

@@ -19,6 +19,12 @@ pub(super) enum Heard {
     Refused(String),
     Dropped(u64),
     Pong,
+    StreamOpened(u32, Vec<u8>, bool),
+    Chunk(u32, Vec<u8>, bool),
+    Granted(u32),
+    StreamEnded(u32),
+    StreamFailed(u32, String),
+    StreamCancelled(u32),
 }
 
 impl From<Incoming<'_>> for Heard {
@@ -33,6 +39,20 @@ impl From<Incoming<'_>> for Heard {
             Incoming::Refused { message } => Self::Refused(message),
             Incoming::Dropped { events } => Self::Dropped(events),
             Incoming::Pong => Self::Pong,
+            Incoming::StreamOpened {
+                stream,
+                payload,
+                has_ended,
+            } => Self::StreamOpened(stream, payload.to_vec(), has_ended),
+            Incoming::Chunk {
+                stream,
+                payload,
+                is_last,
+            } => Self::Chunk(stream, payload.to_vec(), is_last),
+            Incoming::StreamGranted { stream } => Self::Granted(stream),
+            Incoming::StreamEnded { stream } => Self::StreamEnded(stream),
+            Incoming::StreamFailed { stream, message } => Self::StreamFailed(stream, message),
+            Incoming::StreamCancelled { stream } => Self::StreamCancelled(stream),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A scenario in words.
 
 use crate::record::{Point, short_field, value_text};
-use crate::scenario::{Arrivals, Payload, Scenario, Workload};
-use crate::units::{count, per_second};
+use crate::scenario::{Arrivals, Direction, Payload, Scenario, Stops, Workload};
+use crate::units::{bytes, count, per_second};
 
 /// What is done, how messages arrive, what they carry, how long.
 pub(super) fn scenario(scenario: &Scenario) -> String {
@@ -12,6 +12,9 @@ pub(super) fn scenario(scenario: &Scenario) -> String {
         match (&scenario.workload, &scenario.arrivals) {
             // Calls have their own window, which is told already.
             (Workload::Calls { .. }, Arrivals::Window { .. }) => parts.push("closed loop".to_owned()),
+            (Workload::Stream { .. }, Arrivals::Window { .. }) => {
+                parts.push("as fast as credit allows".to_owned());
+            }
             _ => parts.push(arrivals(&scenario.arrivals)),
         }
         parts.push(payload(&scenario.payload));
@@ -112,6 +115,40 @@ fn workload(workload: &Workload) -> String {
             many(*subscribers, "subscriber", "subscribers"),
             per_second(*churn_per_s)
         ),
+        Workload::Stream {
+            clients,
+            streams,
+            services,
+            direction,
+            window_bytes,
+            chunks,
+            stopped,
+            stops,
+        } => {
+            let sends = match direction {
+                Direction::Down => "the services send",
+                Direction::Up => "the clients send",
+                Direction::Both => "both send",
+            };
+            let lasts = chunks.map_or_else(String::new, |chunks| {
+                format!(", each of {}", many(chunks, "chunk", "chunks"))
+            });
+            let stops = match stops {
+                Stops::Granting => "that nobody grants any more",
+                Stops::Reading => "that nobody reads any more",
+            };
+            let beside = match stopped {
+                0 => String::new(),
+                _ => format!(" beside {} {stops}", many(*stopped, "client's", "clients'")),
+            };
+            format!(
+                "{} with {}{lasts}, {}, {sends}, windows of {}{beside}",
+                many(*clients, "client", "clients"),
+                many(*streams, "stream each", "streams each"),
+                many(*services, "service", "services"),
+                bytes(f64::from(*window_bytes))
+            )
+        }
         Workload::Mixed {
             subscribers,
             clients,

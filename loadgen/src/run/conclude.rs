@@ -1,10 +1,13 @@
 //! Puts together what the threads and the conductor found out, and says what a reader of the figures has to know.
 
+use hdrhistogram::Histogram;
+
 use crate::measured::{Measured, Phase};
 use crate::payload::Payloads;
 use crate::tally::Tally;
 use crate::worker::Outcome;
 use crate::workload::pacing::LATE_NS;
+use crate::workload::streaming::{Shape, Streamed};
 use crate::workload::{Cast, Part, Visits};
 
 use super::RunOrder;
@@ -24,9 +27,10 @@ const NS_PER_MS: f64 = 1e6;
 /// All threads together.
 #[derive(Default)]
 struct Whole {
-    /// By phase: publishes and what became of them; calls; visitors.
+    /// By phase: publishes and what became of them; calls; chunks of streams; visitors.
     events: Vec<Tally>,
     calls: Vec<Tally>,
+    chunks: Vec<Tally>,
     visits: Vec<Tally>,
     spoken: Tally,
     outcome: Outcome,
@@ -45,6 +49,7 @@ pub(super) fn conclude(
     for (index, window) in observed.windows.iter().enumerate() {
         let mut tally = whole.events[index].clone();
         let calls = &whole.calls[index];
+        tally.add(&whole.chunks[index]);
         if cast.publishers > 0 {
             // Beside events, calls count and have latencies of their own.
             let latency_ns = tally.latency_ns.clone();
@@ -97,6 +102,7 @@ fn gather(outcomes: Vec<Outcome>, phases: usize) -> Whole {
     let mut whole = Whole {
         events: none(),
         calls: none(),
+        chunks: none(),
         visits: none(),
         ..Whole::default()
     };
@@ -109,6 +115,7 @@ fn gather(outcomes: Vec<Outcome>, phases: usize) -> Whole {
         add(&mut whole.events, &outcome.published);
         add(&mut whole.events, &outcome.heard);
         add(&mut whole.calls, &outcome.called);
+        add(&mut whole.chunks, &outcome.streamed);
         add(&mut whole.visits, &outcome.visited);
         whole.spoken.add(&outcome.spoken);
         let sum = &mut whole.outcome;
@@ -122,6 +129,7 @@ fn gather(outcomes: Vec<Outcome>, phases: usize) -> Whole {
         }
         sum.of_subscribers.foreign += outcome.of_subscribers.foreign;
         sum.of_subscribers.heard_by_stopped += outcome.of_subscribers.heard_by_stopped;
+        sum.of_streams.add(&outcome.of_streams);
         sum.of_callers.late += outcome.of_callers.late;
         sum.of_callers.unsent += outcome.of_callers.unsent;
         sum.of_callers.overdue += outcome.of_callers.overdue;
@@ -142,9 +150,49 @@ fn latencies(name: &str, tallies: &[Tally], extra: &mut Vec<(String, f64)>) {
     for tally in tallies {
         all.add(tally);
     }
+    quantiles(name, &all.latency_ns, extra);
+}
+
+fn quantiles(name: &str, times_ns: &Histogram<u64>, extra: &mut Vec<(String, f64)>) {
     for (quantile, value) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)] {
-        let latency_ns = all.latency_ns.value_at_quantile(value);
-        extra.push((format!("{name}_{quantile}_ms"), latency_ns as f64 / NS_PER_MS));
+        let time_ns = times_ns.value_at_quantile(value);
+        extra.push((format!("{name}_{quantile}_ms"), time_ns as f64 / NS_PER_MS));
+    }
+}
+
+/// Figures of streams.
+fn of_streams(
+    shape: &Shape,
+    found: &Streamed,
+    observed: &Observed,
+    measured: &Measured,
+    extra: &mut Vec<(String, f64)>,
+) {
+    let measured_s = observed.measured_ns as f64 / 1e9;
+    let mut push = |name: &str, figure: f64| extra.push((name.to_owned(), figure));
+    push("chunk_bytes_per_s", found.arrived_bytes as f64 / measured_s);
+    push("streams_opened", found.opened as f64);
+    push("streams_ended", found.ended as f64);
+    push("streams_failed", found.failed as f64);
+    if shape.chunks.is_some() {
+        push("streams_per_s", found.ended_measured as f64 / measured_s);
+        if let Some(server) = measured.server
+            && found.ended_measured > 0
+        {
+            let ns = server.cpu_ns as f64 / found.ended_measured as f64;
+            push("server_ns_per_stream", ns);
+        }
+    }
+    if shape.stopped > 0 {
+        push("stopped_heard", found.stopped_chunks as f64);
+        push("stopped_stream_bytes", found.stopped_bytes_max as f64);
+    }
+    if !found.first_chunks().is_empty() {
+        quantiles("first_chunk", found.first_chunks(), extra);
+    }
+    if !found.gaps.is_empty() {
+        quantiles("gap", &found.gaps, extra);
+        extra.push(("gap_max_ms".to_owned(), found.gaps.max() as f64 / NS_PER_MS));
     }
 }
 
@@ -159,7 +207,7 @@ fn extra(
     let mut extra = Vec::new();
     let measured_s = observed.measured_ns as f64 / 1e9;
     let sum = |tallies: &[Tally], figure: fn(&Tally) -> u64| tallies.iter().map(figure).sum::<u64>() as f64;
-    if cast.publishers > 0 || cast.callers > 0 {
+    if cast.publishers > 0 || cast.callers > 0 || cast.streams.is_some() {
         extra.push(("payload_bytes".to_owned(), payloads.mean_bytes()));
     }
     if whole.outcome.acknowledged > 0 {
@@ -187,6 +235,9 @@ fn extra(
         extra.push(("calls_per_s".to_owned(), answered / measured_s));
         latencies("call", &whole.calls, &mut extra);
     }
+    if let Some(shape) = &cast.streams {
+        of_streams(shape, &whole.outcome.of_streams, observed, measured, &mut extra);
+    }
     if let (Some(server), Some(quiet_bytes)) = (measured.server, observed.rss_quiet_bytes) {
         let grown_bytes = quiet_bytes as f64 - server.rss_before_bytes as f64;
         let connections = cast.parts.len().max(1) as f64;
@@ -197,11 +248,13 @@ fn extra(
         .iter()
         .filter(|part| matches!(part, Part::Subscriber { stops: true, .. }))
         .count();
+    if cast.has_stopped()
+        && let (Some(server), Some(begun_bytes)) = (measured.server, observed.rss_begun_bytes)
+    {
+        let grown_bytes = server.rss_max_bytes.saturating_sub(begun_bytes);
+        extra.push(("rss_growth_bytes".to_owned(), grown_bytes as f64));
+    }
     if stopped > 0 {
-        if let (Some(server), Some(begun_bytes)) = (measured.server, observed.rss_begun_bytes) {
-            let grown_bytes = server.rss_max_bytes.saturating_sub(begun_bytes);
-            extra.push(("rss_growth_bytes".to_owned(), grown_bytes as f64));
-        }
         let (cut, after_ns) = observed.closed_by_server.unwrap_or_default();
         extra.push(("stopped_cut".to_owned(), cut as f64));
         if cut > 0 {
@@ -229,8 +282,8 @@ fn warnings(
     let outcome = &whole.outcome;
     let is_open = observed.windows.iter().any(|window| window.asked_per_s.is_some());
     let sent: u64 = measured.phases.iter().map(|phase| phase.sent).sum();
-    let late = outcome.of_publishers.late + outcome.of_callers.late;
-    let unsent = outcome.of_publishers.unsent + outcome.of_callers.unsent;
+    let late = outcome.of_publishers.late + outcome.of_callers.late + outcome.of_streams.late;
+    let unsent = outcome.of_publishers.unsent + outcome.of_callers.unsent + outcome.of_streams.unsent;
     let fell_behind = is_open && (late + unsent) as f64 > LATE_SHARE * (sent + unsent) as f64;
     let busy = measured.generator_busy;
     let percent = |share: f64| format!("{:.0} %", share * 100.0);
@@ -304,7 +357,7 @@ fn warnings(
             outcome.of_callers.overdue
         ));
     }
-    let foreign = outcome.of_subscribers.foreign + outcome.of_callers.foreign;
+    let foreign = outcome.of_subscribers.foreign + outcome.of_callers.foreign + outcome.of_streams.foreign;
     if foreign > 0 {
         let names = cast.names.topics.first().or(cast.names.methods.first());
         warnings.push(format!(
@@ -315,6 +368,12 @@ fn warnings(
     if let Some(words) = &outcome.refusal {
         warnings.push(format!("the server refused some: {words}"));
     }
+    if outcome.of_streams.failed > 0 {
+        warnings.push(format!(
+            "{} of {} streams failed, were refused, or were lost",
+            outcome.of_streams.failed, outcome.of_streams.opened
+        ));
+    }
     if let Some(words) = &outcome.visit_fault {
         warnings.push(format!(
             "not every visitor of {} got in: {words}",
@@ -323,7 +382,7 @@ fn warnings(
     }
     for cut in &outcome.cuts {
         let reading = match cut.part {
-            Part::Subscriber { stops: true, .. } => " (one that had stopped reading)",
+            part if part.stops_reading() => " (one that had stopped reading)",
             _ => "",
         };
         warnings.push(format!(

@@ -22,6 +22,8 @@ const SNAPSHOT_NS: u64 = 250 * NS_PER_MS;
 const MEMORY_NS: u64 = 100 * NS_PER_MS;
 /// Preparing connections may stand still for so long.
 const PATIENCE_NS: u64 = 10_000 * NS_PER_MS;
+/// A server may take so long to connect to services that listen: it tries now and then.
+const ATTACH_NS: u64 = 60_000 * NS_PER_MS;
 /// The workload begins so long after the threads were told.
 const LEAD_NS: u64 = 2 * NS_PER_MS;
 /// The drain ends when nothing arrives for so long; with calls, when no answer can count any more.
@@ -309,9 +311,30 @@ impl<'a> Conductor<'a> {
 
     /// Until all connections are prepared.
     fn connect(&mut self) -> Result<(), RunError> {
+        self.be_connected_to()?;
         let of = self.cast.parts.len() as u64;
         let figure = |shared: &Shared| shared.sum(|progress| &progress.prepared);
         self.gather(of, figure, RunStage::Connecting { done: 0, of })
+    }
+
+    /// Until the server has connected to services that listen.
+    fn be_connected_to(&mut self) -> Result<(), RunError> {
+        let of = u64::from(self.cast.attached);
+        let begun_ns = clock_ns();
+        loop {
+            let attached = self.shared.sum(|progress| &progress.attached);
+            if attached >= of {
+                return Ok(());
+            }
+            let stage = RunStage::Connecting { done: attached, of };
+            if self.look(u64::MAX, stage)?.saturating_sub(begun_ns) > ATTACH_NS {
+                return Err(RunError::Unattached {
+                    address: self.order.target.service_url.clone().unwrap_or_default(),
+                    attached,
+                    of,
+                });
+            }
+        }
     }
 
     /// Until a figure of the threads' progress has reached a number. It may not stand still for long.
@@ -382,7 +405,7 @@ impl<'a> Conductor<'a> {
 
     /// The measured time. Where subscribers stop reading, it is also seen when the server closes connections: theirs.
     fn watch_measured(&mut self, from_ns: u64, to_ns: u64) -> Result<Option<(usize, u64)>, RunError> {
-        let port = self.server_port().filter(|_| self.has_stopped());
+        let port = self.server_port().filter(|_| self.cast.has_stopped());
         let Some(port) = port else {
             self.wait_until(to_ns, RunStage::Measuring)?;
             return Ok(None);
@@ -405,13 +428,6 @@ impl<'a> Conductor<'a> {
                 }
             }
         }
-    }
-
-    fn has_stopped(&self) -> bool {
-        matches!(
-            self.order.scenario.workload,
-            crate::scenario::Workload::Slow { stopped: 1.., .. }
-        )
     }
 
     /// The port of subscribers, if the server is on this machine.
@@ -458,7 +474,7 @@ impl<'a> Conductor<'a> {
             QUIET_NS
         };
         // What subscribers that had stopped reading are told comes when they read again.
-        let at_least_ns = if self.has_stopped() { QUIET_NS } else { 0 };
+        let at_least_ns = if self.cast.has_stopped() { QUIET_NS } else { 0 };
         let mut moved = (0, begun_ns);
         // Whatever they report from here on they know the stage.
         while !self.shared.all_in(self.shared.stage()) {

@@ -34,6 +34,17 @@ pub enum RunError {
         /// Why.
         error: io::Error,
     },
+    /// Services could not listen where they are to.
+    Listen(String),
+    /// The server has not connected to the services that listen.
+    Unattached {
+        /// Where they listen.
+        address: String,
+        /// Connections that came.
+        attached: u64,
+        /// Of so many.
+        of: u64,
+    },
     /// All local ports are taken.
     Ports {
         /// To where.
@@ -84,6 +95,8 @@ impl fmt::Display for RunError {
                     Ability::PubSub => "publish and subscribe",
                     Ability::AcknowledgedPublish => "acknowledge publishes",
                     Ability::Calls => "carry calls and their answers",
+                    Ability::Streams => "carry streams",
+                    Ability::Listening => "connect to services that listen",
                 };
                 write!(
                     f,
@@ -92,6 +105,16 @@ impl fmt::Display for RunError {
             }
             RunError::Scenario(fault) => write!(f, "scenario: {fault}"),
             RunError::Payload(error) => write!(f, "{error}"),
+            RunError::Listen(fault) => write!(f, "services: {fault}"),
+            RunError::Unattached {
+                address,
+                attached,
+                of,
+            } => write!(
+                f,
+                "services listen on {address}, and the server has made {attached} of {of} connections to them; does its \
+                 configuration have an upstream with that address, and as many connections?"
+            ),
             RunError::Connect { address, error } => {
                 write!(f, "cannot connect to {address}: {error}")?;
                 if error.kind() == io::ErrorKind::ConnectionRefused {

@@ -187,6 +187,7 @@ impl Server {
         let target = Target {
             url: place.fill(&target.url),
             subscriber_url: target.subscriber_url.as_deref().map(|url| place.fill(url)),
+            service_url: target.service_url.as_deref().map(|url| place.fill(url)),
             ..target.clone()
         };
         let mut server = Server {

@@ -41,7 +41,10 @@ impl Place {
             .iter()
             .chain(plan.env.values())
             .chain(plan.files.values());
-        let texts = texts.chain([&target.url]).chain(&target.subscriber_url);
+        let texts = texts
+            .chain([&target.url])
+            .chain(&target.subscriber_url)
+            .chain(&target.service_url);
         let count = texts.map(|text| ports_named(text)).max().unwrap_or(0);
         // All are held until all are found, so that none is found twice.
         let held: Vec<TcpListener> = (0..count)

@@ -9,6 +9,7 @@
 //! told by atomics, once a turn.
 
 mod peer;
+mod pen;
 mod seat;
 pub mod shared;
 mod stages;
@@ -33,10 +34,12 @@ use crate::tally::{Tally, Timetable};
 use crate::workload::calling::{Called, Calling};
 use crate::workload::hearing::{Heard, Hearing};
 use crate::workload::publishing::{Published, Publishing};
+use crate::workload::streaming::{Streamed, Streaming};
 use crate::workload::visiting::Visiting;
 use crate::workload::{Cast, Part};
 
 use peer::{Notes, Peer, State};
+use pen::Hand;
 use shared::{Shared, Stage};
 
 pub(crate) use seat::Seat;
@@ -75,11 +78,13 @@ pub(crate) struct Outcome {
     pub(crate) published: Vec<Tally>,
     pub(crate) heard: Vec<Tally>,
     pub(crate) called: Vec<Tally>,
+    pub(crate) streamed: Vec<Tally>,
     pub(crate) visited: Vec<Tally>,
     pub(crate) spoken: Tally,
     pub(crate) of_publishers: Published,
     pub(crate) of_subscribers: Heard,
     pub(crate) of_callers: Called,
+    pub(crate) of_streams: Streamed,
     pub(crate) acknowledged: u64,
     pub(crate) served: u64,
     /// Drops that were told to subscribers that stopped reading.
@@ -102,8 +107,9 @@ pub(crate) struct Worker<P: Protocol> {
     shared: Arc<Shared>,
     cast: Arc<Cast>,
     names: Arc<Names>,
-    /// Where publishers and callers connect, and where the others do.
-    protocols: [Arc<P>; 2],
+    /// Of publishers, callers and clients; of the others; of services that listen.
+    protocols: [Arc<P>; 3],
+    /// Where they connect.
     addresses: [Address; 2],
     websocket: Arc<WsDial>,
     sources: Vec<IpAddr>,
@@ -124,6 +130,7 @@ pub(crate) struct Worker<P: Protocol> {
     publishing: Publishing,
     hearing: Hearing,
     calling: Calling,
+    streaming: Streaming,
     visiting: Option<Visiting>,
     /// The connection that speaks to the silent ones.
     speaker: Option<usize>,
@@ -141,6 +148,9 @@ pub(crate) struct Worker<P: Protocol> {
     spoken_to: usize,
     roused: u64,
     prepared: u64,
+    /// Connections from the server that are prepared, and all that ever came.
+    attached: u64,
+    accepted: u64,
     looked_ns: u64,
     outcome: Outcome,
 }
@@ -178,6 +188,7 @@ impl<P: Protocol> Worker<P> {
         let due_ns = [
             self.publishing.next_ns().filter(|_| !self.is_blocked),
             self.calling.next_ns().filter(|_| !self.is_blocked),
+            self.streaming.next_ns().filter(|_| !self.is_blocked),
             self.visiting.as_ref().and_then(Visiting::next_ns),
         ];
         let due_ns = due_ns.into_iter().flatten().min();
@@ -188,6 +199,7 @@ impl<P: Protocol> Worker<P> {
     fn turn(&mut self) -> bool {
         self.has_more = false;
         self.hearing.begin_turn(self.now_ns);
+        self.streaming.begin_turn(self.now_ns);
         let mut received_bytes = 0;
         let mut events = 0;
         while received_bytes < TURN_BYTES_MAX {
@@ -195,7 +207,9 @@ impl<P: Protocol> Worker<P> {
             received_bytes += self.handle(event);
             events += 1;
         }
-        self.hearing.end_turn(&self.shared.live[self.thread].0);
+        let live = &self.shared.live[self.thread].0;
+        self.hearing.end_turn(live);
+        self.streaming.end_turn(live);
         self.follow_stage();
         let sent = self.send_what_is_due();
         self.poll_sessions();
@@ -235,8 +249,9 @@ impl<P: Protocol> Worker<P> {
                     self.closed(index, cause);
                 }
             }
-            // Nothing is accepted here, and what ends says so once more.
-            Event::Opened { .. } | Event::Ending { .. } | Event::Letter { .. } => {}
+            Event::Opened { conn, .. } => self.attach(conn),
+            // What ends says so once more.
+            Event::Ending { .. } | Event::Letter { .. } => {}
         }
         0
     }
@@ -253,6 +268,7 @@ impl<P: Protocol> Worker<P> {
         let now_ns = self.now_ns;
         let live = &self.shared.live[self.thread].0;
         let (hearing, calling) = (&mut self.hearing, &mut self.calling);
+        let mut streaming = self.cast.streams.map(|_| &mut self.streaming);
         let published = &self.shared.published[..];
         // Silent ones are sent one event.
         let start_ns = self.timetable.start_ns;
@@ -276,13 +292,18 @@ impl<P: Protocol> Worker<P> {
                 },
                 Part::Visitor => *events = events.saturating_add(1),
                 // They asked for none.
-                Part::Publisher { .. } | Part::Caller { .. } | Part::Server { .. } => hearing.foreign(),
+                Part::Publisher { .. } | Part::Caller { .. } | Part::Server { .. } | Part::Opener { .. } => {
+                    hearing.foreign();
+                }
             },
             Incoming::Answer { payload } => match part {
                 Part::Caller { .. } => calling.answer(of_part, payload, now_ns, live),
                 _ => hearing.foreign(),
             },
-            other => notes.take(other),
+            other => match &mut streaming {
+                Some(streaming) => notes.take_of_stream(other, of_part, now_ns, streaming, live),
+                None => notes.take(other),
+            },
         };
         let mut fault = None;
         let mut input = self.reactor.input(conn, chunk);
@@ -309,6 +330,9 @@ impl<P: Protocol> Worker<P> {
     /// What a session said, one thing after the other.
     fn note(&mut self, index: usize, notes: Notes) {
         let part = self.peers[index].part;
+        if notes.pongs > 0 {
+            self.attached(index);
+        }
         self.outcome.acknowledged += notes.acknowledged;
         self.outcome.served += notes.served;
         if let Some(words) = notes.words {
@@ -363,28 +387,13 @@ impl<P: Protocol> Worker<P> {
             let position = self.hearing.slowest(number).unwrap_or(u64::MAX);
             self.shared.set_heard(self.thread, number, position);
         }
-        let mut left_bytes = TURN_SENT_BYTES_MAX;
-        let mut sent = 0;
-        let mut blocked = false;
-        let (peers, dirty, payloads) = (&mut self.peers, &mut self.dirty, &mut self.payloads);
-        let mut write = |at: u32, stamp: Stamp, write: fn(&mut Peer<P::Session>, u32, &[u8]), to: u32| {
-            let peer = &mut peers[at as usize];
-            if peer.queued_bytes + peer.out.bytes.len() >= QUEUED_BYTES_MAX || peer.state != State::Prepared {
-                blocked = true;
-                return false;
-            }
-            if left_bytes == 0 {
-                return false;
-            }
-            let before = peer.out.bytes.len();
-            write(peer, to, payloads.next(&stamp));
-            left_bytes = left_bytes.saturating_sub(peer.out.bytes.len() - before);
-            if !peer.is_dirty {
-                peer.is_dirty = true;
-                dirty.push(at);
-            }
-            sent += 1;
-            true
+        let mut hand = Hand {
+            peers: &mut self.peers,
+            dirty: &mut self.dirty,
+            payloads: &mut self.payloads,
+            left_bytes: TURN_SENT_BYTES_MAX,
+            sent: 0,
+            blocked: false,
         };
         self.publishing.pump(
             self.now_ns,
@@ -396,22 +405,27 @@ impl<P: Protocol> Worker<P> {
                     sequence: publisher.sent,
                     intended_ns: order.intended_ns,
                 };
-                let publish = |peer: &mut Peer<P::Session>, topic: u32, payload: &[u8]| {
-                    peer.session.publish(topic as usize, payload, &mut peer.out);
-                };
-                write(publisher.peer, stamp, publish, publisher.topic)
+                hand.write(publisher.peer, &stamp, |peer, payload| {
+                    let topic = publisher.topic as usize;
+                    peer.session.publish(topic, payload, &mut peer.out);
+                })
             },
         );
         self.calling
             .pump(self.now_ns, TURN_MESSAGES_MAX, |caller, stamp| {
-                let call = |peer: &mut Peer<P::Session>, method: u32, payload: &[u8]| {
-                    peer.session.call(method as usize, payload, &mut peer.out);
-                };
-                write(caller.peer, stamp, call, caller.method)
+                hand.write(caller.peer, &stamp, |peer, payload| {
+                    let method = caller.method as usize;
+                    peer.session.call(method, payload, &mut peer.out);
+                })
             });
+        let is_through = self.streaming.pump(self.now_ns, TURN_MESSAGES_MAX, &mut hand);
+        let (sent, blocked) = (hand.sent, hand.blocked);
+        let is_full = hand.left_bytes == 0 || sent >= TURN_MESSAGES_MAX;
         self.is_blocked = blocked;
-        self.has_more |= !blocked && (left_bytes == 0 || sent >= TURN_MESSAGES_MAX);
-        self.is_behind = self.publishing.is_behind(self.now_ns) || self.calling.is_behind(self.now_ns);
+        self.has_more |= !is_through || !blocked && is_full;
+        self.is_behind = self.publishing.is_behind(self.now_ns)
+            || self.calling.is_behind(self.now_ns)
+            || self.streaming.is_behind(self.now_ns);
         sent > 0
     }
 
@@ -435,21 +449,24 @@ impl<P: Protocol> Worker<P> {
         let (called, expected_answers) = self.calling.sent();
         let (heard, heard_measured) = self.hearing.delivered();
         let (answered, answered_measured) = self.calling.delivered();
+        let (streamed, expected_chunks) = self.streaming.sent();
+        let (read, read_measured) = self.streaming.delivered();
         let spoken = &self.outcome.spoken;
+        progress.attached.store(self.attached, Ordering::Relaxed);
         progress.prepared.store(self.prepared, Ordering::Relaxed);
         progress.roused.store(self.roused, Ordering::Relaxed);
         progress
             .sent
-            .store(published + called + spoken.sent, Ordering::Relaxed);
+            .store(published + called + streamed + spoken.sent, Ordering::Relaxed);
         progress
             .delivered
-            .store(heard + answered + spoken.delivered, Ordering::Relaxed);
+            .store(heard + answered + read + spoken.delivered, Ordering::Relaxed);
         progress.delivered_measured.store(
-            heard_measured + answered_measured + spoken.delivered,
+            heard_measured + answered_measured + read_measured + spoken.delivered,
             Ordering::Relaxed,
         );
         progress.expected_measured.store(
-            expected_events + expected_answers + spoken.expected,
+            expected_events + expected_answers + expected_chunks + spoken.expected,
             Ordering::Relaxed,
         );
         progress
@@ -530,6 +547,7 @@ impl<P: Protocol> Worker<P> {
         (outcome.published, outcome.of_publishers) = self.publishing.finish();
         (outcome.heard, outcome.of_subscribers) = self.hearing.finish(published);
         (outcome.called, outcome.of_callers) = self.calling.finish();
+        (outcome.streamed, outcome.of_streams) = self.streaming.finish();
         if let Some(visiting) = self.visiting {
             (outcome.visited, outcome.visit_fault) = visiting.finish();
         }

@@ -3,7 +3,9 @@
 use fluxar_engine::reactor::Conn;
 
 use crate::protocol::{Incoming, Outgoing};
+use crate::worker::shared::LiveLatency;
 use crate::workload::Part;
+use crate::workload::streaming::Streaming;
 
 /// How far a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub(super) struct Peer<S> {
     pub(super) since_ns: u64,
     /// Events that came to a silent one or a visitor.
     pub(super) events: u32,
+    /// The server connected to it: it is a service that listens.
+    pub(super) was_accepted: bool,
     /// It stands on the list of those with something to send.
     pub(super) is_dirty: bool,
     /// What the server said when it refused something or broke off.
@@ -60,6 +64,7 @@ impl<S> Peer<S> {
             index,
             since_ns: 0,
             events: 0,
+            was_accepted: false,
             is_dirty: false,
             words: None,
         }
@@ -81,6 +86,38 @@ pub(super) struct Notes {
 }
 
 impl Notes {
+    /// The same where there are streams: what is said of them is theirs.
+    #[inline]
+    pub(super) fn take_of_stream(
+        &mut self,
+        incoming: Incoming<'_>,
+        seat: u32,
+        now_ns: u64,
+        streaming: &mut Streaming,
+        live: &LiveLatency,
+    ) {
+        match incoming {
+            Incoming::Chunk {
+                stream,
+                payload,
+                is_last,
+            } => streaming.chunk(seat, stream, payload, is_last, live),
+            Incoming::StreamGranted { stream } => streaming.granted(seat, stream),
+            Incoming::StreamOpened {
+                stream,
+                payload,
+                has_ended,
+            } => streaming.opened(seat, stream, payload, has_ended, now_ns),
+            Incoming::StreamEnded { stream } => streaming.ended(seat, stream),
+            Incoming::StreamCancelled { stream } => streaming.failed(seat, stream),
+            Incoming::StreamFailed { stream, message } => {
+                streaming.failed(seat, stream);
+                self.words.get_or_insert(message);
+            }
+            other => self.take(other),
+        }
+    }
+
     #[cold]
     pub(super) fn take(&mut self, incoming: Incoming<'_>) {
         match incoming {
@@ -95,7 +132,14 @@ impl Notes {
                 self.words.get_or_insert(message);
             }
             // These have their own places; to a session that did not ask for them they mean nothing.
-            Incoming::Event { .. } | Incoming::Answer { .. } => {}
+            Incoming::Event { .. }
+            | Incoming::Answer { .. }
+            | Incoming::StreamOpened { .. }
+            | Incoming::Chunk { .. }
+            | Incoming::StreamGranted { .. }
+            | Incoming::StreamEnded { .. }
+            | Incoming::StreamFailed { .. }
+            | Incoming::StreamCancelled { .. } => {}
         }
     }
 }

@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use fluxar_engine::listener::Address;
+use fluxar_engine::listener::{Address, Listener, ListenerId};
 use fluxar_engine::mail::Endpoint;
-use fluxar_engine::reactor::{Board, Parcel, Reactor, ReactorConfig};
+use fluxar_engine::reactor::{Board, Parcel, Reactor, ReactorConfig, Transport};
 use fluxar_engine::uring::{Socket, UringConfig, UringDriver, UringHub};
-use fluxar_engine::ws::WsDial;
+use fluxar_engine::ws::{WsConfig, WsDial};
 
 use crate::arrivals::{Plan, Schedule};
 use crate::payload::Payloads;
@@ -20,12 +20,17 @@ use crate::workload::calling::{Caller, Calling};
 use crate::workload::hearing::Hearing;
 use crate::workload::pacing::OpenLoop;
 use crate::workload::publishing::{self, Publisher, Publishing};
+use crate::workload::streaming::Streaming;
 use crate::workload::visiting::{self, Visiting};
 use crate::workload::{Cast, Part, Visits};
 
 use super::peer::Peer;
 use super::shared::{Shared, Stage};
 use super::{Look, Outcome, Worker};
+
+/// What WebSocket connections speak, and the longest message of theirs.
+const SUBPROTOCOL: &str = "fluxar.v0";
+const WS_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What a thread is started with.
 pub(crate) struct Seat<P> {
@@ -41,8 +46,10 @@ pub(crate) struct Seat<P> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) cast: Arc<Cast>,
     pub(crate) names: Arc<Names>,
-    pub(crate) protocols: [Arc<P>; 2],
+    pub(crate) protocols: [Arc<P>; 3],
     pub(crate) addresses: [Address; 2],
+    /// Where services listen, if they do.
+    pub(crate) listener: Option<Arc<Listener>>,
     pub(crate) sources: Vec<IpAddr>,
     pub(crate) payloads: Payloads,
     /// In an open loop.
@@ -78,20 +85,27 @@ impl<P: Protocol> Seat<P> {
             buffer_bytes: 32 * 1024,
             ..UringConfig::default()
         };
-        let driver = UringDriver::new(&self.hub, self.thread, &sizes)?;
+        let mut driver = UringDriver::new(&self.hub, self.thread, &sizes)?;
+        let mut listeners = Vec::new();
+        if let Some(listener) = &self.listener {
+            let id = ListenerId(0);
+            driver.register(id, listener);
+            listeners.push((id, transport(listener.address())));
+        }
         let config = ReactorConfig {
             spin_us: 0,
             ..ReactorConfig::default()
         };
         let websocket = Arc::new(WsDial {
-            subprotocol: Some("fluxar.v0".to_owned()),
-            max_message_bytes: 16 * 1024 * 1024,
+            subprotocol: Some(SUBPROTOCOL.to_owned()),
+            max_message_bytes: WS_MESSAGE_BYTES_MAX,
             ..WsDial::default()
         });
         let mut peers = Vec::new();
         let mut subscribers = Vec::new();
         let mut publishers = Vec::new();
         let mut callers = Vec::new();
+        let mut streaming = self.streaming();
         let mut speaker = None;
         for (number, part) in self.cast.share(self.thread, self.threads) {
             let at = peers.len() as u32;
@@ -112,7 +126,9 @@ impl<P: Protocol> Seat<P> {
                     callers.push(Caller::new(number, method, at));
                     callers.len() - 1
                 }
-                Part::Server { .. } | Part::Silent | Part::Visitor => 0,
+                Part::Opener { method, client, .. } => streaming.seat_client(at, client, method) as usize,
+                Part::Server { .. } => streaming.seat_service(at) as usize,
+                Part::Silent | Part::Visitor => 0,
             };
             let session = self.protocols[usize::from(part.hears())].session(number, &self.names);
             peers.push(Peer::new(session, part, number, index as u32));
@@ -120,7 +136,7 @@ impl<P: Protocol> Seat<P> {
         let (publishing, calling) = self.paced(publishers, callers);
         let visiting = self.visiting();
         let hearing = Hearing::new(&subscribers, self.cast.publishers, self.cast.publishers_per_topic);
-        let reactor = Reactor::new(driver, self.mailbox, self.board, Vec::new(), config);
+        let reactor = Reactor::new(driver, self.mailbox, self.board, listeners, config);
         let to_dial: VecDeque<u32> = (0..peers.len() as u32).collect();
         Ok(Worker {
             now_ns: reactor.now_ns(),
@@ -147,6 +163,7 @@ impl<P: Protocol> Seat<P> {
             publishing,
             hearing,
             calling,
+            streaming,
             visiting,
             speaker,
             timetable: Timetable::default(),
@@ -158,6 +175,8 @@ impl<P: Protocol> Seat<P> {
             spoken_to: 0,
             roused: 0,
             prepared: 0,
+            attached: 0,
+            accepted: 0,
             looked_ns: 0,
             outcome: Outcome::default(),
         })
@@ -186,6 +205,17 @@ impl<P: Protocol> Seat<P> {
         )
     }
 
+    /// No stream is open yet. Where the scenario has none, there will be none.
+    fn streaming(&self) -> Streaming {
+        let shape = self.cast.streams.unwrap_or_default();
+        let schedule = self.plan.as_ref().map(|plan| {
+            let writers = shape.scheduled().len() as u32;
+            let schedule = Schedule::new(plan.clone(), (0..writers).collect(), writers, self.seed);
+            OpenLoop::new(schedule)
+        });
+        Streaming::new(shape, schedule, self.threads == 1)
+    }
+
     /// This thread's share of the visitors.
     fn visiting(&self) -> Option<Visiting> {
         let share = |count: u32| {
@@ -205,5 +235,17 @@ impl<P: Protocol> Seat<P> {
             }
         };
         Some(Visiting::new(pace))
+    }
+}
+
+/// How connections to that address are read.
+fn transport(address: &Address) -> Transport {
+    match address {
+        Address::WebSocket { .. } => Transport::WebSocket(Arc::new(WsConfig {
+            subprotocol: Some(SUBPROTOCOL.to_owned()),
+            max_message_bytes: WS_MESSAGE_BYTES_MAX,
+            ..WsConfig::default()
+        })),
+        Address::Tcp { .. } | Address::Unix { .. } => Transport::Stream,
     }
 }

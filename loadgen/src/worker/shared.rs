@@ -45,6 +45,8 @@ pub struct Progress {
     pub thread: AtomicU32,
     /// Connections that are greeted and, if they subscribe or serve, accepted.
     pub prepared: AtomicU64,
+    /// Connections from the server to services that listen.
+    pub attached: AtomicU64,
     /// Silent connections that subscribed.
     pub roused: AtomicU64,
     /// Messages and calls that were sent.

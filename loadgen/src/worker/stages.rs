@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fluxar_engine::dial::Dial;
-use fluxar_engine::reactor::{Cause, Close};
+use fluxar_engine::reactor::{Cause, Close, Conn};
 use rustix::io::Errno;
 
 use crate::protocol::{Protocol, Session};
@@ -54,6 +54,7 @@ impl<P: Protocol> Worker<P> {
                 self.publishing.begin(&timetable);
                 self.hearing.begin(&timetable);
                 self.calling.begin(&timetable);
+                self.streaming.begin(&timetable);
                 if let Some(visiting) = &mut self.visiting {
                     visiting.begin(&timetable);
                 }
@@ -67,7 +68,7 @@ impl<P: Protocol> Worker<P> {
             }
             Stage::Drain => {
                 for peer in &self.peers {
-                    if let (Part::Subscriber { stops: true, .. }, Some(conn)) = (peer.part, peer.conn) {
+                    if let (true, Some(conn)) = (peer.part.stops_reading(), peer.conn) {
                         self.reactor.resume(conn);
                     }
                 }
@@ -99,14 +100,8 @@ impl<P: Protocol> Worker<P> {
         let websocket = Arc::clone(&self.websocket);
         match self.reactor.dial(address, &Dial { source, websocket }) {
             Ok(conn) => {
-                let slot = conn.0.slot as usize;
-                if self.by_slot.len() <= slot {
-                    self.by_slot.resize(slot + 1, u32::MAX);
-                }
-                self.by_slot[slot] = index as u32;
-                let peer = &mut self.peers[index];
-                peer.conn = Some(conn);
-                peer.state = State::Dialling;
+                self.bind(index, conn);
+                self.peers[index].state = State::Dialling;
             }
             Err(error) => {
                 let error = self.connect_error(index, error);
@@ -117,6 +112,39 @@ impl<P: Protocol> Worker<P> {
                 self.shared.fail(error);
             }
         }
+    }
+
+    /// The server connected to a service that listens.
+    pub(super) fn attach(&mut self, conn: Conn) {
+        let at = self.peers.len();
+        let number = self.cast.parts.len() as u64 + self.thread as u64 + self.accepted * self.threads as u64;
+        self.accepted += 1;
+        let mut session = self.protocols[2].session(number, &self.names);
+        session.listen();
+        let index = self.streaming.seat_service(at as u32);
+        let mut peer = Peer::new(session, Part::Server { method: 0 }, number, index);
+        peer.state = State::Greeting;
+        peer.was_accepted = true;
+        self.peers.push(peer);
+        self.bind(at, conn);
+    }
+
+    /// A service that listens had an answer to what it said behind its hello.
+    pub(super) fn attached(&mut self, index: usize) {
+        let peer = &mut self.peers[index];
+        if peer.was_accepted && peer.state == State::Asking {
+            peer.state = State::Prepared;
+            self.attached += 1;
+        }
+    }
+
+    fn bind(&mut self, index: usize, conn: Conn) {
+        let slot = conn.0.slot as usize;
+        if self.by_slot.len() <= slot {
+            self.by_slot.resize(slot + 1, u32::MAX);
+        }
+        self.by_slot[slot] = index as u32;
+        self.peers[index].conn = Some(conn);
     }
 
     fn connect_error(&self, index: usize, error: io::Error) -> RunError {
@@ -149,12 +177,16 @@ impl<P: Protocol> Worker<P> {
         peer.state = State::Asking;
         match peer.part {
             Part::Subscriber { topic, .. } => peer.session.subscribe(topic as usize, &mut peer.out),
+            // Behind its answer, the server knows that we listen.
+            Part::Server { .. } if peer.was_accepted => peer.session.ping(&mut peer.out),
             Part::Server { method } => peer.session.serve(method as usize, &mut peer.out),
             Part::Visitor if self.visiting.as_ref().is_some_and(|visiting| visiting.listens()) => {
                 peer.session.subscribe(0, &mut peer.out);
             }
             Part::Visitor => return self.visit_done(index),
-            Part::Publisher { .. } | Part::Caller { .. } | Part::Silent => return self.prepared(index),
+            Part::Publisher { .. } | Part::Caller { .. } | Part::Opener { .. } | Part::Silent => {
+                return self.prepared(index);
+            }
         }
         self.mark(index);
     }
@@ -232,6 +264,11 @@ impl<P: Protocol> Worker<P> {
         if state == State::Leaving || self.stage == Stage::Stop {
             return;
         }
+        if peer.was_accepted && self.stage == Stage::Connect {
+            // The server connects again, or did more than we needed.
+            self.attached -= u64::from(state == State::Prepared);
+            return;
+        }
         let words = peer.words.clone().unwrap_or_else(|| Self::words(&cause));
         if self.stage == Stage::Connect {
             let error = match (state, cause) {
@@ -263,6 +300,7 @@ impl<P: Protocol> Worker<P> {
         let anybody = match part {
             Part::Publisher { .. } if self.speaker != Some(index) => self.publishing.gone(of_part as usize),
             Part::Caller { .. } => self.calling.gone(of_part),
+            Part::Opener { .. } | Part::Server { .. } => self.streaming.gone(of_part),
             Part::Subscriber { .. } => {
                 self.hearing.gone(of_part);
                 true
@@ -292,7 +330,7 @@ impl<P: Protocol> Worker<P> {
         }
         self.stopped_reading = true;
         for peer in &self.peers {
-            if let (Part::Subscriber { stops: true, .. }, Some(conn)) = (peer.part, peer.conn) {
+            if let (true, Some(conn)) = (peer.part.stops_reading(), peer.conn) {
                 self.reactor.pause(conn);
             }
         }

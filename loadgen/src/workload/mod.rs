@@ -8,16 +8,20 @@
 //! | [`pacing`] | what all who send have in common: schedules, and the count of what left |
 //! | [`hearing`] | subscribers: ledgers, latencies, stalls |
 //! | [`calling`] | callers |
+//! | [`streaming`] | both ends of streams |
 //! | [`visiting`] | connections that come and go: storms and churn |
 
 pub mod calling;
 pub mod hearing;
 pub mod pacing;
 pub mod publishing;
+pub mod streaming;
 pub mod visiting;
 
 use crate::protocol::{Ability, Names};
-use crate::scenario::{Arrivals, Scenario, Workload};
+use crate::scenario::{Arrivals, Scenario, Stops, Workload};
+
+use streaming::Shape;
 
 /// A slow subscriber's workload publishes at this rate where the scenario names none: enough to fill what kernels buffer.
 const SLOW_PER_S: f64 = 50_000.0;
@@ -51,6 +55,15 @@ pub enum Part {
         /// Index of the method.
         method: u32,
     },
+    /// Opens streams.
+    Opener {
+        /// Index of the method.
+        method: u32,
+        /// Which of the clients it is.
+        client: u32,
+        /// Whether it stops reading when the warm-up is over.
+        stops: bool,
+    },
     /// Is there and says nothing, until it is spoken to.
     Silent,
     /// Comes and goes.
@@ -66,9 +79,19 @@ impl Part {
             Part::Subscriber { .. } => "subscriber",
             Part::Caller { .. } => "caller",
             Part::Server { .. } => "service",
+            Part::Opener { .. } => "client",
             Part::Silent => "idle connection",
             Part::Visitor => "visitor",
         }
+    }
+
+    /// Whether it stops reading when the warm-up is over.
+    #[must_use]
+    pub fn stops_reading(self) -> bool {
+        matches!(
+            self,
+            Part::Subscriber { stops: true, .. } | Part::Opener { stops: true, .. }
+        )
     }
 
     /// Whether it connects where subscribers do.
@@ -128,6 +151,12 @@ pub fn connections_max(workload: &Workload) -> u64 {
             subscribers,
             churn_per_s,
         } => sum(&[subscribers, 1]) + churn_per_s.max(0.0) as u64,
+        Workload::Stream {
+            clients,
+            services,
+            stopped,
+            ..
+        } => sum(&[clients, services, stopped]),
         Workload::Mixed {
             subscribers, clients, ..
         } => sum(&[subscribers, clients, 2]),
@@ -157,6 +186,10 @@ pub struct Cast {
     pub arrivals: Arrivals,
     /// Whether `arrivals` pace the calls. (Beside publishers, calls are a closed loop.)
     pub calls_arrive: bool,
+    /// What streams are like, if there are any.
+    pub streams: Option<Shape>,
+    /// Services that listen: so many connections come from the server. They are not among `parts`.
+    pub attached: u32,
     /// How many connect at a time.
     pub concurrency: u32,
     /// Whether silent connections are spoken to at the end.
@@ -178,6 +211,8 @@ impl Cast {
             in_flight: 1,
             arrivals: scenario.arrivals.clone(),
             calls_arrive: false,
+            streams: None,
+            attached: 0,
             concurrency: 64,
             speaks: false,
         };
@@ -228,6 +263,27 @@ impl Cast {
                 cast.fan_out(1, 1, subscribers, 0);
                 cast.visits = Some(Visits::Churn { per_s: churn_per_s });
             }
+            Workload::Stream {
+                clients,
+                streams,
+                services,
+                direction,
+                window_bytes,
+                chunks,
+                stopped,
+                stops,
+            } => {
+                cast.streams = Some(Shape {
+                    clients,
+                    stopped,
+                    streams: streams.max(1),
+                    direction,
+                    window_bytes,
+                    chunks,
+                    chunk_bytes_max: 0,
+                });
+                cast.streams(services, stops);
+            }
             Workload::Mixed {
                 subscribers,
                 clients,
@@ -260,17 +316,48 @@ impl Cast {
     /// Each service has a method of its own and the callers are dealt to them, so that all protocols do the same whatever
     /// they make of several services under one name.
     fn calls(&mut self, clients: u32, in_flight: u32, services: u32) {
-        let services = services.max(1);
-        self.names.methods = (0..services).map(|method| format!("load.m{method}")).collect();
+        let services = self.serve(services);
         self.callers = clients;
         self.in_flight = in_flight.max(1);
-        self.parts
-            .extend((0..services).map(|method| Part::Server { method }));
         let first = self.publishers;
         self.parts.extend((0..clients).map(|client| Part::Caller {
             method: client % services,
             number: first + client,
         }));
+    }
+
+    /// Clients are dealt to services as callers are.
+    fn streams(&mut self, services: u32, stops: Stops) {
+        let services = self.serve(services);
+        let Some(shape) = self.streams else { return };
+        self.parts
+            .extend((0..shape.clients + shape.stopped).map(|client| Part::Opener {
+                method: client % services,
+                client,
+                stops: client >= shape.clients && stops == Stops::Reading,
+            }));
+    }
+
+    fn serve(&mut self, services: u32) -> u32 {
+        let services = services.max(1);
+        self.names.methods = (0..services).map(|method| format!("load.m{method}")).collect();
+        self.parts
+            .extend((0..services).map(|method| Part::Server { method }));
+        services
+    }
+
+    /// Services do not connect: they listen, and the server does.
+    pub fn listen(&mut self) {
+        let all = self.parts.len();
+        self.parts.retain(|part| !matches!(part, Part::Server { .. }));
+        self.attached = (all - self.parts.len()) as u32;
+    }
+
+    /// Whether anybody stops reading, or granting, when the warm-up is over.
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
+        let is_slow = |part: &Part| matches!(part, Part::Subscriber { stops: true, .. });
+        self.streams.is_some_and(|shape| shape.stopped > 0) || self.parts.iter().any(is_slow)
     }
 
     /// Messages that a publisher has under way in a closed loop.
@@ -292,6 +379,12 @@ impl Cast {
         if self.callers > 0 {
             abilities.push(Ability::Calls);
         }
+        if self.streams.is_some() {
+            abilities.push(Ability::Streams);
+        }
+        if self.attached > 0 {
+            abilities.push(Ability::Listening);
+        }
         abilities
     }
 
@@ -309,7 +402,7 @@ impl Cast {
     /// The parts that live on one of so many threads: every kind is dealt in turn, so that each thread has its share of it.
     #[must_use]
     pub fn share(&self, thread: usize, threads: usize) -> Vec<(u64, Part)> {
-        let mut dealt = [0usize; 5];
+        let mut dealt = [0usize; 6];
         let mine = (0..).zip(&self.parts).filter_map(|(number, &part)| {
             let kind = match part {
                 Part::Publisher { .. } => 0,
@@ -317,10 +410,14 @@ impl Cast {
                 Part::Caller { .. } => 2,
                 Part::Server { .. } => 3,
                 Part::Silent | Part::Visitor => 4,
+                Part::Opener { .. } => 5,
             };
             dealt[kind] += 1;
             // Publishers and subscribers of a pair meet on different threads where there are several.
-            let offset = usize::from(matches!(part, Part::Publisher { .. } | Part::Caller { .. }));
+            let offset = usize::from(matches!(
+                part,
+                Part::Publisher { .. } | Part::Caller { .. } | Part::Opener { .. }
+            ));
             ((dealt[kind] - 1 + offset) % threads == thread).then_some((number, part))
         });
         mine.collect()

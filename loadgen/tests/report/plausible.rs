@@ -116,6 +116,7 @@ pub(crate) fn target(name: &str) -> Target {
         protocol: ProtocolName::Nats,
         url: "tcp://127.0.0.1:4222".to_owned(),
         subscriber_url: None,
+        service_url: None,
         qos: 0,
         batch: true,
     }

@@ -78,6 +78,7 @@ fn order(url: String, workload: Workload) -> RunOrder {
             protocol: ProtocolName::Fluxar,
             url,
             subscriber_url: None,
+            service_url: None,
             qos: 0,
             batch: true,
         },

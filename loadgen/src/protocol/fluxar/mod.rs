@@ -5,7 +5,10 @@
 //! match [P-5.3]; a session therefore subscribes to each topic once.
 
 mod frames;
+mod listening;
 mod shapes;
+mod streaming;
+mod streams;
 mod templates;
 
 use std::hash::{BuildHasher, RandomState};
@@ -15,17 +18,19 @@ use fluxar_protocol::envelope;
 use fluxar_protocol::exchange::{Verb, verb};
 use fluxar_protocol::frame::Deframer;
 use fluxar_protocol::hello::{Hello, Welcome};
-use fluxar_protocol::limits::FRAME_BYTES_DEFAULT;
+use fluxar_protocol::limits::{CREDIT_BYTES_DEFAULT, FRAME_BYTES_DEFAULT};
 use fluxar_protocol::meta::{Meta, MetaWriter};
+use fluxar_protocol::stream::Part;
 use fluxar_protocol::{Code, Envelope, ErrorBody, Id, Kind};
 
 use super::prepared::Prepared;
-use super::{Ability, Fault, Incoming, Names, Outgoing, Protocol, Session};
+use super::{Ability, Fault, Incoming, Names, Opening, Outgoing, Protocol, Session};
 
 pub use frames::Framing;
 
 pub(super) use frames::Frames;
 pub(super) use shapes::Shapes;
+use streams::Streams;
 pub(super) use templates::Templates;
 
 /// What logs of a gateway say about who we are.
@@ -46,6 +51,8 @@ pub struct Settings {
     /// Whether events carry meta: a `type` that says what the payload is. (The SDK sends events without meta unless told
     /// otherwise; calls carry `timeout_ms` there and here.)
     pub meta: bool,
+    /// What our hello grants to those who open streams to us, bytes.
+    pub credit_bytes: u32,
 }
 
 impl Default for Settings {
@@ -55,6 +62,7 @@ impl Default for Settings {
             batch: true,
             qos: 0,
             meta: true,
+            credit_bytes: CREDIT_BYTES_DEFAULT,
         }
     }
 }
@@ -85,7 +93,7 @@ impl Protocol for Fluxar {
 
     fn is_able(&self, ability: Ability) -> bool {
         match ability {
-            Ability::PubSub | Ability::Calls => true,
+            Ability::PubSub | Ability::Calls | Ability::Streams | Ability::Listening => true,
             Ability::AcknowledgedPublish => self.settings.qos > 0,
         }
     }
@@ -96,6 +104,7 @@ impl Protocol for Fluxar {
             batch,
             qos,
             meta,
+            credit_bytes,
         } = self.settings;
         FluxarSession {
             framing,
@@ -105,9 +114,13 @@ impl Protocol for Fluxar {
                 templates: self.templates.of(names, |names| Templates::new(names, qos, meta)),
                 frames: Frames::new(framing, batch),
                 ids: Ids::new(self.seed, number),
+                credit_bytes,
+                peer_credit_bytes: 0,
                 hello: None,
+                listens: false,
                 is_open: false,
                 subscriptions: Vec::new(),
+                streams: Streams::default(),
                 shapes: Shapes::default(),
             },
         }
@@ -129,11 +142,17 @@ struct Talk {
     templates: Arc<Templates>,
     frames: Frames,
     ids: Ids,
+    /// What our hello grants, and what the other side's granted, bytes.
+    credit_bytes: u32,
+    peer_credit_bytes: u32,
     /// The id of our hello, once it was written.
     hello: Option<Id>,
-    /// It was accepted.
+    /// The other side connected: its hello is waited for.
+    listens: bool,
+    /// The hello was accepted.
     is_open: bool,
     subscriptions: Vec<Subscription>,
+    streams: Streams,
     shapes: Shapes,
 }
 
@@ -182,6 +201,7 @@ impl Session for FluxarSession {
         let mut payload = Vec::new();
         let hello = Hello {
             agent: AGENT,
+            credit: self.talk.credit_bytes,
             ..Hello::default()
         };
         hello.encode(&mut payload);
@@ -247,6 +267,43 @@ impl Session for FluxarSession {
     fn close(&mut self, out: &mut Outgoing) {
         self.talk.say(Kind::Cancel, None, None, None, &[], out);
         self.seal(out);
+    }
+
+    fn listen(&mut self) {
+        self.talk.listens = true;
+    }
+
+    fn open_stream(
+        &mut self,
+        stream: u32,
+        method: usize,
+        opening: Opening,
+        payload: &[u8],
+        out: &mut Outgoing,
+    ) {
+        self.talk.open_stream(stream, method, opening, payload, out);
+    }
+
+    #[inline]
+    fn stream_credit(&self, stream: u32) -> u64 {
+        self.talk.streams.credit_bytes(stream)
+    }
+
+    #[inline]
+    fn send_chunk(&mut self, stream: u32, payload: &[u8], is_last: bool, out: &mut Outgoing) {
+        self.talk.send_chunk(stream, payload, is_last, out);
+    }
+
+    fn end_stream(&mut self, stream: u32, out: &mut Outgoing) {
+        self.talk.end_stream(stream, out);
+    }
+
+    fn grant(&mut self, stream: u32, bytes: u32, out: &mut Outgoing) {
+        self.talk.grant(stream, bytes, out);
+    }
+
+    fn cancel_stream(&mut self, stream: u32, out: &mut Outgoing) {
+        self.talk.cancel_stream(stream, out);
     }
 
     #[inline]
@@ -322,10 +379,17 @@ impl Talk {
             };
             rest = &rest[known.bytes..];
             let payload = known.payload;
-            match (known.kind, known.has_ref) {
+            match (known.kind, known.reference) {
                 (Kind::Event, _) => on(Incoming::Event { payload }),
-                (_, true) => on(Incoming::Answer { payload }),
-                (_, false) => self.serve_call(known.id, payload, out, on),
+                (Kind::Stream, Some(stream)) => {
+                    let part = Part::Chunk {
+                        bytes: payload.len() as u64,
+                        end: false,
+                    };
+                    self.hear_part(stream, part, payload, None, out, on);
+                }
+                (_, Some(_)) => on(Incoming::Answer { payload }),
+                (_, None) => self.serve_call(known.id, payload, out, on),
             }
         }
         Ok(())
@@ -385,6 +449,17 @@ impl Talk {
             }
             Verb::Pong(_) => on(Incoming::Pong),
             Verb::Welcome(id) => return self.be_welcomed(id, envelope, on),
+            Verb::Hello if self.listens => return self.welcome(envelope, out, on),
+            Verb::StreamOpen => self.hear_open(envelope, out, on)?,
+            Verb::StreamPart(id) => match Part::read(envelope) {
+                Ok(part) => self.hear_part(id, part, payload, envelope.error, out, on),
+                Err(fault) => {
+                    return Err(Fault(format!(
+                        "the gateway sent a faulty part of a stream: {fault}"
+                    )));
+                }
+            },
+            Verb::Cancel(id) => self.hear_cancel(id, out, on),
             Verb::Close => {
                 let why = envelope.error.map_or_else(|| "without a reason".into(), said);
                 return Err(Fault(format!("the gateway closed the session: {why}")));
@@ -394,8 +469,8 @@ impl Talk {
                     "the gateway said hello as if it had connected to us".into(),
                 ));
             }
-            // It neither subscribes with us nor opens streams, and what it cancels was answered on arrival.
-            Verb::Subscribe | Verb::Serve | Verb::StreamOpen | Verb::StreamPart(_) | Verb::Cancel(_) => {}
+            // It does not subscribe with us.
+            Verb::Subscribe | Verb::Serve => {}
         }
         Ok(())
     }
@@ -424,6 +499,7 @@ impl Talk {
             )));
         }
         self.is_open = true;
+        self.peer_credit_bytes = welcome.credit;
         self.frames.peer_takes(welcome.max_frame as usize);
         on(Incoming::Ready);
         Ok(())
@@ -497,5 +573,7 @@ fn refused_count(error: &[u8]) -> u64 {
         .max(1)
 }
 
+#[cfg(test)]
+mod streaming_tests;
 #[cfg(test)]
 mod tests;

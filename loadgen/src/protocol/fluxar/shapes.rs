@@ -22,8 +22,7 @@ const ID_HEAD: u8 = 0x50;
 pub(in super::super) struct Recognised<'a> {
     pub(in super::super) kind: Kind,
     pub(in super::super) id: Id,
-    /// Whether its ref is set.
-    pub(in super::super) has_ref: bool,
+    pub(in super::super) reference: Option<Id>,
     pub(in super::super) payload: &'a [u8],
     /// Length of the whole envelope.
     pub(in super::super) bytes: usize,
@@ -80,6 +79,8 @@ impl Shapes {
         let is_frequent = match envelope.kind {
             Kind::Event => !has_ref,
             Kind::Call => true,
+            // Grants and last chunks say so in their meta.
+            Kind::Stream => has_ref && envelope.meta.is_none(),
             _ => false,
         };
         if !is_frequent
@@ -124,7 +125,11 @@ impl Shape {
         Some(Recognised {
             kind: self.kind,
             id: Id(*found[COMPACT_ID_AT..].first_chunk()?),
-            has_ref: self.has_ref,
+            reference: if self.has_ref {
+                Some(Id(*found[COMPACT_REF_AT..].first_chunk()?))
+            } else {
+                None
+            },
             payload: &found[self.payload_at..found.len() - 1],
             bytes: found.len(),
         })

@@ -102,11 +102,23 @@ fn append(head: &[u8], id: Id, payload: &[u8], frames: &mut Frames, out: &mut Ou
 /// Appends the answer to a call: the payload that came with it.
 #[inline]
 pub(super) fn answer(id: Id, call: Id, payload: &[u8], frames: &mut Frames, out: &mut Outgoing) {
+    refer(Kind::Call, id, call, payload, frames, out);
+}
+
+/// Appends a chunk of a stream, not the last one.
+#[inline]
+pub(super) fn chunk(id: Id, stream: Id, payload: &[u8], frames: &mut Frames, out: &mut Outgoing) {
+    refer(Kind::Stream, id, stream, payload, frames, out);
+}
+
+/// Appends an envelope that has a ref and a payload, and nothing else.
+#[inline]
+fn refer(kind: Kind, id: Id, reference: Id, payload: &[u8], frames: &mut Frames, out: &mut Outgoing) {
     let mut head = [NULL; 38];
-    head[..3].copy_from_slice(&[COMPACT_HEAD, Kind::Call as u8, ID_HEAD]);
+    head[..3].copy_from_slice(&[COMPACT_HEAD, kind as u8, ID_HEAD]);
     head[19] = ID_HEAD;
     envelope::patch_id(&mut head, id);
-    envelope::patch_ref(&mut head, call);
+    envelope::patch_ref(&mut head, reference);
     frames.make_room(head.len() + payload.len() + 1, out);
     out.bytes.extend_from_slice(&head); // target and meta are null
     out.bytes.extend_from_slice(payload);
@@ -139,6 +151,7 @@ mod tests {
             templates.event(1, Id([3; 16]), payload, &mut frames, &mut out);
             templates.call(0, Id([4; 16]), payload, &mut frames, &mut out);
             answer(Id([5; 16]), Id([6; 16]), payload, &mut frames, &mut out);
+            chunk(Id([7; 16]), Id([8; 16]), payload, &mut frames, &mut out);
             let mut again = Vec::new();
             for decoded in fluxar_protocol::Batch::new(&out.bytes) {
                 let envelope = decoded.expect("an envelope").envelope;

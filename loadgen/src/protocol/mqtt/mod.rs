@@ -64,7 +64,7 @@ impl Protocol for Mqtt {
         match ability {
             Ability::PubSub => true,
             Ability::AcknowledgedPublish => self.qos > 0,
-            Ability::Calls => false,
+            Ability::Calls | Ability::Streams | Ability::Listening => false,
         }
     }
 

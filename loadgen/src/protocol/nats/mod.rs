@@ -62,7 +62,7 @@ impl Protocol for Nats {
     fn is_able(&self, ability: Ability) -> bool {
         match ability {
             Ability::PubSub | Ability::Calls => true,
-            Ability::AcknowledgedPublish => false,
+            Ability::AcknowledgedPublish | Ability::Streams | Ability::Listening => false,
         }
     }
 
