@@ -19,6 +19,8 @@ mod keys;
 mod lab;
 mod latency;
 mod least;
+#[cfg(test)]
+mod model;
 mod pick;
 mod ring;
 mod routing;

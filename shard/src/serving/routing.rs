@@ -194,3 +194,279 @@ impl Serving {
         Some(self.remembered.insert(hash, method, known))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use fluxar_protocol::Id;
+    use fluxar_protocol::meta::MetaWriter;
+
+    use super::*;
+    use crate::routes::Mirror;
+    use crate::serving::lab::{Lab, peer, rule, terms};
+    use crate::serving::{Picked, Verdict, Wanted};
+
+    /// One peer for each fleet; the unnamed one is "".
+    struct Fleets {
+        lab: Lab,
+        names: BTreeMap<u32, &'static str>,
+    }
+
+    impl Fleets {
+        fn new(rules: Vec<Rule>) -> Self {
+            let mut fleets = Self {
+                lab: Lab::new(3),
+                names: BTreeMap::new(),
+            };
+            for (slot, name) in ["", "red", "blue", "green"].into_iter().enumerate() {
+                let mut offering = terms(1);
+                offering.fleet = (!name.is_empty()).then(|| name.into());
+                let peer = peer(0, slot as u32);
+                fleets.lab.serving.offer(peer, Id([1; 16]), ">", &offering);
+                let server = fleets.lab.serving.find(peer).unwrap();
+                fleets.names.insert(server, name);
+            }
+            fleets.rules(rules);
+            fleets
+        }
+
+        fn rules(&mut self, rules: Vec<Rule>) {
+            self.lab.serving.set_routes(Arc::new(Routes {
+                rules,
+                ..Routes::default()
+            }));
+        }
+
+        fn pick(&mut self, method: &str, meta: &[(&str, &str)], key: Option<&[u8]>) -> Picked {
+            let mut writer = MetaWriter::new();
+            for (key, text) in meta {
+                writer = writer.text(key, text);
+            }
+            let meta = writer.finish();
+            let wanted = Wanted {
+                method,
+                meta: meta.as_deref().map(Meta::from_checked),
+                key,
+                avoid: None,
+            };
+            self.lab.serving.pick(&wanted, 1)
+        }
+
+        fn fleet(&mut self, method: &str, meta: &[(&str, &str)], key: Option<&[u8]>) -> &'static str {
+            match self.pick(method, meta, key).verdict {
+                Verdict::Server(server) => self.names[&server],
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn of(methods: &str, fleet: &str) -> Rule {
+        Rule {
+            methods: methods.to_owned(),
+            ..rule(Some(fleet))
+        }
+    }
+
+    fn texts(texts: &[(&str, &str)]) -> Vec<(String, String)> {
+        let owned = |&(key, text): &(&str, &str)| (key.to_owned(), text.to_owned());
+        texts.iter().map(owned).collect()
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides() {
+        let mut fleets = Fleets::new(vec![
+            Rule {
+                meta: texts(&[("tenant", "acme"), ("beta", "yes")]),
+                ..of("a.*", "blue")
+            },
+            of("a.b", "red"),
+            of("a.>", "green"),
+            of("z.gone", "nobody"),
+        ]);
+        for (method, meta, expected) in [
+            ("a.b", &[][..], "red"),
+            ("a.b", &[("tenant", "acme")], "red"),
+            ("a.b", &[("tenant", "acme"), ("beta", "no")], "red"),
+            (
+                "a.b",
+                &[("beta", "yes"), ("other", "x"), ("tenant", "acme")],
+                "blue",
+            ),
+            ("a.c", &[("beta", "yes"), ("tenant", "acme")], "blue"),
+            ("a.c", &[], "green"),
+            ("a.b.c", &[("beta", "yes"), ("tenant", "acme")], "green"),
+            ("b", &[("beta", "yes"), ("tenant", "acme")], ""),
+        ] {
+            assert_eq!(fleets.fleet(method, meta, None), expected, "{method} {meta:?}");
+            assert_eq!(
+                fleets.fleet(method, meta, None),
+                expected,
+                "remembered: {method} {meta:?}"
+            );
+        }
+        let none = fleets.pick("z.gone", &[], None);
+        assert_eq!(
+            (none.verdict, none.set),
+            (Verdict::Nobody, None),
+            "a rule decides even for nobody"
+        );
+    }
+
+    #[test]
+    fn a_text_is_a_text() {
+        let mut fleets = Fleets::new(vec![Rule {
+            meta: texts(&[("n", "1")]),
+            ..of(">", "red")
+        }]);
+        assert_eq!(fleets.fleet("m", &[("n", "1")], None), "red");
+        assert_eq!(fleets.fleet("m", &[("n", "10")], None), "");
+        let number = MetaWriter::new().uint("n", 1).finish().unwrap();
+        let wanted = Wanted {
+            method: "m",
+            meta: Some(Meta::from_checked(&number)),
+            key: None,
+            avoid: None,
+        };
+        let Verdict::Server(server) = fleets.lab.serving.pick(&wanted, 1).verdict else {
+            panic!("somebody serves it");
+        };
+        assert_eq!(fleets.names[&server], "");
+    }
+
+    #[test]
+    fn shares_are_kept_to_one_percent_at_random_and_by_key() {
+        let with = |share| {
+            vec![
+                Rule {
+                    share,
+                    ..of("m", "red")
+                },
+                Rule {
+                    share: SHARE_ALL / 2,
+                    ..of("m", "blue")
+                },
+            ]
+        };
+        let calls = 100_000;
+        let mut fleets = Fleets::new(Vec::new());
+        for share in [0, 1_000, 25_000, 99_500, SHARE_ALL] {
+            for has_key in [false, true] {
+                fleets.rules(with(share));
+                let (mut red, mut blue) = (0, 0);
+                for nth in 0..calls as u32 {
+                    let key = nth.to_be_bytes();
+                    match fleets.fleet("m", &[], has_key.then_some(&key[..])) {
+                        "red" => red += 1,
+                        "blue" => blue += 1,
+                        _ => {}
+                    }
+                }
+                let expected = calls as i64 * i64::from(share) / i64::from(SHARE_ALL);
+                assert!(
+                    (red - expected).abs() <= calls as i64 / 100,
+                    "{red} instead of {expected}"
+                );
+                // The second rule halves what the first one leaves: the two draws are independent of each other.
+                let expected = (calls as i64 - expected) / 2;
+                assert!(
+                    (blue - expected).abs() <= calls as i64 / 100,
+                    "{blue} instead of {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_stays_on_its_side_on_all_cores_and_while_the_share_grows() {
+        let mut all = Fleets::new(Vec::new());
+        let mut other = Fleets::new(Vec::new());
+        other.lab = {
+            let mut lab = Lab::of_core(1, 99);
+            lab.serve(peer(0, 9), &terms(1));
+            lab
+        };
+        let mut before = vec![false; 5_000];
+        for share in [1_000, 5_000, 20_000, 50_000, SHARE_ALL] {
+            let rules = vec![Rule {
+                share,
+                ..of("m", "red")
+            }];
+            all.rules(rules.clone());
+            other.rules(rules);
+            for (nth, was_in) in before.iter_mut().enumerate() {
+                let key = nth.to_be_bytes();
+                let is_in = all.fleet("m", &[], Some(&key)) == "red";
+                assert_eq!(is_in, all.fleet("m", &[], Some(&key)) == "red");
+                // The other core has nobody in the fleet: it says Nobody for the same keys.
+                assert_eq!(is_in, other.pick("m", &[], Some(&key)).verdict == Verdict::Nobody);
+                assert!(is_in || !*was_in, "{nth} fell out at {share}");
+                *was_in = is_in;
+            }
+        }
+        assert!(before.iter().all(|&is_in| is_in));
+    }
+
+    #[test]
+    fn a_mirror_gets_its_share_of_what_the_rule_takes_and_the_caps_come_along() {
+        let mirrored = |share| Rule {
+            timeout_ms: Some(250),
+            mirror: Some(Mirror {
+                fleet: "green".to_owned(),
+                share,
+            }),
+            ..of("m", "red")
+        };
+        let mut fleets = Fleets::new(vec![mirrored(30_000)]);
+        let mut copies = 0;
+        for _ in 0..10_000 {
+            let picked = fleets.pick("m", &[], None);
+            assert_eq!(picked.timeout_ms, Some(250));
+            if let Some(copy) = picked.mirror {
+                assert_eq!(fleets.names[&copy], "green");
+                copies += 1;
+            }
+        }
+        assert!((2_850..=3_150).contains(&copies), "{copies}");
+        let other = fleets.pick("n", &[], None);
+        assert_eq!((other.timeout_ms, other.mirror), (None, None));
+        let mut missing = mirrored(SHARE_ALL);
+        missing.mirror = Some(Mirror {
+            fleet: "nobody".to_owned(),
+            share: SHARE_ALL,
+        });
+        fleets.rules(vec![missing]);
+        assert_eq!(fleets.pick("m", &[], None).mirror, None);
+        assert_eq!(fleets.fleet("m", &[], None), "red");
+    }
+
+    #[test]
+    fn other_rules_count_at_once_and_leave_no_fleet_behind() {
+        let mut fleets = Fleets::new(vec![of("m", "red")]);
+        assert_eq!(fleets.fleet("m", &[], None), "red");
+        fleets.rules(vec![of("m", "blue"), of("n", "empty")]);
+        assert_eq!(fleets.fleet("m", &[], None), "blue");
+        assert_eq!(fleets.pick("n", &[], None).verdict, Verdict::Nobody);
+        let mut late = terms(1);
+        late.fleet = Some("empty".into());
+        fleets.lab.serving.offer(peer(0, 77), Id([1; 16]), "n", &late);
+        let server = fleets.lab.serving.find(peer(0, 77)).unwrap();
+        assert_eq!(fleets.pick("n", &[], None).verdict, Verdict::Server(server));
+        fleets.rules(Vec::new());
+        assert_eq!(fleets.fleet("m", &[], None), "");
+        for slot in [0, 1, 2, 3, 77] {
+            fleets.lab.serving.lose(peer(0, slot));
+        }
+        assert_eq!(fleets.lab.serving.fleets.len(), 1, "only the unnamed one");
+        fleets.rules(vec![of("m", "red"), of("m", "red")]);
+        fleets.rules(vec![of("m", "green")]);
+        assert_eq!(fleets.lab.serving.fleets.len(), 2);
+        assert_eq!(fleets.lab.serving.sets.len(), 0);
+    }
+
+    #[test]
+    fn no_rule_reaches_the_gateways_own_methods() {
+        let mut fleets = Fleets::new(vec![of(">", "red")]);
+        assert_eq!(fleets.pick("$services.list", &[], None).verdict, Verdict::Nobody);
+    }
+}
