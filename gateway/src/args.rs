@@ -42,6 +42,8 @@ const AFTER_HELP: &str = "\
 What counts, from weak to strong: defaults, the file, the environment (each setting as FLUXAR_SECTION_NAME, e.g.
 FLUXAR_LISTEN=tcp://0.0.0.0:9000,ws://0.0.0.0:9001), the command line.
 
+SIGHUP reads the file and the environment again: rules, upstreams and services change without dropping a connection;
+the log says what changed. A file with a fault changes nothing.
 SIGTERM and SIGINT drain: no new connections, a goodbye to each client, what is queued is sent, exit 0.
 A second one ends at once.
 

@@ -33,6 +33,7 @@ impl Front {
         if self.pool.due_ms().is_some_and(|due_ms| due_ms <= now_ms) {
             self.expire_pool();
         }
+        self.expire_admin();
     }
 
     /// Makes the session's timer ring no later than its first deadline.

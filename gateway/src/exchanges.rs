@@ -143,6 +143,9 @@ impl Front {
         let (Some(method), Some(session)) = (envelope.target, &self.sessions[slot]) else {
             return;
         };
+        if fluxar_protocol::target::is_system(method) {
+            return self.administer(slot, envelope);
+        }
         match self.shard.call(session.peer, envelope.id, method) {
             Ok(Route { server, forward_id }) => {
                 self.counters.calls += 1;

@@ -32,6 +32,7 @@ use crate::mail::Mail;
 use crate::outbox::Framing;
 #[allow(unused_imports)]
 use crate::pending::Pending as _;
+use crate::services::Admin;
 use crate::session::{Session, pause};
 use crate::upstreams::Services;
 use crate::upstreams::announcer::Announcer;
@@ -114,6 +115,8 @@ pub struct Front {
     /// What the configuration says about services.
     pub(crate) services: Arc<Services>,
     pub(crate) agents: Agents,
+    /// Questions about services that are open.
+    pub(crate) admin: Admin,
     /// Connections that this core dials and keeps up.
     pub(crate) pool: Pool,
     pub(crate) announcer: Arc<Announcer>,
@@ -167,6 +170,7 @@ impl Front {
             scratch: Vec::new(),
             services: Arc::default(),
             agents: Agents::default(),
+            admin: Admin::new(cores),
             pool: Pool::default(),
             announcer: Arc::new(Announcer::new(usize::from(cores))),
             welcome_limits,
@@ -210,6 +214,7 @@ impl Front {
             self.timers.next_deadline(),
             self.shard.poll_timeout_ms(),
             self.pool.due_ms(),
+            self.admin.next_ms(),
         ];
         deadlines.into_iter().flatten().min()
     }

@@ -25,6 +25,7 @@ pub mod outbox;
 mod pending;
 pub mod rate;
 pub mod refusals;
+pub mod reload;
 pub mod services;
 pub mod session;
 pub mod settings;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use fluxar_shard::Letter;
 
+use crate::services;
 use crate::upstreams::{Resolved, Services};
 
 /// A letter in the engine's mail.
@@ -15,6 +16,8 @@ pub enum Mail {
     Services(Arc<Services>),
     /// From the resolver's thread: the addresses that a name has now.
     Resolved(Arc<Resolved>),
+    /// From core to core: who serves, for `$services.…`.
+    Admin(services::Letter),
     /// From the main thread: say goodbye to everybody, flush, and end.
     Stop,
 }

@@ -1,5 +1,5 @@
-//! `fluxar-gateway`: reads its configuration, looks at the kernel, starts the cores, says what it listens on, and
-//! drains on SIGTERM.
+//! `fluxar-gateway`: reads its configuration, looks at the kernel, starts the cores, says what it listens on, reads its
+//! configuration again on SIGHUP, and drains on SIGTERM.
 #![forbid(unsafe_code)]
 
 use std::io::{self, IsTerminal, Write};
@@ -11,10 +11,12 @@ use std::time::Instant;
 use clap::Parser;
 use fluxar_engine::probe::{explain, probe};
 use fluxar_gateway::args::Args;
-use fluxar_gateway::config::Config;
+use fluxar_gateway::config::{Config, ConfigFault, Remark};
 use fluxar_gateway::counters::Counters;
 use fluxar_gateway::gateway::{CoreEnd, Gateway, StartError};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use fluxar_gateway::reload::{self, Changes};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -42,9 +44,12 @@ fn main() -> ExitCode {
         return say(&config.to_toml());
     }
     if args.check {
+        for Remark { is_warning, message } in config.remarks() {
+            eprintln!("{}: {message}", if is_warning { "warning" } else { "note" });
+        }
         return say("the configuration is good\n");
     }
-    match run(&config) {
+    match run(&args, config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("{message}");
@@ -65,15 +70,9 @@ fn say(text: &str) -> ExitCode {
     }
 }
 
-fn run(config: &Config) -> Result<(), String> {
+fn run(args: &Args, mut config: Config) -> Result<(), String> {
     let started = Instant::now();
-    let filter = tracing_subscriber::EnvFilter::new(&config.log_level);
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .init();
+    let set_log_level = start_log(&config.log_level);
 
     let cores = config.cores.pick()?.len();
     let report = probe(cores, &config.engine.uring());
@@ -94,8 +93,11 @@ fn run(config: &Config) -> Result<(), String> {
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
             .map_err(|error| format!("signals cannot be handled: {error}"))?;
     }
+    let reread = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGHUP, Arc::clone(&reread))
+        .map_err(|error| format!("signals cannot be handled: {error}"))?;
 
-    let gateway = Gateway::start(config).map_err(|error| match error {
+    let gateway = Gateway::start(&config).map_err(|error| match error {
         StartError::Core { core, error } => {
             format!(
                 "core {core} could not be started: {}",
@@ -104,18 +106,93 @@ fn run(config: &Config) -> Result<(), String> {
         }
         other => other.to_string(),
     })?;
-    announce(&gateway, config, descriptors, started)
+    announce(&gateway, &config, descriptors, started)
         .map_err(|error| format!("standard output cannot be written: {error}"))?;
-    if let Some(core) = gateway.wait(|| stop.load(Ordering::Relaxed)) {
-        let ends = gateway.stop();
-        let why = ends.into_iter().nth(core).and_then(Result::err);
-        return Err(match why {
-            Some(error) => format!("core {core} failed: {error}"),
-            None => format!("core {core} ended by itself"),
-        });
+    log_remarks(&config);
+    loop {
+        let is_told = || stop.load(Ordering::Relaxed) || reread.load(Ordering::Relaxed);
+        if let Some(core) = gateway.wait(is_told) {
+            let ends = gateway.stop();
+            let why = ends.into_iter().nth(core).and_then(Result::err);
+            return Err(match why {
+                Some(error) => format!("core {core} failed: {error}"),
+                None => format!("core {core} ended by itself"),
+            });
+        }
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        // Taken down first: a signal that comes while the files are read has them read once more.
+        if reread.swap(false, Ordering::Relaxed) {
+            reload(
+                args.configuration(std::env::vars()),
+                &mut config,
+                &gateway,
+                &set_log_level,
+            );
+        }
     }
     tracing::info!("draining: no new connections, goodbye to all clients");
     report_ends(gateway.stop())
+}
+
+/// Starts the log on standard error; what comes back changes its level.
+fn start_log(level: &str) -> impl Fn(&str) + use<> {
+    let log = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_env_filter(EnvFilter::new(level))
+        .with_filter_reloading();
+    let filter = log.reload_handle();
+    log.init();
+    move |level| {
+        if let Err(error) = filter.reload(EnvFilter::new(level)) {
+            tracing::error!("log.level cannot be changed: {error}");
+        }
+    }
+}
+
+/// Takes over what was read again, or says what is wrong with it and changes nothing.
+fn reload(
+    read: Result<Config, Vec<ConfigFault>>,
+    running: &mut Config,
+    gateway: &Gateway,
+    set_log_level: &impl Fn(&str),
+) {
+    let read = match read {
+        Ok(read) => read,
+        Err(faults) => {
+            for fault in &faults {
+                tracing::error!("{fault}");
+            }
+            let s = if faults.len() == 1 { "" } else { "s" };
+            let count = faults.len();
+            tracing::error!(
+                "not reloaded: {count} fault{s} in the configuration; the one before stays in force"
+            );
+            return;
+        }
+    };
+    let changes = Changes::between(running, &read);
+    for key in &changes.later {
+        tracing::warn!("{key} changed: takes effect at the next start");
+    }
+    reload::take_over(running, read);
+    set_log_level(&running.log_level);
+    gateway.set_services(&Arc::new(running.services()));
+    tracing::info!("reloaded: {changes}");
+    log_remarks(running);
+}
+
+fn log_remarks(config: &Config) {
+    for Remark { is_warning, message } in config.remarks() {
+        if is_warning {
+            tracing::warn!("{message}");
+        } else {
+            tracing::info!("{message}");
+        }
+    }
 }
 
 /// Says what runs where. Scripts may wait for the last line.
@@ -136,6 +213,14 @@ fn announce(gateway: &Gateway, config: &Config, descriptors: u64, started: Insta
             "  {}{address}",
             if at == 0 { "listens  " } else { "         " }
         )?;
+    }
+    for (at, upstream) in config.services.upstreams.iter().enumerate() {
+        let dials = if at == 0 { "dials    " } else { "         " };
+        let first = &upstream.endpoints[0].text;
+        match upstream.endpoints.len() - 1 {
+            0 => writeln!(out, "  {dials}{}: {first}", upstream.name)?,
+            more => writeln!(out, "  {dials}{}: {first} and {more} more", upstream.name)?,
+        }
     }
     writeln!(
         out,

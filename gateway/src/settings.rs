@@ -38,6 +38,12 @@ impl Setting {
     pub fn variable(&self) -> String {
         format!("FLUXAR_{}", self.key.replace('.', "_").to_uppercase())
     }
+
+    /// Whether a reload takes it over; the others take effect at the next start.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.key.starts_with("services.") || ["admin.from", "log.level"].contains(&self.key)
+    }
 }
 
 /// A numeric setting: where it is stored, and the range that it may have.

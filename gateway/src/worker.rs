@@ -168,6 +168,10 @@ impl<D: Driver> Worker<D> {
             } => self.front.handle_resolved(resolved),
             Event::Letter {
                 from,
+                letter: Mail::Admin(letter),
+            } => self.front.handle_admin(from as u16, letter),
+            Event::Letter {
+                from,
                 letter: Mail::Shard(letter),
             } => self.front.handle_letter(from as u16, letter),
         }

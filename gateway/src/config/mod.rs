@@ -306,7 +306,8 @@ impl Config {
     pub fn to_toml(&self) -> String {
         let mut out = String::from(
             "# Fluxar Gateway. Every setting as it stands; each can also be given as an environment variable,\n\
-             # e.g. FLUXAR_LIMITS_QUEUE_BYTES.\n",
+             # e.g. FLUXAR_LIMITS_QUEUE_BYTES. SIGHUP takes over services, admin.from, log.level, [[upstream]] and [[route]];\n\
+             # the rest takes effect at the next start.\n",
         );
         let mut section = "";
         for setting in SETTINGS {

@@ -160,6 +160,14 @@ impl Pool {
         (self.due_ms != u64::MAX).then_some(self.due_ms)
     }
 
+    /// The links that are not connected, for `$services.list`.
+    pub(crate) fn links_down(&self) -> impl Iterator<Item = (u32, &Link)> {
+        let links = self.links.iter().enumerate();
+        links
+            .filter_map(|(at, link)| Some((at as u32, link.as_ref()?)))
+            .filter(|(_, link)| matches!(link.state, State::Waiting { .. } | State::Dialling { .. }))
+    }
+
     pub(crate) fn get(&self, link: u32) -> Option<&Link> {
         self.links.get(link as usize)?.as_ref()
     }

@@ -212,9 +212,64 @@ fn the_help_fits_a_terminal_and_names_the_variables() {
             "--cores",
             "--check",
             "--print-config",
+            "SIGHUP",
             "SIGTERM",
         ] {
             assert!(text.contains(word), "{flag} does not mention {word}");
         }
+    }
+}
+
+#[test]
+fn upstreams_and_routes_are_checked_and_printed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("fluxar.toml");
+    let file = path.display().to_string();
+    let good = "\
+[[upstream]]
+name = \"users\"
+endpoints = [\"tcp://127.0.0.1:7100\", { url = \"unix:///run/users.sock\", in_flight = 8 }]
+
+[[route]]
+methods = \"users.>\"
+percent = 2.5
+fleet = \"user\"
+";
+    fs::write(&path, good).expect("a file");
+    let output = run(&["--check", "--config", &file]);
+    let said = complaint(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(
+        said.starts_with("warning: route 1: ") && said.contains("did you mean \"users\"?"),
+        "{said}"
+    );
+
+    let first = run(&["--print-config", "--config", &file]);
+    let text = String::from_utf8_lossy(&first.stdout);
+    assert!(
+        text.contains("percent = 2.5") && text.contains("in_flight = 8"),
+        "{text}"
+    );
+    fs::write(&path, &first.stdout).expect("a file");
+    let second = run(&["--print-config", "--config", &file]);
+    assert_eq!(second.status.code(), Some(0), "{}", complaint(&second));
+    assert_eq!(text, String::from_utf8_lossy(&second.stdout));
+
+    fs::write(
+        &path,
+        format!("{good}percant = 5\n[[upstream]]\nname = \"users\"\n"),
+    )
+    .expect("a file");
+    let output = run(&["--check", "--config", &file]);
+    let said = complaint(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for (number, what) in [
+        (9, "did you mean `percent`?"),
+        (10, "it has no `endpoints`"),
+        (11, "taken by an upstream above"),
+    ] {
+        let line = said.lines().find(|line| line.contains(what));
+        let line = line.unwrap_or_else(|| panic!("{what:?} is not said: {said}"));
+        assert!(line.starts_with(&format!("{file}:{number}: ")), "{line}");
     }
 }

@@ -114,8 +114,8 @@ impl Process {
         assert!(status.expect("kill runs").success());
     }
 
-    /// Waits for a line of its log that contains this.
-    pub(crate) fn wait_for_log(&self, what: &str) {
+    /// Waits for a line of its log that contains this; returns the lines before it.
+    pub(crate) fn wait_for_log(&self, what: &str) -> Vec<String> {
         let begun = Instant::now();
         let mut before = Vec::new();
         while let Some(left) = PATIENCE.checked_sub(begun.elapsed()) {
@@ -123,7 +123,7 @@ impl Process {
                 break;
             };
             if line.contains(what) {
-                return;
+                return before;
             }
             before.push(line);
         }

@@ -1,0 +1,282 @@
+//! `$services.list` and `$services.drain`, through a gateway of several cores, and who is answered.
+
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+
+use fluxar_protocol::{Code, Kind};
+use minicbor::Decoder;
+
+use crate::caller::{Caller, Road, Stream, WebSocket};
+use crate::process::{PATIENCE, Process};
+
+type Client = Caller<Stream<TcpStream>>;
+
+fn tcp(gateway: &Process, agent: &str) -> Client {
+    let stream = TcpStream::connect(gateway.address("tcp://")).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+    Caller::on(Stream(stream), agent)
+}
+
+/// A row of a list, as far as these tests look.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Row {
+    id: String,
+    name: String,
+    fleet: Option<String>,
+    methods: Vec<String>,
+    in_flight: u64,
+    state: String,
+    answered: u64,
+    keys: usize,
+}
+
+/// The rows, and how many cores are missing.
+fn decode(payload: &[u8]) -> (Vec<Row>, u64) {
+    let mut d = Decoder::new(payload);
+    let (mut rows, mut missing) = (Vec::new(), u64::MAX);
+    for _ in 0..d.map().unwrap().unwrap() {
+        match d.str().unwrap() {
+            "services" => {
+                for _ in 0..d.array().unwrap().unwrap() {
+                    rows.push(decode_row(&mut d));
+                }
+            }
+            "cores_missing" => missing = d.u64().unwrap(),
+            "left_out" => assert_eq!(d.u64().unwrap(), 0),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(d.position(), payload.len());
+    (rows, missing)
+}
+
+fn decode_row(d: &mut Decoder<'_>) -> Row {
+    let keys = d.map().unwrap().unwrap();
+    let mut row = Row {
+        keys: keys as usize,
+        ..Row::default()
+    };
+    for _ in 0..keys {
+        match d.str().unwrap() {
+            "id" => row.id = d.decode::<Option<&str>>().unwrap().unwrap_or("-").into(),
+            "name" => row.name = d.str().unwrap().into(),
+            "fleet" => row.fleet = d.decode().unwrap(),
+            "methods" => row.methods = d.decode().unwrap(),
+            "in_flight" => row.in_flight = d.u64().unwrap(),
+            "state" => row.state = d.str().unwrap().into(),
+            "answered" => row.answered = d.u64().unwrap(),
+            _ => d.skip().unwrap(),
+        }
+    }
+    row
+}
+
+fn list<R: Road>(client: &mut Caller<R>) -> Vec<Row> {
+    let payload = client.call("$services.list", b"\xf6").expect("a list");
+    let (rows, missing) = decode(&payload);
+    assert_eq!(missing, 0, "every core has told");
+    rows
+}
+
+/// `{peer, on}`.
+fn wish(peer: &str, on: bool) -> Vec<u8> {
+    let mut payload = vec![0xa2, 0x64];
+    payload.extend(b"peer");
+    payload.extend([0x78, peer.len() as u8]);
+    payload.extend(peer.as_bytes());
+    payload.extend([0x62, b'o', b'n', if on { 0xf5 } else { 0xf4 }]);
+    payload
+}
+
+fn drain<R: Road>(client: &mut Caller<R>, peer: &str, on: bool) -> Result<u32, Code> {
+    let payload = client
+        .call("$services.drain", &wish(peer, on))
+        .map_err(|(code, _)| code)?;
+    let mut d = Decoder::new(&payload);
+    assert_eq!(d.map().unwrap(), Some(2));
+    assert_eq!(d.str().unwrap(), "matched");
+    let matched = d.u32().unwrap();
+    assert_eq!(d.str().unwrap(), "cores_missing");
+    assert_eq!(d.u32().unwrap(), 0);
+    Ok(matched)
+}
+
+#[test]
+fn services_are_listed_and_drained_over_all_cores() {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2));
+    let gateway = Process::start(&["--cores", &cores.to_string()]);
+    // Connections are spread over the cores: the two servers are on two, and so are the callers.
+    let mut servers = [tcp(&gateway, "echo/1"), tcp(&gateway, "echo/2")];
+    let mut callers = [tcp(&gateway, "a"), tcp(&gateway, "b")];
+    for server in &mut servers {
+        server.serve("echo.it", None);
+    }
+    servers[0].serve("echo.other", Some("canary"));
+    let rows = list(&mut callers[0]);
+    let mut told: Vec<_> = rows
+        .iter()
+        .map(|row| (row.name.as_str(), row.fleet.as_deref(), row.methods.join(" ")))
+        .collect();
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            ("echo/1", None, "echo.it".to_owned()),
+            ("echo/1", Some("canary"), "echo.other".to_owned()),
+            ("echo/2", None, "echo.it".to_owned()),
+        ]
+    );
+    assert!(
+        rows.iter().all(|row| row.keys == 15 && row.state == "fit"),
+        "{rows:?}"
+    );
+
+    // One call from each caller is held open by the first server; the second is out of the way.
+    assert_eq!(drain(&mut callers[1], "echo/2", true), Ok(1));
+    let calls: Vec<_> = callers
+        .iter_mut()
+        .map(|caller| caller.begin("echo.it", b"\x01"))
+        .collect();
+    let held = [servers[0].called(), servers[0].called()];
+    for caller in &mut callers {
+        let rows = list(caller);
+        let row = |name| rows.iter().find(|row| row.name == name).expect("a row");
+        assert_eq!(
+            (row("echo/1").in_flight, row("echo/1").state.as_str()),
+            (2, "fit")
+        );
+        assert_eq!(
+            (row("echo/2").in_flight, row("echo/2").state.as_str()),
+            (0, "draining")
+        );
+    }
+
+    // The other way round, by id: new calls go to the second, what is open at the first is finished.
+    let id = list(&mut callers[0])
+        .into_iter()
+        .find(|row| row.name == "echo/1")
+        .expect("a row")
+        .id;
+    assert_eq!(drain(&mut callers[0], "echo/2", false), Ok(1));
+    assert_eq!(drain(&mut callers[0], &id, true), Ok(1));
+    for _ in 0..10 {
+        for caller in &mut callers {
+            let call = caller.begin("echo.it", b"\x02");
+            let at_second = servers[1].called();
+            servers[1].answer(&at_second, b"\x02");
+            assert_eq!(caller.outcome(call), Ok(b"\x02".to_vec()));
+        }
+    }
+    for call in &held {
+        servers[0].answer(call, b"\x01");
+    }
+    for (caller, call) in callers.iter_mut().zip(calls) {
+        assert_eq!(caller.outcome(call), Ok(b"\x01".to_vec()));
+    }
+    let rows = list(&mut callers[1]);
+    let answered: u64 = rows
+        .iter()
+        .filter(|row| row.fleet.is_none())
+        .map(|row| row.answered)
+        .sum();
+    assert_eq!(answered, 22, "{rows:?}");
+
+    assert_eq!(drain(&mut callers[0], "nobody", true), Err(Code::NotFound));
+    assert_eq!(drain(&mut callers[0], "0/9999.1", true), Err(Code::NotFound));
+}
+
+#[test]
+fn what_the_gateway_does_not_have_is_named_with_what_it_has() {
+    let gateway = Process::start(&[]);
+    let mut client = tcp(&gateway, "a");
+    let (code, message) = client.call("$services.lst", b"\xf6").expect_err("a refusal");
+    assert_eq!(code, Code::Unimplemented);
+    assert!(
+        message.contains("$services.list") && message.contains("$services.drain"),
+        "{message}"
+    );
+    let (code, message) = client.call("$services.drain", b"\x61a").expect_err("a refusal");
+    assert_eq!(code, Code::InvalidArgument);
+    assert!(message.contains("\"peer\""), "{message}");
+    let open = client.send(Kind::Stream, None, Some("$services.list"), None, b"\xf6");
+    let refused = client.wait(|message| message.reference == Some(open));
+    assert_eq!(refused.error.map(|(code, _)| code), Some(Code::Unimplemented));
+}
+
+#[test]
+fn only_this_machine_s_own_programs_are_answered() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = format!("unix://{}", folder.path().join("fluxar.sock").display());
+    let path = folder.path().join("fluxar.toml");
+    std::fs::write(&path, "[admin]\nfrom = [\"unix\"]\n").expect("a file");
+    let open = Process::start(&["--listen", &url]);
+    let web = |gateway: &Process| {
+        let stream = TcpStream::connect(gateway.address("ws://")).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+        Caller::on(WebSocket::open(stream), "page")
+    };
+    let unix = |gateway: &Process| {
+        let stream = UnixStream::connect(gateway.address("unix://")).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+        Caller::on(Stream(stream), "local")
+    };
+    let denied = |outcome: Result<Vec<u8>, (Code, String)>| {
+        let (code, message) = outcome.expect_err("a refusal");
+        assert_eq!(code, Code::PermissionDenied);
+        assert!(message.contains("admin.from"), "{message}");
+    };
+    denied(web(&open).call("$services.list", b"\xf6"));
+    denied(web(&open).call("$services.drain", &wish("a", true)));
+    denied(web(&open).call("$anything", b"\xf6"));
+    assert_eq!(list(&mut tcp(&open, "a")), []);
+    assert_eq!(list(&mut unix(&open)), []);
+    drop(open);
+
+    let closed = Process::start(&["--listen", &url, "--config", &path.display().to_string()]);
+    denied(tcp(&closed, "a").call("$services.list", b"\xf6"));
+    let mut local = unix(&closed);
+    assert_eq!(list(&mut local), []);
+    // Nobody at all, from now on, on connections that stand too.
+    std::fs::write(&path, "[admin]\nfrom = []\n").expect("a file");
+    closed.signal("HUP");
+    closed.wait_for_log("reloaded: changed: admin.from");
+    let begun = std::time::Instant::now();
+    loop {
+        match local.call("$services.list", b"\xf6") {
+            Ok(_) => assert!(begun.elapsed() < PATIENCE, "the setting is not in force"),
+            refused => break denied(refused),
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_that_nobody_listens_at_is_listed_as_down() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("fluxar.toml");
+    // Nobody has this socket.
+    let url = format!("unix://{}", folder.path().join("service.sock").display());
+    let text = format!("[[upstream]]\nname = \"users\"\nendpoints = [\"{url}\"]\nmethods = [\"users.>\"]\n");
+    std::fs::write(&path, text).expect("a file");
+    let gateway = Process::start(&["--cores", "1", "--config", &path.display().to_string()]);
+    assert!(
+        gateway
+            .banner
+            .iter()
+            .any(|line| line.contains("dials") && line.contains(&url)),
+        "{:?}",
+        gateway.banner
+    );
+    let mut client = tcp(&gateway, "a");
+    let rows = list(&mut client);
+    let [row] = &rows[..] else { panic!("{rows:?}") };
+    assert_eq!(
+        (row.id.as_str(), row.name.as_str(), row.state.as_str()),
+        ("-", url.as_str(), "down")
+    );
+    assert_eq!(row.fleet.as_deref(), Some("users"));
+    for name in ["users", url.as_str()] {
+        assert_eq!(drain(&mut client, name, true), Ok(1));
+    }
+    let (code, _) = client.call("users.get", b"\xf6").expect_err("a refusal");
+    assert_eq!(code, Code::Unavailable);
+}
