@@ -196,6 +196,11 @@ impl Front {
         self.shard.counts()
     }
 
+    /// Who serves what, as this core sees it.
+    pub fn service_rows(&self) -> impl Iterator<Item = fluxar_shard::ServiceRow<'_>> {
+        self.shard.services()
+    }
+
     /// Connections that this core holds.
     #[must_use]
     pub fn sessions(&self) -> u32 {

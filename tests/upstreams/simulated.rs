@@ -1,0 +1,529 @@
+//! A simulated gateway that dials a simulated service: refused while nobody listens there, connected once somebody
+//! does, lost, dialled again, and silent for a while.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fluxar_engine::listener::{Address, ListenerId};
+use fluxar_engine::mail::{self, Control};
+use fluxar_engine::reactor::{Board, Close, Conn, Event, Parcel, Piece, Reactor, ReactorConfig, Transport};
+use fluxar_engine::sim::{ClientSocket, Faults, Random, SimDriver, SimSocket, Step, World};
+use fluxar_engine::ws::WsConfig;
+use fluxar_gateway::front::Front;
+use fluxar_gateway::limits::Limits;
+use fluxar_gateway::mail::Mail;
+use fluxar_gateway::outbox::Framing;
+use fluxar_gateway::upstreams::Services;
+use fluxar_gateway::worker::Worker;
+use fluxar_protocol::frame::{Deframer, prefix};
+use fluxar_protocol::hello::{Caps, Hello, Welcome};
+use fluxar_protocol::{Batch, Code, ErrorBody, Form, Id, Kind};
+use fluxar_tests::message::{Received, encoded, number};
+
+use crate::users;
+
+const MS: u64 = 1_000_000;
+const GATEWAY: ListenerId = ListenerId(0);
+const SERVICE: ListenerId = ListenerId(1);
+/// The gateway's; the service has the next.
+const CORES: usize = 2;
+
+fn envelopes(body: &[u8]) -> Vec<Received> {
+    Batch::new(body)
+        .map(|decoded| Received::from_decoded(&decoded.expect("only what can be read is said here")))
+        .collect()
+}
+
+/// Cuts a byte stream into envelopes.
+#[derive(Default)]
+struct Ear(Deframer);
+
+impl Ear {
+    fn hear(&mut self, mut bytes: &[u8]) -> Vec<Received> {
+        let mut heard = Vec::new();
+        while let Some(body) = self.0.next(&mut bytes, 1 << 20).expect("no frame is too large") {
+            heard.extend(envelopes(body));
+        }
+        heard
+    }
+}
+
+/// The reactor of the core behind the gateway's.
+fn alone(world: &mut World, listeners: Vec<(ListenerId, Transport)>) -> Reactor<SimDriver, ()> {
+    let (_, mut endpoints) = mail::mesh(1, 1);
+    let endpoint = endpoints.pop().expect("one");
+    Reactor::new(
+        world.driver(CORES),
+        endpoint,
+        Board::new(1),
+        listeners,
+        ReactorConfig::default(),
+    )
+}
+
+/// A service on a core of its own: greets who dials it, and answers calls with their number plus one.
+struct Service {
+    reactor: Reactor<SimDriver, ()>,
+    is_websocket: bool,
+    ears: BTreeMap<Conn, Ear>,
+    /// Connections that were greeted.
+    greeted: Vec<Conn>,
+    greetings: u32,
+    served: u32,
+    /// It reads and says nothing, not even to pings.
+    is_mute: bool,
+    ids: u64,
+}
+
+impl Service {
+    fn new(world: &mut World, is_websocket: bool) -> Self {
+        assert_eq!(world.listen(), SERVICE);
+        world.wake(CORES);
+        let transport = if is_websocket {
+            Transport::WebSocket(Arc::new(WsConfig {
+                subprotocol: Some("fluxar.v0".into()),
+                ..WsConfig::default()
+            }))
+        } else {
+            Transport::Stream
+        };
+        Self {
+            reactor: alone(world, vec![(SERVICE, transport)]),
+            is_websocket,
+            ears: BTreeMap::new(),
+            greeted: Vec::new(),
+            greetings: 0,
+            served: 0,
+            is_mute: false,
+            ids: 0,
+        }
+    }
+
+    fn id(&mut self) -> Id {
+        self.ids += 1;
+        Id((u128::from(self.ids) << 64).to_be_bytes())
+    }
+
+    fn turn(&mut self) {
+        self.reactor.turn(None).expect("a turn");
+        while let Some(event) = self.reactor.poll() {
+            match event {
+                Event::Opened { conn, .. } => {
+                    self.ears.insert(conn, Ear::default());
+                }
+                Event::Received { conn, chunk } => {
+                    let mut heard = Vec::new();
+                    let mut input = self.reactor.input(conn, chunk);
+                    while let Some(piece) = input.next() {
+                        match piece {
+                            Piece::Stream(bytes) => {
+                                heard.extend(self.ears.entry(conn).or_default().hear(bytes));
+                            }
+                            Piece::Message(body) => heard.extend(envelopes(body)),
+                        }
+                    }
+                    drop(input);
+                    for message in heard {
+                        self.answer(conn, &message);
+                    }
+                }
+                Event::Closed { conn, .. } => {
+                    self.ears.remove(&conn);
+                    self.greeted.retain(|greeted| *greeted != conn);
+                }
+                Event::Ending { .. } | Event::Sent { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        self.reactor.flush();
+    }
+
+    fn answer(&mut self, conn: Conn, message: &Received) {
+        if self.is_mute {
+            return;
+        }
+        let mut payload = vec![0xf6];
+        match (message.kind, message.reference) {
+            (Kind::Hello, None) => {
+                let hello = Hello::decode(&message.payload).expect("a hello");
+                assert_eq!(hello.credit, 0, "a gateway holds no chunk");
+                assert!(hello.agent.starts_with("fluxar-gateway/"));
+                self.greeted.push(conn);
+                self.greetings += 1;
+                payload.clear();
+                Welcome {
+                    v: 0,
+                    session: Id([9; 16]),
+                    token: None,
+                    caps: Caps::default(),
+                    max_frame: 1 << 20,
+                    heartbeat_ms: 15_000,
+                    credit: 65_536,
+                    resumed: false,
+                    recv: 0,
+                    limits: None,
+                    agent: "simulated/1",
+                }
+                .encode(&mut payload);
+            }
+            (Kind::Call, None) => {
+                self.served += 1;
+                payload = number(message.number() + 1);
+            }
+            (Kind::Ping, None) => {}
+            _ => return,
+        }
+        let id = self.id();
+        let answer = encoded(message.kind, id, Some(message.id), None, None, &payload);
+        self.say(conn, answer);
+    }
+
+    fn say(&mut self, conn: Conn, body: Vec<u8>) {
+        let bytes = if self.is_websocket {
+            body
+        } else {
+            [&prefix(body.len())[..], &body].concat()
+        };
+        self.reactor.send(conn, Bytes::from(bytes));
+    }
+
+    fn cut_all(&mut self) {
+        for conn in self.ears.keys().copied().collect::<Vec<_>>() {
+            self.reactor.close(conn, Close::Now);
+        }
+    }
+
+    /// Says goodbye to all, and when to come back.
+    fn leave(&mut self, retry_after_ms: u32) {
+        for conn in std::mem::take(&mut self.greeted) {
+            let mut error = Vec::new();
+            ErrorBody {
+                code: Code::Unavailable,
+                message: "restarting",
+                details: None,
+                retry_after_ms: Some(retry_after_ms),
+            }
+            .encode(&mut error);
+            let id = self.id();
+            let goodbye = encoded(Kind::Cancel, id, None, None, None, b"\xf6");
+            let mut envelope = fluxar_protocol::envelope::decode(&goodbye)
+                .expect("our own")
+                .envelope;
+            envelope.error = Some(&error);
+            let mut body = Vec::new();
+            envelope.encode(Form::Compact, &mut body);
+            self.say(conn, body);
+            self.reactor.close(conn, Close::Drain { ws_code: 1001 });
+        }
+        self.reactor.flush();
+    }
+}
+
+/// A gateway, a service that may not be there yet, and somebody who calls it through the gateway.
+struct Stage {
+    world: World,
+    workers: Vec<Worker<SimDriver>>,
+    control: Control<Parcel<SimSocket, Mail>>,
+    service: Option<Service>,
+    /// What runs on the service's core before it is there.
+    vacant: Reactor<SimDriver, ()>,
+    caller: ClientSocket,
+    ear: Ear,
+    heard: VecDeque<Received>,
+    calls: u64,
+}
+
+impl Stage {
+    fn new(seed: u64, faults: Faults) -> Self {
+        let mut world = World::new(seed, CORES + 1, faults);
+        assert_eq!(world.listen(), GATEWAY);
+        let (mut control, endpoints) = mail::mesh(CORES, 64);
+        let board = Board::new(CORES);
+        let workers = endpoints
+            .into_iter()
+            .enumerate()
+            .map(|(core, endpoint)| {
+                let reactor = Reactor::new(
+                    world.driver(core),
+                    endpoint,
+                    board.clone(),
+                    vec![(GATEWAY, Transport::Stream)],
+                    ReactorConfig::default(),
+                );
+                let mut entropy = Random::new(seed ^ (core as u64 + 1) << 32);
+                let front = Front::new(
+                    core as u16,
+                    CORES as u16,
+                    Limits::default(),
+                    vec![Framing::Prefixed],
+                    seed,
+                    Box::new(move |bytes| bytes.iter_mut().for_each(|byte| *byte = entropy.next() as u8)),
+                );
+                control.attach(core, world.waker(core));
+                Worker::new(reactor, front)
+            })
+            .collect();
+        let vacant = alone(&mut world, Vec::new());
+        let mut caller = world.connect(GATEWAY);
+        let mut payload = Vec::new();
+        Hello::default().encode(&mut payload);
+        let hello = encoded(Kind::Hello, Id([1; 16]), None, None, None, &payload);
+        let bytes = [&prefix(hello.len())[..], &hello].concat();
+        assert_eq!(caller.write(&bytes), bytes.len());
+        Self {
+            world,
+            workers,
+            control,
+            service: None,
+            vacant,
+            caller,
+            ear: Ear::default(),
+            heard: VecDeque::new(),
+            calls: 0,
+        }
+    }
+
+    fn set_services(&mut self, services: Services) {
+        let services = Arc::new(services);
+        for core in 0..CORES {
+            let mail = Parcel::from(Mail::Services(Arc::clone(&services)));
+            assert!(self.control.post(core, mail).is_ok());
+        }
+    }
+
+    /// Lives on until `done`, for so long at most; whether it was.
+    fn until(&mut self, for_ms: u64, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+        let until_ns = self.world.now_ns() + for_ms * MS;
+        self.world.alarm_at(until_ns);
+        let mut steps = 0;
+        while !done(self) {
+            if self.world.now_ns() >= until_ns {
+                return false;
+            }
+            steps += 1;
+            assert!(steps < 1_000_000, "it spins without time passing");
+            match self.world.step() {
+                Step::Core(core) if core < CORES => {
+                    self.workers[core].turn().expect("a turn");
+                }
+                Step::Core(_) => match &mut self.service {
+                    Some(service) => service.turn(),
+                    None => {
+                        self.vacant.turn(None).expect("a turn");
+                        assert!(self.vacant.poll().is_none());
+                    }
+                },
+                Step::Clients => {
+                    let bytes = self.caller.read();
+                    self.heard.extend(self.ear.hear(&bytes));
+                }
+                Step::Quiet => return false,
+            }
+        }
+        true
+    }
+
+    fn pass(&mut self, for_ms: u64) {
+        self.until(for_ms, |_| false);
+    }
+
+    /// Calls once, and tells what came of it.
+    fn call(&mut self) -> Result<u64, Code> {
+        self.calls += 1;
+        let id = Id((u128::from(self.calls) | 1 << 100).to_be_bytes());
+        let call = encoded(
+            Kind::Call,
+            id,
+            None,
+            Some("users.next"),
+            None,
+            &number(self.calls),
+        );
+        let bytes = [&prefix(call.len())[..], &call].concat();
+        assert_eq!(self.caller.write(&bytes), bytes.len());
+        let mut answer = None;
+        let came = self.until(60_000, |stage| {
+            answer = stage
+                .heard
+                .iter()
+                .find(|message| message.reference == Some(id))
+                .cloned();
+            answer.is_some()
+        });
+        assert!(came, "a call has no end");
+        let answer = answer.expect("it came");
+        match answer.code() {
+            Some(code) => Err(code),
+            None => Ok(answer.number()),
+        }
+    }
+
+    fn serves(&mut self, within_ms: u64) {
+        let greeted = self.until(within_ms, |stage| {
+            stage
+                .service
+                .as_ref()
+                .is_some_and(|service| service.greeted.len() == CORES)
+        });
+        assert!(greeted, "not every core has dialled within {within_ms} ms");
+        // The welcomes arrive.
+        self.pass(50);
+        let n = self.calls + 1;
+        assert_eq!(self.call(), Ok(n + 1));
+    }
+}
+
+fn address(is_websocket: bool) -> Address {
+    let world = World::new(0, 1, Faults::none());
+    if is_websocket {
+        world.websocket_address(SERVICE)
+    } else {
+        world.address(SERVICE)
+    }
+}
+
+#[test]
+fn a_service_is_dialled_until_it_is_there_and_again_whenever_it_is_lost() {
+    for seed in 0..40 {
+        let is_websocket = seed % 2 == 1;
+        let faults = if seed % 4 < 2 {
+            Faults::none()
+        } else {
+            Faults::wild()
+        };
+        let mut stage = Stage::new(seed, faults);
+        stage.set_services(users(&[address(is_websocket)], |_| {}));
+        // Nobody is there.
+        stage.pass(5_000);
+        assert_eq!(stage.call(), Err(Code::Unavailable), "seed {seed}");
+        let dialled = stage.workers[0].front().counters().dialled;
+        assert!((5..=12).contains(&dialled), "seed {seed}: {dialled} dials in 5 s");
+        stage.service = Some(Service::new(&mut stage.world, is_websocket));
+        stage.serves(10_100);
+        // It is lost, again and again. Nothing waits longer than the pauses allow.
+        for loss in 0..5 {
+            stage.service.as_mut().expect("there").cut_all();
+            stage.world.wake(CORES);
+            stage.until(1_000, |stage| {
+                stage.service.as_ref().expect("there").ears.is_empty()
+            });
+            stage.serves(10_100);
+            let greetings = stage.service.as_ref().expect("there").greetings;
+            assert!(greetings as usize >= CORES * (2 + loss), "seed {seed}");
+        }
+        let served = stage.service.as_ref().expect("there").served;
+        assert_eq!(served, 6, "seed {seed}: no call runs twice");
+    }
+}
+
+#[test]
+fn a_goodbye_is_respected() {
+    let mut stage = Stage::new(1, Faults::none());
+    stage.set_services(users(&[address(false)], |_| {}));
+    stage.service = Some(Service::new(&mut stage.world, false));
+    stage.serves(1_000);
+    stage.service.as_mut().expect("there").leave(3_000);
+    stage.world.wake(CORES);
+    stage.pass(100);
+    assert_eq!(stage.call(), Err(Code::Unavailable));
+    stage.pass(2_800);
+    assert_eq!(stage.service.as_ref().expect("there").greeted.len(), 0);
+    stage.serves(300);
+}
+
+#[test]
+fn who_does_not_answer_the_hello_is_left_and_dialled_again() {
+    let mut stage = Stage::new(2, Faults::none());
+    stage.set_services(users(&[address(false)], |services| {
+        services.upstreams[0].connect_ms = 300;
+    }));
+    let mut service = Service::new(&mut stage.world, false);
+    service.is_mute = true;
+    stage.service = Some(service);
+    stage.pass(2_000);
+    assert_eq!(stage.call(), Err(Code::Unavailable));
+    assert!(stage.workers[0].front().counters().timed_out >= 2);
+    stage.service.as_mut().expect("there").is_mute = false;
+    stage.serves(3_000);
+}
+
+#[test]
+fn who_does_not_answer_pings_gets_nothing_new_until_it_speaks() {
+    let mut stage = Stage::new(3, Faults::none());
+    stage.set_services(users(&[address(false)], |_| {}));
+    stage.service = Some(Service::new(&mut stage.world, false));
+    stage.serves(1_000);
+    // Pinged and well: nothing comes of it.
+    stage.pass(10_000);
+    assert_eq!(stage.workers[0].front().counters().silent, 0);
+    assert_eq!(stage.call(), Ok(3));
+    stage.service.as_mut().expect("there").is_mute = true;
+    stage.pass(1_200);
+    let silent: u64 = stage
+        .workers
+        .iter()
+        .map(|worker| worker.front().counters().silent)
+        .sum();
+    assert_eq!(silent, CORES as u64);
+    let rows = |stage: &Stage| -> Vec<bool> {
+        let fronts = stage.workers.iter().map(Worker::front);
+        fronts
+            .flat_map(|front| {
+                front
+                    .service_rows()
+                    .map(|row| row.standing.silent)
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    };
+    assert!(rows(&stage).iter().all(|silent| *silent), "{:?}", rows(&stage));
+    // Any byte will do.
+    let service = stage.service.as_mut().expect("there");
+    service.is_mute = false;
+    for conn in service.greeted.clone() {
+        let id = service.id();
+        let ping = encoded(Kind::Ping, id, None, None, None, b"\xf6");
+        service.say(conn, ping);
+    }
+    service.reactor.flush();
+    stage.world.wake(CORES);
+    stage.pass(100);
+    assert!(rows(&stage).iter().all(|silent| !silent), "{:?}", rows(&stage));
+    assert_eq!(stage.call(), Ok(4));
+}
+
+#[test]
+fn an_endpoint_that_is_removed_is_told_goodbye_and_one_that_is_added_is_dialled() {
+    let mut stage = Stage::new(4, Faults::none());
+    stage.service = Some(Service::new(&mut stage.world, false));
+    stage.set_services(Services::default());
+    stage.pass(100);
+    assert_eq!(stage.call(), Err(Code::Unavailable));
+    stage.set_services(users(&[address(false)], |_| {}));
+    stage.serves(1_000);
+    // Other terms: the connections live on.
+    stage.set_services(users(&[address(false)], |services| {
+        services.upstreams[0].endpoints[0].weight = 3;
+    }));
+    stage.pass(500);
+    assert_eq!(stage.service.as_ref().expect("there").greetings as usize, CORES);
+    assert_eq!(stage.call(), Ok(4));
+    // Drained: nothing new, and the connections live on.
+    let drained = |drain: bool| {
+        users(&[address(false)], |services| {
+            services.upstreams[0].endpoints[0].drain = drain;
+        })
+    };
+    stage.set_services(drained(true));
+    stage.pass(500);
+    assert_eq!(stage.call(), Err(Code::Unavailable));
+    stage.set_services(drained(false));
+    stage.pass(500);
+    assert_eq!(stage.call(), Ok(6));
+    stage.set_services(Services::default());
+    stage.pass(2_000);
+    let service = stage.service.as_ref().expect("there");
+    assert!(service.ears.is_empty() && service.greetings as usize == CORES);
+    assert_eq!(stage.call(), Err(Code::Unavailable));
+}
