@@ -7,6 +7,8 @@
 
 mod actor;
 mod auditor;
+mod fleet;
+mod machine;
 mod town;
 mod wire;
 
@@ -92,4 +94,47 @@ fn the_same_seed_lives_the_same_life() {
         let (_, second) = Town::new(seed, plan()).live();
         assert_eq!(first, second, "seed {seed}");
     }
+}
+
+/// Lives of a fleet under seeds, as [`under_seeds`].
+fn fleets_under_seeds(name: &str, default_seeds: u64, plan: impl Fn(u64) -> fleet::Plan) {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse::<u64>().ok())
+    };
+    let only = number("SIM_SEED");
+    let count = number("SIM_SEEDS").unwrap_or(default_seeds);
+    let seeds = only.map_or(0..count, |seed| seed..seed + 1);
+    let mut total = fleet::Totals::default();
+    for seed in seeds.clone() {
+        match catch_unwind(AssertUnwindSafe(|| fleet::Fleet::new(seed, plan(seed)).live())) {
+            Ok(totals) => total.add(&totals),
+            Err(panic) => {
+                eprintln!("{name}: seed {seed} failed; SIM_SEED={seed} replays it");
+                resume_unwind(panic);
+            }
+        }
+    }
+    println!("{name}: seeds {seeds:?}: {total:?}");
+    if only.is_none() {
+        assert!(
+            total.answered > 0 && total.recoveries > 0,
+            "{name}: the fleet was asleep: {total:?}"
+        );
+    }
+}
+
+#[test]
+fn a_fleet_keeps_its_promises_in_many_short_lives() {
+    fleets_under_seeds("short lives of a fleet", 100, |seed| fleet::Plan {
+        cores: 1 + (seed % 3) as usize,
+        faults: Faults::none(),
+        services: 3 + (seed % 6) as usize,
+        callers: 2,
+        call_every_us: 20_000,
+        streamers: 0,
+        for_ms: 1_500,
+        misfortune_every_ms: 700,
+    });
 }

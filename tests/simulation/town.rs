@@ -1,21 +1,18 @@
 //! A town: a simulated machine with workers on its cores and actors on its network, and the phases of its life.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use fluxar_engine::listener::ListenerId;
-use fluxar_engine::mail::{self, Control};
-use fluxar_engine::reactor::{Board, Parcel, Reactor, ReactorConfig, Transport};
+use fluxar_engine::mail::Control;
+use fluxar_engine::reactor::Parcel;
 use fluxar_engine::sim::{Faults, Random, SimDriver, SimSocket, Step, World};
-use fluxar_engine::ws::WsConfig;
-use fluxar_gateway::front::Front;
 use fluxar_gateway::limits::Limits;
 use fluxar_gateway::mail::Mail;
-use fluxar_gateway::outbox::Framing;
 use fluxar_gateway::worker::{Turn, Worker};
 
 use crate::actor::{Actor, Role};
 use crate::auditor::{Auditor, CallState, Totals};
+use crate::machine::Machine;
 use crate::wire::Wire;
 
 /// What kind of town it is.
@@ -63,46 +60,23 @@ pub(crate) struct Town {
 
 impl Town {
     pub(crate) fn new(seed: u64, plan: Plan) -> Self {
-        let mut world = World::new(seed, plan.cores, plan.faults.clone());
-        let listeners = [world.listen(), world.listen()];
-        let (mut control, endpoints) = mail::mesh(plan.cores, plan.mailbox_letters);
-        let board = Board::new(plan.cores);
-        let websocket = Arc::new(WsConfig {
-            subprotocol: Some("fluxar.v0".into()),
-            max_message_bytes: 16 * 1024,
-            ..WsConfig::default()
-        });
         let limits = Limits {
             queue_bytes: plan.queue_bytes,
             heartbeat_ms: 2_000,
             ..Limits::default()
         };
-        let workers = endpoints
-            .into_iter()
-            .enumerate()
-            .map(|(core, endpoint)| {
-                let transports = vec![
-                    (listeners[0], Transport::Stream),
-                    (listeners[1], Transport::WebSocket(Arc::clone(&websocket))),
-                ];
-                let config = ReactorConfig {
-                    spin_us: 0,
-                    ..ReactorConfig::default()
-                };
-                let reactor = Reactor::new(world.driver(core), endpoint, board.clone(), transports, config);
-                let mut entropy = Random::new(seed ^ (core as u64 + 1) << 32);
-                let front = Front::new(
-                    core as u16,
-                    plan.cores as u16,
-                    limits.clone(),
-                    vec![Framing::Prefixed, Framing::Message],
-                    seed,
-                    Box::new(move |bytes| bytes.iter_mut().for_each(|byte| *byte = entropy.next() as u8)),
-                );
-                control.attach(core, world.waker(core));
-                Some(Worker::new(reactor, front))
-            })
-            .collect();
+        let Machine {
+            world,
+            workers,
+            control,
+            listeners,
+        } = Machine::new(
+            seed,
+            plan.cores,
+            plan.faults.clone(),
+            plan.mailbox_letters,
+            &limits,
+        );
         Self {
             plan,
             world,

@@ -94,13 +94,22 @@ impl Wire {
         self.unsent.len()
     }
 
+    /// Writes what there is room for.
+    pub(crate) fn push(&mut self) {
+        if let Some(socket) = &mut self.socket
+            && !self.unsent.is_empty()
+        {
+            let written = socket.write(&self.unsent);
+            self.unsent.drain(..written);
+        }
+    }
+
     /// Writes what there is room for, and returns the bodies that have arrived.
     pub(crate) fn turn(&mut self) -> Vec<Vec<u8>> {
+        self.push();
         let Some(socket) = &mut self.socket else {
             return Vec::new();
         };
-        let written = socket.write(&self.unsent);
-        self.unsent.drain(..written);
         let arrived = socket.read();
         let mut bodies = Vec::new();
         match &mut self.layer {

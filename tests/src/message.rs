@@ -28,7 +28,12 @@ pub struct Received {
 }
 
 impl Received {
-    pub(crate) fn from_decoded(decoded: &Decoded<'_>) -> Self {
+    /// Keeps what was decoded.
+    ///
+    /// # Panics
+    /// If its error is none.
+    #[must_use]
+    pub fn from_decoded(decoded: &Decoded<'_>) -> Self {
         let envelope = &decoded.envelope;
         Self {
             kind: envelope.kind,
