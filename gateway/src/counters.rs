@@ -21,8 +21,10 @@ pub struct Counters {
     pub rejected: u64,
     /// Envelopes that were answered with an error.
     pub refused: u64,
-    /// Calls forwarded to a serving peer.
+    /// Calls that were taken: forwarded to a serving peer, or waiting for one.
     pub calls: u64,
+    /// Opens of streams, likewise.
+    pub streams: u64,
     /// Answers that named no open call.
     pub late_answers: u64,
     /// Connections closed because they did not read.

@@ -1,9 +1,9 @@
 //! From the shard to the connections: runs by reference, pieces for group members, letters for other cores, and what
 //! became of calls whose other end is lost.
 
+use fluxar_protocol::Id;
 use fluxar_protocol::frame::PREFIX_BYTES;
-use fluxar_protocol::{Id, Kind};
-use fluxar_shard::{Arrival, Delivery, Letter, PeerId};
+use fluxar_shard::{Arrival, Delivery, Forward, Letter, Outgoing};
 
 use crate::flow::Growth;
 use crate::front::{Effect, Front};
@@ -14,14 +14,11 @@ impl Front {
     /// A letter from another core.
     pub fn handle_letter(&mut self, from: u16, letter: Letter) {
         match self.shard.handle_letter(from, letter) {
-            Arrival::Taken => self.after_shard(),
+            Arrival::Taken => {}
             Arrival::Forward { to, bytes } => {
-                // A call comes with its id replaced; a cancel passes through here as well and needs no room.
-                let is_call = bytes.get(1) == Some(&(Kind::Call as u8));
                 let id = bytes.get(3..19).and_then(|id| <[u8; 16]>::try_from(id).ok());
-                match (is_call, id) {
-                    (true, Some(id)) => self.forward_call(to, Id(id), &bytes),
-                    _ => self.pass(to, &bytes),
+                if let Some(id) = id {
+                    self.forward(to, Id(id), &bytes);
                 }
             }
             Arrival::Answer {
@@ -29,15 +26,15 @@ impl Front {
                 reference,
                 bytes,
             } => self.deliver_answer(asker, reference, &bytes),
+            Arrival::Part { to, reference, bytes } => self.deliver_part(to, reference, &bytes),
+            Arrival::Passed { to, bytes } => {
+                let reference = bytes.get(20..36).and_then(|id| <[u8; 16]>::try_from(id).ok());
+                if let Some(reference) = reference {
+                    self.deliver_part(to, Id(reference), &bytes);
+                }
+            }
         }
-    }
-
-    /// A cancel of a forwarded call.
-    pub(crate) fn pass(&mut self, to: PeerId, compact: &[u8]) {
-        if let Some(slot) = self.slot_of_peer(to) {
-            // Smaller than any peer's limit.
-            let _ = self.append(slot, compact, None, None, Growth::Call);
-        }
+        self.after_shard();
     }
 
     /// Appends an envelope that others caused to a connection's open frame, with its id or ref replaced.
@@ -68,22 +65,14 @@ impl Front {
         while let Some(delivery) = self.shard.poll_delivery() {
             self.deliver(&delivery);
         }
-        while let Some((core, letter)) = self.shard.poll_letter() {
-            self.post(core, letter);
-        }
-        while let Some(failed) = self.shard.poll_failed() {
-            if let Some(slot) = self.slot_of_peer(failed.asker) {
-                self.refuse(
-                    slot,
-                    Kind::Call,
-                    failed.reference,
-                    failed.refusal.code,
-                    &failed.refusal.message,
-                );
+        while let Some(outgoing) = self.shard.poll_outgoing() {
+            match outgoing {
+                Outgoing::Forward(Forward { to, reference, bytes }) => self.forward(to, reference, &bytes),
+                Outgoing::Note(told) => self.tell(&told),
             }
         }
-        while let Some(route) = self.shard.poll_cancelled() {
-            self.cancel_onwards(route);
+        while let Some((core, letter)) = self.shard.poll_letter() {
+            self.post(core, letter);
         }
     }
 

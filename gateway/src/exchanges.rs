@@ -1,19 +1,20 @@
-//! What a greeted peer wants, by the verb of its message: events go to the shard's runs, calls are routed to who
-//! serves them, answers back to who asked. Nothing here waits.
+//! What a greeted peer wants, by the verb of its message: events go to the shard's runs, calls and opens are routed to
+//! who serves them, answers back to who asked; parts of streams are for [`crate::streams`]. Nothing here waits.
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use fluxar_protocol::envelope::{Decoded, Envelope};
 use fluxar_protocol::error::Code;
 use fluxar_protocol::exchange::{Verb, verb};
 use fluxar_protocol::meta::{Meta, MetaWriter, Qos};
 use fluxar_protocol::{Fault, Form, Id, Kind};
-use fluxar_shard::{AnswerRoute, Letter, Offering, PeerId, Refusal, Route};
+use fluxar_shard::{AnswerRoute, Asking, Letter, Offering, Outcome, PeerId, Refusal, Route};
 
 use crate::flow::Growth;
 use crate::front::{Effect, Front, answer, ws_code};
 use crate::mail::Mail;
+use crate::streams::code_of;
 
 impl Front {
     /// One envelope that the handshake admits.
@@ -45,11 +46,18 @@ impl Front {
     fn handle_verb(&mut self, slot: usize, verb: Verb, envelope: &Envelope<'_>, compact: &[u8]) {
         match verb {
             Verb::Publish => self.publish(slot, envelope, compact),
-            Verb::Call => self.call(slot, envelope, compact),
+            Verb::Call | Verb::StreamOpen => self.ask(slot, envelope, compact),
+            Verb::StreamPart(reference) => self.stream_part(slot, reference, envelope, compact),
             Verb::Answer(reference) => {
                 if let Some(session) = &self.sessions[slot] {
-                    let from = session.peer;
-                    self.route_answer(from, reference, compact);
+                    let outcome = match envelope.error {
+                        None => Outcome::Ok,
+                        Some(error) => Outcome::Error(code_of(error)),
+                    };
+                    self.route_answer(session.peer, reference, outcome, compact);
+                    if self.shard.has_news() {
+                        self.after_shard();
+                    }
                 }
             }
             Verb::Subscribe | Verb::Serve => self.subscribe(slot, verb == Verb::Serve, envelope),
@@ -59,18 +67,8 @@ impl Front {
                 self.push(slot, &answer(Kind::Ping, own, envelope.id, None));
             }
             Verb::Close => self.say_goodbye(slot, None, ws_code::NORMAL),
-            Verb::StreamOpen => {
-                self.refuse(
-                    slot,
-                    Kind::Stream,
-                    envelope.id,
-                    Code::Unimplemented,
-                    "this gateway does not forward streams yet; use a call",
-                );
-                self.charge_refusal(slot);
-            }
             // About things that this gateway does not have open: ignored, as [P-3.10] says.
-            Verb::StreamPart(_) | Verb::SubscriptionNote(_) | Verb::Ack(_) | Verb::Pong(_) => {}
+            Verb::SubscriptionNote(_) | Verb::Ack(_) | Verb::Pong(_) => {}
             // The handshake admits neither here.
             Verb::Hello | Verb::Welcome(_) => {}
         }
@@ -139,37 +137,53 @@ impl Front {
         }
     }
 
-    fn call(&mut self, slot: usize, envelope: &Envelope<'_>, compact: &[u8]) {
+    /// A call, or the open of a stream.
+    fn ask(&mut self, slot: usize, envelope: &Envelope<'_>, compact: &[u8]) {
         let (Some(method), Some(session)) = (envelope.target, &self.sessions[slot]) else {
             return;
         };
         if fluxar_protocol::target::is_system(method) {
             return self.administer(slot, envelope);
         }
-        match self.shard.call(session.peer, envelope.id, method) {
-            Ok(Route { server, forward_id }) => {
-                self.counters.calls += 1;
-                if server.core == self.core {
-                    self.forward_call(server, forward_id, compact);
+        let is_crowded = session.standing.crowded;
+        match self
+            .shard
+            .ask(session.peer, session.credit_bytes, envelope, compact)
+        {
+            Ok(asking) => {
+                if envelope.kind == Kind::Stream {
+                    self.counters.streams += 1;
+                    if is_crowded {
+                        self.tell_standing(slot);
+                    }
                 } else {
-                    let mut bytes = BytesMut::from(compact);
-                    fluxar_protocol::envelope::patch_id(&mut bytes, forward_id);
-                    self.post(
-                        server.core,
-                        Letter::Forward {
-                            to: server,
-                            bytes: bytes.freeze(),
-                        },
-                    );
+                    self.counters.calls += 1;
+                }
+                if let Asking::Forward(Route { server, forward_id }) = asking {
+                    self.forward_asked(server, forward_id, compact);
                 }
             }
-            Err(Refusal { code, message }) => self.refuse(slot, Kind::Call, envelope.id, code, &message),
+            Err(Refusal { code, message }) => self.refuse(slot, envelope.kind, envelope.id, code, &message),
+        }
+        if self.shard.has_news() {
+            self.after_shard();
         }
     }
 
-    /// A call for one of this core's connections, its id already or to be replaced by `forward_id`.
-    pub(crate) fn forward_call(&mut self, server: PeerId, forward_id: Id, compact: &[u8]) {
-        // A server that is gone fails its open calls by itself, on every core.
+    fn forward_asked(&mut self, server: PeerId, forward_id: Id, compact: &[u8]) {
+        if server.core == self.core {
+            return self.forward(server, forward_id, compact);
+        }
+        let mut bytes = BytesMut::from(compact);
+        fluxar_protocol::envelope::patch_id(&mut bytes, forward_id);
+        let bytes = bytes.freeze();
+        self.post(server.core, Letter::Forward { to: server, bytes });
+    }
+
+    /// A call or an open for one of this core's connections, its id already or to be replaced by `forward_id`. The caller
+    /// polls the shard afterwards.
+    pub(crate) fn forward(&mut self, server: PeerId, forward_id: Id, compact: &[u8]) {
+        // A server that is gone fails what is open at it by itself, on every core.
         let Some(slot) = self.slot_of_peer(server) else {
             return;
         };
@@ -177,31 +191,31 @@ impl Front {
             return;
         };
         let queued = session.outbox.queued_bytes();
-        if queued > self.limits.queue_bytes {
-            let message =
-                format!("the serving peer has {queued} bytes to read before this call; try again later");
-            return self.fail_call(server, forward_id, Code::ResourceExhausted, &message);
-        }
-        if let Err(too_large) = self.append(slot, compact, Some(forward_id), None, Growth::Call) {
-            let message = format!(
+        let message = if queued > self.limits.queue_bytes {
+            format!("the serving peer has {queued} bytes to read before this call; try again later")
+        } else if let Err(too_large) = self.append(slot, compact, Some(forward_id), None, Growth::Call) {
+            format!(
                 "the call is {} bytes, the serving peer takes {}",
                 too_large.envelope_bytes, too_large.limit_bytes
-            );
-            self.fail_call(server, forward_id, Code::ResourceExhausted, &message);
+            )
+        } else {
+            return;
+        };
+        // Answered in its server's place.
+        let code = Code::ResourceExhausted;
+        if compact.get(1) == Some(&(Kind::Stream as u8)) {
+            return self.fail_unheard(server, forward_id, code, &message);
         }
-    }
-
-    /// Answers a forwarded call in its server's place.
-    fn fail_call(&mut self, server: PeerId, forward_id: Id, code: Code, message: &str) {
-        let error = crate::greeting::encode_error(code, message);
+        let error = crate::greeting::encode_error(code, &message);
         let own = self.ids.next();
-        let mut compact = Vec::new();
-        answer(Kind::Call, own, forward_id, Some(&error)).encode(Form::Compact, &mut compact);
-        self.route_answer(server, forward_id, &compact);
+        let mut answered = Vec::new();
+        answer(Kind::Call, own, forward_id, Some(&error)).encode(Form::Compact, &mut answered);
+        self.route_answer(server, forward_id, Outcome::Error(code), &answered);
     }
 
-    fn route_answer(&mut self, from: PeerId, reference: Id, compact: &[u8]) {
-        match self.shard.answer(from, reference) {
+    /// An answer goes to whoever asked. The caller polls the shard afterwards.
+    fn route_answer(&mut self, from: PeerId, reference: Id, outcome: Outcome, compact: &[u8]) {
+        match self.shard.answer(from, reference, outcome) {
             AnswerRoute::Deliver { asker, reference } => self.deliver_answer(asker, reference, compact),
             AnswerRoute::Elsewhere { core } => {
                 self.post(
@@ -209,10 +223,12 @@ impl Front {
                     Letter::Answer {
                         from,
                         reference,
+                        outcome,
                         bytes: BytesMut::from(compact),
                     },
                 );
             }
+            AnswerRoute::Swallowed => {}
             AnswerRoute::Unknown => self.counters.late_answers += 1,
         }
     }
@@ -239,9 +255,8 @@ impl Front {
         // What this input published before comes before the end that it asks for.
         self.shard.flush_run();
         self.after_shard();
-        if let Some(route) = self.shard.cancel(peer, reference) {
-            self.refuse(slot, Kind::Call, reference, Code::Cancelled, "cancelled by you");
-            self.cancel_onwards(route);
+        if self.shard.cancel(peer, reference) {
+            self.after_shard();
         } else if let Some(ended) = self.shard.end_subscription(peer, reference) {
             let mut meta = MetaWriter::new().flag("end", true);
             if ended.dropped > 0 {
@@ -253,25 +268,10 @@ impl Front {
             confirmation.meta = Some(Meta::from_checked(&meta));
             self.push(slot, &confirmation);
             self.after_shard();
-        }
-        // Otherwise it ended a moment ago, or never was: ignored.
-    }
-
-    /// Tells a serving peer that nobody waits for its answer any more.
-    pub(crate) fn cancel_onwards(&mut self, route: Route) {
-        let own = self.ids.next();
-        let mut compact = Vec::new();
-        answer(Kind::Cancel, own, route.forward_id, None).encode(Form::Compact, &mut compact);
-        if route.server.core == self.core {
-            self.pass(route.server, &compact);
         } else {
-            self.post(
-                route.server.core,
-                Letter::Forward {
-                    to: route.server,
-                    bytes: Bytes::from(compact),
-                },
-            );
+            // A stream of another core's, or it ended a moment ago, or never was.
+            self.shard.cancel_elsewhere(peer, reference);
+            self.after_shard();
         }
     }
 

@@ -17,6 +17,9 @@ pub(crate) enum Growth {
     /// Calls of others that this peer is to serve. More of them are refused at the bound; the peer is still read, since
     /// it may be writing the answers that it has to get rid of before it reads on.
     Call,
+    /// Parts of streams. Bounded by their windows: who does not read gets no more credit for its writers, and who writes
+    /// is read on, since its own streams may be waiting for what it reads.
+    Stream,
 }
 
 impl Front {
@@ -32,6 +35,12 @@ impl Front {
         if queued <= queue_bytes || session.is_deaf() {
             return;
         }
+        if !session.standing.crowded {
+            // It gets no new calls, and its streams no more credit, until half is gone; see `Front::handle_sent`. The
+            // shard is polled where what led here is.
+            session.standing.crowded = true;
+            self.shard.set_standing(session.peer, session.standing);
+        }
         if growth == Growth::Answer && queued > 2 * queue_bytes {
             // Not closed here: its end fails calls of others, whose queues may be full as well, and theirs of others.
             self.overrun.push(session.conn);
@@ -42,7 +51,7 @@ impl Front {
             session.due.stall_ms = self.now_ms + u64::from(self.limits.stall_ms);
             self.arm(slot);
         }
-        if growth != Growth::Call && queued > queue_bytes + queue_bytes / 4 {
+        if matches!(growth, Growth::Reply | Growth::Answer) && queued > queue_bytes + queue_bytes / 4 {
             self.pause(slot, pause::QUEUE);
         }
     }

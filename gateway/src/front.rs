@@ -242,6 +242,11 @@ impl Front {
         if queued <= self.limits.queue_bytes / 2 {
             session.due.stall_ms = u64::MAX;
             self.unpause(slot, pause::QUEUE);
+            if let Some(session) = &mut self.sessions[slot]
+                && std::mem::take(&mut session.standing.crowded)
+            {
+                self.tell_standing(slot);
+            }
         }
         if queued <= self.limits.queue_bytes / 4
             && let Some(session) = &mut self.sessions[slot]
@@ -419,6 +424,11 @@ impl Front {
 
     /// Appends an envelope of the gateway's own to a connection's open frame.
     pub(crate) fn push(&mut self, slot: usize, envelope: &Envelope<'_>) {
+        self.say(slot, envelope, Growth::Reply);
+    }
+
+    /// The same, for another reason.
+    pub(crate) fn say(&mut self, slot: usize, envelope: &Envelope<'_>, growth: Growth) {
         let Some(session) = &mut self.sessions[slot] else {
             return;
         };
@@ -432,7 +442,7 @@ impl Front {
             });
         }
         self.mark_dirty(slot);
-        self.watch_queue(slot, Growth::Reply);
+        self.watch_queue(slot, growth);
     }
 
     /// Hands a connection's open frame over now, since something else follows it.
@@ -493,6 +503,9 @@ fn shard_limits(limits: &Limits) -> fluxar_shard::Limits {
     fluxar_shard::Limits {
         subscriptions_per_peer: limits.subscriptions_per_connection,
         calls_per_peer: limits.calls_per_connection,
+        calls_queued_per_core: limits.calls_queued,
+        call_bytes_held_per_core: limits.call_bytes_held,
+        stream_window_bytes: limits.stream_window_bytes,
         ..fluxar_shard::Limits::default()
     }
 }

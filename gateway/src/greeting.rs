@@ -59,7 +59,7 @@ impl Front {
             caps: Caps::default(),
             max_frame: self.limits.max_frame_bytes,
             heartbeat_ms: self.limits.heartbeat_ms,
-            credit: wire::CREDIT_BYTES_DEFAULT,
+            credit: 0, // what a gateway takes, it can always hand on [P-3.11]
             resumed: false,
             recv: 0,
             limits: Some(&self.welcome_limits),

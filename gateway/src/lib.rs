@@ -29,5 +29,6 @@ pub mod reload;
 pub mod services;
 pub mod session;
 pub mod settings;
+pub mod streams;
 pub mod upstreams;
 pub mod worker;

@@ -17,12 +17,22 @@ pub struct Counts {
     pub groups: usize,
     /// Serving peers known, other cores' included.
     pub servers: usize,
-    /// Connections of this core with calls open.
+    /// Connections of this core with calls or streams open.
     pub askers: usize,
-    /// Calls open by this core's connections.
+    /// Calls open by this core's connections, second copies and mirrors included.
     pub open_calls: usize,
+    /// Streams opened by this core's connections.
+    pub open_streams: usize,
+    /// Of both, how many wait for a serving peer to have room.
+    pub queued: usize,
+    /// Calls and opens of all cores that wait at this core's gates.
+    pub gated: usize,
+    /// Those of other cores that have passed one.
+    pub passed: usize,
+    /// Bytes of calls and opens that wait or may be sent again.
+    pub held_bytes: usize,
     /// Ever: answers that were late or made up.
-    pub unknown_answers: u64,
+    pub late_answers: u64,
     /// Ever: events that nobody wanted.
     pub unheard_events: u64,
     /// Ever: events for a group whose members had left in the meantime.

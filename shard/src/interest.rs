@@ -132,8 +132,8 @@ impl Shard {
         self.serving.detach(peer);
     }
 
-    /// How fit a connection of this core is to serve. Nothing comes of it for one that serves nothing and has nothing
-    /// open: tell it again when it offers something.
+    /// How fit a connection of this core is to serve, and whether it takes what the streams that it has open bring.
+    /// Nothing comes of it for one that serves nothing and has nothing open: tell it again when it does.
     pub fn set_standing(&mut self, peer: PeerId, standing: Standing) {
         if self.serving.set_standing(peer, standing)
             && self
@@ -146,6 +146,7 @@ impl Shard {
                 standing,
             }));
         }
+        self.standing_changed(peer, standing);
     }
 
     /// Tells the other cores of an offer behind it, if its peer is not fit.
@@ -198,7 +199,7 @@ impl Shard {
     }
 
     /// A connection of this core is gone, and with it its subscriptions and offers. Calls that it opened are
-    /// cancelled onwards ([`Shard::poll_cancelled`]), calls open at it fail ([`Shard::poll_failed`], on every core).
+    /// cancelled onwards, calls open at it fail or go to another server ([`Shard::poll_outgoing`], on every core).
     pub fn peer_lost(&mut self, peer: PeerId) {
         self.asker_lost(peer);
         let is_announced = self
@@ -282,11 +283,11 @@ impl Shard {
 
     /// An id names one thing of its sender's at a time, whatever its kind [P-3.3].
     fn no_call_has(&self, peer: PeerId, id: Id) -> Result<(), Refusal> {
-        match self.calls.find(peer, id) {
+        match self.exchanges.find(peer, id) {
             None => Ok(()),
             Some(_) => Err(Refusal::fixed(
                 Code::AlreadyExists,
-                "a call with this id is open; use a new id",
+                "a call or a stream with this id is open; use a new id",
             )),
         }
     }

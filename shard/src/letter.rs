@@ -7,8 +7,11 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use fluxar_protocol::Id;
+use fluxar_protocol::stream::{Failure, Note};
+use fluxar_protocol::{Id, Kind};
 
+use crate::exchanges::calls::Outcome;
+use crate::exchanges::streams::Spoken;
 use crate::offering::{Offering, Standing};
 use crate::peer::PeerId;
 use crate::runs::Run;
@@ -75,7 +78,7 @@ pub enum Letter {
         /// Where each event ends in them.
         ends: Box<[u32]>,
     },
-    /// Bytes for one of the receiving core's connections, as they are: a call on its way to its server, a cancel.
+    /// A call or an open on its way to one of the receiving core's connections, its id replaced.
     Forward {
         /// To whom.
         to: PeerId,
@@ -88,8 +91,69 @@ pub enum Letter {
         from: PeerId,
         /// The answer's ref: the id under which the call was forwarded.
         reference: Id,
+        /// What it says about its server.
+        outcome: Outcome,
         /// The answer; its ref is patched on arrival.
         bytes: BytesMut,
+    },
+    /// A part of a stream on its way from its server to the core on which the stream began.
+    Part {
+        /// The server.
+        from: PeerId,
+        /// The part's ref: the id under which the open was forwarded.
+        reference: Id,
+        /// What it says.
+        spoken: Spoken,
+        /// The part; its ref is patched on arrival.
+        bytes: Bytes,
+    },
+    /// A part of a stream on its way to its server, one of the receiving core's connections, its ref replaced.
+    Passed {
+        /// To whom.
+        to: PeerId,
+        /// What.
+        bytes: Bytes,
+    },
+    /// A serving peer of the sending core cancels what may be a stream of the receiving core.
+    Cancel {
+        /// The server.
+        from: PeerId,
+        /// The id under which the open was forwarded.
+        reference: Id,
+    },
+    /// The gateway's own word to a serving peer, one of the receiving core's connections.
+    Note {
+        /// To whom.
+        to: PeerId,
+        /// The id under which it was forwarded.
+        reference: Id,
+        /// `Call` or `Stream`.
+        kind: Kind,
+        /// What.
+        note: Note,
+    },
+    /// The open of a stream of the receiving core is with its server, one of the sending core's.
+    Admitted {
+        /// The server.
+        from: PeerId,
+        /// The id under which it was forwarded.
+        reference: Id,
+    },
+    /// A call or an open of the receiving core cannot wait at the gate of its server, one of the sending core's.
+    Refused {
+        /// The server.
+        from: PeerId,
+        /// The id under which it was forwarded.
+        reference: Id,
+        /// What its asker is told.
+        failure: Failure,
+    },
+    /// A stream of the sending core is over: its server, one of the receiving core's, has room again.
+    Left {
+        /// The server.
+        server: PeerId,
+        /// The id under which it was forwarded.
+        reference: Id,
     },
 }
 
@@ -103,7 +167,7 @@ pub struct GroupHandle {
 /// What a letter comes to, for the gateway to do.
 #[derive(Debug)]
 pub enum Arrival {
-    /// It was taken in. There may be deliveries, failed calls and letters to poll.
+    /// It was taken in. There may be deliveries, things to send and letters to poll.
     Taken,
     /// Send these bytes to this connection, if it is still there.
     Forward {
@@ -120,6 +184,22 @@ pub enum Arrival {
         reference: Id,
         /// The answer.
         bytes: BytesMut,
+    },
+    /// Patch the part's ref and send it to the opener.
+    Part {
+        /// To whom.
+        to: PeerId,
+        /// What it knows the stream by.
+        reference: Id,
+        /// The part.
+        bytes: Bytes,
+    },
+    /// Send this part to a serving peer.
+    Passed {
+        /// To whom.
+        to: PeerId,
+        /// The part.
+        bytes: Bytes,
     },
 }
 

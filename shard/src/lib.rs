@@ -6,17 +6,18 @@
 //! ```text
 //!   publish ─> topics (who gets it) ─> runs (bytes, once) ─┬─> poll_delivery: this core's connections
 //!                                                          └─> poll_letter: interested cores ─> handle_letter there
-//!   call ─> serving (who answers) ─> Route                     answer ─> AnswerRoute
+//!   ask ─> serving (who answers) ─> exchanges (what is open) ─┬─> Asking::Forward, poll_outgoing: this core's connections
+//!   answer, part, cancel ─> exchanges ─> AnswerRoute, PartRoute └─> poll_letter: the core of the other end
 //! ```
 //!
 //! At-most-once topics have no owner. Each core tells the others which patterns it wants ([`Letter::Want`]), and a
-//! publisher's core sends a run straight to the cores that want it: one hop. Calls are kept by the asker's core.
+//! publisher's core sends a run straight to the cores that want it: one hop. Calls and streams are kept by the
+//! core of whoever began them; the home core of a peer that takes a bounded number at a time keeps its gate.
 #![forbid(unsafe_code)]
 
-mod asking;
-mod calls;
 mod counts;
 pub mod delivery;
+mod exchanges;
 mod groups;
 mod ids;
 mod interest;
@@ -34,9 +35,11 @@ mod shard;
 mod subscriptions;
 mod topics;
 
-pub use asking::{AnswerRoute, FailedCall, Route};
 pub use counts::Counts;
 pub use delivery::{Delivery, Grouped};
+pub use exchanges::attempts::{Forward, Outgoing, Told};
+pub use exchanges::calls::{AnswerRoute, Asking, Outcome, Route};
+pub use exchanges::streams::{PartRoute, Spoken};
 pub use interest::Ended;
 pub use letter::{Arrival, Letter};
 pub use limits::Limits;

@@ -3,7 +3,7 @@
 //!
 //! Sum of the defaults on one core, in the worst case of nothing but distinct patterns of the longest kind:
 //! subscriptions 2^20 x ~0.2 KiB, pattern texts 64 MiB (held again by each other core that is told of them), open
-//! calls 2^17 x ~0.2 KiB, remembered topics 2 x 8,192 x ~0.3 KiB.
+//! calls and streams 2^17 x ~0.3 KiB, calls held 64 MiB, remembered topics 2 x 8,192 x ~0.3 KiB.
 
 /// Longest name of a group, in bytes.
 pub const GROUP_BYTES_MAX: usize = 255;
@@ -26,10 +26,18 @@ pub struct Limits {
     pub subscriptions_per_core: u32,
     /// Bytes of pattern and group texts of one core's connections together. Beyond it a subscription is refused.
     pub pattern_bytes_per_core: usize,
-    /// Calls that one connection has open at a time. One more is refused.
+    /// Calls and streams that one connection has open at a time. One more is refused.
     pub calls_per_peer: u32,
-    /// Calls that the connections of one core have open at a time. One more is refused.
+    /// Calls and streams that the connections of one core have open at a time. One more is refused.
     pub calls_per_core: u32,
+    /// Calls and opens of one core that wait for a serving peer to have room. One more takes the place of the newest one
+    /// of the lowest `prio`, which is refused, or is refused itself.
+    pub calls_queued_per_core: u32,
+    /// Bytes of calls and opens that one core holds: of those that wait, as above; of idempotent ones, which are not
+    /// sent a second time if there is no room for their bytes.
+    pub call_bytes_held_per_core: usize,
+    /// Bytes of chunks that may be under way to one side of a stream.
+    pub stream_window_bytes: u32,
     /// Topics, and likewise methods, whose receivers are remembered; up to twice as many for a while. The ones
     /// unused for longest are forgotten and found again when they are needed.
     pub names_remembered: usize,
@@ -44,6 +52,9 @@ impl Default for Limits {
             pattern_bytes_per_core: 64 * 1024 * 1024,
             calls_per_peer: 10_000,
             calls_per_core: 128 * 1024,
+            calls_queued_per_core: 16 * 1024,
+            call_bytes_held_per_core: 64 * 1024 * 1024,
+            stream_window_bytes: 256 * 1024,
             names_remembered: 8 * 1024,
         }
     }

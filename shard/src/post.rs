@@ -46,6 +46,12 @@ impl Post {
         self.cores == 1
     }
 
+    /// Whether there is anything to post.
+    #[inline]
+    pub(crate) fn has_letters(&self) -> bool {
+        !self.single.is_empty() || !self.news.is_empty() || self.circular.is_some()
+    }
+
     pub(crate) fn cores(&self) -> u16 {
         self.cores
     }

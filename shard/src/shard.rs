@@ -3,12 +3,15 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use fluxar_protocol::Id;
 use foldhash::fast::FixedState;
 
-use crate::asking::{AnswerRoute, FailedCall, Route};
-use crate::calls::Calls;
 use crate::counts::Counts;
 use crate::delivery::Delivery;
+use crate::exchanges::Exchanges;
+use crate::exchanges::attempts::Outgoing;
+use crate::exchanges::calls::AnswerRoute;
+use crate::exchanges::streams::PartRoute;
 use crate::groups::Groups;
 use crate::ids::Ids;
 use crate::letter::{Arrival, Letter};
@@ -41,15 +44,18 @@ pub struct Shard {
     pub(crate) topics: Topics,
     pub(crate) groups: Groups,
     pub(crate) serving: Serving,
-    pub(crate) calls: Calls,
+    pub(crate) exchanges: Exchanges,
     pub(crate) run: RunBuilder,
     pub(crate) post: Post,
     pub(crate) ready: VecDeque<Delivery>,
-    pub(crate) failed: VecDeque<FailedCall>,
-    pub(crate) cancelled: VecDeque<Route>,
+    pub(crate) out: VecDeque<Outgoing>,
+    /// Peers of this core in front of which somebody waits, and where there may be room.
+    pub(crate) moved_gates: VecDeque<PeerId>,
+    /// Streams that left other cores' peers that take a bounded number.
+    pub(crate) leaving: VecDeque<(PeerId, Id)>,
     /// The receivers of what has none: shared, so that none is made.
     pub(crate) nobody: Rc<[PeerId]>,
-    pub(crate) unknown_answers: u64,
+    pub(crate) late_answers: u64,
     pub(crate) unheard_events: u64,
     pub(crate) orphaned_events: u64,
     /// The last time that was told.
@@ -73,14 +79,15 @@ impl Shard {
             topics: Topics::new(hasher, limits.names_remembered),
             groups: Groups::new(hasher),
             serving: Serving::new(core, hasher, !seed.ids.rotate_left(32), limits.names_remembered),
-            calls: Calls::new(core, hasher, limits),
+            exchanges: Exchanges::new(core, hasher, limits),
             run: RunBuilder::default(),
             post: Post::new(core, cores),
             ready: VecDeque::new(),
-            failed: VecDeque::new(),
-            cancelled: VecDeque::new(),
+            out: VecDeque::new(),
+            moved_gates: VecDeque::new(),
+            leaving: VecDeque::new(),
             nobody: Rc::from([]),
-            unknown_answers: 0,
+            late_answers: 0,
             unheard_events: 0,
             orphaned_events: 0,
             now_us: 0,
@@ -104,18 +111,17 @@ impl Shard {
             method_patterns: self.serving.patterns(),
             groups: self.groups.len(),
             servers: self.serving.servers(),
-            askers: self.calls.askers(),
-            open_calls: self.calls.len(),
-            unknown_answers: self.unknown_answers,
+            askers: self.exchanges.askers(),
+            open_calls: self.exchanges.len() - self.exchanges.streams(),
+            open_streams: self.exchanges.streams(),
+            queued: self.exchanges.queue.len(),
+            gated: self.exchanges.gates.waiting(),
+            passed: self.exchanges.gates.passed(),
+            held_bytes: self.exchanges.held_bytes(),
+            late_answers: self.late_answers,
             unheard_events: self.unheard_events,
             orphaned_events: self.orphaned_events,
         }
-    }
-
-    /// It is this late, µs by a clock that never goes back. First in each turn.
-    pub fn handle_time(&mut self, now_us: u64) {
-        self.now_us = self.now_us.max(now_us);
-        self.serving.handle_time(self.now_us);
     }
 
     /// Takes a letter from another core.
@@ -140,6 +146,7 @@ impl Shard {
             }
             Letter::Standing { server, standing } => {
                 self.serving.set_standing(server, standing);
+                self.standing_changed(server, standing);
             }
             Letter::Withdraw { server, sub } => self.serving.withdraw_named(server, sub),
             Letter::ServerLost { server } => {
@@ -147,19 +154,50 @@ impl Shard {
             }
             Letter::Run(run) => self.arrived(run),
             Letter::Share { handle, events, ends } => self.share_arrived(handle, &events, &ends),
-            Letter::Forward { to, bytes } => return Arrival::Forward { to, bytes },
+            Letter::Forward { to, bytes } => return self.forward_arrived(to, bytes),
             Letter::Answer {
                 from,
                 reference,
+                outcome,
                 bytes,
             } => {
-                if let AnswerRoute::Deliver { asker, reference } = self.answer_here(from, reference) {
+                if let AnswerRoute::Deliver { asker, reference } = self.answer_here(from, reference, outcome)
+                {
                     return Arrival::Answer {
                         asker,
                         reference,
                         bytes,
                     };
                 }
+            }
+            Letter::Part {
+                from,
+                reference,
+                spoken,
+                bytes,
+            } => {
+                if let Some(PartRoute::Pass { to, reference }) = self.served_part(from, reference, spoken) {
+                    return Arrival::Part { to, reference, bytes };
+                }
+            }
+            Letter::Passed { to, bytes } => return Arrival::Passed { to, bytes },
+            Letter::Cancel { from, reference } => {
+                self.cancel_served(from, reference);
+            }
+            Letter::Note {
+                to,
+                reference,
+                kind,
+                note,
+            } => self.note_arrived(to, reference, kind, note),
+            Letter::Admitted { from, reference } => self.admitted_elsewhere(from, reference),
+            Letter::Refused {
+                from,
+                reference,
+                failure,
+            } => self.refused_elsewhere(from, reference, failure),
+            Letter::Left { server, reference } => {
+                self.left_gate(server, reference);
             }
         }
         Arrival::Taken
@@ -179,16 +217,9 @@ impl Shard {
                 self.post.circulate(letter);
             }
         }
-        self.post.next()
-    }
-
-    /// The next call whose server is lost.
-    pub fn poll_failed(&mut self) -> Option<FailedCall> {
-        self.failed.pop_front()
-    }
-
-    /// The next call whose asker is lost: send a cancel of `forward_id` to the server.
-    pub fn poll_cancelled(&mut self) -> Option<Route> {
-        self.cancelled.pop_front()
+        self.post.next().or_else(|| {
+            self.tell_left();
+            self.post.next()
+        })
     }
 }

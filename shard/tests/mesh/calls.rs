@@ -1,5 +1,6 @@
 //! Calls: who gets them, and that each ends once.
 
+use fluxar_protocol::meta::MetaWriter;
 use fluxar_protocol::{Code, Id};
 use fluxar_shard::{AnswerRoute, Limits, PeerId, Route};
 
@@ -45,11 +46,11 @@ impl Lab {
         &self.world.calls[&(asker, id(nth))]
     }
 
-    fn unknown_answers(&self) -> u64 {
+    fn late_answers(&self) -> u64 {
         self.world
             .shards
             .iter()
-            .map(|shard| shard.counts().unknown_answers)
+            .map(|shard| shard.counts().late_answers)
             .sum()
     }
 }
@@ -143,8 +144,7 @@ fn the_most_specific_pattern_is_asked() {
     }
     assert_eq!(
         lab.world
-            .shard(asker)
-            .call(asker, id(999), "a.b.c")
+            .ask(asker, id(999), "a.b.c", MetaWriter::new())
             .unwrap_err()
             .code,
         Code::Unavailable
@@ -193,11 +193,11 @@ fn only_the_server_that_was_asked_can_answer_and_once() {
             forward_id: Id([0xff; 16]),
         });
         assert_eq!(lab.outcomes(asker, 1), []);
-        assert_eq!(lab.unknown_answers(), 3 + 16 + 2);
+        assert_eq!(lab.late_answers(), 3 + 16 + 2);
         lab.answer(route);
         lab.answer(route);
         assert_eq!(lab.outcomes(asker, 1), [Outcome::Answered]);
-        assert_eq!(lab.unknown_answers(), 3 + 16 + 2 + 1);
+        assert_eq!(lab.late_answers(), 3 + 16 + 2 + 1);
     }
 }
 
@@ -231,17 +231,12 @@ fn an_id_in_flight_is_refused_and_free_again_afterwards() {
     let other = lab.world.connect(0, 9, 0);
     lab.serve(0, 1, "m", 1);
     let route = lab.call(asker, "m").unwrap();
-    let shard = &mut lab.world.shards[0];
-    assert_eq!(
-        shard.call(asker, id(1), "m").unwrap_err().code,
-        Code::AlreadyExists
-    );
-    assert!(
-        shard.call(other, id(1), "m").is_ok(),
-        "ids are their sender's own"
-    );
-    shard.answer(route.server, route.forward_id);
-    assert!(shard.call(asker, id(1), "m").is_ok());
+    let twice = lab.world.ask(asker, id(1), "m", MetaWriter::new());
+    assert_eq!(twice.unwrap_err().code, Code::AlreadyExists);
+    let of_another = lab.world.call(other, id(1), "m");
+    assert!(of_another.is_some(), "ids are their sender's own");
+    lab.answer(route);
+    assert!(lab.world.call(asker, id(1), "m").is_some());
 }
 
 #[test]

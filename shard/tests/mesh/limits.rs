@@ -1,10 +1,10 @@
 //! Every bound: refused with its number, and free again afterwards.
 
-use fluxar_protocol::Code;
+use fluxar_protocol::{Code, Id, Kind, envelope};
 use fluxar_shard::limits::{GROUP_BYTES_MAX, WEIGHT_MAX};
-use fluxar_shard::{Limits, PeerId, Refusal, Seed, Shard};
+use fluxar_shard::{Asking, Limits, Outcome, PeerId, Refusal, Route, Seed, Shard};
 
-use crate::world::{id, offering};
+use crate::world::{encoded, id, offering};
 
 fn shard(limits: Limits) -> Shard {
     Shard::new(
@@ -24,6 +24,15 @@ fn peer(slot: u32) -> PeerId {
         slot,
         generation: 0,
         core: 0,
+    }
+}
+
+fn call(shard: &mut Shard, asker: PeerId, id: Id, method: &str) -> Result<Route, Refusal> {
+    let compact = encoded(Kind::Call, id, None, Some(method), None);
+    let envelope = envelope::decode(&compact).unwrap().envelope;
+    match shard.ask(asker, 0, &envelope, &compact)? {
+        Asking::Forward(route) => Ok(route),
+        Asking::Taken => panic!("it waits"),
     }
 }
 
@@ -91,13 +100,13 @@ fn open_calls_of_a_peer_and_of_a_core() {
         ..Limits::default()
     });
     shard.serve(peer(9), id(1), "m", offering(1)).unwrap();
-    let first = shard.call(peer(1), id(1), "m").unwrap();
-    shard.call(peer(1), id(2), "m").unwrap();
-    assert_exhausted(shard.call(peer(1), id(3), "m").map(drop), "2");
-    shard.call(peer(2), id(1), "m").unwrap();
-    assert_exhausted(shard.call(peer(3), id(1), "m").map(drop), "3");
-    shard.answer(first.server, first.forward_id);
-    shard.call(peer(3), id(1), "m").unwrap();
+    let first = call(&mut shard, peer(1), id(1), "m").unwrap();
+    call(&mut shard, peer(1), id(2), "m").unwrap();
+    assert_exhausted(call(&mut shard, peer(1), id(3), "m").map(drop), "2");
+    call(&mut shard, peer(2), id(1), "m").unwrap();
+    assert_exhausted(call(&mut shard, peer(3), id(1), "m").map(drop), "3");
+    shard.answer(first.server, first.forward_id, Outcome::Ok);
+    call(&mut shard, peer(3), id(1), "m").unwrap();
 }
 
 #[test]

@@ -401,7 +401,7 @@ impl Model {
         for shard in &self.world.shards {
             let ever = shard.counts();
             let nothing = Counts {
-                unknown_answers: ever.unknown_answers,
+                late_answers: ever.late_answers,
                 unheard_events: ever.unheard_events,
                 orphaned_events: ever.orphaned_events,
                 ..Counts::default()

@@ -4,9 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use fluxar_protocol::frame::PREFIX_BYTES;
-use fluxar_protocol::{Batch, Envelope, Form, Id, Kind};
+use fluxar_protocol::meta::{Meta, MetaWriter};
+use fluxar_protocol::stream::{Note, Part};
+use fluxar_protocol::{Batch, Code, Envelope, Form, Id, Kind, envelope};
 
-use fluxar_shard::{AnswerRoute, Arrival, Grouped, Letter, Limits, Offering, PeerId, Route, Seed, Shard};
+use fluxar_shard::{
+    AnswerRoute, Arrival, Asking, Forward, Grouped, Letter, Limits, Offering, Outcome as Said, Outgoing, PartRoute,
+    PeerId, Refusal, Route, Seed, Shard, Spoken, Told,
+};
 
 pub(crate) fn id(number: u64) -> Id {
     let mut id = [0; 16];
@@ -47,16 +52,47 @@ pub(crate) fn offering(weight: u32) -> Offering {
     }
 }
 
+/// A message with a number as its payload.
+pub(crate) fn encoded(
+    kind: Kind,
+    id: Id,
+    reference: Option<Id>,
+    target: Option<&str>,
+    meta: Option<&[u8]>,
+) -> Vec<u8> {
+    let mut out = Vec::new();
+    Envelope {
+        kind,
+        id,
+        reference,
+        target,
+        meta: meta.map(Meta::from_checked),
+        payload: &[0x07],
+        error: None,
+    }
+    .encode(Form::Compact, &mut out);
+    out
+}
+
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Answered,
     Failed,
     Cancelled,
+    Overdue,
+    Refused,
     AskerLost,
 }
 
-#[derive(Default)]
+/// What a peer hears of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Open(Vec<u8>),
+    Part(Part, Vec<u8>),
+    Note(Note),
+}
+
 pub(crate) struct Inbox {
     /// Events that came plainly, in order.
     pub(crate) plain: Vec<(u64, String)>,
@@ -64,6 +100,13 @@ pub(crate) struct Inbox {
     pub(crate) grouped: Vec<(Id, u64)>,
     /// Calls to answer: their forward ids.
     pub(crate) calls: Vec<Id>,
+    /// Their meta.
+    pub(crate) metas: BTreeMap<Id, Option<Vec<u8>>>,
+    /// Of all it was told that nobody waits for it.
+    pub(crate) cancelled: Vec<Id>,
+    /// What it hears of streams, by the id that it knows each by.
+    pub(crate) heard: VecDeque<(Id, Heard)>,
+    peer: PeerId,
 }
 
 pub(crate) struct World {
@@ -74,6 +117,7 @@ pub(crate) struct World {
     pub(crate) calls: BTreeMap<(PeerId, Id), Vec<Outcome>>,
     /// How many calls each server got.
     pub(crate) served: BTreeMap<PeerId, usize>,
+    pub(crate) now_us: u64,
 }
 
 impl World {
@@ -92,6 +136,7 @@ impl World {
             inboxes: BTreeMap::new(),
             calls: BTreeMap::new(),
             served: BTreeMap::new(),
+            now_us: 0,
         }
     }
 
@@ -109,7 +154,16 @@ impl World {
             generation,
             core,
         };
-        self.inboxes.insert(peer, Inbox::default());
+        let inbox = Inbox {
+            plain: Vec::new(),
+            grouped: Vec::new(),
+            calls: Vec::new(),
+            metas: BTreeMap::new(),
+            cancelled: Vec::new(),
+            heard: VecDeque::new(),
+            peer,
+        };
+        self.inboxes.insert(peer, inbox);
         peer
     }
 
@@ -132,24 +186,52 @@ impl World {
         self.drain(core);
     }
 
+    /// Calls; where it goes, if it goes at once.
     pub(crate) fn call(&mut self, asker: PeerId, id: Id, method: &str) -> Option<Route> {
-        let route = self.shard(asker).call(asker, id, method).ok()?;
+        self.ask(asker, id, method, MetaWriter::new()).ok().flatten()
+    }
+
+    pub(crate) fn ask(
+        &mut self,
+        asker: PeerId,
+        id: Id,
+        method: &str,
+        meta: MetaWriter,
+    ) -> Result<Option<Route>, Refusal> {
+        let meta = meta.finish();
+        let compact = encoded(Kind::Call, id, None, Some(method), meta.as_deref());
+        let envelope = envelope::decode(&compact).unwrap().envelope;
+        let asking = self.shard(asker).ask(asker, 0, &envelope, &compact)?;
         self.calls.insert((asker, id), Vec::new());
-        *self.served.entry(route.server).or_default() += 1;
-        self.forward(asker.core, route, "call");
-        Some(route)
+        let Asking::Forward(route) = asking else {
+            self.drain(usize::from(asker.core));
+            return Ok(None);
+        };
+        let mut bytes = compact;
+        envelope::patch_id(&mut bytes, route.forward_id);
+        let bytes = Bytes::from(bytes);
+        let to = route.server;
+        if to.core == asker.core {
+            self.forwarded(to, &bytes);
+        } else {
+            self.post(asker.core, to.core, Letter::Forward { to, bytes });
+        }
+        self.drain(usize::from(asker.core));
+        Ok(Some(route))
     }
 
     pub(crate) fn cancel(&mut self, asker: PeerId, id: Id) {
-        if let Some(route) = self.shard(asker).cancel(asker, id) {
-            self.calls.get_mut(&(asker, id)).unwrap().push(Outcome::Cancelled);
-            self.forward(asker.core, route, "stop");
-        }
+        self.shard(asker).cancel(asker, id);
+        self.drain(usize::from(asker.core));
     }
 
     /// Answers under any ref, an honest one or not; whether it was taken for one by this core.
     pub(crate) fn answer(&mut self, from: PeerId, reference: Id) -> AnswerRoute {
-        let route = self.shard(from).answer(from, reference);
+        self.answer_with(from, reference, Said::Ok)
+    }
+
+    pub(crate) fn answer_with(&mut self, from: PeerId, reference: Id, outcome: Said) -> AnswerRoute {
+        let route = self.shard(from).answer(from, reference, outcome);
         match route {
             AnswerRoute::Deliver { asker, reference } => self.answered(asker, reference),
             AnswerRoute::Elsewhere { core } => {
@@ -160,13 +242,27 @@ impl World {
                     Letter::Answer {
                         from,
                         reference,
+                        outcome,
                         bytes,
                     },
                 );
             }
-            AnswerRoute::Unknown => {}
+            AnswerRoute::Unknown | AnswerRoute::Swallowed => {}
         }
+        if let Some(inbox) = self.inboxes.get_mut(&from) {
+            inbox.calls.retain(|open| *open != reference);
+        }
+        self.drain(usize::from(from.core));
         route
+    }
+
+    /// Time passes on all cores.
+    pub(crate) fn pass(&mut self, us: u64) {
+        self.now_us += us;
+        for core in 0..self.cores() {
+            self.shards[core].handle_time(self.now_us);
+            self.drain(core);
+        }
     }
 
     /// Delivers one letter of this pair of cores; whether there was one.
@@ -178,6 +274,11 @@ impl World {
             Arrival::Taken => {}
             Arrival::Forward { to, bytes } => self.forwarded(to, &bytes),
             Arrival::Answer { asker, reference, .. } => self.answered(asker, reference),
+            Arrival::Part { to, reference, bytes } => self.heard(to, reference, &bytes),
+            Arrival::Passed { to, bytes } => {
+                let reference = envelope::decode(&bytes).unwrap().envelope.reference.unwrap();
+                self.heard(to, reference, &bytes);
+            }
         }
         self.drain(to);
         true
@@ -214,14 +315,14 @@ impl World {
                 }
             }
         }
-        while let Some(failed) = self.shards[core].poll_failed() {
-            self.calls
-                .get_mut(&(failed.asker, failed.reference))
-                .unwrap()
-                .push(Outcome::Failed);
-        }
-        while let Some(route) = self.shards[core].poll_cancelled() {
-            self.forward(core as u16, route, "stop");
+        while let Some(outgoing) = self.shards[core].poll_outgoing() {
+            match outgoing {
+                Outgoing::Forward(Forward { to, reference, bytes }) => {
+                    assert_eq!(envelope::decode(&bytes).unwrap().envelope.id, reference);
+                    self.forwarded(to, &bytes);
+                }
+                Outgoing::Note(told) => self.told(told),
+            }
         }
         while let Some((to, letter)) = self.shards[core].poll_letter() {
             self.post(core as u16, to, letter);
@@ -234,31 +335,109 @@ impl World {
         self.mail[usize::from(from) * cores + usize::from(to)].push_back(letter);
     }
 
-    fn forward(&mut self, from: u16, route: Route, what: &str) {
-        let bytes = Bytes::from([what.as_bytes(), &route.forward_id.0].concat());
-        if route.server.core == from {
-            self.forwarded(route.server, &bytes);
-        } else {
-            self.post(
-                from,
-                route.server.core,
-                Letter::Forward {
-                    to: route.server,
-                    bytes,
-                },
-            );
-        }
-    }
-
     fn forwarded(&mut self, to: PeerId, bytes: &[u8]) {
+        assert_eq!(
+            to.core,
+            self.inboxes.get(&to).map_or(to.core, |inbox| inbox.peer.core)
+        );
+        let envelope = envelope::decode(bytes).unwrap().envelope;
+        *self.served.entry(to).or_default() += 1;
         let Some(inbox) = self.inboxes.get_mut(&to) else {
             return;
         };
-        let id = Id(bytes[4..].try_into().unwrap());
-        match &bytes[..4] {
-            b"call" => inbox.calls.push(id),
-            _ => inbox.calls.retain(|open| *open != id),
+        match envelope.kind {
+            Kind::Call => {
+                inbox.calls.push(envelope.id);
+                inbox
+                    .metas
+                    .insert(envelope.id, envelope.meta.map(|meta| meta.as_bytes().to_vec()));
+            }
+            Kind::Stream => inbox.heard.push_back((envelope.id, Heard::Open(bytes.to_vec()))),
+            kind => panic!("{kind:?} is forwarded"),
         }
+    }
+
+    fn told(&mut self, told: Told) {
+        let Told {
+            to,
+            reference,
+            kind,
+            note,
+        } = told;
+        if kind == Kind::Stream {
+            if let Some(inbox) = self.inboxes.get_mut(&to) {
+                inbox.heard.push_back((reference, Heard::Note(note)));
+            }
+            return;
+        }
+        match note {
+            Note::Cancel => {
+                if let Some(inbox) = self.inboxes.get_mut(&to) {
+                    inbox.calls.retain(|open| *open != reference);
+                    inbox.cancelled.push(reference);
+                }
+            }
+            Note::Fail(failure) => {
+                let outcome = match failure.code {
+                    Code::Cancelled => Outcome::Cancelled,
+                    Code::DeadlineExceeded => Outcome::Overdue,
+                    Code::ResourceExhausted => Outcome::Refused,
+                    _ => Outcome::Failed,
+                };
+                if self.inboxes.contains_key(&to) {
+                    self.calls.get_mut(&(to, reference)).unwrap().push(outcome);
+                }
+            }
+            Note::Grant { .. } | Note::End => panic!("{note:?} about a call"),
+        }
+    }
+
+    /// A part of a stream from its other side, its ref as the gateway replaces it.
+    pub(crate) fn heard(&mut self, to: PeerId, reference: Id, bytes: &[u8]) {
+        let part = Part::read(&envelope::decode(bytes).unwrap().envelope).unwrap();
+        if let Some(inbox) = self.inboxes.get_mut(&to) {
+            inbox
+                .heard
+                .push_back((reference, Heard::Part(part, bytes.to_vec())));
+        }
+    }
+
+    /// A peer says something of a stream; whether it went anywhere.
+    pub(crate) fn say(&mut self, from: PeerId, reference: Id, part: Part, bytes: &[u8]) -> PartRoute {
+        let error = (part == Part::Fail).then_some(Code::Internal);
+        let spoken = Spoken { part, error };
+        let route = self.shard(from).part(from, reference, spoken);
+        match route {
+            PartRoute::Pass { to, reference } if to.core == from.core => self.heard(to, reference, bytes),
+            PartRoute::Pass { to, reference } => {
+                let mut bytes = bytes.to_vec();
+                envelope::patch_ref(&mut bytes, reference);
+                let bytes = Bytes::from(bytes);
+                self.post(from.core, to.core, Letter::Passed { to, bytes });
+            }
+            PartRoute::Elsewhere { core } => {
+                let bytes = Bytes::copy_from_slice(bytes);
+                let letter = Letter::Part {
+                    from,
+                    reference,
+                    spoken,
+                    bytes,
+                };
+                self.post(from.core, core, letter);
+            }
+            PartRoute::Swallowed => {}
+        }
+        self.drain(usize::from(from.core));
+        route
+    }
+
+    /// A peer cancels a stream or a call.
+    pub(crate) fn cancel_any(&mut self, from: PeerId, reference: Id) {
+        let shard = self.shard(from);
+        if !shard.cancel(from, reference) {
+            shard.cancel_elsewhere(from, reference);
+        }
+        self.drain(usize::from(from.core));
     }
 
     fn answered(&mut self, asker: PeerId, reference: Id) {
