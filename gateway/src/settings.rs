@@ -299,7 +299,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     number!(
         "services.ejection_percent",
-        "percent of a fleet that may be left out at a time; with more, all are used",
+        "percent of those who serve a method that may be left out at a time; never all",
         services.ejection.percent_max,
         0..=100
     ),
