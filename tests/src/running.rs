@@ -1,8 +1,11 @@
 //! A gateway in this process, on ephemeral ports and a Unix socket in a temporary folder.
 
+use std::sync::Arc;
+
 use fluxar_engine::listener::Address;
 use fluxar_gateway::config::{Config, Cores};
 use fluxar_gateway::gateway::{CoreEnd, Gateway};
+use fluxar_gateway::upstreams::Services;
 use tempfile::TempDir;
 
 use crate::client::Client;
@@ -59,6 +62,11 @@ impl Running {
     #[must_use]
     pub fn unix(&self) -> &Address {
         self.find(|address| matches!(address, Address::Unix { .. }))
+    }
+
+    /// Replaces the rules and upstreams, as a reload does.
+    pub fn set_services(&self, services: Services) {
+        self.gateway.set_services(&Arc::new(services));
     }
 
     /// A greeted client on TCP.

@@ -1,6 +1,7 @@
 //! Services that the gateway dials: simulated, and on real sockets.
 #![forbid(unsafe_code)]
 
+mod real;
 mod simulated;
 
 use fluxar_engine::listener::Address;
