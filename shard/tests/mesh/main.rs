@@ -1,6 +1,7 @@
 //! Meshes of shards against naive models: random verbs, letters that arrive late, and in the end nothing left.
 
 mod calls;
+mod fleets;
 mod limits;
 mod model;
 mod runs;
