@@ -1,8 +1,8 @@
-//! FLUXAR for Rust, async on Tokio: calls and publish/subscribe over one connection, typed by serde.
+//! FLUXAR for Rust, async on Tokio: calls, streams and publish/subscribe over one connection, typed by serde.
 //!
 //! A [`Client`] dials and a [`Server`] is dialled; both get the same thing, a [`Peer`]: after the handshake either
-//! side may call, answer, publish and subscribe. Between them is a gateway, which routes calls to who serves them
-//! and events to who subscribed, or nothing at all.
+//! side may call, answer, open streams, publish and subscribe. Between them is a gateway, which routes calls and streams
+//! to who serves them and events to who subscribed, or nothing at all.
 //!
 //! ```
 //! use fluxar::{Client, Message, Request, Server};
@@ -35,22 +35,25 @@
 //! # Where a message comes from and goes
 //! Outgoing messages are encoded straight into the connection's bounded outbox; its one writer puts everything
 //! queued meanwhile into one write. Incoming frames are cut into messages that share the frame's memory; answers
-//! go to who waits for them, each call to a task of its own, events into the bounded queue of each subscription that
-//! matches.
+//! go to who waits for them, each call and each stream that is opened to a task of its own, items into the queue of
+//! their stream, events into the bounded queue of each subscription that matches.
 //!
 //! # What is bounded, and what happens when it is full
 //! | what | bound | when it is full |
 //! |---|---|---|
-//! | bytes to be written | `outbox_bytes`, 4 MiB | `call` and `publish` wait, `try_publish` [is full](Error::is_full) |
+//! | bytes to be written | `outbox_bytes`, 4 MiB | `call`, `publish` and [`ItemSink::send`] wait, `try_publish` and `try_send` [are full](Error::is_full) |
 //! | own calls without an answer | `open_calls_max`, 65,536 | a call fails `resource_exhausted` |
-//! | handlers running for a peer | `handlers_max`, 1,024 | its call is answered `resource_exhausted` |
+//! | handlers running for a peer, of calls and streams | `handlers_max`, 1,024 | what it asks for is answered `resource_exhausted`; a gateway that was told so lets it wait |
+//! | own streams that are open | `open_streams_max`, 1,024 | opening one fails `resource_exhausted` |
+//! | items that arrived on a stream and were not taken | `credit_bytes`, 64 KiB, and as much again for what is at hand | its writer waits, and nothing else; a writer that does not is told `failed_precondition`, and its stream ends |
+//! | an item | the other side's window | sending it fails `resource_exhausted`, the stream goes on |
+//! | time for the other side to end a stream that was cancelled | 5 s | [`ItemStream::cancel`] waits no longer |
 //! | events waiting in a subscription | `subscription_queue`, 1,024 | reading stops for up to `stall` (1 s in 10 s, for all of them together), then its events are dropped and counted until it is half empty |
 //! | a frame | `max_frame_bytes`, 1 MiB | the connection is closed with the reason |
 //! | connections of a server, handshakes included | `connections_max`, 10,000 | further ones are told `resource_exhausted` and closed |
 //! | time from a frame's first byte to its last | `frame_timeout`, 60 s | the connection is closed with the reason |
 //!
-//! Streams, delivery beyond at most once, resume, compression, TLS and QUIC are not there yet. A stream that the
-//! other side opens is answered `unimplemented`.
+//! Delivery beyond at most once, resume, compression, TLS and QUIC are not there yet.
 #![forbid(unsafe_code)]
 
 mod address;

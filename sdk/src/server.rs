@@ -129,8 +129,8 @@ impl Server {
     ///
     /// When it returns `Ok` its direction has ended, and what the opener still sends is cancelled; an `Err` ends the
     /// stream with that error, behind the items sent before. One that panics ends it `internal`. When the opener cancels
-    /// or goes away, or its time is over, the handler is dropped where it awaits; an error that the opener sends while
-    /// the handler reads its items comes to it as an item.
+    /// or goes away, or its time is over, the handler is dropped where it awaits. An error that the opener sends comes to
+    /// the handler behind its items, and fails what the handler sends; a handler that has no items to come is dropped.
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> fluxar::Result<()> {

@@ -177,7 +177,8 @@ impl Channel {
             return Aftermath::default(); // a ref is set, so it is ignored [P-3.8]
         };
         let mut inner = self.lock();
-        let is_read = inner.reader == Reader::Reading && inner.read_end.is_none();
+        // A handler that reads, or may come to it, learns of an error there.
+        let is_read = inner.reader != Reader::Gone && inner.read_end.is_none();
         let mut drops_handler = false;
         match inner.stream.handle(part) {
             Ok(Heard::Chunk { is_last }) => {

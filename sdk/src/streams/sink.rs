@@ -74,7 +74,7 @@ impl<T: ?Sized> ItemSink<T> {
         }
     }
 
-    /// Ends both directions by an error: the other side's reader gets it after what was sent before.
+    /// Ends both directions by an error: the other side's reader gets it behind what was sent before.
     pub fn fail(self, error: Error) {
         self.end.channel.fail(&self.end.link, &error);
     }

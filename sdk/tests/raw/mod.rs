@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fluxar_protocol::{Batch, Envelope, Form, Id, Kind, frame, hello::Welcome};
+use fluxar_protocol::{Batch, Envelope, Form, Id, Kind, frame, hello::Welcome, meta::Meta};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -70,6 +70,11 @@ impl Raw {
 
     /// Takes the hello of a client and accepts it.
     pub async fn welcome(&mut self) {
+        self.welcome_with(65_536).await;
+    }
+
+    /// The same, and lets it send so much on each stream at the start.
+    pub async fn welcome_with(&mut self, credit_bytes: u32) {
         let hello = self.receive().await.unwrap().remove(0);
         assert_eq!(hello.kind, Kind::Hello);
         let welcome = Welcome {
@@ -79,7 +84,7 @@ impl Raw {
             caps: Default::default(),
             max_frame: 65_536,
             heartbeat_ms: 15_000,
-            credit: 65_536,
+            credit: credit_bytes,
             resumed: false,
             recv: 0,
             limits: None,
@@ -98,6 +103,7 @@ pub struct Received {
     pub id: Id,
     pub reference: Option<Id>,
     pub target: Option<String>,
+    pub meta: Vec<u8>,
     pub payload: Vec<u8>,
     pub error: Option<(fluxar_protocol::Code, String)>,
 }
@@ -113,9 +119,24 @@ impl Received {
             id: envelope.id,
             reference: envelope.reference,
             target: envelope.target.map(str::to_owned),
+            meta: envelope.meta.map_or(Vec::new(), |meta| meta.as_bytes().to_vec()),
             payload: envelope.payload.to_vec(),
             error,
         }
+    }
+
+    pub fn meta(&self) -> Meta<'_> {
+        Meta::from_checked(&self.meta)
+    }
+
+    /// The bytes that a part of a stream grants.
+    pub fn credit(&self) -> Option<u64> {
+        self.meta().uint("credit").unwrap()
+    }
+
+    /// Whether it says that something is over.
+    pub fn ends(&self) -> bool {
+        self.meta().flag("end").unwrap()
     }
 }
 
