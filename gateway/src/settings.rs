@@ -104,7 +104,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     number!(
         "limits.queue_bytes",
-        "bytes queued to a connection: beyond it events are dropped and calls to it refused; a quarter over, it is not read; at twice, an answer closes it",
+        "bytes queued to a connection: beyond it events are dropped and it gets no new calls; a quarter over, it is not read; at twice, an answer closes it",
         limits.queue_bytes,
         64 * 1024..=1 << 30
     ),

@@ -21,6 +21,7 @@ use fluxar_shard::PeerId;
 
 pub use access::AdminFrom;
 pub(crate) use questions::Admin;
+use questions::Question;
 pub use questions::{Letter, Told, Wish};
 pub use rows::Row;
 
@@ -110,7 +111,8 @@ impl Front {
     }
 
     /// Answers who asked, if that connection is still there.
-    fn conclude(&mut self, question: questions::Question) {
+    fn conclude(&mut self, question: Question) {
+        question.log();
         let Some(slot) = self.slot_of_peer(question.asker) else {
             return;
         };
@@ -165,16 +167,7 @@ impl Front {
             }
             self.tell_standing(slot);
         }
-        let count = peers.len() as u32 + links;
-        if count > 0 {
-            let what = if on {
-                "gets nothing new"
-            } else {
-                "gets calls again"
-            };
-            tracing::info!("{called} {what}, as told by $services.drain: {count} connections of this core");
-        }
-        count
+        peers.len() as u32 + links
     }
 
     fn post_admin(&mut self, core: u16, letter: Letter) {

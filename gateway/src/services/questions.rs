@@ -160,6 +160,16 @@ impl Admin {
 }
 
 impl Question {
+    /// For the log: what was done, once it is done.
+    pub(super) fn log(&self) {
+        if let (Wish::Drain { peer, on }, 1..) = (&self.wish, self.marked) {
+            let what = if *on { "nothing new" } else { "calls again" };
+            let s = if self.marked == 1 { "" } else { "s" };
+            let count = self.marked;
+            tracing::info!("{peer} gets {what}, as $services.drain was told: {count} connection{s}");
+        }
+    }
+
     /// The payload of the answer, in so many bytes at most, or its error.
     pub(super) fn answer(self, bytes_max: usize) -> Result<Vec<u8>, (Code, String)> {
         match &self.wish {
