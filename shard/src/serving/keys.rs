@@ -8,6 +8,7 @@ use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
 
+use super::health::WHOLE;
 use super::pick::{View, below};
 use super::server::IDENTITY;
 use super::set::Set;
@@ -26,40 +27,67 @@ impl View<'_> {
     }
 
     fn by_key_between(&mut self, set: &Set, from: usize, to: usize, key: u64) -> Option<u32> {
-        let mut scores = [0.0_f64; PICK_SCAN_MAX];
-        let (mut open, mut weights) = (1_u64, 0_u64);
         let ready = &set.table.ready[from..to];
-        for (score, &at) in scores.iter_mut().zip(ready) {
+        let mut scores = [0.0_f64; PICK_SCAN_MAX];
+        let scores = &mut scores[..ready.len()];
+        let mut best = 0;
+        for place in 0..ready.len() {
+            let member = &set.members[ready[place] as usize];
+            scores[place] = score_of(
+                ring::affinity(key, member.identity),
+                member.weight,
+                set.table.is_even,
+            );
+            if self.is_drawn_to(set, ready, scores, place, best) {
+                best = place;
+            }
+        }
+        let server = set.members[*ready.get(best)? as usize].server;
+        let of_server = &self.servers[server as usize];
+        if of_server.open.is_empty() && self.takes(server) && of_server.health.share(self.now_us) >= WHOLE {
+            return Some(server);
+        }
+        // What each may have depends on what all have.
+        let (mut open, mut weights) = (1, 0);
+        for &at in ready {
             let member = &set.members[at as usize];
-            let server = &self.servers[member.server as usize];
-            if !self.takes(member.server) {
+            if self.takes(member.server) {
+                open += self.servers[member.server as usize].open.len() as u64;
+                weights += u64::from(member.weight);
+            }
+        }
+        let mut best = None;
+        for place in 0..ready.len() {
+            let member = &set.members[ready[place] as usize];
+            let of_server = &self.servers[member.server as usize];
+            if !self.takes(member.server)
+                || of_server.open.len() as u64 >= most_open(open, member.weight, weights)
+            {
                 continue;
             }
-            open += server.open.len() as u64;
-            weights += u64::from(member.weight);
-            let affinity = ring::affinity(key, server.identity);
-            let share = server.health.share(self.now_us);
-            let is_back = ring::is_back(affinity, share);
-            *score = score_of(affinity, member.weight, set.table.is_even) * if is_back { 1.0 } else { 1e-9 };
-        }
-        loop {
-            let scored = scores.iter().zip(ready).filter(|(score, _)| **score > 0.0);
-            let (&best, _) = scored
-                .max_by(|(one, at_one), (two, at_two)| {
-                    // Connections of one endpoint are drawn to equally: the one with less to do.
-                    let open = |at: u32| self.servers[set.members[at as usize].server as usize].open.len();
-                    one.total_cmp(two)
-                        .then_with(|| open(**at_two).cmp(&open(**at_one)))
-                })
-                .map(|(score, at)| (at, score))?;
-            let member = &set.members[best as usize];
-            let loaded = self.servers[member.server as usize].open.len() as u64;
-            if loaded < most_open(open, member.weight, weights) {
-                return Some(member.server);
+            let affinity = ring::affinity(key, member.identity);
+            if !ring::is_back(affinity, of_server.health.share(self.now_us)) {
+                scores[place] *= 1e-200; // only if there is nobody else
             }
-            let place = ready.iter().position(|&at| at == best)?;
-            scores[place] = 0.0;
+            if best.is_none_or(|best| self.is_drawn_to(set, ready, scores, place, best)) {
+                best = Some(place);
+            }
         }
+        best.map(|place| set.members[ready[place] as usize].server)
+    }
+
+    /// Whether a key is drawn to one place more than to another. Connections of one endpoint draw it equally: then the
+    /// one with less to do.
+    #[inline]
+    fn is_drawn_to(&self, set: &Set, ready: &[u32], scores: &[f64], place: usize, other: usize) -> bool {
+        if scores[place] != scores[other] {
+            return scores[place] > scores[other];
+        }
+        let open = |place: usize| {
+            let member = &set.members[ready[place] as usize];
+            self.servers[member.server as usize].open.len()
+        };
+        open(place) < open(other)
     }
 
     /// The next peer from a key's place on, unless it has more to do than it should.
@@ -76,17 +104,22 @@ impl View<'_> {
             }
             all
         });
-        // The average is estimated: to add up a large set would cost what it is large.
-        let (mut open, mut weights) = (1_u64, 0_u64);
-        for _ in 0..PICK_SCAN_MAX / 2 {
-            let member = &set.members[below(self.random.next() as u32, set.fit as u64) as usize];
-            open += self.servers[member.server as usize].open.len() as u64;
-            weights += u64::from(member.weight);
-        }
+        // The average is estimated, when it matters: to add up a large set would cost what it is large.
+        let mut sampled = None;
+        let random = &mut *self.random;
+        let mut sample = || {
+            let (mut open, mut weights) = (1, 0);
+            for _ in 0..PICK_SCAN_MAX / 2 {
+                let member = &set.members[below(random.next() as u32, set.fit as u64) as usize];
+                open += self.servers[member.server as usize].open.len() as u64;
+                weights += u64::from(member.weight);
+            }
+            (open, weights)
+        };
         for offer in ring::from(ring, key).take(PICK_SCAN_MAX) {
             let Offer { server, at_set, .. } = self.offers[offer as usize];
             let of_server = &self.servers[server as usize];
-            if at_set as usize >= set.fit || !self.takes(server) {
+            if at_set as usize >= set.fit || !of_server.has_room() || self.avoid == Some(server) {
                 continue;
             }
             let member = &set.members[at_set as usize];
@@ -97,9 +130,14 @@ impl View<'_> {
             if of_server.health.is_ejected(self.now_us)
                 || !is_back
                 || (set.near > 0 && at_set as usize >= set.near)
-                || of_server.open.len() as u64 >= most_open(open, member.weight, weights)
             {
                 continue;
+            }
+            if !of_server.open.is_empty() {
+                let (open, weights) = *sampled.get_or_insert_with(&mut sample);
+                if of_server.open.len() as u64 >= most_open(open, member.weight, weights) {
+                    continue;
+                }
             }
             return Some(server);
         }

@@ -47,7 +47,7 @@ use routing::{Known, Routing};
 use server::Server;
 use set::{Member, Set};
 
-pub(crate) use pick::{Picked, Verdict, Wanted};
+pub(crate) use pick::{Verdict, Wanted};
 pub use rows::ServiceRow;
 pub(crate) use server::Ending;
 
@@ -245,6 +245,7 @@ impl Serving {
             offer,
             server,
             weight,
+            identity: of_server.identity,
             owed: 0,
         });
         of_set.weighs_more(weight);

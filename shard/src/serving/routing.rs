@@ -205,7 +205,8 @@ mod tests {
     use super::*;
     use crate::routes::Mirror;
     use crate::serving::lab::{Lab, peer, rule, terms};
-    use crate::serving::{Picked, Verdict, Wanted};
+    use crate::serving::pick::Picked;
+    use crate::serving::{Verdict, Wanted};
 
     /// One peer for each fleet; the unnamed one is "".
     struct Fleets {

@@ -19,6 +19,8 @@ pub(crate) struct Member {
     pub(crate) offer: u32,
     pub(crate) server: u32,
     pub(crate) weight: u32,
+    /// Its server's: what keys are drawn to.
+    pub(crate) identity: u64,
     /// What it is owed, for [`crate::routes::Balance::RoundRobin`].
     pub(crate) owed: i64,
 }
@@ -38,7 +40,7 @@ pub(crate) struct Set {
     pub(crate) heaviest: (u32, usize),
     /// The sum of all weights.
     pub(crate) weights: u64,
-    /// With whom a large set's next round goes on, in its zone and out of it.
+    /// With whom the next round goes on, in its zone and out of it.
     pub(crate) turns: [usize; 2],
     pub(super) table: Table,
     /// Where keys lead in a large set: points on a circle, each with an offer. Made when it is first needed.

@@ -6,32 +6,56 @@ use super::set::Set;
 use crate::limits::PICK_SCAN_MAX;
 
 impl View<'_> {
-    /// Smooth weighted round robin: each is owed its weight a call, and who is owed most pays for all of them.
     pub(super) fn next_in_turn(&mut self, set: &mut Set) -> Option<u32> {
         let near = set.table.near;
-        let ready = set.table.ready.len();
-        for (from, to) in [(0, near), (near, ready)] {
-            let mut owed_all = 0;
-            let mut best: Option<(usize, i64)> = None;
-            for &at in &set.table.ready[from..to] {
-                let member = &mut set.members[at as usize];
-                if !self.takes(member.server) {
-                    continue;
-                }
-                let share = self.servers[member.server as usize].health.share(self.now_us);
-                let owed = i64::from(member.weight) * share as i64;
-                member.owed += owed;
-                owed_all += owed;
-                if best.is_none_or(|(_, most)| member.owed > most) {
-                    best = Some((at as usize, member.owed));
-                }
+        let parts = [(0, near), (near, set.table.ready.len())];
+        if set.table.is_even {
+            (0..parts.len()).find_map(|which| self.next_of_even(set, which, parts[which]))
+        } else {
+            parts.into_iter().find_map(|part| self.next_by_weight(set, part))
+        }
+    }
+
+    /// One after the other.
+    fn next_of_even(&mut self, set: &mut Set, which: usize, (from, to): (usize, usize)) -> Option<u32> {
+        let mut coming_back = None;
+        for _ in from..to {
+            let turn = &mut set.turns[which];
+            if !(from..to).contains(turn) {
+                *turn = from;
             }
-            if let Some((at, _)) = best {
-                set.members[at].owed -= owed_all;
-                return Some(set.members[at].server);
+            let server = set.members[set.table.ready[*turn] as usize].server;
+            *turn += 1;
+            if self.takes_part(server) {
+                return Some(server);
+            }
+            if self.takes(server) {
+                coming_back = Some(server);
             }
         }
-        None
+        coming_back
+    }
+
+    /// Smooth weighted round robin: each is owed its weight a call, and who is owed most pays for all of them.
+    fn next_by_weight(&mut self, set: &mut Set, (from, to): (usize, usize)) -> Option<u32> {
+        let mut owed_all = 0;
+        let mut best: Option<(usize, i64)> = None;
+        for &at in &set.table.ready[from..to] {
+            let member = &mut set.members[at as usize];
+            if !self.takes(member.server) {
+                continue;
+            }
+            let share = self.servers[member.server as usize].health.share(self.now_us);
+            let owed = i64::from(member.weight) * share as i64;
+            member.owed += owed;
+            owed_all += owed;
+            if best.is_none_or(|(_, most)| member.owed > most) {
+                best = Some((at as usize, member.owed));
+            }
+        }
+        let (at, _) = best?;
+        set.members[at].owed -= owed_all;
+        Some(set.members[at].server)
     }
 
     /// One after the other; each visit a peer is owed its weight, and is given a call when that makes the heaviest's.
