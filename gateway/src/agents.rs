@@ -17,7 +17,10 @@ pub(crate) struct Agents {
 impl Agents {
     /// The shared text of a name; `None` if it is empty, or if too many are in use.
     pub(crate) fn name(&mut self, agent: &str) -> Option<Arc<str>> {
-        let agent = &agent[..agent.floor_char_boundary(NAME_BYTES_MAX)];
+        let end = (0..=NAME_BYTES_MAX.min(agent.len()))
+            .rev()
+            .find(|end| agent.is_char_boundary(*end));
+        let agent = &agent[..end.unwrap_or(0)];
         if agent.is_empty() {
             return None;
         }

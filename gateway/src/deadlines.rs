@@ -12,8 +12,6 @@ use fluxar_protocol::meta::{Meta, MetaWriter};
 
 use crate::front::{Front, answer, ws_code};
 use crate::limits::{DROP_NOTE_MS, REFUSAL_NOTE_MS};
-#[allow(unused_imports)]
-use crate::pending::Pending as _;
 use crate::session::{awaited, pause};
 
 impl Front {

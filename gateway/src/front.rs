@@ -30,8 +30,6 @@ use crate::ids::{Entropy, Ids};
 use crate::limits::Limits;
 use crate::mail::Mail;
 use crate::outbox::Framing;
-#[allow(unused_imports)]
-use crate::pending::Pending as _;
 use crate::services::Admin;
 use crate::session::{Session, pause};
 use crate::upstreams::Services;
@@ -409,7 +407,7 @@ impl Front {
                     self.say_goodbye(slot, Some((fault.code(), &message)), ws_code::POLICY);
                     return ControlFlow::Break(());
                 }
-                if session.handshake == Handshake::Closing {
+                if session.handshake == Handshake::Closing && session.is_dialled() {
                     self.hear_goodbye(slot, &decoded.envelope);
                 }
                 self.handle_envelope(slot, decoded);

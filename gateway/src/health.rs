@@ -10,8 +10,6 @@
 //! connection of who stays silent for long.
 
 use crate::front::Front;
-#[allow(unused_imports)]
-use crate::pending::Pending as _;
 use crate::session::awaited;
 
 /// A look that comes later than this says that this core was held up, not that the peer is silent: what it said may
@@ -63,6 +61,12 @@ impl Front {
         } else if session.awaited & awaited::HEALTH != 0 {
             if late_ms > LATE_MS {
                 session.due.health_ms = now_ms + silent_ms;
+                return;
+            }
+            let still_ms = now_ms.saturating_sub(session.received_ms);
+            if still_ms < silent_ms {
+                // It said nothing, and takes what was queued before the ping.
+                session.due.health_ms = session.received_ms + silent_ms;
                 return;
             }
             session.awaited |= awaited::SIGN_OF_LIFE;

@@ -22,7 +22,6 @@ pub mod ids;
 pub mod limits;
 pub mod mail;
 pub mod outbox;
-mod pending;
 pub mod rate;
 pub mod refusals;
 pub mod reload;

@@ -5,6 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::Services;
+
 /// Upstream and endpoint.
 type Name = (Arc<str>, Arc<str>);
 
@@ -25,7 +27,38 @@ struct Fare {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Said {
     Up,
+    Partly,
     Down,
+}
+
+/// What a connection's end is to the whole.
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    Lost,
+    Unreachable,
+    /// Others are open.
+    Partly,
+}
+
+impl Fare {
+    /// On how many cores it is connected, if that is worth a word: on all of them, by now.
+    fn up(&mut self, core: u16, link: u32, cores: usize) -> Option<usize> {
+        self.open.insert((core, link));
+        let connected: HashSet<u16> = self.open.iter().map(|(core, _)| *core).collect();
+        (connected.len() == cores && self.said.replace(Said::Up) != Some(Said::Up)).then_some(cores)
+    }
+
+    fn down(&mut self, core: u16, link: u32) -> Option<News> {
+        let was_open = self.open.remove(&(core, link));
+        let (says, news) = match (self.open.is_empty(), was_open) {
+            (true, true) => (Said::Down, News::Lost),
+            (true, false) => (Said::Down, News::Unreachable),
+            (false, false) => (Said::Partly, News::Partly),
+            // One of several: worth a word only if it cannot be opened again.
+            (false, true) => return None,
+        };
+        (self.said.replace(says) != Some(says)).then_some(news)
+    }
 }
 
 impl Announcer {
@@ -40,16 +73,7 @@ impl Announcer {
 
     /// A connection is open.
     pub(crate) fn up(&self, core: u16, upstream: &Arc<str>, endpoint: &Arc<str>, link: u32) {
-        let cores = self.change(upstream, endpoint, |fare| {
-            fare.open.insert((core, link));
-            let cores: HashSet<u16> = fare.open.iter().map(|(core, _)| *core).collect();
-            let is_news = cores.len() == self.cores && fare.said != Some(Said::Up);
-            is_news.then(|| {
-                fare.said = Some(Said::Up);
-                cores.len()
-            })
-        });
-        if let Some(cores) = cores {
+        if let Some(cores) = self.change(upstream, endpoint, |fare| fare.up(core, link, self.cores)) {
             let s = if cores == 1 { "" } else { "s" };
             tracing::info!("upstream {upstream}: {endpoint} connected on {cores} core{s}");
         }
@@ -64,25 +88,30 @@ impl Announcer {
         link: u32,
         why: &dyn Display,
     ) {
-        let was_open = self.change(upstream, endpoint, |fare| {
-            let was_open = fare.open.remove(&(core, link));
-            let is_news = fare.said != Some(Said::Down);
-            is_news.then(|| {
-                fare.said = Some(Said::Down);
-                was_open
-            })
+        let what = match self.change(upstream, endpoint, |fare| fare.down(core, link)) {
+            Some(News::Lost) => "is lost; it is dialled again",
+            Some(News::Unreachable) => "cannot be reached; it is tried again, every 10 s at the latest",
+            Some(News::Partly) => "has connections, and cannot be dialled for another; it is tried again",
+            None => {
+                tracing::debug!(core, "upstream {upstream}: {endpoint}: {why}");
+                return;
+            }
+        };
+        tracing::warn!("upstream {upstream}: {endpoint} {what}: {why}");
+    }
+
+    /// Forgets what was said about endpoints that are not in the configuration any more.
+    pub(crate) fn keep(&self, services: &Services) {
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        endpoints.retain(|(upstream, name), fare| {
+            let mut configured = services
+                .upstreams
+                .iter()
+                .filter(|one| one.name == *upstream)
+                .flat_map(|one| &one.endpoints);
+            // Behind a name stands which of its addresses.
+            !fare.open.is_empty() || configured.any(|one| name.starts_with(&*one.text))
         });
-        match was_open {
-            Some(true) => {
-                tracing::warn!("upstream {upstream}: {endpoint} is lost: {why}; it is dialled again")
-            }
-            Some(false) => {
-                tracing::warn!(
-                    "upstream {upstream}: {endpoint} cannot be reached: {why}; it is tried again, every 10 s at the latest"
-                );
-            }
-            None => tracing::debug!(core, "upstream {upstream}: {endpoint}: {why}"),
-        }
     }
 
     /// A connection that is not wanted any more is closed.
@@ -93,7 +122,9 @@ impl Announcer {
             fare.open.remove(&(core, link));
             if fare.open.is_empty() {
                 endpoints.remove(&name);
-                tracing::info!("upstream {upstream}: {endpoint} is not in the configuration any more; left");
+                tracing::info!(
+                    "upstream {upstream}: {endpoint} is left: it is not configured any more, or no address of its name"
+                );
             }
         }
     }
@@ -107,5 +138,33 @@ impl Announcer {
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         let name = (Arc::clone(upstream), Arc::clone(endpoint));
         change(endpoints.entry(name).or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_said_once_when_it_is_complete() {
+        let mut fare = Fare::default();
+        assert_eq!(fare.down(0, 0), Some(News::Unreachable));
+        assert_eq!(fare.down(1, 0), None);
+        assert_eq!(fare.up(0, 0, 2), None, "not on all cores");
+        assert_eq!(fare.up(1, 0, 2), Some(2));
+        assert_eq!(fare.up(1, 1, 2), None);
+        // One connection of several comes and goes.
+        assert_eq!(fare.down(1, 1), None);
+        assert_eq!(fare.up(1, 1, 2), None);
+        // One of them stays away.
+        assert_eq!(fare.down(1, 1), None);
+        assert_eq!(fare.down(1, 1), Some(News::Partly));
+        assert_eq!(fare.down(1, 1), None);
+        // The rest follows, and all come back.
+        assert_eq!(fare.down(1, 0), None);
+        assert_eq!(fare.down(0, 0), Some(News::Lost));
+        assert_eq!(fare.down(0, 0), None);
+        assert_eq!(fare.up(0, 0, 2), None);
+        assert_eq!(fare.up(1, 0, 2), Some(2));
     }
 }

@@ -24,8 +24,6 @@ use super::{Resolved, Services};
 use crate::front::{Effect, Front, ws_code};
 use crate::greeting::AGENT;
 use crate::outbox::Framing;
-#[allow(unused_imports)]
-use crate::pending::Pending as _;
 use crate::session::{ACCEPTED, Due, Session};
 
 impl Front {
@@ -33,7 +31,18 @@ impl Front {
     pub fn handle_services(&mut self, services: Arc<Services>) {
         self.shard.set_routes(Arc::clone(&services.routes));
         self.after_shard();
+        let begins = self.services.health.ping_ms == 0 && services.health.ping_ms > 0;
+        self.announcer.keep(&services);
         self.services = services;
+        if begins {
+            for slot in 0..self.sessions.len() {
+                if let Some(session) = &self.sessions[slot]
+                    && self.shard.is_serving(session.peer)
+                {
+                    self.watch_health(slot);
+                }
+            }
+        }
         self.reconcile();
     }
 

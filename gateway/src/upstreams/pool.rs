@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use fluxar_engine::listener::Address;
@@ -214,9 +215,9 @@ impl Pool {
                             address: address.clone(),
                             nth,
                         };
-                        if !wanted.contains_key(&key) {
-                            in_order.push(key.clone());
-                            wanted.insert(key, (terms(upstream, endpoint), named));
+                        if let Entry::Vacant(place) = wanted.entry(key) {
+                            in_order.push(place.key().clone());
+                            place.insert((terms(upstream, endpoint), named));
                         }
                     }
                 }

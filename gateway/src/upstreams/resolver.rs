@@ -188,3 +188,94 @@ impl Name {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use crate::upstreams::Upstream;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn services(url: &str) -> Arc<Services> {
+        Arc::new(Services {
+            upstreams: vec![Upstream {
+                name: "users".into(),
+                endpoints: ["tcp://127.0.0.1:1", url, "unix:///run/users.sock"]
+                    .iter()
+                    .map(|url| Endpoint {
+                        address: Address::parse(url).expect("an address"),
+                        text: (*url).into(),
+                        weight: 1,
+                        zone: None,
+                        in_flight_max: u32::MAX,
+                        drain: false,
+                    })
+                    .collect(),
+                methods: Vec::new(),
+                connections: 1,
+                resolve_ms: 1,
+                connect_ms: 1_000,
+            }],
+            ..Services::default()
+        })
+    }
+
+    /// A resolver that gives these answers one after the other, and the last one from then on.
+    fn start(answers: &[Option<&[&str]>]) -> (Resolver, mpsc::Receiver<(String, Vec<String>)>) {
+        let mut answers: VecDeque<Option<Vec<SocketAddr>>> = answers
+            .iter()
+            .map(|answer| {
+                let parse = |ip: &&str| SocketAddr::new(ip.parse().expect("an IP address"), 9000);
+                answer.map(|answer| answer.iter().map(parse).collect())
+            })
+            .collect();
+        let (post, posted) = mpsc::channel();
+        let lookup: Lookup = Box::new(move |host, port| {
+            assert_eq!((host, port), ("users.internal", 9000));
+            let answer = if answers.len() > 1 {
+                answers.pop_front().flatten()
+            } else {
+                answers[0].clone()
+            };
+            answer.ok_or_else(|| io::Error::other("no answer"))
+        });
+        let resolver = Resolver::start(lookup, move |resolved| {
+            let addresses = resolved.addresses.iter().map(ToString::to_string).collect();
+            post.send((resolved.endpoint.to_string(), addresses)).is_ok()
+        });
+        (resolver.expect("a thread"), posted)
+    }
+
+    #[test]
+    fn names_are_looked_up_again_and_only_changes_are_told() {
+        const URL: &str = "ws://users.internal:9000/chat";
+        let (resolver, posted) = start(&[
+            None,
+            Some(&["10.0.0.2", "10.0.0.1", "10.0.0.2"]),
+            Some(&["10.0.0.1", "10.0.0.2"]),
+            Some(&[]),
+            None,
+            Some(&["10.0.0.2", "::1"]),
+        ]);
+        resolver.set_services(services(URL));
+        for expected in [
+            ["ws://10.0.0.1:9000/chat", "ws://10.0.0.2:9000/chat"],
+            ["ws://10.0.0.2:9000/chat", "ws://[::1]:9000/chat"],
+        ] {
+            let (endpoint, addresses) = posted.recv_timeout(PATIENCE).expect("an answer");
+            assert_eq!(endpoint, URL);
+            assert_eq!(addresses, expected);
+        }
+        // A reload that keeps the name asks for nothing anew, and one that drops it ends the questions.
+        resolver.set_services(services(URL));
+        resolver.set_services(services("tcp://127.0.0.1:2"));
+        drop(resolver);
+        assert_eq!(
+            posted.recv_timeout(PATIENCE),
+            Err(mpsc::RecvTimeoutError::Disconnected),
+            "nothing more is told, and the thread ends"
+        );
+    }
+}
