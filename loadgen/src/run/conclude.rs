@@ -23,6 +23,8 @@ const LATE_SHARE: f64 = 0.01;
 /// Waiting for a processor for more than this share of the time is told of.
 const WAITED: f64 = 0.05;
 const NS_PER_MS: f64 = 1e6;
+/// What is told of times that only some workload has.
+const P50_P99: [(&str, f64); 2] = [("p50", 0.5), ("p99", 0.99)];
 
 /// All threads together.
 #[derive(Default)]
@@ -150,12 +152,17 @@ fn latencies(name: &str, tallies: &[Tally], extra: &mut Vec<(String, f64)>) {
     for tally in tallies {
         all.add(tally);
     }
-    quantiles(name, &all.latency_ns, extra);
+    quantiles(
+        name,
+        &all.latency_ns,
+        &[("p50", 0.5), ("p99", 0.99), ("p999", 0.999)],
+        extra,
+    );
 }
 
-fn quantiles(name: &str, times_ns: &Histogram<u64>, extra: &mut Vec<(String, f64)>) {
-    for (quantile, value) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)] {
-        let time_ns = times_ns.value_at_quantile(value);
+fn quantiles(name: &str, times_ns: &Histogram<u64>, which: &[(&str, f64)], extra: &mut Vec<(String, f64)>) {
+    for (quantile, value) in which {
+        let time_ns = times_ns.value_at_quantile(*value);
         extra.push((format!("{name}_{quantile}_ms"), time_ns as f64 / NS_PER_MS));
     }
 }
@@ -188,10 +195,10 @@ fn of_streams(
         push("stopped_stream_bytes", found.stopped_bytes_max as f64);
     }
     if !found.first_chunks().is_empty() {
-        quantiles("first_chunk", found.first_chunks(), extra);
+        quantiles("first_chunk", found.first_chunks(), &P50_P99, extra);
     }
     if !found.gaps.is_empty() {
-        quantiles("gap", &found.gaps, extra);
+        quantiles("gap", &found.gaps, &P50_P99, extra);
         extra.push(("gap_max_ms".to_owned(), found.gaps.max() as f64 / NS_PER_MS));
     }
 }

@@ -13,7 +13,22 @@ const MADE: &[&str] = &[
 ];
 
 /// Figures that a workload adds; see the workloads of `docs/loadgen.md`.
-const OF_WORKLOADS: &[&str] = &["hellos_per_s", "rss_bytes_per_connection"];
+const OF_WORKLOADS: &[&str] = &[
+    "hellos_per_s",
+    "rss_bytes_per_connection",
+    "first_chunk_p50_ms",
+    "first_chunk_p99_ms",
+    "gap_p50_ms",
+    "gap_p99_ms",
+    "gap_max_ms",
+    "chunk_bytes_per_s",
+    "streams_opened",
+    "streams_ended",
+    "streams_failed",
+    "streams_per_s",
+    "server_ns_per_stream",
+    "stopped_stream_bytes",
+];
 
 /// Whether any run may have a figure of that name. Workloads may have further ones.
 #[must_use]

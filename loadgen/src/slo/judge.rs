@@ -9,7 +9,7 @@ use super::{Assertion, Bound, Pick, figure, phase_at};
 use crate::record::{Record, short_field, value_text};
 
 /// Figures that must not happen: the worst repeat counts.
-const WRONGS: &[&str] = &["lost", "duplicated", "out_of_order", "refused"];
+const WRONGS: &[&str] = &["lost", "duplicated", "out_of_order", "refused", "streams_failed"];
 
 /// One assertion at one point for one target.
 #[derive(Debug, Clone, PartialEq)]

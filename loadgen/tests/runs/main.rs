@@ -2,6 +2,7 @@
 //! swaps and stalls.
 
 mod faulty;
+mod streams;
 
 use std::io::Write;
 use std::net::TcpListener;
