@@ -164,6 +164,9 @@ impl Front {
             };
             if let Some(session) = &mut self.sessions[slot] {
                 session.standing.draining = on;
+                if session.is_dialled() {
+                    self.pool.drain_link(session.link, on);
+                }
             }
             self.tell_standing(slot);
         }

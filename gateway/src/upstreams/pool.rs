@@ -400,6 +400,13 @@ impl Pool {
         matched
     }
 
+    /// The same of one link, by an administrator who named its connection.
+    pub(crate) fn drain_link(&mut self, at: u32, on: bool) {
+        if let Some(link) = self.get_mut(at) {
+            link.drained = on;
+        }
+    }
+
     fn watch(&mut self) {
         let due = |link: &Link| match link.state {
             State::Waiting { until_ms } => Some(until_ms),

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 
 use fluxar_protocol::envelope::Envelope;
 use fluxar_protocol::frame::prefix;
-use fluxar_protocol::hello::Hello;
+use fluxar_protocol::hello::{Caps, Hello, Welcome};
 use fluxar_protocol::meta::{Meta, MetaWriter};
 use fluxar_protocol::{Batch, Code, ErrorBody, Form, Id, Kind};
 
@@ -129,6 +129,33 @@ impl<R: Road> Caller<R> {
         let welcome = caller.wait(|message| message.reference == Some(id));
         assert_eq!(welcome.error, None);
         caller
+    }
+
+    /// The other way round: takes the hello of a gateway that dialled, and welcomes it.
+    pub(crate) fn welcoming(road: R, agent: &str) -> Self {
+        let mut service = Self {
+            road,
+            told: VecDeque::new(),
+            next: 1,
+        };
+        let hello = service.wait(|message| message.kind == Kind::Hello);
+        let mut payload = Vec::new();
+        Welcome {
+            v: 0,
+            session: Id([7; 16]),
+            token: None,
+            caps: Caps::default(),
+            max_frame: 1 << 20,
+            heartbeat_ms: 15_000,
+            credit: 65_536,
+            resumed: false,
+            recv: 0,
+            limits: None,
+            agent,
+        }
+        .encode(&mut payload);
+        service.send(Kind::Hello, Some(hello.id), None, None, &payload);
+        service
     }
 
     /// Sends an envelope; its id.

@@ -1,7 +1,10 @@
 //! `$services.list` and `$services.drain`, through a gateway of several cores, and who is answered.
 
 use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::thread;
+use std::time::Instant;
 
 use fluxar_protocol::{Code, Kind};
 use minicbor::Decoder;
@@ -240,7 +243,7 @@ fn only_this_machine_s_own_programs_are_answered() {
     std::fs::write(&path, "[admin]\nfrom = []\n").expect("a file");
     closed.signal("HUP");
     closed.wait_for_log("reloaded: changed: admin.from");
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     loop {
         match local.call("$services.list", b"\xf6") {
             Ok(_) => assert!(begun.elapsed() < PATIENCE, "the setting is not in force"),
@@ -278,5 +281,115 @@ fn an_endpoint_that_nobody_listens_at_is_listed_as_down() {
         assert_eq!(drain(&mut client, name, true), Ok(1));
     }
     let (code, _) = client.call("users.get", b"\xf6").expect_err("a refusal");
+    assert_eq!(code, Code::Unavailable);
+}
+
+/// A service that listens, and answers its name to every call, on as many connections as come.
+fn listen(path: &Path, name: &'static [u8]) {
+    let listener = UnixListener::bind(path).expect("a socket");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.expect("a connection");
+            thread::spawn(move || {
+                let mut service = Caller::welcoming(Stream(stream), "service/1");
+                loop {
+                    let call = service.called();
+                    service.answer(&call, name);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn endpoints_are_listed_drained_and_taken_out_by_a_reload() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("fluxar.toml");
+    let [a, b] = ["a.sock", "b.sock"].map(|name| folder.path().join(name));
+    listen(&a, b"\x61a");
+    listen(&b, b"\x61b");
+    let [url_a, url_b] = [a, b].map(|path| format!("unix://{}", path.display()));
+    let configure = |urls: &[&String]| {
+        let text = format!("[[upstream]]\nname = \"users\"\nmethods = [\"users.>\"]\nendpoints = {urls:?}\n");
+        std::fs::write(&path, text).expect("a file");
+    };
+    configure(&[&url_a, &url_b]);
+    let cores = thread::available_parallelism().map_or(1, |cores| cores.get().min(2));
+    let gateway = Process::start(&[
+        "--cores",
+        &cores.to_string(),
+        "--config",
+        &path.display().to_string(),
+    ]);
+    let mut clients = [tcp(&gateway, "x"), tcp(&gateway, "y")];
+    let begun = Instant::now();
+    let rows = loop {
+        let rows = list(&mut clients[0]);
+        if rows.iter().filter(|row| row.state == "fit").count() == 2 * cores {
+            break rows;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{rows:?}");
+    };
+    assert!(
+        rows.iter()
+            .all(|row| row.fleet.as_deref() == Some("users") && row.methods == ["users.>"]),
+        "{rows:?}"
+    );
+
+    // One endpoint drains: all connections to it, on all cores.
+    assert_eq!(drain(&mut clients[0], &url_a, true), Ok(cores as u32));
+    for _ in 0..20 {
+        for client in &mut clients {
+            assert_eq!(client.call("users.get", b"\xf6"), Ok(b"\x61b".to_vec()));
+        }
+    }
+    assert_eq!(drain(&mut clients[0], "users", false), Ok(2 * cores as u32));
+    let begun = Instant::now();
+    while clients[0].call("users.get", b"\xf6") != Ok(b"\x61a".to_vec()) {
+        assert!(begun.elapsed() < PATIENCE, "it gets nothing any more");
+    }
+    // By its id: that connection alone, also behind a reload that gives it other terms.
+    let id = &rows.iter().find(|row| row.name == url_a).expect("a row").id;
+    assert_eq!(drain(&mut clients[0], id, true), Ok(1));
+    std::fs::write(
+        &path,
+        format!(
+            "[[upstream]]\nname = \"users\"\nmethods = [\"users.>\"]\nweight = 2\nendpoints = [{url_a:?}, {url_b:?}]\n"
+        ),
+    )
+    .expect("a file");
+    gateway.signal("HUP");
+    gateway.wait_for_log("reloaded: upstream changed: users");
+    let state = |rows: &[Row]| {
+        let row = rows.iter().find(|row| row.id == *id).cloned();
+        row.unwrap_or_default().state
+    };
+    assert_eq!(state(&list(&mut clients[1])), "draining");
+
+    // It is taken out while calls go on: none of them fails.
+    configure(&[&url_b]);
+    gateway.signal("HUP");
+    gateway.wait_for_log("reloaded: upstream changed: users");
+    let begun = Instant::now();
+    loop {
+        for client in &mut clients {
+            client.call("users.get", b"\xf6").expect("an answer");
+        }
+        let rows = list(&mut clients[1]);
+        if rows.iter().all(|row| row.name == url_b) {
+            assert_eq!(rows.len(), cores, "{rows:?}");
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{rows:?}");
+    }
+    // And all of it: nobody is left.
+    std::fs::write(&path, "").expect("a file");
+    gateway.signal("HUP");
+    gateway.wait_for_log("reloaded: upstream removed: users");
+    let begun = Instant::now();
+    while clients[0].call("users.get", b"\xf6").is_ok() {
+        assert!(begun.elapsed() < PATIENCE, "it still gets calls");
+    }
+    let (code, _) = clients[0].call("users.get", b"\xf6").expect_err("a refusal");
     assert_eq!(code, Code::Unavailable);
 }
