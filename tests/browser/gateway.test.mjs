@@ -39,7 +39,7 @@ let served = 0;
 async function serve(handler, options, at = server) {
   const method = `${name}.m${(served += 1)}`;
   at.serve(method, handler, options);
-  await until(() => at.ping()); // the offer went out before the ping did
+  await until(() => at.ping().then(() => true, () => false)); // the offer went out before the ping did
   return method;
 }
 
