@@ -1,5 +1,8 @@
 //! The Rust SDK against a real gateway in this process.
 
+mod promises;
+mod streams;
+
 use std::{
     collections::BTreeSet,
     future::IntoFuture,

@@ -7,21 +7,10 @@ use fluxar_protocol::{Envelope, Id, Kind, meta::Meta, meta::MetaWriter};
 use tokio::net::TcpListener;
 
 use crate::{
-    Fate, all, next,
-    raw::{PATIENCE, Raw, Received, envelope, until},
+    END, Fate, PingThrough, all, client_of_bare, hear, next, open,
+    raw::{PATIENCE, Raw, envelope},
     start,
 };
-
-const END: &[u8] = b"\xa1\x63end\xf5";
-
-fn open<'a>(id: u8, method: &'a str, meta: &'a [u8]) -> Envelope<'a> {
-    Envelope {
-        id: Id([id; 16]),
-        target: Some(method),
-        meta: (!meta.is_empty()).then(|| Meta::from_checked(meta)),
-        ..envelope(Kind::Stream, None, &[])
-    }
-}
 
 fn part<'a>(stream: Id, meta: &'a [u8], payload: &'a [u8]) -> Envelope<'a> {
     Envelope {
@@ -32,24 +21,6 @@ fn part<'a>(stream: Id, meta: &'a [u8], payload: &'a [u8]) -> Envelope<'a> {
 
 fn grant(bytes: u64) -> Vec<u8> {
     MetaWriter::new().uint("credit", bytes).finish().unwrap()
-}
-
-/// A client, and the bare peer that it is connected to, which lets it send so much at the start.
-async fn client_of_bare(credit_bytes: u32) -> (Client, Raw) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("tcp://{}", listener.local_addr().unwrap());
-    let client = tokio::spawn(Client::connect(url).reconnect(false).build());
-    let mut raw = Raw(listener.accept().await.unwrap().0);
-    raw.welcome_with(credit_bytes).await;
-    (client.await.unwrap().unwrap(), raw)
-}
-
-/// The next envelope; frames that hold several are taken apart.
-async fn hear(raw: &mut Raw, heard: &mut Vec<Received>) -> Received {
-    while heard.is_empty() {
-        heard.extend(raw.receive().await.expect("the connection lives"));
-    }
-    heard.remove(0)
 }
 
 /// Serves "echo" (items back as they come, of 5 bytes of window), and says how it fared.
@@ -88,7 +59,10 @@ async fn who_breaks_its_credit_loses_that_stream_only() {
     assert_eq!((told.kind, told.reference), (Kind::Stream, Some(Id([1; 16]))));
     let (code, message) = told.error.unwrap();
     assert_eq!(code, Code::FailedPrecondition, "{message}");
-    assert!(message.contains("1 bytes") && message.contains("0 bytes"), "{message}");
+    assert!(
+        message.contains("1 bytes") && message.contains("0 bytes"),
+        "{message}"
+    );
 
     // A part of the stream that is over is nothing, and the other stream is as it was.
     raw.send(&part(Id([1; 16]), &[], &[7])).await;
@@ -97,7 +71,11 @@ async fn who_breaks_its_credit_loses_that_stream_only() {
     raw.send(&part(Id([2; 16]), &[], &[7])).await;
     let told = raw.receive().await.unwrap().remove(0);
     assert_eq!(told.reference, Some(Id([2; 16])));
-    assert_eq!(told.error.unwrap().0, Code::FailedPrecondition, "a chunk behind the end");
+    assert_eq!(
+        told.error.unwrap().0,
+        Code::FailedPrecondition,
+        "a chunk behind the end"
+    );
     raw.send(&envelope(Kind::Ping, None, &[])).await;
     assert_eq!(raw.receive().await.unwrap()[0].kind, Kind::Ping);
 }
@@ -119,8 +97,14 @@ async fn a_handler_reads_that_its_opener_broke_the_rules() {
     raw.send(&open(1, "read", &[])).await;
     raw.send(&part(Id([1; 16]), &[], &[7])).await;
     raw.send(&part(Id([1; 16]), &[], &[0x46, 1, 2, 3, 4, 5, 6])).await;
-    let (items, error) = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
-    assert_eq!((items, error.unwrap().code()), (vec![7], Code::FailedPrecondition));
+    let (items, error) = tokio::time::timeout(PATIENCE, told.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (items, error.unwrap().code()),
+        (vec![7], Code::FailedPrecondition)
+    );
 }
 
 #[tokio::test]
@@ -212,7 +196,11 @@ async fn what_the_opener_announced_bounds_the_handler() {
         .unwrap();
     let mut raw = Raw::greeted(server.url()).await;
     let mut heard = Vec::new();
-    let meta = MetaWriter::new().uint("credit", 3).flag("end", true).finish().unwrap();
+    let meta = MetaWriter::new()
+        .uint("credit", 3)
+        .flag("end", true)
+        .finish()
+        .unwrap();
     raw.send(&open(1, "flood", &meta)).await;
     for _ in 0..3 {
         assert_eq!(hear(&mut raw, &mut heard).await.payload, [1]);
@@ -241,20 +229,35 @@ async fn an_open_says_what_was_chosen_and_waits_for_its_first_grant() {
         .await
         .unwrap();
     let open = hear(&mut raw, &mut heard).await;
-    assert_eq!((open.kind, open.reference, open.target.as_deref()), (Kind::Stream, None, Some("a.b")));
+    assert_eq!(
+        (open.kind, open.reference, open.target.as_deref()),
+        (Kind::Stream, None, Some("a.b"))
+    );
     assert_eq!(open.payload, b"\x62go");
     let meta = open.meta();
     assert_eq!(meta.uint("timeout_ms"), Ok(Some(60_000)));
-    assert_eq!((meta.uint("prio"), meta.uint("credit")), (Ok(Some(6)), Ok(Some(8))));
-    assert_eq!((meta.text("key"), meta.text("trace")), (Ok(Some("k")), Ok(Some("00-1-2-03"))));
+    assert_eq!(
+        (meta.uint("prio"), meta.uint("credit")),
+        (Ok(Some(6)), Ok(Some(8)))
+    );
+    assert_eq!(
+        (meta.text("key"), meta.text("trace")),
+        (Ok(Some("k")), Ok(Some("00-1-2-03")))
+    );
     assert!(!open.ends());
 
-    assert!(sink.try_send(&1).unwrap_err().is_full(), "nothing was granted yet");
+    assert!(
+        sink.try_send(&1).unwrap_err().is_full(),
+        "nothing was granted yet"
+    );
     raw.send(&part(open.id, &grant(2), &[])).await;
     for item in [1, 2] {
         sink.send(&item).await.unwrap();
         let chunk = hear(&mut raw, &mut heard).await;
-        assert_eq!((chunk.reference, &chunk.payload[..]), (Some(open.id), &[item][..]));
+        assert_eq!(
+            (chunk.reference, &chunk.payload[..]),
+            (Some(open.id), &[item][..])
+        );
     }
     assert!(sink.try_send(&3).unwrap_err().is_full());
 
@@ -284,27 +287,16 @@ async fn an_open_says_what_was_chosen_and_waits_for_its_first_grant() {
     assert!(waits.await.unwrap().0);
 }
 
-/// Pings, which shows that nothing else was said before.
-trait PingThrough {
-    async fn ping_through(&self, raw: &mut Raw, heard: &mut Vec<Received>);
-}
-
-impl PingThrough for Client {
-    async fn ping_through(&self, raw: &mut Raw, heard: &mut Vec<Received>) {
-        let answer = async {
-            let ping = hear(raw, heard).await;
-            assert_eq!(ping.kind, Kind::Ping);
-            raw.send(&envelope(Kind::Ping, Some(ping.id), &[])).await;
-        };
-        tokio::join!(self.ping(), answer).0.unwrap();
-    }
-}
-
 #[tokio::test]
 async fn a_writer_beyond_credit_is_told_and_the_program_too() {
     let (client, mut raw) = client_of_bare(0).await;
     let mut heard = Vec::new();
-    let mut items = client.request_stream("a").credit_bytes(2).open::<u8>().await.unwrap();
+    let mut items = client
+        .request_stream("a")
+        .credit_bytes(2)
+        .open::<u8>()
+        .await
+        .unwrap();
     let open = hear(&mut raw, &mut heard).await;
     assert!(open.ends());
     raw.send(&part(open.id, &[], &[1])).await;
@@ -313,7 +305,10 @@ async fn a_writer_beyond_credit_is_told_and_the_program_too() {
     assert_eq!((told.kind, told.reference), (Kind::Stream, Some(open.id)));
     assert_eq!(told.error.unwrap().0, Code::FailedPrecondition);
     let (items, error) = all(&mut items).await;
-    assert_eq!((items, error.unwrap().code()), (vec![1], Code::FailedPrecondition));
+    assert_eq!(
+        (items, error.unwrap().code()),
+        (vec![1], Code::FailedPrecondition)
+    );
     client.ping_through(&mut raw, &mut heard).await;
 }
 
@@ -325,10 +320,16 @@ async fn a_server_that_cancels_is_obeyed() {
     let open = hear(&mut raw, &mut heard).await;
     raw.send(&part(open.id, &[], &[1])).await;
     raw.send(&envelope(Kind::Cancel, Some(open.id), &[])).await;
-    assert!(hear(&mut raw, &mut heard).await.ends(), "its own direction ends at once");
+    assert!(
+        hear(&mut raw, &mut heard).await.ends(),
+        "its own direction ends at once"
+    );
     let (items, error) = all(&mut items).await;
     let error = error.unwrap();
-    assert_eq!((items, error.code(), error.origin()), (vec![1], Code::Cancelled, Origin::Answer));
+    assert_eq!(
+        (items, error.code(), error.origin()),
+        (vec![1], Code::Cancelled, Origin::Answer)
+    );
     assert!(sink.is_cancelled());
     assert_eq!(sink.finish().await.unwrap_err().code(), Code::Cancelled);
     raw.send(&part(open.id, &[], &[2])).await; // late
@@ -349,7 +350,10 @@ async fn a_cancel_that_is_not_heeded_is_given_up() {
     tokio::time::pause(); // what is waited for is the next of the timers: five seconds
     let error = cancel.await.unwrap().unwrap_err();
     tokio::time::resume();
-    assert_eq!((error.code(), error.origin()), (Code::DeadlineExceeded, Origin::Timeout));
+    assert_eq!(
+        (error.code(), error.origin()),
+        (Code::DeadlineExceeded, Origin::Timeout)
+    );
     client.ping_through(&mut raw, &mut heard).await;
 }
 
@@ -378,145 +382,19 @@ async fn a_deadline_needs_no_other_side() {
     let mut items = brief().open::<u8>().await.unwrap();
     let open = hear(&mut raw, &mut heard).await;
     let error = all(&mut items).await.1.unwrap();
-    assert_eq!((error.code(), error.origin()), (Code::DeadlineExceeded, Origin::Timeout));
+    assert_eq!(
+        (error.code(), error.origin()),
+        (Code::DeadlineExceeded, Origin::Timeout)
+    );
     let told = hear(&mut raw, &mut heard).await;
-    assert_eq!((told.reference, told.error.unwrap().0), (Some(open.id), Code::DeadlineExceeded));
+    assert_eq!(
+        (told.reference, told.error.unwrap().0),
+        (Some(open.id), Code::DeadlineExceeded)
+    );
 
     let (sink, mut items) = brief().duplex::<u8, u8>().await.unwrap();
     sink.send(&1).await.unwrap();
     let error = sink.send(&2).await.unwrap_err();
     assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
     assert_eq!(all(&mut items).await.1.unwrap().code(), Code::DeadlineExceeded);
-}
-
-#[tokio::test]
-async fn an_offer_says_its_terms_and_is_left_in_good_order() {
-    let (client, mut raw) = client_of_bare(0).await;
-    let mut heard = Vec::new();
-    let (gate, opened) = tokio::sync::watch::channel(false);
-    let offering = client
-        .serve("jobs.*", move |_| {
-            let mut opened = opened.clone();
-            async move {
-                opened.wait_for(|opened| *opened).await.unwrap();
-                Ok("done")
-            }
-        })
-        .weight(3)
-        .max_in_flight(10)
-        .zone("north")
-        .fleet("workers");
-    let offering = tokio::spawn(async { offering.await });
-    let asked = hear(&mut raw, &mut heard).await;
-    let meta = asked.meta();
-    assert_eq!((asked.kind, asked.target.as_deref()), (Kind::Subscribe, Some("jobs.*")));
-    assert_eq!(meta.flag("serve"), Ok(true));
-    assert_eq!((meta.uint("weight"), meta.uint("in_flight")), (Ok(Some(3)), Ok(Some(10))));
-    assert_eq!((meta.text("zone"), meta.text("group")), (Ok(Some("north")), Ok(Some("workers"))));
-    raw.send(&envelope(Kind::Subscribe, Some(asked.id), b"\xa2\x65epoch\x00\x62at\x80")).await;
-    let offer = offering.await.unwrap().unwrap();
-
-    let call = |id| Envelope {
-        kind: Kind::Call,
-        ..open(id, "jobs.a", &[])
-    };
-    raw.send(&call(1)).await;
-    client.ping_through(&mut raw, &mut heard).await;
-    let leaving = tokio::spawn(offer.leave());
-    let cancel = hear(&mut raw, &mut heard).await;
-    assert_eq!((cancel.kind, cancel.reference), (Kind::Cancel, Some(asked.id)));
-    raw.send(&call(2)).await; // it was under way
-    let mut confirmation = envelope(Kind::Subscribe, Some(asked.id), &[]);
-    confirmation.meta = Some(Meta::from_checked(END));
-    raw.send(&confirmation).await;
-    client.ping_through(&mut raw, &mut heard).await;
-    assert!(!leaving.is_finished(), "calls are running");
-    gate.send_replace(true);
-    tokio::time::timeout(PATIENCE, leaving).await.unwrap().unwrap().unwrap();
-    let mut answered = Vec::new();
-    for _ in 0..2 {
-        let answer = hear(&mut raw, &mut heard).await;
-        assert_eq!((answer.kind, answer.error), (Kind::Call, None));
-        answered.push(answer.reference.unwrap());
-    }
-    answered.sort();
-    assert_eq!(answered, [Id([1; 16]), Id([2; 16])]);
-}
-
-#[tokio::test]
-async fn leaving_gives_up_on_a_peer_that_does_not_confirm_or_is_gone() {
-    for is_lost in [false, true] {
-        let (client, mut raw) = client_of_bare(0).await;
-        let mut heard = Vec::new();
-        let offering = client.serve_stream("jobs", |_, _: ItemSink<()>| async { Ok(()) });
-        let offering = tokio::spawn(async { offering.await });
-        let asked = hear(&mut raw, &mut heard).await;
-        assert_eq!(asked.meta().uint("in_flight"), Ok(Some(1024)), "as many as handlers run");
-        raw.send(&envelope(Kind::Subscribe, Some(asked.id), &[])).await;
-        let leaving = tokio::spawn(offering.await.unwrap().unwrap().leave());
-        assert_eq!(hear(&mut raw, &mut heard).await.kind, Kind::Cancel);
-        let error = if is_lost {
-            drop(raw);
-            leaving.await.unwrap().unwrap_err()
-        } else {
-            tokio::time::pause();
-            let error = leaving.await.unwrap().unwrap_err();
-            tokio::time::resume();
-            error
-        };
-        let code = if is_lost { Code::Unavailable } else { Code::DeadlineExceeded };
-        assert_eq!(error.code(), code, "{error}");
-    }
-}
-
-#[tokio::test]
-async fn a_server_lets_offers_go() {
-    let server = start(Server::bind("127.0.0.1:0")).await;
-    let client = Client::connect(server.url()).build().await.unwrap();
-    let offer = client
-        .serve_stream("letters", |_, out: ItemSink<str>| async move { out.send("a").await })
-        .await
-        .unwrap();
-    until(|| server.peers().len() == 1).await;
-    let mut items = server.peers()[0].stream::<String>("letters", &()).await.unwrap();
-    assert_eq!(all(&mut items).await.0, ["a"]);
-    offer.leave().await.unwrap();
-    for wrong in [
-        client.serve("a", |_| async { Ok(()) }).weight(0),
-        client.serve("a", |_| async { Ok(()) }).zone(""),
-        client.serve("a", |_| async { Ok(()) }).fleet("f".repeat(256)),
-    ] {
-        let error = wrong.await.unwrap_err();
-        assert_eq!((error.code(), error.origin()), (Code::InvalidArgument, Origin::Input));
-    }
-}
-
-#[tokio::test]
-async fn a_call_says_that_it_may_be_repeated() {
-    let (client, mut raw) = client_of_bare(0).await;
-    let mut heard = Vec::new();
-    let call = async {
-        client
-            .request("a")
-            .idempotent(true)
-            .hedge_after(Duration::from_millis(50))
-            .key([0xff, 0])
-            .send::<u8>()
-            .await
-    };
-    let answer = async {
-        let call = hear(&mut raw, &mut heard).await;
-        let meta = call.meta();
-        assert_eq!((meta.flag("idempotent"), meta.uint("hedge_ms")), (Ok(true), Ok(Some(50))));
-        assert_eq!(meta.get("key"), Some(&[0x58, 2, 0xff, 0][..]));
-        raw.send(&envelope(Kind::Call, Some(call.id), &[7])).await;
-    };
-    assert_eq!(tokio::join!(call, answer).0.unwrap(), 7);
-    let error = client
-        .request("a")
-        .hedge_after(Duration::from_millis(50))
-        .send::<u8>()
-        .await
-        .unwrap_err();
-    assert_eq!((error.code(), error.origin()), (Code::InvalidArgument, Origin::Input), "{error}");
 }

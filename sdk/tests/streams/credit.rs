@@ -62,7 +62,10 @@ async fn a_reader_that_stops_stops_its_writer_and_nobody_else() {
     // Far more than a window goes by on the same connection.
     let mut steady = client.stream::<Vec<u8>>("steady", &()).await.unwrap();
     let (items, error) = all(&mut steady).await;
-    assert_eq!((items.len(), error.map(|error| error.to_string())), (100_000, None));
+    assert_eq!(
+        (items.len(), error.map(|error| error.to_string())),
+        (100_000, None)
+    );
     assert_eq!(client.call::<_, u8>("call", &()).await.unwrap(), 1);
     assert_eq!(sent.load(Ordering::SeqCst), fill, "the writer waits");
 
@@ -99,7 +102,10 @@ async fn a_handler_that_does_not_read_stops_the_opener() {
         }
     };
     assert_eq!(sent, 1000 / item_bytes(98));
-    assert!(error.is_full() && error.code() == Code::ResourceExhausted, "{error}");
+    assert!(
+        error.is_full() && error.code() == Code::ResourceExhausted,
+        "{error}"
+    );
     let waiting = tokio::time::timeout(Duration::from_millis(50), sink.send(&text)).await;
     assert!(waiting.is_err(), "it waits");
 }
@@ -153,7 +159,10 @@ async fn an_item_larger_than_the_window_fails_where_it_is_sent() {
                 (error.code(), error.origin()),
                 (Code::ResourceExhausted, Origin::Payload)
             );
-            assert!(error.message().contains("65537 bytes") && error.message().contains("65536"), "{error}");
+            assert!(
+                error.message().contains("65537 bytes") && error.message().contains("65536"),
+                "{error}"
+            );
             out.send("small").await
         })
         .unwrap();
@@ -212,11 +221,21 @@ async fn a_writer_that_waits_is_woken_by_the_end() {
     sink.try_send("").unwrap();
     let open = async { gate.send_replace(true) };
     let (sent, _) = tokio::join!(sink.send(""), open);
-    assert_eq!(sent.unwrap_err().code(), Code::Cancelled, "the handler has returned");
-    assert_eq!(all(&mut items).await.1.map(|error| error.to_string()), None, "well");
+    assert_eq!(
+        sent.unwrap_err().code(),
+        Code::Cancelled,
+        "the handler has returned"
+    );
+    assert_eq!(
+        all(&mut items).await.1.map(|error| error.to_string()),
+        None,
+        "well"
+    );
     assert!(sink.is_cancelled());
     sink.cancelled().await;
-    sink.finish().await.expect("nothing is missing: the other side wanted no more");
+    sink.finish()
+        .await
+        .expect("nothing is missing: the other side wanted no more");
 }
 
 #[tokio::test]
@@ -230,7 +249,11 @@ async fn a_small_outbox_slows_and_loses_nothing() {
             Ok(())
         })
         .unwrap();
-    let client = Client::connect(server.url()).outbox_bytes(100).build().await.unwrap();
+    let client = Client::connect(server.url())
+        .outbox_bytes(100)
+        .build()
+        .await
+        .unwrap();
     let streams = (0..4).map(|_| {
         let peer = client.peer().clone();
         tokio::spawn(async move {

@@ -67,7 +67,10 @@ async fn each_side_ends_its_own_direction() {
         .unwrap();
     let (sink, mut items) = client.duplex::<u8, String>("first", &()).await.unwrap();
     let (said, error) = all(&mut items).await;
-    assert_eq!((said, error.map(|error| error.to_string())), (vec!["before".to_owned()], None));
+    assert_eq!(
+        (said, error.map(|error| error.to_string())),
+        (vec!["before".to_owned()], None)
+    );
     drop(items); // nothing is missing of it
     for item in [1, 2] {
         sink.send(&item).await.unwrap();
@@ -78,7 +81,11 @@ async fn each_side_ends_its_own_direction() {
     let (sink, mut counted) = client.duplex::<u8, usize>("collect", &()).await.unwrap();
     sink.send(&1).await.unwrap();
     sink.finish().await.unwrap();
-    assert_eq!(all(&mut counted).await.0, [1], "answers come behind the half-close");
+    assert_eq!(
+        all(&mut counted).await.0,
+        [1],
+        "answers come behind the half-close"
+    );
     client.ping().await.unwrap();
 }
 
@@ -103,7 +110,11 @@ async fn an_error_comes_behind_the_items_before_it() {
     );
     assert_eq!(error.details::<String>().unwrap(), "row 100");
     for outcome in [sink.send(&1).await, sink.finish().await] {
-        assert_eq!(outcome.unwrap_err().code(), Code::Aborted, "it ends both directions");
+        assert_eq!(
+            outcome.unwrap_err().code(),
+            Code::Aborted,
+            "it ends both directions"
+        );
     }
 }
 
@@ -124,8 +135,14 @@ async fn an_error_of_the_opener_is_read_by_the_handler_or_drops_it() {
     let (sink, mut items) = client.duplex::<u8, ()>("read", &()).await.unwrap();
     sink.send(&1).await.unwrap();
     sink.fail(Error::new(Code::DataLoss, "the disk is gone"));
-    let (read, error) = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
-    assert_eq!((read, error.code(), error.message()), (vec![1], Code::DataLoss, "the disk is gone"));
+    let (read, error) = tokio::time::timeout(PATIENCE, told.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (read, error.code(), error.message()),
+        (vec![1], Code::DataLoss, "the disk is gone")
+    );
     let error = all(&mut items).await.1.unwrap();
     assert_eq!(error.code(), Code::DataLoss, "its own reader, too: {error}");
 
@@ -140,10 +157,19 @@ async fn an_error_of_the_opener_is_read_by_the_handler_or_drops_it() {
 async fn a_cancel_drops_the_handler_at_each_moment() {
     let (server, client) = tcp().await;
     // At once; the handler may not even have begun.
-    client.stream::<u64>("nobody", &()).await.unwrap().cancel().await.unwrap();
+    client
+        .stream::<u64>("nobody", &())
+        .await
+        .unwrap()
+        .cancel()
+        .await
+        .unwrap();
     let fate = ticks(&server);
     let items = client.stream::<u64>("tick", &()).await.unwrap();
-    tokio::time::timeout(PATIENCE, items.cancel()).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, items.cancel())
+        .await
+        .unwrap()
+        .unwrap();
 
     // While it flows.
     let fate_of = async |read: usize| {
@@ -183,7 +209,17 @@ async fn a_cancel_behind_the_end_says_nothing() {
     let items = client.stream::<u8>("one", &()).await.unwrap();
     client.ping().await.unwrap(); // the end has arrived, and was not taken
     items.cancel().await.unwrap();
-    assert_eq!(client.stream::<u8>("one", &()).await.unwrap().next().await.unwrap().unwrap(), 1);
+    assert_eq!(
+        client
+            .stream::<u8>("one", &())
+            .await
+            .unwrap()
+            .next()
+            .await
+            .unwrap()
+            .unwrap(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -247,7 +283,10 @@ async fn work_that_a_handler_began_elsewhere_learns_of_the_cancel() {
     let mut items = client.stream::<u8>("elsewhere", &()).await.unwrap();
     assert_eq!(next(&mut items).await.unwrap().unwrap(), 1);
     items.cancel().await.unwrap();
-    let error = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+    let error = tokio::time::timeout(PATIENCE, told.recv())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(error.code(), Code::Cancelled, "{error}");
 }
 
@@ -297,7 +336,10 @@ async fn a_panic_ends_its_stream_and_the_next_one_is_served() {
             (before, Code::Internal, "the handler panicked")
         );
     }
-    assert_eq!(all(&mut client.stream::<u8>("panic", &3).await.unwrap()).await.0, [1]);
+    assert_eq!(
+        all(&mut client.stream::<u8>("panic", &3).await.unwrap()).await.0,
+        [1]
+    );
 }
 
 #[tokio::test]
@@ -325,14 +367,34 @@ async fn a_stream_that_takes_too_long_ends_at_both_sides() {
         .unwrap();
     let (items, error) = all(&mut items).await;
     let error = error.unwrap();
-    assert_eq!((items, error.code()), (vec![1], Code::DeadlineExceeded), "{error}");
+    assert_eq!(
+        (items, error.code()),
+        (vec![1], Code::DeadlineExceeded),
+        "{error}"
+    );
     fate.was_dropped().await;
 
     let over = std::time::Instant::now();
-    let error = client.request_stream("slow").deadline(over).open::<u8>().await.unwrap_err();
-    assert_eq!((error.code(), error.origin()), (Code::DeadlineExceeded, Origin::Timeout));
-    let error = client.request("slow").deadline(Some(over)).send::<()>().await.unwrap_err();
-    assert_eq!((error.code(), error.origin()), (Code::DeadlineExceeded, Origin::Timeout));
+    let error = client
+        .request_stream("slow")
+        .deadline(over)
+        .open::<u8>()
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.code(), error.origin()),
+        (Code::DeadlineExceeded, Origin::Timeout)
+    );
+    let error = client
+        .request("slow")
+        .deadline(Some(over))
+        .send::<()>()
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.code(), error.origin()),
+        (Code::DeadlineExceeded, Origin::Timeout)
+    );
 }
 
 #[tokio::test]
@@ -371,7 +433,10 @@ async fn streams_end_with_their_connection() {
         assert_eq!(outcome.unwrap_err().code(), Code::Unavailable);
     }
     let error = client.stream::<u8>("one", &()).await.unwrap_err();
-    assert_eq!((error.code(), error.origin()), (Code::Unavailable, Origin::Connection));
+    assert_eq!(
+        (error.code(), error.origin()),
+        (Code::Unavailable, Origin::Connection)
+    );
     drop(gate);
 }
 

@@ -231,7 +231,9 @@ async fn methods_are_streams_or_calls_or_both() {
     let (server, client) = tcp().await;
     server.handle("both", |_| async { Ok("called") }).unwrap();
     server
-        .handle_stream("both", |_, out: ItemSink<str>| async move { out.send("streamed").await })
+        .handle_stream("both", |_, out: ItemSink<str>| async move {
+            out.send("streamed").await
+        })
         .unwrap();
     server.handle("call", |_| async { Ok(()) }).unwrap();
     server
@@ -249,12 +251,18 @@ async fn methods_are_streams_or_calls_or_both() {
         let (none, error) = all(&mut items).await;
         let error = error.unwrap();
         assert_eq!((none.len(), error.code()), (0, code), "{error}");
-        assert_eq!((error.origin(), error.address()), (Origin::Answer, Some(server.url())));
+        assert_eq!(
+            (error.origin(), error.address()),
+            (Origin::Answer, Some(server.url()))
+        );
     }
     let error = client.call::<_, ()>("streams.a", &()).await.unwrap_err();
     assert_eq!(error.code(), Code::Unimplemented, "{error}");
     let error = client.stream::<()>("a..b", &()).await.unwrap_err();
-    assert_eq!((error.code(), error.origin()), (Code::InvalidArgument, Origin::Input));
+    assert_eq!(
+        (error.code(), error.origin()),
+        (Code::InvalidArgument, Origin::Input)
+    );
     let refused = server.handle_stream("a..b", |_, _: ItemSink<()>| async { Ok(()) });
     assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
 }
@@ -263,12 +271,15 @@ async fn methods_are_streams_or_calls_or_both() {
 async fn items_are_taken_once_and_a_call_has_none() {
     let (server, client) = tcp().await;
     server
-        .handle_stream("twice", |req: Request, out: ItemSink<(usize, String)>| async move {
-            let mut first = req.items::<u8>();
-            let error = req.items::<u8>().next().await.unwrap().unwrap_err();
-            let (items, _) = all(&mut first).await;
-            out.send(&(items.len(), error.code().name().to_owned())).await
-        })
+        .handle_stream(
+            "twice",
+            |req: Request, out: ItemSink<(usize, String)>| async move {
+                let mut first = req.items::<u8>();
+                let error = req.items::<u8>().next().await.unwrap().unwrap_err();
+                let (items, _) = all(&mut first).await;
+                out.send(&(items.len(), error.code().name().to_owned())).await
+            },
+        )
         .unwrap();
     let (sink, mut said) = client.duplex::<u8, (usize, String)>("twice", &()).await.unwrap();
     sink.send(&1).await.unwrap();
@@ -278,7 +289,9 @@ async fn items_are_taken_once_and_a_call_has_none() {
     let mut said = client.stream::<(usize, String)>("twice", &()).await.unwrap();
     assert_eq!(all(&mut said).await.0, [(0, "failed_precondition".to_owned())]);
     server
-        .handle("call", |req: Request| async move { Ok(all(&mut req.items::<u8>()).await.0) })
+        .handle("call", |req: Request| async move {
+            Ok(all(&mut req.items::<u8>()).await.0)
+        })
         .unwrap();
     assert!(client.call::<_, Vec<u8>>("call", &()).await.unwrap().is_empty());
 }
@@ -298,7 +311,11 @@ async fn streams_beyond_the_bounds_are_refused_and_those_below_them_are_not() {
         .handle_stream("quick", |_, out: ItemSink<u8>| async move { out.send(&1).await })
         .unwrap();
     server.handle("call", |_| async { Ok(()) }).unwrap();
-    let client = Client::connect(server.url()).open_streams_max(3).build().await.unwrap();
+    let client = Client::connect(server.url())
+        .open_streams_max(3)
+        .build()
+        .await
+        .unwrap();
     let quick = async || {
         let mut quick = client.stream::<u8>("quick", &()).await.unwrap();
         let (items, error) = all(&mut quick).await;
@@ -312,11 +329,18 @@ async fn streams_beyond_the_bounds_are_refused_and_those_below_them_are_not() {
     until(|| running.load(Ordering::SeqCst) == 2).await;
     assert_eq!(quick().await.unwrap_err().code(), Code::ResourceExhausted);
     let error = client.call::<_, ()>("call", &()).await.unwrap_err();
-    assert_eq!(error.code(), Code::ResourceExhausted, "calls and streams share the bound: {error}");
+    assert_eq!(
+        error.code(),
+        Code::ResourceExhausted,
+        "calls and streams share the bound: {error}"
+    );
 
     let third = client.stream::<u8>("quick", &()).await.unwrap();
     let error = client.stream::<u8>("quick", &()).await.unwrap_err();
-    assert!(error.is_full() && error.code() == Code::ResourceExhausted, "{error}");
+    assert!(
+        error.is_full() && error.code() == Code::ResourceExhausted,
+        "{error}"
+    );
     drop(third);
     first.cancel().await.unwrap();
     second.cancel().await.unwrap();
