@@ -9,7 +9,7 @@
 pub const GROUP_BYTES_MAX: usize = 255;
 /// Heaviest weight of a serving peer.
 pub const WEIGHT_MAX: u32 = 1 << 16;
-/// How many serving peers of one pattern are compared to give a call away; more take turns in being compared.
+/// How many serving peers are looked at, at most, to give one call away; of a larger set a sample is drawn.
 pub const PICK_SCAN_MAX: usize = 64;
 /// Most cores of a gateway.
 pub const CORES_MAX: u16 = 1024;

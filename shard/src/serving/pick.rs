@@ -144,8 +144,11 @@ impl Serving {
         self.handle_time(now_us);
         let is_small = self.sets[at as usize].fit <= PICK_SCAN_MAX;
         if is_small && self.sets[at as usize].needs_review(now_us) {
+            let is_somebody_back = now_us >= self.sets[at as usize].table.review_us;
             self.sets[at as usize].review(&self.servers, &self.routing.routes.ejection, now_us);
-            self.tell(at);
+            if is_somebody_back {
+                self.tell(at);
+            }
         }
         let set = &mut self.sets[at as usize];
         let mut view = View {
@@ -216,4 +219,99 @@ impl View<'_> {
 #[inline]
 pub(super) fn below(random: u32, bound: u64) -> u64 {
     (u64::from(random) * bound) >> 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serving::Ending;
+    use crate::serving::lab::{Lab, peer, terms};
+
+    fn picked(lab: &mut Lab) -> Picked {
+        let wanted = Wanted {
+            method: "m",
+            meta: None,
+            key: None,
+            avoid: None,
+        };
+        lab.serving.pick(&wanted, lab.now_us)
+    }
+
+    #[test]
+    fn a_set_that_is_gone_gives_nobody_even_if_another_has_its_place() {
+        let mut lab = Lab::new(1);
+        lab.serve(peer(0, 1), &terms(1));
+        let set = picked(&mut lab).set.unwrap();
+        assert!(lab.serving.may_repeat(set, lab.now_us));
+        lab.leave(peer(0, 1));
+        lab.serve(peer(0, 2), &terms(1));
+        let other = picked(&mut lab).set.unwrap();
+        assert_eq!((set.at, other.serial != set.serial), (other.at, true));
+        assert_eq!(
+            lab.serving.pick_in(set, Balance::Least, None, None, 1),
+            Verdict::Nobody
+        );
+        assert!(!lab.serving.may_repeat(set, lab.now_us));
+    }
+
+    #[test]
+    fn a_set_for_which_calls_wait_stays_until_they_are_told_that_nobody_is_left() {
+        let mut lab = Lab::new(2);
+        let mut small = terms(1);
+        small.in_flight_max = 1;
+        lab.serve(peer(0, 1), &small);
+        let (_, slot) = lab.call(None).unwrap();
+        let Verdict::Full(set) = lab.pick(None) else {
+            panic!("it is full");
+        };
+        lab.serving.set_waiting(set, true);
+        lab.leave(peer(0, 1));
+        // Somebody new is another set: those who waited for the old one are told first.
+        let new = lab.serve(peer(0, 2), &terms(1));
+        assert_eq!(lab.pick(None), Verdict::Server(new));
+        assert_eq!(lab.serving.pop_moved(), Some(set));
+        assert_eq!(
+            lab.serving.pick_in(set, Balance::Least, None, None, 1),
+            Verdict::Nobody
+        );
+        lab.serving.set_waiting(set, false);
+        lab.serving.set_waiting(set, false);
+        assert_eq!(lab.serving.pop_moved(), None);
+        lab.end(slot, Ending::Answered, 1);
+    }
+
+    #[test]
+    fn another_one_is_found_for_a_second_try_or_nobody() {
+        for peers in [2, 90] {
+            let mut lab = Lab::new(3);
+            let servers = lab.serve_all(peers);
+            let set = picked(&mut lab).set.unwrap();
+            for balance in [Balance::Least, Balance::RoundRobin, Balance::Key] {
+                for _ in 0..200 {
+                    let verdict =
+                        lab.serving
+                            .pick_in(set, balance, Some(b"key"), Some(servers[0]), lab.now_us);
+                    assert!(matches!(verdict, Verdict::Server(other) if other != servers[0]));
+                }
+            }
+            for slot in 1..peers {
+                lab.leave(peer(0, slot));
+            }
+            let alone = lab
+                .serving
+                .pick_in(set, Balance::Least, None, Some(servers[0]), lab.now_us);
+            assert_eq!(alone, Verdict::Nobody);
+        }
+    }
+
+    #[test]
+    fn the_same_seed_makes_the_same_choices() {
+        let choices = |seed| {
+            let mut lab = Lab::new(seed);
+            lab.serve_all(30);
+            (0..500).map(|_| lab.call(None).unwrap().0).collect::<Vec<_>>()
+        };
+        assert_eq!(choices(4), choices(4));
+        assert_ne!(choices(4), choices(5));
+    }
 }
