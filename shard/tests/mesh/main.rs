@@ -4,5 +4,7 @@ mod calls;
 mod fleets;
 mod limits;
 mod model;
+mod promises;
 mod runs;
+mod streams;
 mod world;
