@@ -1,6 +1,8 @@
 //! The main road on real sockets: events, groups, calls and their ends, across transports, forms and cores.
 #![forbid(unsafe_code)]
 
+mod streams;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -421,7 +423,6 @@ fn what_this_release_does_not_do_is_refused_and_not_half_done() {
     let gateway = Running::start(|_| {});
     let mut client = gateway.client();
     let cases: &[(Kind, &str, MetaWriter)] = &[
-        (Kind::Stream, "llm.complete", none()),
         (Kind::Event, "orders.new", none().uint("qos", 1)),
         (Kind::Event, "orders.new", none().flag("retain", true)),
         (Kind::Subscribe, "orders.>", none().uint("qos", 2)),
