@@ -36,7 +36,7 @@ impl Service {
         let number: u64 = request.payload()?;
         self.write_down('C', number)?;
         tokio::time::sleep(Duration::from_micros(
-            1_000 + number.wrapping_mul(0x9e37_79b9) % 6_000,
+            5_000 + number.wrapping_mul(0x9e37_79b9) % 35_000,
         ))
         .await;
         Ok(number)

@@ -127,14 +127,28 @@ fn fleets_under_seeds(name: &str, default_seeds: u64, plan: impl Fn(u64) -> flee
 
 #[test]
 fn a_fleet_keeps_its_promises_in_many_short_lives() {
-    fleets_under_seeds("short lives of a fleet", 100, |seed| fleet::Plan {
+    fleets_under_seeds("short lives of a fleet", 2_000, |seed| fleet::Plan {
         cores: 1 + (seed % 3) as usize,
-        faults: Faults::none(),
+        faults: fleet::faults(seed.is_multiple_of(2)),
         services: 3 + (seed % 6) as usize,
-        callers: 2,
+        callers: 1,
         call_every_us: 20_000,
-        streamers: 0,
-        for_ms: 1_500,
-        misfortune_every_ms: 700,
+        streamers: 1,
+        for_ms: 500,
+        misfortune_every_ms: 300,
+    });
+}
+
+#[test]
+fn a_fleet_of_eight_keeps_its_promises_for_ten_minutes() {
+    fleets_under_seeds("a long life of a fleet", 1, |_| fleet::Plan {
+        cores: 2,
+        faults: fleet::faults(true),
+        services: 8,
+        callers: 4,
+        call_every_us: 40_000,
+        streamers: 2,
+        for_ms: 600_000,
+        misfortune_every_ms: 2_500,
     });
 }

@@ -100,6 +100,8 @@ pub(crate) struct Ledger {
     /// By number.
     asked: Vec<Asked>,
     events: Vec<Event>,
+    /// What reached one that was known to be silent: whether it had to wait for it shows in the end.
+    doubts: Vec<(u64, Event)>,
     /// Since when an instance serves, and until when it did: (instance, from, until).
     served: Vec<(usize, u64, u64)>,
     /// What nothing happened to is never slower.
@@ -155,14 +157,18 @@ impl Ledger {
     }
 
     /// What an instance receives was sent before it was known to be silent, or to be leaving.
-    fn is_welcome(&self, number: u64, instance: usize, now_ns: u64) {
+    fn is_welcome(&mut self, number: u64, instance: usize, now_ns: u64) {
         let sent_ns = self.asked[number as usize].sent_ns;
         for event in self.events.iter().filter(|event| event.instance == instance) {
             match event.what {
-                Misfortune::Paused => assert!(
-                    sent_ns < event.from_ns + NOTICE_NS || sent_ns.saturating_add(LATE_NS) > event.until_ns,
-                    "call {number}, sent at {sent_ns}, was given to one that was silent: {event:?}"
-                ),
+                // It may have waited in the gateway until this one came back.
+                Misfortune::Paused
+                    if sent_ns >= event.from_ns + NOTICE_NS
+                        && sent_ns.saturating_add(LATE_NS) <= event.until_ns =>
+                {
+                    self.doubts.push((number, *event));
+                }
+                Misfortune::Paused => {}
                 Misfortune::Left => assert!(
                     sent_ns < event.from_ns || now_ns > event.until_ns,
                     "call {number}, sent at {sent_ns}, reached one that had left at {}",
@@ -293,6 +299,15 @@ impl Ledger {
                 Ending::Failed(code) => panic!("{number} failed with {code:?}: {asked:?}"),
             }
             totals.received_twice += u64::from(asked.receipts.len() > 1);
+        }
+        for (number, event) in &self.doubts {
+            let asked = &self.asked[*number as usize];
+            assert!(
+                self.is_nobody_there(asked.sent_ns, event.until_ns),
+                "{number} was given to one that was silent: {asked:?}, {event:?}; all events: {:?}; served: {:?}",
+                self.events,
+                self.served
+            );
         }
         for event in &self.events {
             match event.what {

@@ -38,6 +38,28 @@ pub(crate) struct Plan {
     pub(crate) misfortune_every_ms: u64,
 }
 
+/// A network that is only quick, or one that also cuts and delays. Neither loses a connection: what fails is to follow
+/// from what happens to the services.
+pub(crate) fn faults(is_unkind: bool) -> Faults {
+    let quick = Faults {
+        buffers: 64,
+        buffer_bytes: 4 * 1024,
+        socket_buffer_bytes: 64 * 1024,
+        ..Faults::none()
+    };
+    if !is_unkind {
+        return quick;
+    }
+    Faults {
+        short_read: 0.2,
+        short_write: 0.2,
+        late: 0.2,
+        late_ns_max: MS,
+        latency_ns: (5_000, MS),
+        ..quick
+    }
+}
+
 pub(crate) struct Fleet {
     plan: Plan,
     machine: Machine,
@@ -108,7 +130,7 @@ impl Fleet {
         }
         for _ in 0..self.plan.streamers {
             let line = self.line(0);
-            self.askers.push(Asker::new(line, 20 * MS, 4));
+            self.askers.push(Asker::new(line, 60 * MS, 4));
         }
     }
 
