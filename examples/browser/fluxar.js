@@ -222,6 +222,8 @@
 
   // --- streams --------------------------------------------------------------------------------------------------
 
+  const GRANT_MS = 100; // how long a reader waits for more before all that it took is granted again
+
   /**
    * One end of a stream [P-3.11]. `for await (const item of stream)` brings the other side's items, each as soon as it is
    * there; leaving the loop early cancels. An error of the other side is thrown behind the last item.
@@ -229,7 +231,7 @@
   class Stream {
     #say; #ondone; #windowBytes; #grantedBytes;
     #creditBytes = null; #mostCreditBytes = 0; // null: not opened yet; the most that there ever was
-    #arrived = []; #readers = []; #takenBytes = 0;
+    #arrived = []; #readers = []; #takenBytes = 0; #grantTimer = null;
     #unsent = []; #sentEnd; #receivedEnd; #error = null; #abort = new AbortController();
 
     constructor({ say, ondone, sentEnd = false, receivedEnd = false, windowBytes }) {
@@ -312,7 +314,7 @@
       }
       if (meta.end) this.#receivedEnd = true;
       this.#deliver();
-      if (this.#isDone) this.#ondone();
+      if (this.#isDone) this.#over();
     }
 
     /** The other side cancelled. That was its end, if it had not ended before; ours follows at once. */
@@ -351,9 +353,9 @@
           continue;
         }
         if (this.#creditBytes === null || (bytes && !this.#mostCreditBytes)) return;
-        const mostBytes = this.#mostCreditBytes / 2; // as much as there will always be room for some time
-        if (bytes?.length > mostBytes) {
-          reject(new FluxarError("resource_exhausted", `an item of ${bytes.length} bytes; the other side takes up to ${mostBytes}`));
+        if (bytes?.length > this.#mostCreditBytes) {
+          const what = `an item of ${bytes.length} bytes; the other side takes ${this.#mostCreditBytes} at a time`;
+          reject(new FluxarError("resource_exhausted", what));
           continue;
         }
         if (bytes?.length > this.#creditBytes) return;
@@ -367,7 +369,7 @@
         else this.#sentEnd = true;
         resolve();
       }
-      if (this.#isDone) this.#ondone();
+      if (this.#isDone) this.#over();
     }
 
     /** Gives items, or the end, to who waits for them, and credit for what was taken to the other side. */
@@ -382,7 +384,15 @@
         else if (this.#receivedEnd) resolve({ value: undefined, done: true });
         else break;
       }
-      if (this.#receivedEnd || this.#takenBytes < this.#windowBytes / 2) return;
+      if (this.#takenBytes >= this.#windowBytes / 2) this.#grant();
+      // Each item at once would cost a grant for every item of a slow stream.
+      else if (this.#takenBytes && this.#readers.length) this.#grantTimer ??= setTimeout(() => this.#grant(), GRANT_MS);
+    }
+
+    #grant() {
+      clearTimeout(this.#grantTimer);
+      this.#grantTimer = null;
+      if (this.#receivedEnd) return;
       this.#say(STREAM, { credit: this.#takenBytes });
       this.#grantedBytes += this.#takenBytes;
       this.#takenBytes = 0;
@@ -396,6 +406,11 @@
       for (const { reject } of this.#unsent.splice(0)) reject(error);
       this.#deliver();
       this.#abort.abort(error);
+      this.#over();
+    }
+
+    #over() {
+      clearTimeout(this.#grantTimer);
       this.#ondone();
     }
   }

@@ -35,11 +35,12 @@ const until = async (holds) => {
   }
 };
 let served = 0;
-/** Serves a method of its own, and waits until the gateway knows. */
-async function serve(handler, options, at = server) {
+/** Serves a method of its own, and waits until the gateway's core of who is to call it knows. */
+async function serve(handler, { at = server, from = caller } = {}) {
   const method = `${name}.m${(served += 1)}`;
-  at.serve(method, handler, options);
-  await until(() => at.ping().then(() => true, () => false)); // the offer went out before the ping did
+  at.serve(method, handler);
+  at.serve(`${method}.ready`, () => true); // cores tell each other of offers in their order
+  await until(() => from.call(`${method}.ready`).then((answer) => answer, () => false));
   return method;
 }
 
@@ -140,7 +141,7 @@ test("the time of a stream counts for both sides", async () => {
 });
 
 test("whoever is called may call back", async () => {
-  const title = await serve(() => "a page", undefined, caller);
+  const title = await serve(() => "a page", { at: caller, from: server });
   const method = await serve(async function* (payload) {
     yield `${await server.call(payload)}, says it`;
   });
@@ -152,7 +153,7 @@ test("a server that goes away fails its streams", async () => {
   const method = await serve(async function* (_, { signal }) {
     yield 1;
     await new Promise((resolve) => signal.addEventListener("abort", resolve));
-  }, undefined, short);
+  }, { at: short });
   const stream = caller.stream(method);
   assert.equal((await stream.next()).value, 1);
   short.close();
@@ -167,7 +168,7 @@ test("an opener that goes away ends the handler", async () => {
     yield 1;
     await new Promise((resolve) => signal.addEventListener("abort", resolve));
     isAborted = true;
-  });
+  }, { from: short });
   assert.equal((await short.stream(method).next()).value, 1);
   short.close();
   await until(() => isAborted);

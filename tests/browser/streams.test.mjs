@@ -190,11 +190,11 @@ using("nothing is sent before it was granted, and then in order", async (gateway
 using("an item for which there will never be room is refused, and the stream goes on", async (gateway, client) => {
   const stream = client.duplex("a.b");
   const { id } = gateway.take(STREAM);
-  const large = fails(stream.send(text(600)), "resource_exhausted");
-  const small = stream.send(text(500));
+  const large = fails(stream.send(text(1001)), "resource_exhausted");
+  const small = stream.send(text(1000));
   gateway.say(STREAM, id, { meta: { credit: 1000 } });
   await Promise.all([large, small]);
-  assert.equal(gateway.take(STREAM).payloadBytes, 500);
+  assert.equal(gateway.take(STREAM).payloadBytes, 1000);
   gateway.nothing();
 });
 
@@ -213,6 +213,19 @@ using("credit goes back as items are taken", async (gateway, client) => {
   gateway.say(STREAM, id, { payload: text(300), meta: { end: true } });
   assert.equal((await collect(stream)).length, 3);
   gateway.nothing(); // what has ended needs no more
+});
+
+using("a reader that waits for more grants the rest", async (gateway, client) => {
+  const stream = client.stream("a.b", null, { creditBytes: 1000 });
+  const { id } = gateway.take(STREAM);
+  gateway.say(STREAM, id, { payload: text(300) });
+  await stream.next();
+  const waiting = stream.next();
+  gateway.nothing();
+  while (!gateway.sent.length) await settled(); // or the chunk of 1,000 that is to come would never fit
+  assert.deepEqual(gateway.take(STREAM).meta, { credit: 300 });
+  gateway.say(STREAM, id, { payload: text(1000) });
+  assert.equal((await waiting).value.length, 997);
 });
 
 using("a chunk beyond the credit fails the stream, and only that", async (gateway, client) => {

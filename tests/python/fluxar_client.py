@@ -254,6 +254,103 @@ async def open_transport(url, receive_buffer_bytes=None):
 # --- the peer -------------------------------------------------------------------------------------------------------
 
 
+class Stream:
+    """One end of a stream [P-3.11]. Counts credit in both directions, and takes nothing that the other side may not send."""
+
+    def __init__(self, peer, ident, sent_end, heard_end, may_send, granted):
+        self.peer, self.id = peer, ident
+        self.sent_end, self.heard_end = sent_end, heard_end
+        self.may_send, self.granted = may_send, granted  # bytes of chunks
+        self.is_cancelled = False  # by the other side
+        self.error = None
+        self.chunks = []
+        self.changed = asyncio.Event()
+
+    @property
+    def is_closed(self):
+        return self.sent_end and self.heard_end
+
+    def heard(self, message):
+        """A message about it arrived."""
+        if self.is_closed:
+            return  # it was under way [P-3.10]
+        if message.type == CANCEL:
+            self.heard_end = self.is_cancelled = True
+        elif message.type != STREAM:
+            raise Broken(f"type {message.type} about a stream")
+        elif message.error:
+            self.error = message.error
+            self.sent_end = self.heard_end = True
+        elif "credit" in message.meta:
+            self.may_send += message.meta["credit"]
+        else:
+            if self.heard_end:
+                raise Broken("a chunk or an end behind the end of its direction")
+            is_end = message.meta.get("end") is True
+            if not is_end or message.raw["payload"] != NULL:
+                size = len(message.raw["payload"])
+                if size > self.granted:
+                    raise Broken(f"a chunk of {size} bytes where {self.granted} were granted")
+                self.granted -= size
+                self.chunks.append(message.payload)
+            self.heard_end = is_end
+        self.changed.set()
+
+    async def until(self, holds, timeout_s=REPLY_S):
+        """Waits until it is so."""
+
+        async def wait():
+            while not holds(self):
+                if self.peer.is_closed:
+                    raise self.peer.broken or Closed(self.peer.reason)
+                self.changed.clear()
+                await self.changed.wait()
+
+        await asyncio.wait_for(wait(), timeout_s)
+
+    async def chunk(self, timeout_s=REPLY_S):
+        """The next chunk; fails with the stream's error, and is None at its end."""
+        await self.until(lambda self: self.chunks or self.heard_end, timeout_s)
+        if self.chunks:
+            return self.chunks.pop(0)
+        if self.error:
+            raise Failed(self.error)
+        return None
+
+    async def collect(self):
+        chunks = []
+        while (chunk := await self.chunk()) is not None:
+            chunks.append(chunk)
+        return chunks
+
+    async def send(self, payload, end=False, wait=True):
+        """Sends a chunk when there is credit for it; without `wait`, whether or not there is."""
+        size = len(cbor2.dumps(payload))
+        if wait:
+            await self.until(lambda self: self.may_send >= size or self.is_closed or self.is_cancelled)
+            if self.error:
+                raise Failed(self.error)
+        self.may_send -= size
+        self.sent_end = self.sent_end or end
+        await self.peer.send(STREAM, self.id, meta={"end": True} if end else None, payload=payload)
+
+    async def end(self):
+        self.sent_end = True
+        await self.peer.send(STREAM, self.id, meta={"end": True})
+
+    async def grant(self, size):
+        self.granted += size
+        await self.peer.send(STREAM, self.id, meta={"credit": size})
+
+    async def fail(self, code, message):
+        self.sent_end = self.heard_end = True
+        await self.peer.send(STREAM, self.id, error={"code": code, "message": message})
+
+    async def cancel(self):
+        self.sent_end = True
+        await self.peer.send(CANCEL, self.id)
+
+
 class Peer:
     """One session. Everything that arrives and answers nothing that is awaited here waits in `inbox`, in order."""
 
@@ -261,6 +358,8 @@ class Peer:
         self.transport, self.form = transport, form
         self.waiting = {}  # id of ours → future of the message with that ref
         self.inbox = []
+        self.streams = {}  # id of the open, ours or theirs → Stream
+        self.credit = 65536  # what our hello announces
         self.arrived = asyncio.Event()
         self.reason = self.broken = self.welcome = None
         self.is_closed = False
@@ -280,6 +379,8 @@ class Peer:
         finally:
             self.is_closed = True
             self.arrived.set()
+            for stream in self.streams.values():
+                stream.changed.set()
             for future in self.waiting.values():
                 if not future.done():
                     future.set_exception(self.broken or Closed(self.reason, self.transport.close_code))
@@ -309,6 +410,9 @@ class Peer:
     def _dispatch(self, message):
         if message.type == CANCEL and message.ref is None:
             self.reason = message.error or {}
+        if message.ref in self.streams:
+            self.streams[message.ref].heard(message)
+            return
         future = self.waiting.pop(message.ref, None) if message.ref else None
         if future is not None and not future.done():
             future.set_result(message)
@@ -368,6 +472,7 @@ class Peer:
         if message.error:
             raise Failed(message.error)
         self.welcome = message.payload
+        self.credit = payload.get("credit", self.credit)
         return message
 
     async def call(self, target, payload=None, meta=None, **more):
@@ -401,6 +506,27 @@ class Peer:
 
     async def answer(self, request, payload=None, error=None, **more):
         await self.send(CALL, request.id, payload=payload, error=error, **more)
+
+    async def open(self, target, payload=None, end=False, credit=None, ident=None, **meta):
+        """Opens a stream. The gateway announces no credit: what may be sent is what it grants."""
+        ident = ident or new_id()
+        said = {**meta, **({"end": True} if end else {}), **({} if credit is None else {"credit": credit})}
+        granted = self.credit if credit is None else credit
+        stream = Stream(self, ident, end, False, self.welcome.get("credit", 65536), granted)
+        self.streams[ident] = stream
+        await self.send(STREAM, None, target, said or None, payload, ident=ident)
+        return stream
+
+    async def opened(self, timeout_s=REPLY_S):
+        """The next stream that this peer is to serve, and its open."""
+        message = await self.next(lambda message: message.type == STREAM and message.ref is None, timeout_s)
+        may_send = message.meta.get("credit", self.welcome.get("credit", 65536))
+        stream = Stream(self, message.id, False, message.meta.get("end") is True, may_send, self.credit)
+        self.streams[message.id] = stream
+        for early in [m for m in self.inbox if m.ref == message.id]:
+            self.inbox.remove(early)
+            stream.heard(early)
+        return stream, message
 
     async def cancel(self, ident):
         await self.send(CANCEL, ident)
