@@ -180,6 +180,9 @@ const COLUMNS: [&str; 11] = [
 ];
 /// The first of those that hold numbers, which stand at the right of their columns.
 const NUMBERS_FROM: usize = 7;
+const NAME: usize = 1;
+const SERVES: usize = 2;
+const FLEET: usize = 3;
 const WEIGHT: usize = 5;
 const STATE: usize = 6;
 
@@ -188,7 +191,12 @@ fn table(rows: &[Row], has_colour: bool) -> String {
         return "nobody serves anything".to_owned();
     }
     let mut cells: Vec<[String; COLUMNS.len()]> = rows.iter().map(Row::cells).collect();
-    cells.sort();
+    // Who serves the same stands together.
+    cells.sort_by(|a, b| {
+        [FLEET, SERVES, NAME, 0]
+            .map(|column| &a[column])
+            .cmp(&[FLEET, SERVES, NAME, 0].map(|column| &b[column]))
+    });
     let widths: Vec<usize> = (0..COLUMNS.len())
         .map(|column| {
             let of_rows = cells.iter().map(|row| row[column].chars().count());
@@ -245,7 +253,9 @@ impl Row {
         };
         let number = |value: Option<u64>| value.map_or_else(nothing, |value| value.to_string());
         let state = match self.ejected_ms {
-            Some(left @ 1..) => format!("ejected {}", time(Duration::from_millis(left))),
+            Some(left @ 1..) if self.state.as_deref() == Some("ejected") => {
+                format!("ejected {}", time(Duration::from_millis(left)))
+            }
             _ => text(&self.state),
         };
         let in_flight = match self.in_flight_max {
@@ -311,7 +321,7 @@ ID     NAME         SERVES      FLEET  ZONE  WEIGHT  STATE          IN FLIGHT  L
 0/1.2  a-long-name  users.*, a  -      -          1  fit                    3   1.2 ms        12       0
 0/1.2  b            users.*, a  -      -          1  ejected 1.5 s        3/8   1.2 ms        12       0"
         );
-        assert!(table(&[row("a", "fit", None)], true).contains("\x1b[32mfit\x1b[0m"));
+        assert!(table(&[row("a", "fit", None)], true).contains("\x1b[32mfit  "));
         assert_eq!(table(&[], true), "nobody serves anything");
     }
 

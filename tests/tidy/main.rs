@@ -20,6 +20,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("fluxar", &["fluxar-protocol"]),
     ("fluxar-cli", &["fluxar"]),
     ("host_telemetry", &["fluxar"]),
+    ("llm", &["fluxar"]),
     ("fluxar-loadgen", &["fluxar-protocol", "fluxar-engine"]),
     ("fluxar-bench", &["fluxar-protocol", "fluxar-shard"]),
     (
@@ -41,6 +42,7 @@ const LEAVES: &[&str] = &[
     "fluxar-cli",
     "fluxar-loadgen",
     "host_telemetry",
+    "llm",
 ];
 
 /// Folders in which unsafe code may stand. The rest forbids or denies it.

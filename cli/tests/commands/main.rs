@@ -1,90 +1,17 @@
 //! The command as a script sees it: what it prints, what it says on stderr, how it exits; against a real server.
 
+mod process;
+mod services;
+mod streams;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
 use ciborium::cbor;
-use fluxar::{Code, Error, Message, Request, Server};
-
-fn fluxar(url: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fluxar"));
-    command
-        .args(args)
-        .env_clear()
-        .env("FLUXAR_URL", url)
-        .env("PATH", "/usr/bin:/bin")
-        .stdin(Stdio::null());
-    command
-}
-
-/// Runs it to its end, away from the runtime that serves it.
-async fn run(url: &str, args: &[&str]) -> Output {
-    let mut command = fluxar(url, args);
-    tokio::task::spawn_blocking(move || command.output().unwrap())
-        .await
-        .unwrap()
-}
-
-async fn run_with_stdin(url: &str, args: &[&str], stdin: &str) -> Output {
-    let mut command = fluxar(url, args);
-    let stdin = stdin.to_owned();
-    let ran = tokio::task::spawn_blocking(move || {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
-    });
-    ran.await.unwrap()
-}
-
-/// With tags and byte strings, which serde does not know.
-fn read(payload: &[u8]) -> fluxar::Result<ciborium::Value> {
-    ciborium::from_reader(payload).map_err(Error::internal)
-}
-
-fn stdout(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).unwrap()
-}
-
-fn stderr(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).unwrap()
-}
-
-async fn server() -> Server {
-    let server = Server::bind("127.0.0.1:0").build().await.unwrap();
-    server
-        .handle("echo", |req: Request| async move { read(req.payload_bytes()) })
-        .unwrap();
-    server
-        .handle("fail", |_| async {
-            Err::<(), _>(Error::new(Code::NotFound, "there is no user 7").with_details(&("id", 7)))
-        })
-        .unwrap();
-    server
-        .handle("hang", |_| std::future::pending::<fluxar::Result<()>>())
-        .unwrap();
-    let running = server.clone();
-    tokio::spawn(async move { running.run().await.unwrap() });
-    server
-}
-
-async fn until(mut holds: impl AsyncFnMut() -> bool) {
-    let wait = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), wait)
-        .await
-        .expect("the condition comes to hold");
-}
+use fluxar::{Code, Error, Message, Server};
+use process::{Running, fluxar, peer_that_serves, read, run, run_with_stdin, server, stderr, stdout, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn call_prints_the_answer() {
@@ -164,7 +91,9 @@ async fn help_tells_the_exit_codes() {
         "pub",
         "sub",
         "call",
+        "stream",
         "serve",
+        "services",
         "ping",
         "FLUXAR_URL",
     ] {
@@ -240,39 +169,6 @@ async fn pub_publishes_values_files_and_lines() {
     assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
 }
 
-/// A command that goes on until it is told to end.
-struct Running(Child);
-
-impl Running {
-    fn start(url: &str, args: &[&str]) -> Self {
-        let mut command = fluxar(url, args);
-        Self(
-            command
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap(),
-        )
-    }
-
-    fn interrupt(&self) {
-        let pid = self.0.id().to_string();
-        assert!(
-            Command::new("/bin/kill")
-                .args(["-INT", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-    }
-
-    async fn end(self) -> Output {
-        tokio::task::spawn_blocking(move || self.0.wait_with_output().unwrap())
-            .await
-            .unwrap()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn sub_prints_events_and_ends_at_its_count() {
     let server = server().await;
@@ -336,19 +232,6 @@ async fn sub_does_not_wait_longer_than_it_is_told() {
     let group = run(server.url(), &["sub", "a", "--group", "g"]).await;
     assert_eq!(group.status.code(), Some(1));
     assert!(stderr(&group).contains("needs a gateway"), "{}", stderr(&group));
-}
-
-/// The one peer that has come, once it answers this method.
-async fn peer_that_serves(server: &Server, method: &str) -> fluxar::Peer {
-    until(async || match server.peers().first() {
-        Some(peer) => {
-            let answer = peer.call::<_, ciborium::Value>(method, &()).await;
-            !answer.is_err_and(|error| error.code() == Code::Unavailable)
-        }
-        None => false,
-    })
-    .await;
-    server.peers().remove(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
