@@ -49,10 +49,11 @@ impl Front {
         while self.sessions.len() <= slot {
             self.sessions.push(None);
         }
-        debug_assert!(
-            self.sessions[slot].is_none(),
-            "a slot is given out again only after its Closed"
-        );
+        // A dial may be given the place of a connection that has just ended, and whose end is still to be polled.
+        if let Some(ended) = self.sessions[slot].as_ref().map(|session| session.conn) {
+            debug_assert!(session.is_dialled(), "an accepted one comes behind that end");
+            self.handle_closed(ended, &Cause::Ours);
+        }
         self.sessions[slot] = Some(session);
         self.open_sessions += 1;
         self.counters.opened += 1;

@@ -245,6 +245,7 @@ fn report_ends(ends: Vec<io::Result<CoreEnd>>) -> Result<(), String> {
             }) => {
                 let Counters {
                     opened,
+                    dialled,
                     received,
                     delivered,
                     dropped,
@@ -260,7 +261,8 @@ fn report_ends(ends: Vec<io::Result<CoreEnd>>) -> Result<(), String> {
                 } = counters;
                 tracing::info!(
                     core,
-                    connections = opened,
+                    connections = opened - dialled,
+                    dialled,
                     received,
                     delivered,
                     runs,

@@ -359,6 +359,14 @@ impl Stage {
         }
     }
 
+    /// Each of so many connections is one that serves.
+    fn serves_all(&mut self, connections: usize) {
+        let service = self.service.as_ref().expect("there");
+        assert_eq!(service.greeted.len(), connections);
+        let n = self.calls + 1;
+        assert_eq!(self.call(), Ok(n + 1));
+    }
+
     fn serves(&mut self, within_ms: u64) {
         let greeted = self.until(within_ms, |stage| {
             stage
@@ -369,8 +377,7 @@ impl Stage {
         assert!(greeted, "not every core has dialled within {within_ms} ms");
         // The welcomes arrive.
         self.pass(50);
-        let n = self.calls + 1;
-        assert_eq!(self.call(), Ok(n + 1));
+        self.serves_all(CORES);
     }
 }
 
@@ -526,4 +533,70 @@ fn an_endpoint_that_is_removed_is_told_goodbye_and_one_that_is_added_is_dialled(
     let service = stage.service.as_ref().expect("there");
     assert!(service.ears.is_empty() && service.greetings as usize == CORES);
     assert_eq!(stage.call(), Err(Code::Unavailable));
+}
+
+#[test]
+fn reloads_in_any_order_leave_what_the_last_one_says() {
+    for seed in 0..60 {
+        let faults = if seed % 2 == 0 {
+            Faults::none()
+        } else {
+            Faults::wild()
+        };
+        let is_websocket = seed % 4 >= 2;
+        let mut stage = Stage::new(seed, faults);
+        stage.service = Some(Service::new(&mut stage.world, is_websocket));
+        let nobody = Address::Tcp {
+            host: "127.0.0.1".to_owned(),
+            port: 9,
+        };
+        let mut random = Random::new(seed);
+        for _ in 0..40 {
+            let mut addresses = vec![address(is_websocket); random.index(2)];
+            addresses.extend(vec![nobody.clone(); random.index(2)]);
+            stage.set_services(users(&addresses, |services| {
+                let upstream = &mut services.upstreams[0];
+                upstream.connections = 1 + random.index(3) as u32;
+                for endpoint in &mut upstream.endpoints {
+                    endpoint.weight = 1 + random.index(2) as u32;
+                    endpoint.drain = random.chance(0.3);
+                }
+            }));
+            // Often two in one turn.
+            if random.chance(0.6) {
+                stage.pass(random.below(300));
+            }
+            if random.chance(0.2) {
+                stage.service.as_mut().expect("there").cut_all();
+                stage.world.wake(CORES);
+            }
+        }
+        stage.set_services(users(&[address(is_websocket)], |services| {
+            services.upstreams[0].connections = 2;
+            services.upstreams[0].endpoints[0].weight = 7;
+        }));
+        let settled = stage.until(60_000, |stage| {
+            let service = stage.service.as_ref().expect("there");
+            let are_as_said = stage.workers.iter().map(Worker::front).all(|front| {
+                let rows = front.service_rows();
+                let as_said = rows.filter(|row| row.weight == 7 && row.standing.is_fit());
+                // Each in its fleet, and for its methods.
+                as_said.count() == 4 && front.service_rows().count() == 4
+            });
+            let sessions = stage.workers.iter().map(|worker| worker.front().sessions());
+            // The caller has one, too.
+            are_as_said && service.ears.len() == 2 * CORES && sessions.sum::<u32>() == 2 * CORES as u32 + 1
+        });
+        assert!(
+            settled,
+            "seed {seed}: {:?}",
+            stage.service.as_ref().expect("there").ears.len()
+        );
+        stage.serves_all(2 * CORES);
+        stage.set_services(Services::default());
+        let left = stage.until(70_000, |stage| {
+            stage.service.as_ref().expect("there").ears.is_empty()
+        });
+        assert!(left, "seed {seed}: connections are left");
+    }
 }

@@ -108,8 +108,13 @@ impl Front {
 
     /// The worker dialled a link.
     pub fn handle_dialled(&mut self, link: u32, conn: Conn) {
-        let Some(found) = self.pool.get(link) else {
-            return;
+        let found = self.pool.get(link).filter(|found| found.is_asked_for());
+        let Some(found) = found.filter(|_| !self.stopping) else {
+            // A reload in the same turn took the link away.
+            return self.effects.push_back(Effect::Close {
+                conn,
+                how: Close::Now,
+            });
         };
         let framing = match found.key.address {
             Address::WebSocket { .. } => Framing::Message,
@@ -123,12 +128,6 @@ impl Front {
         self.counters.dialled += 1;
         self.enter(session);
         self.pool.dialled(link, conn);
-        if self.stopping {
-            self.effects.push_back(Effect::Close {
-                conn,
-                how: Close::Now,
-            });
-        }
     }
 
     /// It could not: nothing was asked of the network.

@@ -87,6 +87,11 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    /// Whether it was wished to be dialled, and was not yet.
+    pub(crate) fn is_asked_for(&self) -> bool {
+        self.state == State::Dialling { conn: None }
+    }
+
     /// Whether it is not wanted any more.
     pub(crate) fn is_leaving(&self) -> bool {
         matches!(self.state, State::Leaving { .. })
