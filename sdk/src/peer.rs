@@ -528,7 +528,7 @@ impl Peer {
         self.shared().link().ok().map(|link| link.agent.clone())
     }
 
-    /// Closes the connection in good order: what is queued is sent, then a goodbye. Calls that are open fail
+    /// Closes the connection in good order: what is queued is sent, then a goodbye. Calls and streams that are open fail
     /// `unavailable`, handlers that run for the other side are dropped, subscriptions end.
     pub async fn close(&self) {
         self.shared().request_close();

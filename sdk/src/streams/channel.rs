@@ -158,13 +158,22 @@ impl Channel {
     }
 
     /// Wakes whoever waits for the stream to go on.
-    fn wake(&self, mut inner: MutexGuard<'_, Inner>) {
-        inner.wake_reader();
-        drop(inner);
+    fn wake(&self, inner: MutexGuard<'_, Inner>) {
+        Self::wake_reader(inner);
         self.changed.notify_waiters();
     }
 
-    /// Completes when the stream goes on in its life or is granted credit; polled once, it misses nothing.
+    /// Wakes who waits for an item. Without the lock: a waker may do anything, such as drop a task that holds this very
+    /// stream.
+    fn wake_reader(mut inner: MutexGuard<'_, Inner>) {
+        let waker = inner.waker.take();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Completes when the stream goes on in its life or is granted credit; from its `enable` on it misses nothing.
     pub(super) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.changed.notified()
     }
@@ -189,9 +198,8 @@ impl Channel {
                 if inner.reader != Reader::Gone {
                     inner.items.push(envelope.payload);
                 }
-                inner.wake_reader();
                 let aftermath = inner.aftermath(false);
-                drop(inner);
+                Self::wake_reader(inner);
                 if aftermath.is_closed {
                     self.changed.notify_waiters();
                 }
@@ -370,9 +378,10 @@ impl Channel {
         let mut inner = self.lock();
         inner.reader = Reader::Gone;
         inner.items = Items::default();
-        inner.waker = None;
+        let waker = inner.waker.take();
         let is_open = inner.read_end.is_none();
         drop(inner);
+        drop(waker);
         if is_open && self.is_own {
             self.cancel(link, "the stream of items was dropped");
         }
@@ -420,11 +429,16 @@ impl Channel {
             Some(Ok(())) => (Poll::Ready(None), false),
             Some(Err(why)) => (Poll::Ready(Some(Err(why.clone()))), false),
             None => {
-                match &mut inner.waker {
-                    Some(known) => known.clone_from(waker),
-                    none => *none = Some(waker.clone()),
-                }
-                (Poll::Pending, inner.taken_bytes > 0)
+                let is_known = inner.waker.as_ref().is_some_and(|known| known.will_wake(waker));
+                let old = if is_known {
+                    None
+                } else {
+                    inner.waker.replace(waker.clone())
+                };
+                let has_ungranted = inner.taken_bytes > 0;
+                drop(inner);
+                drop(old);
+                (Poll::Pending, has_ungranted)
             }
         }
     }
@@ -467,13 +481,6 @@ impl Channel {
 }
 
 impl Inner {
-    /// Under the lock: the reader's task is only marked as ready here, and polled elsewhere.
-    fn wake_reader(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-
     /// Both directions are over for this reason, unless they ended before.
     fn end_all(&mut self, why: &Error) {
         self.read_end.get_or_insert_with(|| Err(why.clone()));

@@ -8,6 +8,7 @@ mod bare;
 mod credit;
 mod ends;
 mod items;
+mod random;
 mod terms;
 
 use std::sync::{
