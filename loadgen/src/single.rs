@@ -217,14 +217,20 @@ fn single(
 /// What a gateway that runs has to have in its configuration for services that listen; `None` if there are none.
 #[must_use]
 pub fn upstream_configuration(campaign: &Campaign) -> Option<String> {
-    let url = campaign.targets.first()?.target.service_url.as_ref()?;
+    let target = &campaign.targets.first()?.target;
+    // Where clients connect to the services themselves, there is nobody to be configured.
+    let url = target.service_url.as_ref().filter(|url| **url != target.url)?;
     let services = match campaign.scenarios.first()?.points.first()?.scenario.workload {
         Workload::Calls { services, .. } | Workload::Stream { services, .. } => services.max(1),
         _ => return None,
     };
+    let are = match services {
+        1 => "1 connection of the server is".to_owned(),
+        _ => format!("{services} connections of the server are"),
+    };
     Some(format!(
-        "Services listen on {url}, and {services} connections of the server are waited for, up to a minute. A gateway of \
-         one core makes them by this in its configuration (more cores make as many each):\n\n    [[upstream]]\n    \
+        "Services listen on {url}, and {are} waited for, up to a minute. A gateway makes as many on each of its cores \
+         by this in its configuration:\n\n    [[upstream]]\n    \
          name = \"load\"\n    endpoints = [\"{url}\"]\n    methods = [\"load.>\"]\n    connections = {services}\n"
     ))
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fluxar_loadgen::campaign::{Campaign, Restart, ServerPlan};
-use fluxar_loadgen::scenario::{Arrivals, Payload, ProtocolName, Workload};
+use fluxar_loadgen::scenario::{Arrivals, Direction, Payload, ProtocolName, Stops, Workload};
 
 fn parse(text: &str) -> Result<Campaign, Vec<String>> {
     Campaign::parse("c.toml", text, Path::new("there"))
@@ -280,6 +280,71 @@ fn names_choose_targets_and_scenarios() {
 }
 
 #[test]
+fn streams_and_where_services_listen_can_be_said() {
+    let campaign = good(
+        r#"
+[[target]]
+name = "up"
+protocol = "fluxar"
+url = "tcp://127.0.0.1:{port}"
+service_url = "tcp://127.0.0.1:{port2}"
+command = ["fluxar-gateway", "--config", "{dir}/g.toml"]
+files = { "g.toml" = "port = {port2}" }
+[[scenario]]
+name = "s"
+workload = { kind = "stream", clients = 2, chunks = 5, stopped = 1, stops = "reading" }
+sweep = { "workload.direction" = ["down"], "workload.streams" = [1, 10] }
+assert = ["streams_failed == 0", "first_chunk_p99_ms < 5 when streams = 10", "server_ns_per_message <= 150"]
+"#,
+    );
+    let target = &campaign.targets[0].target;
+    assert_eq!(target.service_url.as_deref(), Some("tcp://127.0.0.1:{port2}"));
+    let expected = Workload::Stream {
+        clients: 2,
+        streams: 10,
+        services: 1,
+        direction: Direction::Down,
+        window_bytes: 65_536,
+        chunks: Some(5),
+        stopped: 1,
+        stops: Stops::Reading,
+    };
+    assert_eq!(campaign.scenarios[0].points[1].scenario.workload, expected);
+    assert_eq!(campaign.scenarios[0].assertions.len(), 3);
+}
+
+#[test]
+fn streams_that_cannot_be_are_faults_of_their_line() {
+    for (scenario, fault) in [
+        (
+            "workload = { kind = \"stream\", window_bytes = 1000 }\npayload = { kind = \"fixed\", bytes = 600 }",
+            "workload.window_bytes: too small for chunks of 600 bytes: take at least 1200",
+        ),
+        (
+            "workload = { kind = \"stream\", direction = \"up\", stopped = 1, stops = \"reading\" }",
+            "workload.stops:",
+        ),
+        ("workload = { kind = \"stream\", chunks = 0 }", "workload.chunks:"),
+        (
+            "workload = { kind = \"stream\", direction = \"sideways\" }",
+            "workload.direction:",
+        ),
+    ] {
+        let faults = faults(&format!("{TARGET}[[scenario]]\nname = \"s\"\n{scenario}\n"));
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(
+            faults[0].contains(fault) && faults[0].contains(":7:"),
+            "{faults:?}"
+        );
+    }
+    let faults = faults(
+        "[[target]]\nname = \"a\"\nprotocol = \"fluxar\"\nurl = \"tcp://127.0.0.1:1\"\n\
+         service_url = \"tcp://127.0.0.1:{port}\"\n[[scenario]]\nname = \"s\"\nworkload = { kind = \"calls\" }\n",
+    );
+    assert!(faults[0].contains("service_url: placeholders"), "{faults:?}");
+}
+
+#[test]
 fn targets_can_be_shared_by_campaigns() {
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::write(
@@ -337,5 +402,5 @@ fn the_campaigns_of_this_repository_are_sound() {
             assert!(faults.is_empty(), "{faults:#?}");
         }
     }
-    assert!(read >= 7, "{read} campaigns in {}", folder.display());
+    assert!(read >= 9, "{read} campaigns in {}", folder.display());
 }

@@ -163,6 +163,85 @@ fn a_server_that_is_not_there_exits_3_and_says_so() {
 }
 
 #[test]
+fn streams_run_without_a_file_and_without_a_server() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let url = format!("unix://{}/s.sock", directory.path().display());
+    let shared = [
+        "--url",
+        &url,
+        "--service-url",
+        &url,
+        "--duration",
+        "200ms",
+        "--warmup",
+        "50ms",
+    ];
+    let with = |more: &[&str]| loadgen(directory.path(), &[more, &shared].concat());
+    let output = with(&[
+        "stream",
+        "--streams",
+        "5",
+        "--direction",
+        "both",
+        "--assert",
+        "streams_failed == 0",
+        "--assert",
+        "lost == 0",
+    ]);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}{err}");
+    assert!(
+        out.contains("first chunk p99") && out.contains("2 of 2 assertions held"),
+        "{out}"
+    );
+    let output = with(&["upstream", "--in-flight", "4", "--assert", "lost == 0"]);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}{err}");
+    assert!(
+        !err.contains("[[upstream]]"),
+        "there is no gateway to be configured: {err}"
+    );
+
+    for (arguments, why) in [
+        (&["stream", "--window", "100"][..], "take at least 128"),
+        (
+            &["stream", "--stopped", "1", "--stop-reading", "--direction", "up"],
+            "--direction down",
+        ),
+        (&["stream", "--clients", "0"], "nobody would open a stream"),
+    ] {
+        let output = with(arguments);
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{err}");
+        assert!(err.contains(why), "{err}");
+    }
+}
+
+#[test]
+fn what_a_gateway_has_to_hold_for_services_that_listen_is_said() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let service = format!("unix://{}/s.sock", directory.path().display());
+    let gateway = format!("unix://{}/nobody.sock", directory.path().display());
+    let arguments = [
+        "upstream",
+        "--url",
+        &gateway,
+        "--service-url",
+        &service,
+        "--services",
+        "3",
+    ];
+    let output = loadgen(directory.path(), &arguments);
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{err}");
+    assert!(
+        err.contains("[[upstream]]") && err.contains("connections = 3"),
+        "{err}"
+    );
+    assert!(err.contains(&format!("endpoints = [{service:?}]")), "{err}");
+}
+
+#[test]
 fn a_plan_runs_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     write_campaign(

@@ -141,6 +141,7 @@ impl Tally {
             Incoming::Refused { message } => self.refused.push(message),
             Incoming::Dropped { events } => self.dropped += events,
             Incoming::Pong => self.pongs += 1,
+            other => panic!("nobody opened a stream: {other:?}"),
         }
     }
 }

@@ -162,8 +162,12 @@ fn latencies(name: &str, tallies: &[Tally], extra: &mut Vec<(String, f64)>) {
 
 fn quantiles(name: &str, times_ns: &Histogram<u64>, which: &[(&str, f64)], extra: &mut Vec<(String, f64)>) {
     for (quantile, value) in which {
-        let time_ns = times_ns.value_at_quantile(*value);
-        extra.push((format!("{name}_{quantile}_ms"), time_ns as f64 / NS_PER_MS));
+        // The shortest that a histogram knows stands for none.
+        let time_ns = Some(times_ns.value_at_quantile(*value)).filter(|&time_ns| time_ns > 1);
+        extra.push((
+            format!("{name}_{quantile}_ms"),
+            time_ns.unwrap_or(0) as f64 / NS_PER_MS,
+        ));
     }
 }
 
