@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use fluxar::{Client, Code, Request, Server};
+use fluxar::{Client, Code, ItemSink, Request, Server};
 use fluxar_engine::listener::Address;
 use fluxar_protocol::frame::{Deframer, prefix};
 use fluxar_protocol::hello::{Caps, Welcome};
@@ -59,6 +59,14 @@ impl Service {
             .handle("users.slow", move |request: Request| async move {
                 tokio::time::sleep(Duration::from_millis(request.payload()?)).await;
                 Ok(name)
+            })
+            .expect("a pattern");
+        server
+            .handle_stream("users.count", |request: Request, out: ItemSink<u32>| async move {
+                for item in 0..request.payload()? {
+                    out.send(&item).await?;
+                }
+                Ok(())
             })
             .expect("a pattern");
         let run = server.clone();
@@ -133,6 +141,32 @@ async fn calls_flow_to_upstreams_of_every_transport_and_again_when_they_come_bac
             hear(&clients, &[again]).await;
         }
         service.stop().await;
+        gateway.stop();
+    }
+}
+
+#[tokio::test]
+async fn streams_flow_to_upstreams_with_their_credit() {
+    // More than any window on the way holds.
+    const ITEMS: u32 = 200_000;
+    for url in ["tcp://127.0.0.1:0", "ws://127.0.0.1:0"] {
+        let gateway = Running::start(|_| {});
+        let clients = everywhere(&gateway).await;
+        let service = Service::start(url, "counts").await;
+        gateway.set_services(users(&[service.address()], |_| {}));
+        hear(&clients, &["counts"]).await;
+        for client in &clients[..2] {
+            let mut items = client
+                .stream::<u32>("users.count", &ITEMS)
+                .await
+                .expect("a stream");
+            let mut next = 0;
+            while let Some(item) = items.next().await {
+                assert_eq!(item.expect("an item"), next);
+                next += 1;
+            }
+            assert_eq!(next, ITEMS);
+        }
         gateway.stop();
     }
 }
