@@ -104,12 +104,16 @@ async fn drain(args: &Args, command: &Drain, client: &Client) -> Result<()> {
         .and_then(|(_, value)| value.as_integer())
         .and_then(|count| u64::try_from(count).ok())
         .unwrap_or_default();
-    let how = if command.off {
-        "gets calls again"
-    } else {
-        "gets no new calls"
+    let who = match matched {
+        1 => "1 connection gets".to_owned(),
+        _ => format!("{matched} connections get"),
     };
-    tell(&format!("{}: {} {how}", command.peer, connections(matched)));
+    let what = if command.off {
+        "calls again"
+    } else {
+        "no new calls"
+    };
+    tell(&format!("{}: {who} {what}", command.peer));
     if !command.wait {
         return Ok(());
     }
@@ -130,13 +134,6 @@ async fn drain(args: &Args, command: &Drain, client: &Client) -> Result<()> {
             )));
         }
         tokio::time::sleep(DRAIN_EVERY).await;
-    }
-}
-
-fn connections(count: u64) -> String {
-    match count {
-        1 => "1 connection".to_owned(),
-        _ => format!("{count} connections"),
     }
 }
 
@@ -233,7 +230,7 @@ fn table(rows: &[Row], has_colour: bool) -> String {
         let row: Vec<&str> = row.iter().map(String::as_str).collect();
         let state = match row[STATE].split(' ').next() {
             Some("fit") => "32",
-            Some("ejected" | "silent") => "31",
+            Some("ejected" | "silent" | "down") => "31",
             _ => "33",
         };
         lines.push(line(&row, &|column, text| {
