@@ -2,8 +2,9 @@
 //!
 //! The memory that one connection can make a core hold is the sum of its parts:
 //! a partial frame (`max_frame_bytes`), what is queued to it (`queue_bytes` for events, `queue_bytes` more for
-//! answers, a frame for calls, and what one frame of its own can ask for in replies), its subscriptions and open calls (bounded in the shard), and what the
-//! kernel had received when reading stopped and was not handed up yet (the engine's `held_bytes_max`, 4 MiB by default).
+//! answers, a frame for calls, and what one frame of its own can ask for in replies; beyond `queue_bytes` one
+//! `stream_window_bytes` for each of its streams), its subscriptions, open calls and streams (bounded in the shard), and
+//! what the kernel had received when reading stopped and was not handed up yet (the engine's `held_bytes_max`, 4 MiB by default).
 
 use fluxar_protocol::limits as wire;
 
@@ -36,7 +37,7 @@ pub struct Limits {
     pub refusals_per_s: u32,
     /// Subscriptions and served patterns of one connection. One more is refused `resource_exhausted`.
     pub subscriptions_per_connection: u32,
-    /// Calls in flight of one connection. One more is refused `resource_exhausted`.
+    /// Calls and streams in flight of one connection. One more is refused `resource_exhausted`.
     pub calls_per_connection: u32,
     /// Letters waiting for full mailboxes. The connections that caused them are not read meanwhile; at the bound nothing
     /// is, until the other cores have caught up: the pressure reaches the clients' TCP windows, and nothing is lost.

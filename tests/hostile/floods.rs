@@ -388,6 +388,8 @@ fn calls_to_a_server_that_does_not_read_are_refused_and_fail_with_it() {
     let gateway = Running::start(|config| {
         config.limits.queue_bytes = 128 * 1024;
         config.limits.stall_ms = 1_500;
+        // Those that come when it is full wait, up to this many on a core, and are refused beyond.
+        config.limits.calls_queued = 200;
     });
     let good = serve(gateway.ws(), "good.work", number(1));
     let neighbours = Neighbours::start(&gateway);
@@ -446,7 +448,8 @@ fn calls_to_a_server_that_does_not_read_are_refused_and_fail_with_it() {
     until_served(&mut last, "good.work");
     drop(last);
     let counters = stop(gateway);
-    assert!(counters.overrun >= 3, "{counters:?}");
+    // For its queue, or, since what it does not answer is found silent and gets nothing new, for its silence.
+    assert!(counters.overrun + counters.lost >= 3, "{counters:?}");
     good.join().expect("the good server was not disturbed");
 }
 

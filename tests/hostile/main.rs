@@ -12,6 +12,7 @@ mod random;
 mod raw;
 mod slow;
 mod smuggling;
+mod streams;
 mod vectors;
 
 use fluxar_engine::listener::Address;
@@ -78,9 +79,11 @@ fn stop(gateway: Running) -> Counters {
                 held.subscriptions,
                 held.pattern_bytes,
                 held.askers,
-                held.open_calls
+                held.open_calls + held.open_streams,
+                held.queued,
+                held.held_bytes
             ),
-            (0, 0, 0, 0, 0),
+            (0, 0, 0, 0, 0, 0, 0),
             "{held:?}"
         );
         sum.opened += one.opened;

@@ -1,0 +1,174 @@
+//! Readers of streams that grant without end and do not read: their writers stop, the gateway's memory is bounded by
+//! their windows, and who shares a connection with them goes on.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use fluxar_protocol::meta::MetaWriter;
+use fluxar_protocol::{Id, Kind};
+use fluxar_tests::message::{encoded, number};
+use fluxar_tests::{Client, Running};
+
+use crate::{lean, measure, none, stop};
+
+const STREAMS: usize = 16;
+const WINDOW: u64 = 64 * 1024;
+/// What may be in kernel buffers between the gateway and a reader that does not read, and a margin for the allocator.
+const SLACK_KIB: u64 = 12 * 1024;
+
+fn part(id: Id, stream: Id, meta: MetaWriter, payload: &[u8]) -> Vec<u8> {
+    encoded(
+        Kind::Stream,
+        id,
+        Some(stream),
+        None,
+        meta.finish().as_deref(),
+        payload,
+    )
+}
+
+/// A server that writes on every stream as much as it is granted.
+struct Writer {
+    client: Client,
+    credit: BTreeMap<Id, u64>,
+    chunk: Vec<u8>,
+    sent_bytes: u64,
+}
+
+impl Writer {
+    fn write(&mut self) {
+        for (stream, credit) in &mut self.credit {
+            let mut body = Vec::new();
+            while *credit >= self.chunk.len() as u64 && body.len() < 32 * 1024 {
+                *credit -= self.chunk.len() as u64;
+                self.sent_bytes += self.chunk.len() as u64;
+                let id = self.client.id();
+                body.extend(part(id, *stream, none(), &self.chunk));
+            }
+            if !body.is_empty() {
+                self.client.send(&body);
+            }
+        }
+    }
+
+    /// A reader opens a stream that it grants without end, once its offer is known everywhere.
+    fn opened(&mut self, reader: &mut Client) -> Id {
+        let meta = MetaWriter::new()
+            .uint("credit", u64::MAX)
+            .flag("end", true)
+            .finish();
+        let open = self.credit.len();
+        for _ in 0..100 {
+            let id = reader.id();
+            let target = Some("flood.out");
+            reader.send(&encoded(
+                Kind::Stream,
+                id,
+                None,
+                target,
+                meta.as_deref(),
+                &number(0),
+            ));
+            self.hear(Duration::from_millis(500));
+            if self.credit.len() > open {
+                return id;
+            }
+            assert!(reader.answer_to(id).code().is_some());
+        }
+        panic!("nobody ever serves it");
+    }
+
+    /// Takes the next part that comes within `wait`; whether one did. Pings are answered on the way.
+    fn hear(&mut self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.client.poll(left) {
+                Ok(Some(received)) if received.kind == Kind::Stream => {
+                    let credit = received.uint("credit").expect("an open, or a grant");
+                    *self
+                        .credit
+                        .entry(received.reference.unwrap_or(received.id))
+                        .or_default() += credit;
+                    return true;
+                }
+                Ok(Some(ping)) if ping.kind == Kind::Ping => {
+                    let id = self.client.id();
+                    let pong = encoded(Kind::Ping, id, Some(ping.id), None, None, &[]);
+                    self.client.send(&pong);
+                }
+                // Of the offer, and of streams whose reader has gone.
+                Ok(Some(_)) => {}
+                Ok(None) => return false,
+                Err(end) => panic!("the writer's connection ended: {end:?}"),
+            }
+            if left.is_zero() {
+                return false;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_grants_without_end_and_does_not_read_stops_its_writers() {
+    let _process = measure::alone();
+    let gateway = Running::start(|config| {
+        lean(config);
+        config.limits.stream_window_bytes = WINDOW as u32;
+        config.limits.queue_bytes = 512 * 1024;
+    });
+    let mut writer = Writer {
+        client: gateway.client(),
+        credit: BTreeMap::new(),
+        chunk: [&[0x59, 0x03, 0xe8][..], &[0x55; 1_000]].concat(),
+        sent_bytes: 0,
+    };
+    writer.client.serve("flood.out");
+    let mut reader = gateway.client();
+    writer.opened(&mut reader);
+    let resident = measure::resident_kib();
+    for _ in 1..STREAMS {
+        writer.opened(&mut reader);
+    }
+    // Until nothing is granted any more.
+    while writer.hear(Duration::from_millis(1_500)) {
+        writer.write();
+        assert!(writer.sent_bytes < 256 << 20, "its writer never stops");
+    }
+    let grown = measure::resident_kib().saturating_sub(resident);
+    println!(
+        "stopped after {} KiB; {grown} KiB grown",
+        writer.sent_bytes / 1024
+    );
+    let bound = 512 + STREAMS as u64 * WINDOW / 1024 + SLACK_KIB;
+    assert!(grown < bound, "{grown} KiB of {bound}");
+
+    // The writer's connection is free for another reader.
+    let mut other = gateway.client();
+    let stream = writer.opened(&mut other);
+    let mut heard_bytes = 0;
+    while heard_bytes < 4 << 20 {
+        writer.hear(Duration::from_millis(5));
+        writer.write();
+        while let Ok(Some(received)) = other.poll(Duration::from_millis(1)) {
+            assert_eq!(received.reference, Some(stream));
+            heard_bytes += received.payload.len();
+        }
+    }
+    // It reads again, and everything that was sent arrives.
+    let mut rest = 0;
+    let mut all = 0;
+    while all < 8 << 20 {
+        writer.hear(Duration::from_millis(1));
+        writer.write();
+        while let Ok(Some(received)) = reader.poll(Duration::from_millis(1)) {
+            all += received.payload.len();
+            rest += 1;
+        }
+    }
+    assert!(rest > 0);
+    drop(reader);
+    drop(other);
+    drop(writer);
+    stop(gateway);
+}
