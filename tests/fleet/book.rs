@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fluxar::Code;
 
@@ -106,6 +106,8 @@ struct Served {
 struct Pages {
     asked: Vec<Asked>,
     events: Vec<Event>,
+    /// When the machine held this process up, and for how long, µs.
+    held_up: Vec<(u64, u64)>,
 }
 
 /// The book.
@@ -147,6 +149,14 @@ impl Book {
         let asked = &mut self.pages().asked[number as usize];
         assert_eq!(asked.ended, None, "{number} ends twice");
         asked.ended = Some((now_us(), ending));
+    }
+
+    /// This process was held up for so long.
+    pub(crate) fn is_held_up(&self, late: Duration) {
+        let late_us = late.as_micros() as u64;
+        if late_us > 5 * MS {
+            self.pages().held_up.push((now_us(), late_us));
+        }
     }
 
     pub(crate) fn open(&self) -> usize {
@@ -246,7 +256,7 @@ impl Book {
         }
         let calm_us = pages.calm_p99_us(self.begun_us);
         let bound_us = (5 * calm_us).max(150 * MS);
-        pages.print_misfortunes(self.begun_us, bound_us, &mut faults);
+        pages.print_misfortunes(self.begun_us, bound_us, &served, &mut faults);
 
         println!("\n{:<22}{:>10}{:>10}", "ended by", "calls", "streams");
         for (name, [calls, streams]) in &endings {
@@ -259,6 +269,10 @@ impl Book {
         println!(
             "failed because they were with one that was killed: {in_flight}; p99 before all misfortunes: {}",
             in_ms(calm_us)
+        );
+        println!(
+            "the machine held this process up for {} at most",
+            in_ms(pages.held_up_us(0, u64::MAX))
         );
         println!("the gateway's memory at its most: {} MiB", resident_kib / 1024);
         let kills = pages
@@ -335,6 +349,18 @@ impl Pages {
         None
     }
 
+    /// How much it had of calls and streams when it happened.
+    fn had(&self, event: &Event, served: &HashMap<u64, Vec<Served>>) -> usize {
+        let is_open = |asked: &Asked| asked.ended.is_none_or(|(ended_us, _)| ended_us > event.from_us);
+        let has_it = |by: &Served| {
+            (by.index, by.incarnation) == (event.index, event.incarnation) && by.at_us <= event.from_us
+        };
+        let open = served.iter().filter(|(number, by)| {
+            by.iter().any(has_it) && self.asked.get(**number as usize).is_some_and(is_open)
+        });
+        open.count()
+    }
+
     fn calm_p99_us(&self, begun_us: u64) -> u64 {
         let first_us = self
             .events
@@ -347,6 +373,13 @@ impl Pages {
         percentile(&mut calm, 99)
     }
 
+    /// How long the machine held somebody up at most, around these times.
+    fn held_up_us(&self, from_us: u64, until_us: u64) -> u64 {
+        let around = from_us.saturating_sub(S)..until_us.saturating_add(S);
+        let held_up = self.held_up.iter().filter(|(at_us, _)| around.contains(at_us));
+        held_up.map(|(_, late_us)| *late_us).max().unwrap_or(0)
+    }
+
     fn calls(&self, from_us: u64, until_us: u64) -> impl Iterator<Item = &Asked> {
         let is_one =
             move |asked: &&Asked| asked.kind != Kind::Stream && (from_us..until_us).contains(&asked.sent_us);
@@ -354,15 +387,21 @@ impl Pages {
     }
 
     /// A line for each, with the calls that were sent around it; and whether its end came in time.
-    fn print_misfortunes(&self, begun_us: u64, bound_us: u64, faults: &mut Vec<String>) {
+    fn print_misfortunes(
+        &self,
+        begun_us: u64,
+        bound_us: u64,
+        served: &HashMap<u64, Vec<Served>>,
+        faults: &mut Vec<String>,
+    ) {
         println!(
             "\np50/p99 in ms (failed) of the calls that were sent in the second before each misfortune, and in those behind it;"
         );
         println!(
-            "recovery: until the last call was sent that failed or took more than {}\n",
+            "had: calls and streams that were with the service then; recovery: until the last call was sent that failed or took more than {}\n",
             in_ms(bound_us)
         );
-        print!("{:>8}  {:<9}{:<4}", "at", "what", "who");
+        print!("{:>8}  {:<9}{:<4}{:>5}", "at", "what", "who", "had");
         for second in [-1, 0, 1, 2, 3] {
             print!("{:>17}", format!("{second:+} s"));
         }
@@ -371,9 +410,10 @@ impl Pages {
             let what = format!("{:?}", event.what).to_lowercase();
             let next_us = self.events.get(at + 1).map_or(u64::MAX, |next| next.from_us);
             print!(
-                "{:>7.1}s  {what:<9}{:<4}",
+                "{:>7.1}s  {what:<9}{:<4}{:>5}",
                 (event.from_us - begun_us) as f64 / S as f64,
-                event.index
+                event.index,
+                self.had(event, served)
             );
             for second in -1i64..4 {
                 let from_us = event.from_us.saturating_add_signed(second * S as i64);
@@ -398,14 +438,12 @@ impl Pages {
                 print!("{cell:>17}");
             }
             let is_felt = |asked: &&Asked| !asked.is_answered() || asked.took_us() > bound_us;
-            let last = self
-                .calls(event.from_us, next_us.min(event.from_us + 4 * S))
-                .filter(is_felt)
-                .last();
+            // What is open when the next thing happens belongs to that one.
+            let until_us = next_us.saturating_sub(bound_us).min(event.from_us + 4 * S);
+            let last = self.calls(event.from_us, until_us).filter(is_felt).last();
             let recovery_us = last.map_or(0, |asked| asked.sent_us - event.from_us);
             println!("{:>12}", in_ms(recovery_us));
             // From two seconds on nothing fails, and all but one in a hundred are as fast as before.
-            let until_us = next_us.saturating_sub(bound_us).min(event.from_us + 4 * S);
             let behind = || self.calls(event.from_us + RECOVERY_US, until_us);
             let failed = behind().filter(|asked| !asked.is_answered()).count();
             let mut took: Vec<u64> = behind().map(Asked::took_us).collect();
@@ -414,6 +452,8 @@ impl Pages {
                     "{failed} calls failed that were sent more than 2 s after {event:?}"
                 ));
             }
+            // A call goes through four processes and back.
+            let bound_us = bound_us + 8 * self.held_up_us(event.from_us + RECOVERY_US, until_us);
             if took.len() >= 100 && percentile(&mut took, 99) > bound_us {
                 faults.push(format!(
                     "2 s after {event:?} p99 is {}",

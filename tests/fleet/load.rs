@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fluxar::Client;
 
@@ -54,7 +54,19 @@ pub(crate) async fn begin(
         let random = Random(seed ^ (streamer as u64 + 1) << 50);
         tokio::spawn(stream_on(client, random, Arc::clone(book), Arc::clone(&is_over)));
     }
+    tokio::spawn(watch_machine(Arc::clone(book), Arc::clone(&is_over)));
     Ok(Load { is_over })
+}
+
+/// Writes down when this process, which does little, was itself held up: the machine has other things to do as well, and
+/// the fleet cannot be quicker than that.
+async fn watch_machine(book: Arc<Book>, is_over: Arc<AtomicBool>) {
+    const EVERY: Duration = Duration::from_millis(5);
+    while !is_over.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        tokio::time::sleep(EVERY).await;
+        book.is_held_up(begun.elapsed().saturating_sub(EVERY));
+    }
 }
 
 /// A call each time it is due, and none waits for another.

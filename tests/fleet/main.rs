@@ -133,8 +133,12 @@ async fn live(args: &Args) -> Result<bool, Box<dyn std::error::Error>> {
 
     let load = load::begin(&gateway.url, args.rate, args.streams, args.seed, &book).await?;
     let until = Instant::now() + Duration::from_secs(args.seconds);
-    trouble::go_on(until, args.seed, &mut fleet, &gateway.url, &administrator, &book).await?;
+    let played = trouble::go_on(until, args.seed, &mut fleet, &administrator, &book).await;
     load.stop();
+    if let Err(error) = played {
+        eprintln!("fleet: what the gateway said:\n{}", gateway.said());
+        return Err(error);
+    }
     let patience = Instant::now() + PATIENCE;
     while book.open() > 0 && Instant::now() < patience {
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -20,6 +20,7 @@ const READY: Duration = Duration::from_secs(20);
 /// The gateway, as a process.
 pub(crate) struct Gateway {
     child: Child,
+    log: PathBuf,
     pub(crate) url: String,
 }
 
@@ -79,7 +80,13 @@ impl Gateway {
         })?;
         // It says little more; nobody must wait for it to be read.
         std::thread::spawn(move || for _ in said.lines() {});
-        Ok(Self { child, url })
+        let log = folder.join("gateway.log");
+        Ok(Self { child, log, url })
+    }
+
+    /// What it logged.
+    pub(crate) fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Ends it; how much memory it had, KiB.

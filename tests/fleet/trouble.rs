@@ -51,7 +51,6 @@ pub(crate) async fn go_on(
     until: Instant,
     seed: u64,
     fleet: &mut Fleet,
-    gateway_url: &str,
     administrator: &Client,
     book: &Book,
 ) -> Outcome<()> {
@@ -59,7 +58,6 @@ pub(crate) async fn go_on(
     let mut lives = [Life::Up; SERVICES];
     tokio::time::sleep(CALM).await;
     let mut next = Instant::now();
-    let _ = gateway_url;
     while Instant::now() < until {
         for index in 0..SERVICES {
             lives[index] = step(lives[index], index, fleet, administrator, book).await?;
