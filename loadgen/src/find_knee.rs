@@ -137,10 +137,15 @@ fn shown(record: &Record, slos: &[Assertion]) -> (Shown, String) {
     let mut why: Vec<String> = broken.iter().map(|judged| judged.verdict()).collect();
     // A rate is not sustained by dropping what comes at it, whatever the latency of the rest; unless an SLO says how much
     // of that is acceptable.
-    for (figure, count) in [("lost", overall.lost), ("refused", overall.refused)] {
+    let streams_failed = record.figure("streams_failed").unwrap_or(0.0) as u64;
+    for (figure, words, count) in [
+        ("lost", "were lost", overall.lost),
+        ("refused", "were refused", overall.refused),
+        ("streams_failed", "streams failed", streams_failed),
+    ] {
         let is_promised = |slo: &Assertion| slo.figure == figure && slo.is_about(&record.target);
         if count > 0 && !slos.iter().any(is_promised) {
-            why.push(format!("{} were {figure}", units::count(count as f64)));
+            why.push(format!("{} {words}", units::count(count as f64)));
         }
     }
     if !fell_behind && why.is_empty() {

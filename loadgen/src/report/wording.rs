@@ -206,3 +206,37 @@ fn payload(payload: &Payload) -> String {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_told_with_who_sends_and_who_stops() {
+        let told = |workload, arrivals| {
+            scenario(&Scenario {
+                workload,
+                arrivals,
+                payload: Payload::default(),
+                warmup_ms: 500,
+                duration_ms: 2_000,
+            })
+        };
+        let workload = Workload::Stream {
+            clients: 2,
+            streams: 10,
+            services: 1,
+            direction: Direction::Down,
+            window_bytes: 65_536,
+            chunks: Some(5),
+            stopped: 1,
+            stops: Stops::Reading,
+        };
+        assert_eq!(
+            told(workload.clone(), Arrivals::default()),
+            "2 clients with 10 streams each, each of 5 chunks, 1 service, the services send, windows of 64.0 KiB beside 1 \
+             client's that nobody reads any more; as fast as credit allows; 64 bytes; 2 s measured after 0.5 s of warm-up"
+        );
+        assert!(told(workload, Arrivals::Constant { per_s: 100.0 }).contains("open loop, 100/s evenly"));
+    }
+}

@@ -27,12 +27,12 @@ impl Pair {
         };
         pair.client.open(&mut pair.from_client);
         pair.service.listen();
-        assert_eq!(pair.to_service(), [Heard::Ready]);
-        assert_eq!(pair.to_client(), [Heard::Ready]);
+        assert_eq!(pair.service_hears(), [Heard::Ready]);
+        assert_eq!(pair.client_hears(), [Heard::Ready]);
         pair
     }
 
-    fn to_service(&mut self) -> Vec<Heard> {
+    fn service_hears(&mut self) -> Vec<Heard> {
         carry(
             &mut self.client,
             &mut self.from_client,
@@ -41,7 +41,7 @@ impl Pair {
         )
     }
 
-    fn to_client(&mut self) -> Vec<Heard> {
+    fn client_hears(&mut self) -> Vec<Heard> {
         carry(
             &mut self.service,
             &mut self.from_service,
@@ -92,7 +92,10 @@ fn chunks_come_in_order_as_credit_allows_and_the_last_one_ends_it() {
     for framing in [Framing::Stream, Framing::Messages] {
         let mut pair = Pair::new(framing, 65_536);
         pair.open(3, true, 4 * 64);
-        assert_eq!(pair.to_service(), [Heard::StreamOpened(0, payload(7, 24), true)]);
+        assert_eq!(
+            pair.service_hears(),
+            [Heard::StreamOpened(0, payload(7, 24), true)]
+        );
         assert_eq!(
             (pair.service.stream_credit(0), pair.client.stream_credit(3)),
             (256, 65_536)
@@ -100,22 +103,25 @@ fn chunks_come_in_order_as_credit_allows_and_the_last_one_ends_it() {
         // The fifth is beyond what was granted, and not said.
         (0..5).for_each(|sequence| pair.down(0, sequence, false));
         let expected: Vec<Heard> = (0..4).map(|n| Heard::Chunk(3, payload(n, 64), false)).collect();
-        assert_eq!(pair.to_client(), expected);
+        assert_eq!(pair.client_hears(), expected);
         assert_eq!(pair.service.stream_credit(0), 0);
         pair.client.grant(3, 128, &mut pair.from_client);
-        assert_eq!(pair.to_service(), [Heard::Granted(0)]);
+        assert_eq!(pair.service_hears(), [Heard::Granted(0)]);
         pair.down(0, 4, false);
         pair.down(0, 5, true);
         let expected = [
             Heard::Chunk(3, payload(4, 64), false),
             Heard::Chunk(3, payload(5, 64), true),
         ];
-        assert_eq!(pair.to_client(), expected);
+        assert_eq!(pair.client_hears(), expected);
         // It is over on both sides: its numbers are free again, and late parts say nothing.
         pair.open(3, true, 64);
-        assert_eq!(pair.to_service(), [Heard::StreamOpened(0, payload(7, 24), true)]);
+        assert_eq!(
+            pair.service_hears(),
+            [Heard::StreamOpened(0, payload(7, 24), true)]
+        );
         pair.down(0, 0, false);
-        assert_eq!(pair.to_client(), [Heard::Chunk(3, payload(0, 64), false)]);
+        assert_eq!(pair.client_hears(), [Heard::Chunk(3, payload(0, 64), false)]);
     }
 }
 
@@ -123,37 +129,40 @@ fn chunks_come_in_order_as_credit_allows_and_the_last_one_ends_it() {
 fn both_directions_end_on_their_own() {
     let mut pair = Pair::new(Framing::Stream, 1_000);
     pair.open(0, false, 1_000);
-    pair.to_service();
+    pair.service_hears();
     // What the client may send at first is what the service's hello granted.
     assert_eq!(pair.client.stream_credit(0), 1_000);
     pair.client
         .send_chunk(0, &payload(0, 64), true, &mut pair.from_client);
-    assert_eq!(pair.to_service(), [Heard::Chunk(0, payload(0, 64), true)]);
+    assert_eq!(pair.service_hears(), [Heard::Chunk(0, payload(0, 64), true)]);
     pair.down(0, 0, false);
     pair.service.end_stream(0, &mut pair.from_service);
     assert_eq!(
-        pair.to_client(),
+        pair.client_hears(),
         [Heard::Chunk(0, payload(0, 64), false), Heard::StreamEnded(0)]
     );
     // Over: nothing more is said.
     pair.service.end_stream(0, &mut pair.from_service);
     pair.client.end_stream(0, &mut pair.from_client);
-    assert_eq!((pair.to_client(), pair.to_service()), (vec![], vec![]));
+    assert_eq!((pair.client_hears(), pair.service_hears()), (vec![], vec![]));
 }
 
 #[test]
 fn a_cancel_is_answered_by_an_end() {
     let mut pair = Pair::new(Framing::Stream, 1_000);
     pair.open(0, true, 1_000);
-    pair.to_service();
+    pair.service_hears();
     pair.client.cancel_stream(0, &mut pair.from_client);
-    assert_eq!(pair.to_service(), [Heard::StreamCancelled(0)]);
+    assert_eq!(pair.service_hears(), [Heard::StreamCancelled(0)]);
     assert_eq!(pair.service.stream_credit(0), 1_000);
     pair.down(0, 0, false);
-    assert_eq!(pair.to_client(), [Heard::StreamEnded(0)]);
+    assert_eq!(pair.client_hears(), [Heard::StreamEnded(0)]);
     // Its number goes to the next one.
     pair.open(1, true, 64);
-    assert_eq!(pair.to_service(), [Heard::StreamOpened(0, payload(7, 24), true)]);
+    assert_eq!(
+        pair.service_hears(),
+        [Heard::StreamOpened(0, payload(7, 24), true)]
+    );
 }
 
 #[test]
@@ -161,7 +170,7 @@ fn who_breaks_the_rules_is_told_and_the_session_goes_on() {
     let mut pair = Pair::new(Framing::Stream, 1_000);
     pair.open(0, true, 100);
     pair.open(1, true, 100);
-    assert_eq!(pair.to_service().len(), 2);
+    assert_eq!(pair.service_hears().len(), 2);
     // The service takes itself for richer than it is.
     pair.service
         .talk
@@ -173,7 +182,7 @@ fn who_breaks_the_rules_is_told_and_the_session_goes_on() {
     pair.down(1, 0, false);
     let words = "a chunk of 64 bytes came where 36 were left of its credit".to_owned();
     assert_eq!(
-        pair.to_client(),
+        pair.client_hears(),
         [
             Heard::Chunk(0, payload(0, 64), false),
             Heard::StreamFailed(0, words.clone()),
@@ -181,7 +190,7 @@ fn who_breaks_the_rules_is_told_and_the_session_goes_on() {
         ]
     );
     let failed = Heard::StreamFailed(0, format!("failed_precondition: {words}"));
-    assert_eq!(pair.to_service(), [failed]);
+    assert_eq!(pair.service_hears(), [failed]);
 }
 
 #[test]
@@ -190,7 +199,7 @@ fn many_streams_are_told_apart_whatever_their_order() {
     for stream in 0..300 {
         pair.open(stream, true, 10_000);
     }
-    assert_eq!(pair.to_service().len(), 300);
+    assert_eq!(pair.service_hears().len(), 300);
     let order: Vec<u32> = (0..3_000).map(|n| n * 7_919 % 300).collect();
     for (sequence, &stream) in (0..).zip(&order) {
         pair.down(stream, sequence, false);
@@ -199,7 +208,7 @@ fn many_streams_are_told_apart_whatever_their_order() {
         .zip(&order)
         .map(|(sequence, &stream)| Heard::Chunk(stream, payload(sequence, 64), false))
         .collect();
-    assert_eq!(pair.to_client(), expected);
+    assert_eq!(pair.client_hears(), expected);
 }
 
 #[test]
