@@ -79,7 +79,11 @@ fn a_stream_crosses_every_pair_of_transports_both_ways() {
             let mut opener = Client::greeted(from);
             let meta = credit(5_000).text("trace", "00-ab");
             let (stream, open) = opened(&mut opener, &mut server, method, meta);
-            assert_eq!((open.number(), open.uint("credit")), (7, Some(5_000)), "{from} to {to}");
+            assert_eq!(
+                (open.number(), open.uint("credit")),
+                (7, Some(5_000)),
+                "{from} to {to}"
+            );
             // The gateway announced nothing; what the server takes is told as soon as there is one.
             let granted = opener.answer_to(stream).uint("credit");
             assert_eq!(granted, Some(65_536), "{from} to {to}");
@@ -135,13 +139,21 @@ fn either_side_cancels_and_fails_and_the_other_hears_of_it() {
         let (stream, open) = opened(&mut opener, &mut server, "talk.short", none());
         let _grant = opener.answer_to(stream);
         let error = b"\xa2\x64code\x0d\x67message\x64lost";
-        let (from, reference) = if by_server { (&mut server, open.id) } else { (&mut opener, stream) };
+        let (from, reference) = if by_server {
+            (&mut server, open.id)
+        } else {
+            (&mut opener, stream)
+        };
         let id = from.id();
         let mut failed = encoded(Kind::Stream, id, Some(reference), None, None, &[]);
         failed.pop();
         failed.extend_from_slice(error);
         from.send(&failed);
-        let heard = if by_server { opener.answer_to(stream) } else { server.answer_to(open.id) };
+        let heard = if by_server {
+            opener.answer_to(stream)
+        } else {
+            server.answer_to(open.id)
+        };
         assert_eq!(heard.error, Some((Code::Internal, "lost".to_string())));
     }
 
@@ -164,7 +176,10 @@ fn an_open_that_nobody_serves_and_a_chunk_beyond_credit_fail_alone() {
     let mut opener = gateway.client();
     let id = open(&mut opener, "nobody.there", none());
     let refused = opener.answer_to(id);
-    assert_eq!((refused.kind, refused.code()), (Kind::Stream, Some(Code::Unavailable)));
+    assert_eq!(
+        (refused.kind, refused.code()),
+        (Kind::Stream, Some(Code::Unavailable))
+    );
 
     let mut server = gateway.client();
     server.serve("talk.narrow");
@@ -206,7 +221,14 @@ fn a_hundred_streams_on_one_connection_keep_their_order_each() {
                 let id = server.id();
                 let end = ends().finish();
                 let meta = end.as_deref().filter(|_| value + 1 == CHUNKS);
-                body.extend(encoded(Kind::Stream, id, Some(of_server), None, meta, &number(value)));
+                body.extend(encoded(
+                    Kind::Stream,
+                    id,
+                    Some(of_server),
+                    None,
+                    meta,
+                    &number(value),
+                ));
             }
             server.send(&body);
             body.clear();
@@ -218,7 +240,9 @@ fn a_hundred_streams_on_one_connection_keep_their_order_each() {
             if heard.uint("credit").is_some() {
                 continue;
             }
-            let expected = next.get_mut(&heard.reference.expect("a ref")).expect("one of ours");
+            let expected = next
+                .get_mut(&heard.reference.expect("a ref"))
+                .expect("one of ours");
             assert_eq!(heard.number(), *expected);
             *expected += 1;
             ended += u64::from(heard.ends());
@@ -252,7 +276,10 @@ fn a_reader_that_stops_granting_stops_its_writer_and_not_the_stream_beside_it() 
         assert_eq!(server.answer_to(of_beside.id).uint("credit"), Some(100));
     }
     part(&mut server, of_stopped.id, none(), &number(1));
-    assert_eq!(server.answer_to(of_stopped.id).code(), Some(Code::FailedPrecondition));
+    assert_eq!(
+        server.answer_to(of_stopped.id).code(),
+        Some(Code::FailedPrecondition)
+    );
     let _ = stopped;
     gateway.stop();
 }

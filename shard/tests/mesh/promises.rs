@@ -109,7 +109,12 @@ fn no_time_at_all_is_over_at_once() {
     serve(&mut world, 0, 1, u32::MAX);
     let refusal = refused(&mut world, asker, 1, MetaWriter::new().uint("timeout_ms", 0));
     assert_eq!(refusal.code, Code::DeadlineExceeded);
-    ask(&mut world, asker, 2, MetaWriter::new().uint("timeout_ms", u64::MAX));
+    ask(
+        &mut world,
+        asker,
+        2,
+        MetaWriter::new().uint("timeout_ms", u64::MAX),
+    );
     world.pass(3_600_000 * MS);
     assert_eq!(outcomes(&world, asker, 2), []);
 }
@@ -158,7 +163,10 @@ fn a_full_queue_takes_the_more_urgent_and_lets_the_newest_of_the_least_urgent_go
     assert_eq!(outcomes(&world, asker, 3), []);
     ask(&mut world, asker, 7, prio(7));
     assert_eq!(outcomes(&world, asker, 3), [Outcome::Refused]);
-    assert_eq!(refused(&mut world, asker, 8, prio(3)).code, Code::ResourceExhausted);
+    assert_eq!(
+        refused(&mut world, asker, 8, prio(3)).code,
+        Code::ResourceExhausted
+    );
     assert_eq!(world.shards[0].counts().queued, 3);
     world.lose(asker);
     assert_nothing_is_left(&world);
@@ -198,7 +206,10 @@ fn a_new_offer_and_a_peer_that_is_fit_again_get_what_waits() {
         ask(&mut world, asker, nth, MetaWriter::new());
     }
     let second = serve(&mut world, 1, 2, 1);
-    assert_eq!((open_at(&world, first).len(), open_at(&world, second).len()), (1, 1));
+    assert_eq!(
+        (open_at(&world, first).len(), open_at(&world, second).len()),
+        (1, 1)
+    );
     let crowded = Standing {
         crowded: true,
         ..Standing::default()
@@ -226,11 +237,18 @@ fn whoever_waits_for_a_set_in_which_nobody_is_left_is_told() {
         if loses {
             world.lose(server);
         } else {
-            world.shard(server).end_subscription(server, id(1_000_000)).unwrap();
+            world
+                .shard(server)
+                .end_subscription(server, id(1_000_000))
+                .unwrap();
         }
         world.settle();
         assert_eq!(outcomes(&world, asker, 2), [Outcome::Failed]);
-        assert_eq!(outcomes(&world, asker, 1).is_empty(), !loses, "what is open goes on");
+        assert_eq!(
+            outcomes(&world, asker, 1).is_empty(),
+            !loses,
+            "what is open goes on"
+        );
     }
 }
 
@@ -375,8 +393,16 @@ fn of_a_hedged_call_the_first_answer_counts_and_the_other_server_stops() {
             let mut world = world(cores);
             let asker = world.connect(0, 0, 0);
             let servers = [serve(&mut world, 0, 1, 4), serve(&mut world, cores - 1, 2, 4)];
-            ask(&mut world, asker, 1, idempotent().uint("hedge_ms", 10).uint("timeout_ms", 500));
-            let first = servers.iter().position(|server| !open_at(&world, *server).is_empty()).unwrap();
+            ask(
+                &mut world,
+                asker,
+                1,
+                idempotent().uint("hedge_ms", 10).uint("timeout_ms", 500),
+            );
+            let first = servers
+                .iter()
+                .position(|server| !open_at(&world, *server).is_empty())
+                .unwrap();
             world.pass(9 * MS);
             world.settle();
             assert_eq!(open_at(&world, servers[1 - first]), []);
@@ -405,7 +431,10 @@ fn of_a_hedged_call_one_that_is_unavailable_leaves_it_to_the_other() {
             let asker = world.connect(0, 0, 0);
             let servers = [serve(&mut world, 0, 1, 4), serve(&mut world, 1, 2, 4)];
             ask(&mut world, asker, 1, idempotent().uint("hedge_ms", 10));
-            let first = servers.iter().position(|server| !open_at(&world, *server).is_empty()).unwrap();
+            let first = servers
+                .iter()
+                .position(|server| !open_at(&world, *server).is_empty())
+                .unwrap();
             world.pass(20 * MS);
             world.settle();
             let gives_up = if by_first { first } else { 1 - first };
@@ -416,7 +445,11 @@ fn of_a_hedged_call_one_that_is_unavailable_leaves_it_to_the_other() {
             let call = open_at(&world, servers[1 - gives_up])[0];
             world.answer_with(servers[1 - gives_up], call, end);
             world.settle();
-            assert_eq!(outcomes(&world, asker, 1), [Outcome::Answered], "with what it says");
+            assert_eq!(
+                outcomes(&world, asker, 1),
+                [Outcome::Answered],
+                "with what it says"
+            );
             assert_nothing_is_left(&world);
         }
     }
@@ -431,7 +464,11 @@ fn a_hedged_call_outlives_either_of_its_servers_and_not_both() {
         ask(&mut world, asker, 1, idempotent().uint("hedge_ms", 10));
         world.pass(20 * MS);
         world.settle();
-        let [one, other] = if first_goes_first { servers } else { [servers[1], servers[0]] };
+        let [one, other] = if first_goes_first {
+            servers
+        } else {
+            [servers[1], servers[0]]
+        };
         world.lose(one);
         world.settle();
         assert_eq!(outcomes(&world, asker, 1), []);
@@ -491,7 +528,11 @@ fn a_cancel_and_a_loss_reach_it_wherever_it_is() {
                     world.cancel(asker, id(1));
                 }
                 world.settle();
-                let expected = if is_lost { Outcome::AskerLost } else { Outcome::Cancelled };
+                let expected = if is_lost {
+                    Outcome::AskerLost
+                } else {
+                    Outcome::Cancelled
+                };
                 assert_eq!(outcomes(&world, asker, 1), [expected]);
                 let told = world.inboxes[&server].cancelled.len();
                 let heard = usize::from(stage == 0) + usize::from(stage == 3 && is_lost);
@@ -556,7 +597,11 @@ fn a_mirror_gets_a_copy_and_nobody_hears_of_it() {
         }
         let (calls, copies) = (open_at(&world, server), open_at(&world, shadow));
         assert_eq!((calls.len(), copies.len()), (3, 3));
-        assert_eq!(timeout_told(&world, server, calls[0]), Some(50), "the rule's time is the shorter one");
+        assert_eq!(
+            timeout_told(&world, server, calls[0]),
+            Some(50),
+            "the rule's time is the shorter one"
+        );
         assert_eq!(timeout_told(&world, shadow, copies[0]), Some(50));
         let route = world.answer(shadow, copies[0]);
         world.settle();

@@ -62,7 +62,11 @@ fn chunk(reference: Id, nth: u32, bytes: usize, end: bool) -> (Part, Vec<u8>) {
     let mut payload = vec![0x58, (bytes - 2) as u8];
     payload.extend_from_slice(&nth.to_be_bytes());
     payload.resize(bytes, 0);
-    let meta = if end { MetaWriter::new().flag("end", true) } else { MetaWriter::new() };
+    let meta = if end {
+        MetaWriter::new().flag("end", true)
+    } else {
+        MetaWriter::new()
+    };
     let compact = message(Some(reference), id(9), None, meta, &payload);
     let part = Part::read(&envelope::decode(&compact).unwrap().envelope).unwrap();
     (part, compact)
@@ -70,7 +74,10 @@ fn chunk(reference: Id, nth: u32, bytes: usize, end: bool) -> (Part, Vec<u8>) {
 
 fn grant(reference: Id, bytes: u64) -> (Part, Vec<u8>) {
     let meta = MetaWriter::new().uint("credit", bytes);
-    (Part::Grant { bytes }, message(Some(reference), id(9), None, meta, &[0xf6]))
+    (
+        Part::Grant { bytes },
+        message(Some(reference), id(9), None, meta, &[0xf6]),
+    )
 }
 
 fn end(reference: Id) -> (Part, Vec<u8>) {
@@ -120,7 +127,13 @@ fn chunks_pass_both_ways_and_each_side_ends_by_itself() {
             let mut world = world(2, 1);
             let opener = world.connect(0, 0, 0);
             let server = serve(&mut world, core, 1, u32::MAX, 200);
-            let of_server = opened(&mut world, opener, server, 1, MetaWriter::new().uint("credit", 100));
+            let of_server = opened(
+                &mut world,
+                opener,
+                server,
+                1,
+                MetaWriter::new().uint("credit", 100),
+            );
             let first = heard(&mut world, opener);
             assert_eq!(first, [(id(1), Heard::Note(Note::Grant { bytes: 200 }))]);
             let up = chunk(id(1), 0, 64, false);
@@ -140,8 +153,14 @@ fn chunks_pass_both_ways_and_each_side_ends_by_itself() {
             for at in if opener_first { [0, 1] } else { [1, 0] } {
                 said(&mut world, ends[at].0, ends[at].1.clone());
             }
-            assert!(matches!(heard(&mut world, opener)[..], [(_, Heard::Part(Part::End, _))]));
-            assert!(matches!(heard(&mut world, server)[..], [(_, Heard::Part(Part::End, _))]));
+            assert!(matches!(
+                heard(&mut world, opener)[..],
+                [(_, Heard::Part(Part::End, _))]
+            ));
+            assert!(matches!(
+                heard(&mut world, server)[..],
+                [(_, Heard::Part(Part::End, _))]
+            ));
             assert_nothing_is_left(&world);
         }
     }
@@ -158,14 +177,27 @@ fn an_open_carries_the_credit_and_never_more_than_the_window() {
         let mut world = world(1, 1);
         let opener = world.connect(0, 0, 0);
         let server = serve(&mut world, 0, 1, u32::MAX, u32::MAX);
-        open_with(&mut world, opener, 1, meta.text("trace", "00-ab").flag("end", true)).unwrap();
+        open_with(
+            &mut world,
+            opener,
+            1,
+            meta.text("trace", "00-ab").flag("end", true),
+        )
+        .unwrap();
         let Heard::Open(bytes) = &heard(&mut world, server)[0].1 else {
             panic!("an open");
         };
         let meta = envelope::decode(bytes).unwrap().envelope.meta.unwrap();
         assert_eq!(meta.uint("credit"), Ok(Some(told)));
-        assert_eq!((meta.text("trace"), meta.flag("end")), (Ok(Some("00-ab")), Ok(true)));
-        assert_eq!(heard(&mut world, opener), [], "it sends nothing, and needs no credit");
+        assert_eq!(
+            (meta.text("trace"), meta.flag("end")),
+            (Ok(Some("00-ab")), Ok(true))
+        );
+        assert_eq!(
+            heard(&mut world, opener),
+            [],
+            "it sends nothing, and needs no credit"
+        );
     }
 }
 
@@ -185,9 +217,15 @@ fn beyond_credit_and_behind_the_end_fail_that_stream_alone() {
         assert_eq!((told[0].0, code(&told[0].1)), (id(2), Some(Code::Aborted)));
         let told = heard(&mut world, server);
         assert_eq!((told[0].0, code(&told[0].1)), (ids[0], Some(Code::Aborted)));
-        assert_eq!((told[1].0, code(&told[1].1)), (ids[1], Some(Code::FailedPrecondition)));
+        assert_eq!(
+            (told[1].0, code(&told[1].1)),
+            (ids[1], Some(Code::FailedPrecondition))
+        );
         said(&mut world, opener, chunk(id(3), 0, 10, false));
-        assert!(matches!(heard(&mut world, server)[..], [(_, Heard::Part(..))]), "the third lives");
+        assert!(
+            matches!(heard(&mut world, server)[..], [(_, Heard::Part(..))]),
+            "the third lives"
+        );
         assert_eq!(world.shards[0].counts().open_streams, 1);
     }
 }
@@ -214,7 +252,10 @@ fn who_does_not_end_what_was_cancelled_is_ended() {
                 assert_eq!(heard(&mut world, other), [(its, Heard::Note(Note::Cancel))]);
                 if ends {
                     said(&mut world, other, end(its));
-                    assert!(matches!(heard(&mut world, canceller)[..], [(_, Heard::Part(Part::End, _))]));
+                    assert!(matches!(
+                        heard(&mut world, canceller)[..],
+                        [(_, Heard::Part(Part::End, _))]
+                    ));
                 } else {
                     world.pass(4_900_000);
                     assert_eq!(world.shards[0].counts().open_streams, 1);
@@ -259,7 +300,10 @@ fn a_lost_side_and_a_time_that_is_over_end_it() {
             if way == 0 {
                 assert_eq!(heard(&mut world, server)[0].1, Heard::Note(Note::Cancel));
             } else if way == 2 {
-                assert_eq!(code(&heard(&mut world, server)[0].1), Some(Code::DeadlineExceeded));
+                assert_eq!(
+                    code(&heard(&mut world, server)[0].1),
+                    Some(Code::DeadlineExceeded)
+                );
             }
             assert_nothing_is_left(&world);
         }
@@ -274,9 +318,16 @@ fn an_error_of_one_side_reaches_the_other_and_ends_both() {
         let server = serve(&mut world, 1, 1, 8, 100);
         let of_server = opened(&mut world, opener, server, 1, MetaWriter::new());
         heard(&mut world, opener);
-        let (from, its, other) = if by_opener { (opener, id(1), server) } else { (server, of_server, opener) };
+        let (from, its, other) = if by_opener {
+            (opener, id(1), server)
+        } else {
+            (server, of_server, opener)
+        };
         said(&mut world, from, fail(its));
-        assert!(matches!(heard(&mut world, other)[..], [(_, Heard::Part(Part::Fail, _))]));
+        assert!(matches!(
+            heard(&mut world, other)[..],
+            [(_, Heard::Part(Part::Fail, _))]
+        ));
         assert_nothing_is_left(&world);
     }
 }
@@ -294,7 +345,11 @@ fn an_open_that_waits_remembers_what_was_said_meanwhile() {
             open_with(&mut world, opener, 1, MetaWriter::new().uint("credit", 10)).unwrap();
             world.settle();
             assert_eq!(heard(&mut world, server), []);
-            assert_eq!(heard(&mut world, opener), [], "no credit before there is a server");
+            assert_eq!(
+                heard(&mut world, opener),
+                [],
+                "no credit before there is a server"
+            );
             said(&mut world, opener, grant(id(1), 5));
             said(&mut world, opener, grant(id(1), 6));
             match way {
@@ -309,7 +364,10 @@ fn an_open_that_waits_remembers_what_was_said_meanwhile() {
                 }
                 _ => {
                     said(&mut world, opener, chunk(id(1), 0, 10, false));
-                    assert_eq!(code(&heard(&mut world, opener)[0].1), Some(Code::FailedPrecondition));
+                    assert_eq!(
+                        code(&heard(&mut world, opener)[0].1),
+                        Some(Code::FailedPrecondition)
+                    );
                 }
             }
             said(&mut world, server, fail(running));
@@ -434,7 +492,12 @@ impl Town {
         let payload = minicbor_number(nth);
         let compact = message(None, id(nth), Some("m"), meta, &payload);
         let envelope = envelope::decode(&compact).unwrap().envelope;
-        if self.world.shard(opener).ask(opener, 0, &envelope, &compact).is_ok() {
+        if self
+            .world
+            .shard(opener)
+            .ask(opener, 0, &envelope, &compact)
+            .is_ok()
+        {
             let stream = Stream::opened_here(ends, credit, 0);
             self.ends.insert((opener, id(nth)), End::new(stream));
             self.clean.insert((opener, id(nth)), true);
@@ -447,7 +510,11 @@ impl Town {
         let what = self.random.below(40);
         let bytes = 6 + self.random.below(150);
         let granted = 1 + self.random.below(600) as u64;
-        let opener = self.pairs.get(&(peer, reference)).copied().unwrap_or((peer, reference));
+        let opener = self
+            .pairs
+            .get(&(peer, reference))
+            .copied()
+            .unwrap_or((peer, reference));
         let Some(side) = self.ends.get_mut(&(peer, reference)) else {
             return;
         };
@@ -495,7 +562,11 @@ impl Town {
 
     /// A peer takes the next thing that its connection brought.
     fn hear(&mut self, peer: PeerId) -> bool {
-        let next = self.world.inboxes.get_mut(&peer).and_then(|inbox| inbox.heard.pop_front());
+        let next = self
+            .world
+            .inboxes
+            .get_mut(&peer)
+            .and_then(|inbox| inbox.heard.pop_front());
         let Some((reference, heard)) = next else {
             return false;
         };
@@ -510,7 +581,11 @@ impl Town {
             self.pairs.insert((peer, reference), *opener.unwrap());
             return true;
         }
-        let opener = self.pairs.get(&(peer, reference)).copied().unwrap_or((peer, reference));
+        let opener = self
+            .pairs
+            .get(&(peer, reference))
+            .copied()
+            .unwrap_or((peer, reference));
         let Some(side) = self.ends.get_mut(&(peer, reference)) else {
             return true;
         };
@@ -546,7 +621,12 @@ impl Town {
     }
 
     fn lose(&mut self, peer: PeerId) {
-        let lost: Vec<_> = self.ends.keys().filter(|(owner, _)| *owner == peer).copied().collect();
+        let lost: Vec<_> = self
+            .ends
+            .keys()
+            .filter(|(owner, _)| *owner == peer)
+            .copied()
+            .collect();
         for name in lost {
             self.ends.remove(&name);
             let opener = self.pairs.get(&name).copied().unwrap_or(name);
@@ -603,8 +683,11 @@ impl Town {
     fn settle(&mut self) {
         loop {
             self.world.settle();
-            let peers = self.peers();
-            if !peers.into_iter().fold(false, |any, peer| self.hear(peer) || any) {
+            let mut is_quiet = true;
+            for peer in self.peers() {
+                is_quiet &= !self.hear(peer);
+            }
+            if is_quiet {
                 break;
             }
         }

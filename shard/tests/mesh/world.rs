@@ -9,8 +9,8 @@ use fluxar_protocol::stream::{Note, Part};
 use fluxar_protocol::{Batch, Code, Envelope, Form, Id, Kind, envelope};
 
 use fluxar_shard::{
-    AnswerRoute, Arrival, Asking, Forward, Grouped, Letter, Limits, Offering, Outcome as Said, Outgoing, PartRoute,
-    PeerId, Refusal, Route, Seed, Shard, Spoken, Told,
+    AnswerRoute, Arrival, Asking, Forward, Grouped, Letter, Limits, Offering, Outcome as Said, Outgoing,
+    PartRoute, PeerId, Refusal, Route, Seed, Shard, Spoken, Told,
 };
 
 pub(crate) fn id(number: u64) -> Id {
