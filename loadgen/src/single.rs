@@ -222,6 +222,7 @@ pub fn upstream_configuration(campaign: &Campaign) -> Option<String> {
     let url = target.service_url.as_ref().filter(|url| **url != target.url)?;
     let services = match campaign.scenarios.first()?.points.first()?.scenario.workload {
         Workload::Calls { services, .. } | Workload::Stream { services, .. } => services.max(1),
+        Workload::Mixed { .. } => 1,
         _ => return None,
     };
     let are = match services {
