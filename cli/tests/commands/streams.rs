@@ -300,10 +300,12 @@ async fn a_command_that_streams_is_killed_when_nobody_wants_more() {
     };
     assert_eq!(within(items.next()).await.unwrap().unwrap(), 1);
     let pid = std::fs::read_to_string(&file).unwrap();
-    let process = std::path::Path::new("/proc").join(pid.trim());
-    assert!(process.exists());
+    let stat = std::path::Path::new("/proc").join(pid.trim()).join("stat");
+    // A dead one may still wait for its parent to ask about it.
+    let is_running = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+    assert!(is_running());
     drop(items);
-    until(async || !process.exists()).await;
+    until(async || !is_running()).await;
     serve.interrupt();
     within(serve.end()).await;
 }
