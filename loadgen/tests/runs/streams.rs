@@ -206,8 +206,13 @@ fn streams_are_opened_again_and_again_and_at_a_schedule_latency_counts_from_what
 #[test]
 fn stopped_readers_stop_their_writers_and_nobody_else() {
     let running = Running::start();
-    for stops_how in [Stops::Granting, Stops::Reading] {
-        let mut of = stream(2, 4, 1, Direction::Down);
+    for (direction, stops_how) in [
+        (Direction::Down, Stops::Granting),
+        (Direction::Down, Stops::Reading),
+        (Direction::Up, Stops::Granting),
+        (Direction::Both, Stops::Granting),
+    ] {
+        let mut of = stream(2, 4, 1, direction);
         if let Workload::Stream { stopped, stops, .. } = &mut of {
             (*stopped, *stops) = (1, stops_how);
         }
