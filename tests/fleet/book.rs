@@ -440,7 +440,10 @@ impl Pages {
             let is_felt = |asked: &&Asked| !asked.is_answered() || asked.took_us() > bound_us;
             // What is open when the next thing happens belongs to that one.
             let until_us = next_us.saturating_sub(bound_us).min(event.from_us + 4 * S);
-            let last = self.calls(event.from_us, until_us).filter(is_felt).last();
+            let last = self
+                .calls(event.from_us, until_us)
+                .filter(is_felt)
+                .max_by_key(|asked| asked.sent_us);
             let recovery_us = last.map_or(0, |asked| asked.sent_us - event.from_us);
             println!("{:>12}", in_ms(recovery_us));
             // From two seconds on nothing fails, and all but one in a hundred are as fast as before.

@@ -122,7 +122,7 @@ async fn live(args: &Args) -> Result<bool, Box<dyn std::error::Error>> {
     );
     let folder = tempfile::tempdir()?;
     let mut fleet = Fleet::new(folder.path())?;
-    let gateway = Gateway::start(&args.gateway, args.cores, folder.path(), &fleet.addresses()).await?;
+    let mut gateway = Gateway::start(&args.gateway, args.cores, folder.path(), &fleet.addresses()).await?;
     fleet.start(&gateway.url)?;
     let book = Arc::new(Book::new());
     let administrator = fluxar::Client::connect(gateway.url.as_str())

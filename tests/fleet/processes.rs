@@ -84,9 +84,13 @@ impl Gateway {
         Ok(Self { child, log, url })
     }
 
-    /// What it logged.
-    pub(crate) fn said(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+    /// What it logged, and whether it has ended.
+    pub(crate) fn said(&mut self) -> String {
+        let said = fs::read_to_string(&self.log).unwrap_or_default();
+        match self.child.try_wait() {
+            Ok(Some(status)) => format!("{said}it has ended: {status}"),
+            _ => format!("{said}it still runs"),
+        }
     }
 
     /// Ends it; how much memory it had, KiB.

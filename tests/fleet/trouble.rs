@@ -22,7 +22,7 @@ const AFTER: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Life {
     Up,
-    /// To be started at this time, and known to serve soon after.
+    /// To be started at this time.
     Dead {
         until: Instant,
     },
@@ -59,8 +59,8 @@ pub(crate) async fn go_on(
     tokio::time::sleep(CALM).await;
     let mut next = Instant::now();
     while Instant::now() < until {
-        for index in 0..SERVICES {
-            lives[index] = step(lives[index], index, fleet, administrator, book).await?;
+        for (index, life) in lives.iter_mut().enumerate() {
+            *life = step(*life, index, fleet, administrator, book).await?;
         }
         if lives.contains(&Life::Starting) {
             let states = states(administrator).await?;

@@ -392,13 +392,12 @@ impl Ledger {
             if next_ns < start_ns + RECOVERY_NS + RECOVERY_NS / 4 {
                 continue;
             }
-            let slow = begun(*start_ns, next_ns.min(start_ns + RECOVERED_NS))
-                .filter(|asked| latency_ns(asked) > self.calm_ns);
-            if let Some(last) = slow.last() {
-                totals.recovery_ms = totals.recovery_ms.max((last.sent_ns - start_ns) / MS);
-            }
             // What is still open when the next thing happens may feel that.
             let until_ns = next_ns.saturating_sub(self.calm_ns).min(start_ns + RECOVERED_NS);
+            let slow = begun(*start_ns, until_ns).filter(|asked| latency_ns(asked) > self.calm_ns);
+            if let Some(last) = slow.max_by_key(|asked| asked.sent_ns) {
+                totals.recovery_ms = totals.recovery_ms.max((last.sent_ns - start_ns) / MS);
+            }
             let mut latencies: Vec<u64> = Vec::new();
             for asked in begun(start_ns + RECOVERY_NS, until_ns) {
                 let ended = asked.ended.map(|(_, ending)| ending);
