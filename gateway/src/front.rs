@@ -110,6 +110,8 @@ pub struct Front {
     pub(crate) ids: Ids,
     pub(crate) counters: Counters,
     pub(crate) scratch: Vec<u8>,
+    /// The stream that the input in hand is about.
+    pub(crate) chunks: crate::streams::ChunkRun,
     /// What the configuration says about services.
     pub(crate) services: Arc<Services>,
     pub(crate) agents: Agents,
@@ -166,6 +168,7 @@ impl Front {
             ids: Ids::new(entropy),
             counters: Counters::default(),
             scratch: Vec::new(),
+            chunks: crate::streams::ChunkRun::default(),
             services: Arc::default(),
             agents: Agents::default(),
             admin: Admin::new(cores),
@@ -353,6 +356,7 @@ impl Front {
                 envelopes += 1;
                 self.handle_decoded(slot, decoded)
             });
+            self.end_chunk_run();
             self.counters.received += envelopes;
             self.charge_messages(slot, envelopes);
             match progress {
@@ -388,6 +392,7 @@ impl Front {
             envelopes += 1;
             self.handle_decoded(slot, decoded)
         });
+        self.end_chunk_run();
         self.counters.received += envelopes;
         self.charge_messages(slot, envelopes);
     }
@@ -395,6 +400,12 @@ impl Front {
     /// One envelope, or what is wrong with it. Breaks off when nothing more is taken from the connection.
     #[inline]
     fn handle_decoded(&mut self, slot: usize, decoded: Result<&Decoded<'_>, &Reject>) -> ControlFlow<()> {
+        if let Ok(decoded) = decoded
+            && self.runs_on(slot, decoded)
+        {
+            return ControlFlow::Continue(());
+        }
+        self.end_chunk_run();
         let Some(session) = &mut self.sessions[slot] else {
             return ControlFlow::Break(());
         };

@@ -22,6 +22,9 @@ pub enum Framing {
 /// What the named form adds to an envelope: its seven names, each with its head.
 const NAMES_BYTES: usize = 31 + 7;
 
+/// Room that a frame is given when a run of chunks begins.
+const RUN_ROOM_BYTES: usize = 16 * 1024;
+
 /// One connection's outgoing side.
 #[derive(Debug)]
 pub struct Outbox {
@@ -205,6 +208,15 @@ impl Outbox {
             }
         }
         too_large
+    }
+
+    /// Many small envelopes are about to follow: room for them at once, since a frame that grows bit by bit is copied
+    /// as often.
+    pub fn expect_more(&mut self) {
+        if self.open.capacity() < RUN_ROOM_BYTES {
+            let more = RUN_ROOM_BYTES - self.open.len().min(RUN_ROOM_BYTES);
+            self.open.reserve(more);
+        }
     }
 
     fn begin(&mut self) -> usize {

@@ -39,7 +39,7 @@ pub use counts::Counts;
 pub use delivery::{Delivery, Grouped};
 pub use exchanges::attempts::{Forward, Outgoing, Told};
 pub use exchanges::calls::{AnswerRoute, Asking, Outcome, Route};
-pub use exchanges::streams::{PartRoute, Spoken};
+pub use exchanges::streams::{Lane, PartRoute, Spoken};
 pub use interest::Ended;
 pub use letter::{Arrival, Letter};
 pub use limits::Limits;

@@ -139,6 +139,30 @@ impl Relay {
         passage
     }
 
+    /// Bytes of chunks that may come from a side and be passed on with nothing else to say: of each of them, unless it is
+    /// the last of its direction, [`Relay::part`] would say only `pass`. They are accounted for by [`Relay::passed`].
+    #[must_use]
+    pub fn free_bytes(&self, from: Side) -> u64 {
+        let (here, there) = (self.hop(from), self.hop(from.other()));
+        let is_open = here.state() == State::Active && there.state() == State::Active;
+        if !is_open || here.has_received_end() || there.has_sent_end() {
+            return 0;
+        }
+        let granted_bytes = here.granted_bytes();
+        if there.credit_bytes() <= granted_bytes {
+            return granted_bytes; // there is nothing more to grant
+        }
+        granted_bytes.saturating_sub(u64::from(self.window_bytes / 2))
+    }
+
+    /// Chunks of so many bytes, at most [`Relay::free_bytes`], were passed on from a side.
+    pub fn passed(&mut self, from: Side, bytes: u64) {
+        let (here, there) = self.hops(from);
+        let heard = here.handle(Part::Chunk { bytes, end: false });
+        let sent = there.send_chunk(bytes, false);
+        debug_assert!(heard.is_ok() && sent.is_ok());
+    }
+
     /// One side cancels.
     pub fn cancel(&mut self, from: Side) -> Option<Note> {
         let (here, there) = self.hops(from);

@@ -43,6 +43,19 @@ pub struct Spoken {
     pub error: Option<Code>,
 }
 
+/// A stream of this core from one of its sides to the other, for a run of chunks: see [`Shard::lane`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lane {
+    /// To whom.
+    pub to: PeerId,
+    /// What that one knows the stream by.
+    pub reference: Id,
+    /// So many bytes of chunks may pass before the shard is asked again.
+    pub free_bytes: u64,
+    slot: u32,
+    from: Side,
+}
+
 const fn at(side: Side) -> usize {
     match side {
         Side::Opener => 0,
@@ -68,6 +81,39 @@ impl Shard {
             return PartRoute::Elsewhere { core };
         }
         PartRoute::Swallowed
+    }
+
+    /// Where the chunks of a stream go that a connection of this core sends one after the other: for as many bytes as
+    /// need no further thought they can be passed on without asking for each. [`Shard::passed`] is told of them
+    /// before the shard is told anything else.
+    #[must_use]
+    pub fn lane(&mut self, from: PeerId, reference: Id) -> Option<Lane> {
+        let (slot, side) = match self.stream_served_by(from, reference) {
+            Some(slot) => (slot, Side::Server),
+            None => (self.exchanges.find_again(from, reference)?, Side::Opener),
+        };
+        let relayed = self.exchanges.relayed(slot).filter(|relayed| relayed.is_admitted)?;
+        let free_bytes = relayed.relay.free_bytes(side);
+        let exchange = &self.exchanges[slot];
+        let (to, reference) = match side {
+            Side::Opener => (self.serving[exchange.server].peer, exchange.forward_id),
+            Side::Server => (exchange.asker, exchange.id),
+        };
+        Some(Lane {
+            to,
+            reference,
+            free_bytes,
+            slot,
+            from: side,
+        })
+    }
+
+    /// Chunks of so many bytes went that way.
+    pub fn passed(&mut self, lane: &Lane, bytes: u64) {
+        debug_assert!(bytes <= lane.free_bytes);
+        if let Some(relayed) = self.exchanges.relayed(lane.slot) {
+            relayed.relay.passed(lane.from, bytes);
+        }
     }
 
     /// What a server says of a stream of this core, wherever the server is.
