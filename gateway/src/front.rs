@@ -236,7 +236,13 @@ impl Front {
         // More waits and some of it went: the peer reads. Its pong may stand behind all that, on either side. Of one that
         // serves, that takes more: the kernel has room for many calls that a stopped process will not read.
         let is_watched = session.due.health_ms != u64::MAX;
-        if queued > if is_watched { self.limits.queue_bytes / 4 } else { 0 } {
+        if queued
+            > if is_watched {
+                self.limits.queue_bytes / 4
+            } else {
+                0
+            }
+        {
             session.received_ms = self.now_ms;
         }
         if session.due.stall_ms != u64::MAX {

@@ -104,7 +104,9 @@ impl Front {
         let Some(lane) = lane.filter(|lane| lane.to.core == self.core && lane.free_bytes > 0) else {
             return;
         };
-        let Some(to) = self.slot_of_peer(lane.to) else { return };
+        let Some(to) = self.slot_of_peer(lane.to) else {
+            return;
+        };
         if let Some(session) = &mut self.sessions[to]
             && !session.is_deaf()
         {

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use fluxar_protocol::Code;
-use fluxar_protocol::stream::{Failure, Heard, Note, Part, Relay, Side, State, Stream, Unsendable};
+use fluxar_protocol::stream::{Failure, Heard, Note, Part, Passage, Relay, Side, State, Stream, Unsendable};
 
 const RUNS: u64 = 30_000;
 const SIDES: [Side; 2] = [Side::Opener, Side::Server];
@@ -253,7 +253,21 @@ impl World {
             Part::Grant { .. } => !self.is_crowded[side],
             _ => !self.is_crowded[1 - side],
         };
+        let mut passed = None;
+        if let Part::Chunk { bytes, end: false } = part
+            && bytes <= self.relay.free_bytes(from)
+        {
+            let relay = passed.insert(self.relay);
+            relay.passed(from, bytes);
+        }
         let passage = self.relay.part(from, part, may_grant);
+        if let Some(passed) = passed {
+            let only_pass = Passage {
+                pass: true,
+                ..Passage::default()
+            };
+            assert_eq!((self.relay, passage), (passed, only_pass), "a free chunk");
+        }
         for told in [passage.on, passage.back] {
             assert!(
                 !matches!(told, Some(Note::Fail(_))),
@@ -595,4 +609,28 @@ fn what_each_is_told_of_a_loss() {
     assert_eq!(relay.lost(Side::Server), Some(Note::Fail(Failure::SERVER_LOST)));
     assert_eq!(relay.lost(Side::Opener), None);
     assert_eq!(relay.fail(Failure::DEADLINE), (None, None));
+}
+
+#[test]
+fn chunks_pass_freely_until_something_is_to_be_said() {
+    // The reader's credit is within the window: nothing is to be said until it is used up.
+    let mut relay = Relay::new(true, 100, 256);
+    assert_eq!(relay.free_bytes(Side::Opener), 0, "it has ended");
+    assert_eq!(relay.free_bytes(Side::Server), 100);
+    relay.passed(Side::Server, 60);
+    assert_eq!(relay.free_bytes(Side::Server), 40);
+    relay.part(Side::Opener, Part::Grant { bytes: 60 }, true);
+    assert_eq!(relay.free_bytes(Side::Server), 100);
+    // It is beyond: at half a window more is granted.
+    let mut relay = Relay::new(true, 1_000, 256);
+    assert_eq!(relay.free_bytes(Side::Server), 128);
+    relay.passed(Side::Server, 128);
+    assert_eq!(relay.free_bytes(Side::Server), 0);
+    let chunk = Part::Chunk { bytes: 1, end: false };
+    assert_eq!(
+        relay.part(Side::Server, chunk, true).back,
+        Some(Note::Grant { bytes: 129 })
+    );
+    relay.cancel(Side::Opener);
+    assert_eq!(relay.free_bytes(Side::Server), 0, "it is cancelled");
 }

@@ -92,7 +92,10 @@ impl Shard {
             Some(slot) => (slot, Side::Server),
             None => (self.exchanges.find_again(from, reference)?, Side::Opener),
         };
-        let relayed = self.exchanges.relayed(slot).filter(|relayed| relayed.is_admitted)?;
+        let relayed = self
+            .exchanges
+            .relayed(slot)
+            .filter(|relayed| relayed.is_admitted)?;
         let free_bytes = relayed.relay.free_bytes(side);
         let exchange = &self.exchanges[slot];
         let (to, reference) = match side {

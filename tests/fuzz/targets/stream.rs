@@ -91,6 +91,14 @@ fn relayed([flags, opener, server, window]: [u8; 4], script: &[u8]) {
         match part(code, argument) {
             Some(part) => {
                 let passage = relay.part(from, part, may_grant);
+                if let Part::Chunk { bytes, end: false } = part
+                    && bytes <= before.free_bytes(from)
+                {
+                    let mut passed = before;
+                    passed.passed(from, bytes);
+                    assert_eq!(relay, passed);
+                    assert!(passage.pass && passage.on.is_none() && passage.back.is_none());
+                }
                 check_passage(&before, &relay, from, part, passage);
             }
             None => match argument % 6 {
