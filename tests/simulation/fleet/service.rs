@@ -17,7 +17,7 @@ const MS: u64 = 1_000_000;
 /// What a service announces in its hello: the window of every stream that it reads.
 pub(crate) const WINDOW_BYTES: u32 = 1_000;
 /// Longest that a call takes to be served.
-pub(crate) const SERVING_NS_MAX: u64 = 15 * MS;
+pub(crate) const SERVING_NS_MAX: u64 = 50 * MS;
 /// How long one that leaves stays after its offer has ended.
 const LINGER_NS: u64 = 100 * MS;
 
