@@ -27,12 +27,12 @@ impl Front {
                 bytes,
             } => self.deliver_answer(asker, reference, &bytes),
             Arrival::Part { to, reference, bytes } => self.deliver_part(to, reference, &bytes),
-            Arrival::Passed { to, bytes } => {
-                let reference = bytes.get(20..36).and_then(|id| <[u8; 16]>::try_from(id).ok());
-                if let Some(reference) = reference {
-                    self.deliver_part(to, Id(reference), &bytes);
-                }
-            }
+            Arrival::Passed { to, bytes } => self.deliver_passed(to, &bytes),
+            Arrival::Chunks {
+                from,
+                reference,
+                bytes,
+            } => self.chunks_arrived(from, reference, &bytes),
         }
         self.after_shard();
     }

@@ -111,7 +111,7 @@ pub struct Front {
     pub(crate) counters: Counters,
     pub(crate) scratch: Vec<u8>,
     /// The stream that the input in hand is about.
-    pub(crate) chunks: crate::streams::ChunkRun,
+    pub(crate) chunks: crate::chunks::ChunkRun,
     /// What the configuration says about services.
     pub(crate) services: Arc<Services>,
     pub(crate) agents: Agents,
@@ -168,7 +168,7 @@ impl Front {
             ids: Ids::new(entropy),
             counters: Counters::default(),
             scratch: Vec::new(),
-            chunks: crate::streams::ChunkRun::default(),
+            chunks: crate::chunks::ChunkRun::default(),
             services: Arc::default(),
             agents: Agents::default(),
             admin: Admin::new(cores),

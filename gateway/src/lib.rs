@@ -7,6 +7,7 @@
 
 pub(crate) mod agents;
 pub mod args;
+mod chunks;
 pub mod config;
 pub mod connections;
 pub mod counters;

@@ -107,7 +107,17 @@ pub enum Letter {
         /// The part; its ref is patched on arrival.
         bytes: Bytes,
     },
-    /// A part of a stream on its way to its server, one of the receiving core's connections, its ref replaced.
+    /// Chunks of a stream, none of them the last, from its server to the core on which the stream began.
+    Chunks {
+        /// The server.
+        from: PeerId,
+        /// Their ref: the id under which the open was forwarded.
+        reference: Id,
+        /// The chunks back to back, as they came.
+        bytes: Bytes,
+    },
+    /// A part of a stream, or several chunks, on the way to its server, one of the receiving core's connections, with
+    /// the ref replaced.
     Passed {
         /// To whom.
         to: PeerId,
@@ -194,11 +204,21 @@ pub enum Arrival {
         /// The part.
         bytes: Bytes,
     },
-    /// Send this part to a serving peer.
+    /// Chunks of a stream of this core: each is to be asked about, as [`crate::Shard::part`] or along a
+    /// [`crate::Lane`].
+    Chunks {
+        /// The server.
+        from: PeerId,
+        /// Their ref.
+        reference: Id,
+        /// The chunks back to back.
+        bytes: Bytes,
+    },
+    /// Send this to a serving peer.
     Passed {
         /// To whom.
         to: PeerId,
-        /// The part.
+        /// One part, or several chunks.
         bytes: Bytes,
     },
 }

@@ -180,6 +180,17 @@ impl Shard {
                     return Arrival::Part { to, reference, bytes };
                 }
             }
+            Letter::Chunks {
+                from,
+                reference,
+                bytes,
+            } => {
+                return Arrival::Chunks {
+                    from,
+                    reference,
+                    bytes,
+                };
+            }
             Letter::Passed { to, bytes } => return Arrival::Passed { to, bytes },
             Letter::Cancel { from, reference } => {
                 self.cancel_served(from, reference);
