@@ -136,8 +136,10 @@ impl Front {
         }
         if silent_ms >= heartbeat_ms {
             session.due.heartbeat_ms = session.received_ms + 2 * heartbeat_ms;
-            if session.awaited & awaited::HEARTBEAT == 0 {
-                session.awaited |= awaited::HEARTBEAT;
+            let was_awaited = session.awaited;
+            session.awaited |= awaited::HEARTBEAT;
+            // One that serves may have been pinged for its health and owe that pong still: one is enough.
+            if was_awaited & (awaited::HEARTBEAT | awaited::HEALTH) == 0 {
                 self.ping(slot);
             }
         } else {

@@ -75,9 +75,13 @@ impl Front {
             tracing::debug!(conn = ?session.conn, "a serving peer is silent: it gets nothing new until it speaks");
             self.tell_standing(slot);
         } else if now_ms.saturating_sub(session.received_ms) >= ping_ms {
+            let was_awaited = session.awaited;
             session.awaited |= awaited::HEALTH;
             session.due.health_ms = now_ms + silent_ms;
-            self.ping(slot);
+            // The heartbeat's ping, if it owes that pong still, does as well.
+            if was_awaited & awaited::HEARTBEAT == 0 {
+                self.ping(slot);
+            }
         } else {
             session.due.health_ms = session.received_ms + ping_ms;
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use fluxar_engine::listener::Address;
+use fluxar_gateway::config::Config;
 use fluxar_protocol::{Code, Id, Kind};
 use fluxar_tests::message::{encoded, number};
 use fluxar_tests::{Client, Received, Running};
@@ -384,73 +385,158 @@ fn an_asker_that_reads_no_answers_is_read_no_more_and_closed() {
 
 #[test]
 fn calls_to_a_server_that_does_not_read_are_refused_and_fail_with_it() {
-    let _process = measure::shared();
+    let _process = measure::alone();
     let gateway = Running::start(|config| {
-        config.limits.queue_bytes = 128 * 1024;
-        config.limits.stall_ms = 1_500;
-        // Those that come when it is full wait, up to this many on a core, and are refused beyond.
-        config.limits.calls_queued = 200;
+        bound_calls(config);
+        // Nobody looks whether it is silent: what is queued for it closes it.
+        config.services.health.ping_ms = 0;
     });
     let good = serve(gateway.ws(), "good.work", number(1));
     let neighbours = Neighbours::start(&gateway);
     for address in [gateway.tcp(), gateway.ws(), gateway.unix()] {
-        let mut server = Client::greeted(address);
-        server.serve("deaf.work");
-        // One asker on each core, if there are two.
-        let mut askers = [gateway.client(), gateway.client()];
-        let mut open = [BTreeSet::new(), BTreeSet::new()];
-        for (asker, open) in askers.iter_mut().zip(&mut open) {
-            let (mut sent, mut refused) = (0, 0);
-            // Until it is refused for lack of room.
-            while refused == 0 {
-                // Not so many that they fill the queue before the kernel was offered any.
-                for _ in 0..10 {
-                    open.insert(asker.call("deaf.work", &numbered(sent)));
-                    sent += 1;
-                }
-                assert!(
-                    sent < 20_000,
-                    "{address}: {sent} calls wait for a server that reads nothing"
-                );
-                while let Ok(Some(answer)) = asker.poll(Duration::ZERO) {
-                    assert!(
-                        open.remove(&answer.reference.expect("an answer")),
-                        "answered once"
-                    );
-                    match answer.code() {
-                        Some(Code::ResourceExhausted) => refused += 1,
-                        // The offer was still on its way.
-                        Some(Code::Unavailable) if refused == 0 => {}
-                        code => panic!("{address}: {code:?}"),
-                    }
-                }
-            }
-            println!("{address}: {refused} of {sent} refused while it was stuck");
-            // Others are served meanwhile.
-            until_served(asker, "good.work");
-        }
-        // All that is open fails when the server is closed for its stall.
-        for (asker, open) in askers.iter_mut().zip(&mut open) {
-            while !open.is_empty() {
-                let answer = asker.expect();
-                assert!(
-                    open.remove(&answer.reference.expect("an answer")),
-                    "answered once"
-                );
-                let codes = [Some(Code::Unavailable), Some(Code::ResourceExhausted)];
-                assert!(codes.contains(&answer.code()), "{answer:?}");
-            }
-        }
-        drop(server);
+        call_in_vain(&gateway, address);
     }
     println!("{} events beside it", neighbours.finish());
-    let mut last = gateway.client();
-    until_served(&mut last, "good.work");
-    drop(last);
+    until_served(&mut gateway.client(), "good.work");
     let counters = stop(gateway);
-    // For its queue, or, since what it does not answer is found silent and gets nothing new, for its silence.
-    assert!(counters.overrun + counters.lost >= 3, "{counters:?}");
+    assert_eq!((counters.overrun, counters.lost), (3, 0), "{counters:?}");
     good.join().expect("the good server was not disturbed");
+}
+
+#[test]
+fn calls_wait_bounded_for_a_server_that_is_found_silent_and_fail_with_it() {
+    let _process = measure::alone();
+    let gateway = Running::start(|config| {
+        bound_calls(config);
+        // What is queued for it may wait: only its heartbeat tells that it is gone.
+        config.limits.stall_ms = 600_000;
+        config.limits.heartbeat_ms = 2_500;
+    });
+    let good = serve(gateway.ws(), "good.work", number(1));
+    let neighbours = Neighbours::start(&gateway);
+    call_in_vain(&gateway, gateway.tcp());
+    println!("{} events beside it", neighbours.finish());
+    until_served(&mut gateway.client(), "good.work");
+    let counters = stop(gateway);
+    assert_eq!((counters.overrun, counters.lost), (0, 1), "{counters:?}");
+    assert!(counters.silent >= 1, "{counters:?}");
+    good.join().expect("the good server was not disturbed");
+}
+
+/// Bounds that are soon reached.
+fn bound_calls(config: &mut Config) {
+    lean(config);
+    config.limits.queue_bytes = 128 * 1024;
+    config.limits.stall_ms = 1_500;
+    // Those that come when it gets nothing new wait, up to this many on a core, and are refused beyond.
+    config.limits.calls_queued = 200;
+}
+
+/// Calls a server that reads nothing until it is closed. Each call has one answer, which says why; others are served
+/// meanwhile, and what the gateway holds stays small.
+fn call_in_vain(gateway: &Running, address: &Address) {
+    let mut server = Client::greeted(address);
+    server.serve("deaf.work");
+    // One asker on each core, if there are two.
+    let mut askers = [0, 1].map(|_| InVain {
+        client: gateway.client(),
+        open: BTreeSet::new(),
+        sent: 0,
+        refused: 0,
+        is_over: false,
+    });
+    let resident = measure::resident_kib();
+    let mut most = resident;
+    // In turns, so that neither is silent for long.
+    while askers.iter().any(|asker| !asker.is_over) {
+        for asker in &mut askers {
+            asker.round(address);
+        }
+        most = most.max(measure::resident_kib());
+    }
+    for asker in &mut askers {
+        println!(
+            "{address}: {} of {} refused while it was stuck",
+            asker.refused, asker.sent
+        );
+        while !asker.open.is_empty() {
+            let answer = asker.client.expect();
+            asker.take(&answer, address);
+        }
+        // Its offer went with it.
+        let id = asker.client.call("deaf.work", &[]);
+        assert_eq!(
+            asker.client.answer_to(id).code(),
+            Some(Code::Unavailable),
+            "{address}"
+        );
+    }
+    let grown = most - resident;
+    println!("{address}: {grown} KiB grown");
+    assert!(grown < 32 * 1024, "{address}: {grown} KiB grown");
+    drop(server);
+}
+
+/// Somebody who calls a server that reads nothing.
+struct InVain {
+    client: Client,
+    /// Its calls that have no answer yet.
+    open: BTreeSet<Id>,
+    sent: u64,
+    /// Those for which there was no room.
+    refused: u64,
+    /// Calls failed after others had waited: the server is gone.
+    is_over: bool,
+}
+
+impl InVain {
+    /// Some calls and what is answered soon.
+    fn round(&mut self, address: &Address) {
+        // Not so many that they fill the queue before the kernel was offered any; then few, since refusals are counted.
+        for _ in 0..if self.refused == 0 { 10 } else { 1 } {
+            self.open
+                .insert(self.client.call("deaf.work", &numbered(self.sent)));
+            self.sent += 1;
+        }
+        assert!(
+            self.sent < 20_000,
+            "{address}: {} calls wait for a server that reads nothing",
+            self.sent
+        );
+        let refused = self.refused;
+        while let Some(answer) = self
+            .client
+            .poll(Duration::from_millis(5))
+            .expect("an asker is not disturbed")
+        {
+            if answer.kind == Kind::Ping && answer.reference.is_none() {
+                let id = self.client.id();
+                self.client
+                    .send(&encoded(Kind::Ping, id, Some(answer.id), None, None, &[]));
+            } else {
+                self.take(&answer, address);
+            }
+        }
+        if refused == 0 && self.refused > 0 {
+            // Others are served meanwhile.
+            until_served(&mut self.client, "good.work");
+        }
+    }
+
+    /// An answer to one of its calls.
+    #[track_caller]
+    fn take(&mut self, answer: &Received, address: &Address) {
+        assert!(
+            self.open.remove(&answer.reference.expect("an answer")),
+            "{address}: answered once: {answer:?}"
+        );
+        match answer.code() {
+            Some(Code::ResourceExhausted) => self.refused += 1,
+            // The server is gone; before any was refused, its offer was still on its way.
+            Some(Code::Unavailable) => self.is_over |= self.refused > 0,
+            code => panic!("{address}: {code:?}"),
+        }
+    }
 }
 
 #[test]

@@ -98,6 +98,7 @@ fn stop(gateway: Running) -> Counters {
         sum.overrun += one.overrun;
         sum.timed_out += one.timed_out;
         sum.lost += one.lost;
+        sum.silent += one.silent;
         sum.rate_pauses += one.rate_pauses;
     }
     sum
