@@ -190,8 +190,8 @@ impl Shard {
     /// Ends a subscription or an offer, for its peer cancelled it. Calls open at the peer go on.
     pub fn end_subscription(&mut self, peer: PeerId, sub: Id) -> Option<Ended> {
         let at = self.subscriptions.find(peer, sub)?;
-        if let Role::Server(offer) = self.subscriptions[at].role {
-            self.serving.withdraw(offer);
+        if let Role::Server(_) = self.subscriptions[at].role {
+            self.serving.withdraw_named(peer, sub);
             self.post
                 .announce(News::Letter(Letter::Withdraw { server: peer, sub }));
         }

@@ -103,7 +103,8 @@ impl Shard {
     /// When [`Shard::handle_time`] has something to do, ms; `None` while no exchange waits for a time.
     #[must_use]
     pub fn poll_timeout_ms(&self) -> Option<u64> {
-        Some(self.exchanges.deadlines.next_us()?.div_ceil(1_000))
+        let times_us = [self.exchanges.deadlines.next_us(), self.serving.next_back_us()];
+        Some(times_us.into_iter().flatten().min()?.div_ceil(1_000))
     }
 
     /// A call or the open of a stream of a connection of this core, checked by

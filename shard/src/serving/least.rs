@@ -102,7 +102,7 @@ impl View<'_> {
         }
         let mut first: Option<(u32, u32)> = None;
         let mut ejected = None;
-        let heaviest = u64::from(set.heaviest.0);
+        let heaviest = u64::from(set.heaviest);
         for _ in 0..PICK_SCAN_MAX {
             let random = self.random.next();
             let member = &set.members[from + below(random as u32, (to - from) as u64) as usize];

@@ -30,7 +30,8 @@ pub(crate) mod set;
 mod table;
 mod turns;
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
@@ -66,8 +67,8 @@ struct Fleet {
 #[derive(Debug)]
 struct Offer {
     server: u32,
-    /// By which it was made; none for a connection that this core dialled.
-    sub: Option<Id>,
+    /// By which it was made, and made again with other terms; none for a connection that this core dialled.
+    subs: Vec<Id>,
     set: u32,
     /// Its place among its set's.
     at_set: u32,
@@ -87,9 +88,12 @@ pub(crate) struct Serving {
     remembered: NameCache<Known>,
     routing: Routing,
     offers: Slab<Offer>,
-    by_name: HashMap<(PeerId, Id), u32, FixedState>,
+    /// The offer of each name, and the name's place among those that it has.
+    by_name: HashMap<(PeerId, Id), (u32, u32), FixedState>,
     servers: Slab<Server>,
     by_peer: HashMap<PeerId, u32, FixedState>,
+    /// Who is ejected, and until when, the soonest first. Bounded by who can be: each is here once, until then.
+    ejected: BinaryHeap<Reverse<(u64, PeerId)>>,
     /// Sets with waiting calls in which something changed.
     moved: VecDeque<u32>,
     /// Sets with waiting calls.
@@ -120,6 +124,7 @@ impl Serving {
             by_name: HashMap::with_hasher(hasher.clone()),
             servers: Slab::new(),
             by_peer: HashMap::with_hasher(hasher.clone()),
+            ejected: BinaryHeap::new(),
             moved: VecDeque::new(),
             waiting: 0,
             now_us: 0,
@@ -136,20 +141,70 @@ impl Serving {
 
     pub(crate) fn handle_time(&mut self, now_us: u64) {
         self.now_us = self.now_us.max(now_us);
+        while let Some(&Reverse((until_us, peer))) = self.ejected.peek()
+            && until_us <= self.now_us
+        {
+            self.ejected.pop();
+            if let Some(server) = self.find(peer) {
+                self.tell_all(server);
+            }
+        }
     }
 
-    /// Adds an offer under the fleet that it names: its own number. Its server's terms are the last offer's.
+    /// When somebody comes back for whom calls may wait, µs.
+    pub(crate) fn next_back_us(&self) -> Option<u64> {
+        let &Reverse((until_us, _)) = self.ejected.peek().filter(|_| self.waiting > 0)?;
+        Some(until_us)
+    }
+
+    /// Adds an offer under the fleet that it names. Its server's terms are the last offer's. One more for the same
+    /// pattern of the same fleet is the same offer with another weight, until all of its names are withdrawn: a peer is
+    /// in a set once.
     pub(crate) fn offer(&mut self, peer: PeerId, sub: Id, pattern: &str, offering: &Offering) -> u32 {
         let server = self.server(peer, offering, true);
-        let offer = self.join(
-            server,
-            Some(sub),
-            offering.fleet.as_ref(),
-            pattern,
-            offering.weight(),
-        );
-        self.by_name.insert((peer, sub), offer);
+        let fleet = self.fleet(offering.fleet.as_ref());
+        let weight = offering.weight();
+        let offer = match self.named_in(server, fleet, pattern) {
+            Some(offer) => {
+                self.reweigh(offer, weight);
+                offer
+            }
+            None => self.join(server, fleet, pattern, weight),
+        };
+        let subs = &mut self.offers[offer as usize].subs;
+        self.by_name.insert((peer, sub), (offer, subs.len() as u32));
+        subs.push(sub);
         offer
+    }
+
+    /// A server's offer for this pattern, made under a name.
+    fn named_in(&self, server: u32, fleet: u32, pattern: &str) -> Option<u32> {
+        let patterns = &self.fleets[fleet as usize].patterns;
+        let set = patterns[patterns.get(pattern)?]?;
+        let (members, offers) = (
+            &self.sets[set as usize].members,
+            &self.servers[server as usize].offers,
+        );
+        // The shorter list is looked through: many offers of one peer are in as many sets.
+        let is_it = |&offer: &u32| {
+            let of = &self.offers[offer as usize];
+            of.set == set && of.server == server && !of.subs.is_empty()
+        };
+        if members.len() < offers.len() {
+            members.iter().map(|member| member.offer).find(is_it)
+        } else {
+            offers.iter().copied().find(is_it)
+        }
+    }
+
+    fn reweigh(&mut self, offer: u32, weight: u32) {
+        let Offer { set, at_set, .. } = self.offers[offer as usize];
+        let of_set = &mut self.sets[set as usize];
+        let before = std::mem::replace(&mut of_set.members[at_set as usize].weight, weight);
+        of_set.weighs_less(before);
+        of_set.weighs_more(weight);
+        of_set.table.is_stale = true;
+        self.tell(set);
     }
 
     /// A connection that this core dialled: all methods in its fleet, and these outside of any. Terms that change leave
@@ -158,10 +213,11 @@ impl Serving {
         let server = self.server(peer, offering, false);
         let old = self.attached(server);
         if let Some(fleet) = &offering.fleet {
-            self.join(server, None, Some(fleet), ">", offering.weight());
+            let fleet = self.fleet(Some(fleet));
+            self.join(server, fleet, ">", offering.weight());
         }
         for pattern in patterns {
-            self.join(server, None, None, pattern, offering.weight());
+            self.join(server, UNNAMED, pattern, offering.weight());
         }
         for offer in old {
             self.withdraw(offer);
@@ -179,7 +235,7 @@ impl Serving {
     fn attached(&self, server: u32) -> Vec<u32> {
         let of_server = self.servers[server as usize].offers.iter().copied();
         of_server
-            .filter(|&offer| self.offers[offer as usize].sub.is_none())
+            .filter(|&offer| self.offers[offer as usize].subs.is_empty())
             .collect()
     }
 
@@ -210,15 +266,7 @@ impl Serving {
         }
     }
 
-    fn join(
-        &mut self,
-        server: u32,
-        sub: Option<Id>,
-        fleet: Option<&Arc<str>>,
-        pattern: &str,
-        weight: u32,
-    ) -> u32 {
-        let fleet = self.fleet(fleet);
+    fn join(&mut self, server: u32, fleet: u32, pattern: &str, weight: u32) -> u32 {
         let patterns = &mut self.fleets[fleet as usize].patterns;
         let pattern = patterns.entry(pattern);
         let set = match patterns[pattern] {
@@ -235,7 +283,7 @@ impl Serving {
         let of_set = &mut self.sets[set as usize];
         let offer = self.offers.insert(Offer {
             server,
-            sub,
+            subs: Vec::new(),
             set,
             at_set: of_set.members.len() as u32,
             at_server: of_server.offers.len() as u32,
@@ -263,16 +311,24 @@ impl Serving {
         self.fleets[set.fleet as usize].patterns.text(set.pattern).clone()
     }
 
-    /// Takes an offer of another core's peer away.
+    /// Takes a name of an offer away, and with its last one the offer.
     pub(crate) fn withdraw_named(&mut self, peer: PeerId, sub: Id) {
-        if let Some(&offer) = self.by_name.get(&(peer, sub)) {
+        let Some((offer, at)) = self.by_name.remove(&(peer, sub)) else {
+            return;
+        };
+        let subs = &mut self.offers[offer as usize].subs;
+        subs.swap_remove(at as usize);
+        if let Some(&moved) = subs.get(at as usize) {
+            self.by_name.insert((peer, moved), (offer, at));
+        }
+        if subs.is_empty() {
             self.withdraw(offer);
         }
     }
 
     /// Takes an offer away: its peer gets no new calls by it, and those that are open go on. A peer of this core stays
     /// known until it is lost: other cores may have calls open at it.
-    pub(crate) fn withdraw(&mut self, at: u32) {
+    fn withdraw(&mut self, at: u32) {
         self.arrange(at, true);
         let offer = self.offers.remove(at as usize);
         let server = &mut self.servers[offer.server as usize];
@@ -280,7 +336,7 @@ impl Serving {
         if let Some(&moved) = server.offers.get(offer.at_server as usize) {
             self.offers[moved as usize].at_server = offer.at_server;
         }
-        if let Some(sub) = offer.sub {
+        for sub in offer.subs {
             self.by_name.remove(&(server.peer, sub));
         }
         let set = &mut self.sets[offer.set as usize];
@@ -305,9 +361,11 @@ impl Serving {
         self.release(offer.server);
     }
 
-    /// Takes all offers of a lost peer away. What was open at it; `None` if it never served.
-    pub(crate) fn lose(&mut self, peer: PeerId) -> Option<Vec<u32>> {
-        let &server = self.by_peer.get(&peer)?;
+    /// Takes all offers of a peer away.
+    pub(crate) fn withdraw_all(&mut self, peer: PeerId) {
+        let Some(&server) = self.by_peer.get(&peer) else {
+            return;
+        };
         while let Some(&offer) = self
             .servers
             .get(server as usize)
@@ -315,6 +373,12 @@ impl Serving {
         {
             self.withdraw(offer);
         }
+    }
+
+    /// Takes all offers of a lost peer away. What was open at it; `None` if it never served.
+    pub(crate) fn lose(&mut self, peer: PeerId) -> Option<Vec<u32>> {
+        self.by_peer.get(&peer)?;
+        self.withdraw_all(peer);
         // Without an offer and without anything open, a peer of another core is gone already.
         let Some(&server) = self.by_peer.get(&peer) else {
             return Some(Vec::new());

@@ -144,11 +144,7 @@ impl Serving {
         self.handle_time(now_us);
         let is_small = self.sets[at as usize].fit <= PICK_SCAN_MAX;
         if is_small && self.sets[at as usize].needs_review(now_us) {
-            let is_somebody_back = now_us >= self.sets[at as usize].table.review_us;
             self.sets[at as usize].review(&self.servers, &self.routing.routes.ejection, now_us);
-            if is_somebody_back {
-                self.tell(at);
-            }
         }
         let set = &mut self.sets[at as usize];
         let mut view = View {

@@ -1,6 +1,7 @@
 //! A serving peer as this core knows it: its terms and its standing as it and its home core say, and how its answers to
 //! this core were.
 
+use std::cmp::Reverse;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -15,6 +16,11 @@ use crate::peer::PeerId;
 
 /// Seeds what is the same on all cores.
 pub(super) const IDENTITY: u64 = 0x91c8_5f20_33d6_7ab1;
+
+/// What a server had for less than this, µs, is not its failure if its time is over …
+const OVERDUE_US_LEAST: u64 = 100_000;
+/// … nor for less than so many times what its answers take.
+const OVERDUE_TIMES: u64 = 4;
 
 /// How an exchange ended, as far as it says something about its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +51,8 @@ pub(crate) struct Server {
     pub(crate) credit_bytes: u32,
     pub(crate) standing: Standing,
     pub(super) latency: Latency,
+    /// The same by its answers alone: what is not answered does not make it usual.
+    pub(super) answers: Latency,
     pub(super) health: Health,
     /// It is in this gateway's zone.
     pub(super) is_near: bool,
@@ -100,6 +108,7 @@ impl Serving {
                 credit_bytes: 0,
                 standing: Standing::default(),
                 latency: Latency::default(),
+                answers: Latency::default(),
                 health: Health::default(),
                 is_near: false,
                 is_announced,
@@ -181,7 +190,11 @@ impl Serving {
             }
             Ending::Overdue => {
                 of_server.failed += 1;
-                true
+                // How long an asker waits is its own choice: what was over too soon says nothing about the server. Nor
+                // does what may have waited at the gate of another core.
+                let may_be_gated = of_server.peer.core != self.core && of_server.in_flight_max != u32::MAX;
+                let usual_us = of_server.answers.expected_us(now_us).unwrap_or(0);
+                !may_be_gated && elapsed_us >= OVERDUE_US_LEAST.max(usual_us.saturating_mul(OVERDUE_TIMES))
             }
             Ending::Cancelled | Ending::Lost => false,
         };
@@ -189,6 +202,7 @@ impl Serving {
         if elapsed_us > 0 {
             if is_answer {
                 of_server.latency.heard(elapsed_us, now_us);
+                of_server.answers.heard(elapsed_us, now_us);
             } else if ending != Ending::Lost {
                 // A quick failure is not a quick answer.
                 of_server.latency.waited(elapsed_us, now_us);
@@ -197,15 +211,14 @@ impl Serving {
         if is_answer {
             of_server.health.succeeded();
         } else if is_failure && of_server.health.failed(&self.routing.routes.ejection, now_us) {
+            self.ejected
+                .push(Reverse((of_server.health.ejected_until_us, of_server.peer)));
             for &offer in &of_server.offers {
                 self.sets[self.offers[offer as usize].set as usize].table.is_stale = true;
             }
         }
-        if self.waiting > 0 && was_full {
-            for nth in 0..self.servers[server as usize].offers.len() {
-                let offer = self.servers[server as usize].offers[nth];
-                self.tell(self.offers[offer as usize].set);
-            }
+        if was_full {
+            self.tell_all(server);
         }
         self.release(server);
         moved
@@ -376,6 +389,45 @@ mod tests {
     }
 
     #[test]
+    fn only_a_peer_that_had_a_call_for_long_failed_when_its_time_was_over() {
+        let is_ejected = |lab: &mut Lab, server: u32, elapsed_us: u64| {
+            for _ in 0..5 {
+                let (_, slot) = lab.call(None).unwrap();
+                lab.end(slot, Ending::Overdue, elapsed_us);
+            }
+            lab.serving[server].health.is_ejected(lab.now_us)
+        };
+        let lab = |usual_us: u64, core: u16, in_flight_max: u32| {
+            let mut lab = Lab::new(6);
+            let mut offering = terms(1);
+            offering.in_flight_max = in_flight_max;
+            let server = lab.serve(peer(core, 1), &offering);
+            let (_, slot) = lab.call(None).unwrap();
+            lab.end(slot, Ending::Answered, usual_us);
+            (lab, server)
+        };
+        let limited = 8;
+        for (usual_us, core, in_flight_max, elapsed_us, expected) in [
+            (200, 0, u32::MAX, 1_000, false),
+            (200, 0, u32::MAX, 99_999, false),
+            (200, 0, u32::MAX, 100_000, true),
+            (50_000, 0, u32::MAX, 199_999, false),
+            (50_000, 0, u32::MAX, 200_000, true),
+            (200, 0, limited, 100_000, true),
+            (200, 1, u32::MAX, 100_000, true),
+            (200, 1, limited, 1_000_000, false),
+        ] {
+            let (mut lab, server) = lab(usual_us, core, in_flight_max);
+            assert_eq!(
+                is_ejected(&mut lab, server, elapsed_us),
+                expected,
+                "{usual_us} {core} {in_flight_max} {elapsed_us}"
+            );
+            assert_eq!(lab.serving.rows().next().unwrap().failed, 5);
+        }
+    }
+
+    #[test]
     fn rows_tell_what_was_seen() {
         let mut lab = Lab::new(5);
         lab.serving.set_routes(all_by(crate::routes::Balance::Least));
@@ -384,7 +436,7 @@ mod tests {
         lab.end(slot, Ending::Answered, 250);
         for _ in 0..5 {
             let (_, slot) = lab.call(None).unwrap();
-            lab.end(slot, Ending::Overdue, 100);
+            lab.end(slot, Ending::Failed(fluxar_protocol::Code::Unavailable), 100);
         }
         lab.call(None).unwrap();
         let row = lab.serving.rows().next().unwrap();

@@ -1,6 +1,6 @@
 //! The offers for one pattern of one fleet, arranged so that one of them is found quickly.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::budget::Budget;
 use super::table::Table;
@@ -36,8 +36,10 @@ pub(crate) struct Set {
     pub(crate) fit: usize,
     /// How many of them are of this gateway's zone.
     pub(crate) near: usize,
-    /// The largest weight, and how many have it.
-    pub(crate) heaviest: (u32, usize),
+    /// The largest weight.
+    pub(crate) heaviest: u32,
+    /// How many members have each weight: whoever leaves, the next largest one is found without looking at all.
+    having: BTreeMap<u32, u32>,
     /// The sum of all weights.
     pub(crate) weights: u64,
     /// With whom the next round goes on, in its zone and out of it.
@@ -61,7 +63,8 @@ impl Set {
             members: Vec::new(),
             fit: 0,
             near: 0,
-            heaviest: (0, 0),
+            heaviest: 0,
+            having: BTreeMap::new(),
             weights: 0,
             turns: [0; 2],
             table: Table::default(),
@@ -77,32 +80,23 @@ impl Set {
         (self.weights / (self.members.len() as u64).max(1)).max(1)
     }
 
+    /// A member of that weight came.
     pub(crate) fn weighs_more(&mut self, weight: u32) {
         self.weights += u64::from(weight);
-        let (heaviest, having) = &mut self.heaviest;
-        match weight.cmp(heaviest) {
-            std::cmp::Ordering::Less => {}
-            std::cmp::Ordering::Equal => *having += 1,
-            std::cmp::Ordering::Greater => (*heaviest, *having) = (weight, 1),
-        }
+        *self.having.entry(weight).or_default() += 1;
+        self.heaviest = self.heaviest.max(weight);
     }
 
     /// A member of that weight was taken out.
     pub(crate) fn weighs_less(&mut self, weight: u32) {
         self.weights -= u64::from(weight);
-        if weight < self.heaviest.0 {
-            return;
+        if let Some(having) = self.having.get_mut(&weight) {
+            *having -= 1;
+            if *having == 0 {
+                self.having.remove(&weight);
+            }
         }
-        self.heaviest.1 -= 1;
-        if self.heaviest.1 == 0 {
-            let heaviest = self.members.iter().map(|member| member.weight).max().unwrap_or(0);
-            let having = self
-                .members
-                .iter()
-                .filter(|member| member.weight == heaviest)
-                .count();
-            self.heaviest = (heaviest, having);
-        }
+        self.heaviest = self.having.last_key_value().map_or(0, |(&weight, _)| weight);
     }
 }
 
@@ -194,11 +188,147 @@ impl Serving {
         !self.moved.is_empty()
     }
 
+    /// Something changed in all sets of a server.
+    pub(super) fn tell_all(&mut self, server: u32) {
+        if self.waiting == 0 {
+            return;
+        }
+        for nth in 0..self.servers[server as usize].offers.len() {
+            let offer = self.servers[server as usize].offers[nth];
+            self.tell(self.offers[offer as usize].set);
+        }
+    }
+
     pub(super) fn tell(&mut self, at: u32) {
         let set = &mut self.sets[at as usize];
         if set.has_waiting && !set.is_told {
             set.is_told = true;
             self.moved.push_back(at);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use fluxar_protocol::Id;
+    use proptest::prelude::*;
+
+    use super::Set;
+    use crate::offering::Offering;
+    use crate::routes::{Ejection, Routes};
+    use crate::serving::lab::{Lab, peer, terms};
+    use crate::serving::{Ending, Verdict};
+
+    proptest! {
+        #[test]
+        fn the_largest_weight_is_known_whoever_leaves(
+            steps in proptest::collection::vec((1..6_u32, any::<bool>()), 1..100),
+        ) {
+            let mut set = Set::new(1, 0, 0);
+            let mut model = Vec::new();
+            for (weight, comes) in steps {
+                match model.iter().position(|other| *other == weight) {
+                    Some(at) if !comes => {
+                        model.swap_remove(at);
+                        set.weighs_less(weight);
+                    }
+                    _ => {
+                        model.push(weight);
+                        set.weighs_more(weight);
+                    }
+                }
+                prop_assert_eq!(set.heaviest, model.iter().copied().max().unwrap_or(0));
+                prop_assert_eq!(set.weights, model.iter().copied().map(u64::from).sum::<u64>());
+                prop_assert!(set.having.len() <= 5 && !set.having.values().any(|having| *having == 0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_is_in_a_set_once_however_often_it_offers() {
+        let mut lab = Lab::new(1);
+        let other = lab.serve(peer(0, 2), &terms(5));
+        let id = |nth: u32| Id(u128::from(nth).to_be_bytes());
+        for nth in 1..=10_000 {
+            lab.serving.offer(peer(0, 1), id(nth), "m", &terms(nth));
+        }
+        let server = lab.serving.find(peer(0, 1)).unwrap();
+        let own = lab.serving[server].offers[0];
+        assert_eq!(lab.serving[server].offers, [own]);
+        let set = lab.serving.offers[own as usize].set as usize;
+        let seen = |lab: &Lab| {
+            let set = &lab.serving.sets[set];
+            (set.members.len(), set.heaviest, set.weights)
+        };
+        assert_eq!(seen(&lab), (2, 10_000, 10_005));
+        // In another fleet, and for another pattern, it is another offer.
+        let red = Offering {
+            fleet: Some("red".into()),
+            ..terms(1)
+        };
+        lab.serving.offer(peer(0, 1), id(20_000), "m", &red);
+        lab.serving.offer(peer(0, 1), id(20_001), "m.n", &terms(1));
+        assert_eq!(lab.serving[server].offers.len(), 3);
+        for nth in (1..=10_000).step_by(2).chain((2..10_000).step_by(2)) {
+            lab.serving.withdraw_named(peer(0, 1), id(nth));
+            lab.serving.withdraw_named(peer(0, 1), id(nth));
+        }
+        assert_eq!(seen(&lab).0, 2, "one name is left");
+        lab.serving.withdraw_named(peer(0, 1), id(10_000));
+        assert_eq!(seen(&lab), (1, 5, 5));
+        assert_eq!(lab.pick(None), Verdict::Server(other));
+        for nth in 1..100 {
+            lab.serving.offer(peer(0, 1), id(nth), "m", &terms(nth));
+        }
+        lab.serving.lose(peer(0, 1));
+        assert_eq!((seen(&lab), lab.serving.by_name.len()), ((1, 5, 5), 1));
+    }
+
+    #[test]
+    fn who_waits_is_told_when_an_ejected_peer_is_back() {
+        let mut lab = Lab::new(2);
+        lab.serving.set_routes(Arc::new(Routes {
+            ejection: Ejection {
+                failures: 1,
+                percent_max: 50,
+                ..Ejection::default()
+            },
+            ..Routes::default()
+        }));
+        let one_at_a_time = Offering {
+            in_flight_max: 1,
+            ..terms(1)
+        };
+        let bad = lab.serve(peer(0, 1), &one_at_a_time);
+        let good = lab.serve(peer(0, 2), &one_at_a_time);
+        let mut held = None;
+        while !lab.serving[bad].health.is_ejected(lab.now_us) {
+            match lab.call(None).unwrap() {
+                (server, slot) if server == bad => {
+                    lab.end(slot, Ending::Failed(fluxar_protocol::Code::Unavailable), 10);
+                }
+                (_, slot) => held = Some(slot),
+            }
+        }
+        if held.is_none() {
+            assert_eq!(lab.call(None).unwrap().0, good);
+        }
+        let Verdict::Full(set) = lab.pick(None) else {
+            panic!("one is busy, the other one ejected");
+        };
+        assert_eq!(lab.serving.next_back_us(), None, "nobody waits for it");
+        lab.serving.set_waiting(set, true);
+        let back_us = lab.serving.next_back_us().unwrap();
+        assert_eq!(back_us, lab.serving[bad].health.ejected_until_us);
+        lab.serving.handle_time(back_us - 1);
+        assert_eq!(lab.serving.pop_moved(), None);
+        lab.serving.handle_time(back_us);
+        assert_eq!(lab.serving.pop_moved(), Some(set));
+        assert_eq!(lab.serving.next_back_us(), None);
+        lab.now_us = back_us;
+        assert_eq!(lab.pick(None), Verdict::Server(bad));
+        lab.serving.set_waiting(set, false);
     }
 }

@@ -66,7 +66,7 @@ impl View<'_> {
     /// In this gateway's zone, 0, or out of it, 1.
     fn next_among(&mut self, set: &mut Set, which: usize) -> Option<u32> {
         let (from, to) = [(0, set.near), (set.near, set.fit)][which];
-        let due = i64::from(set.heaviest.0) * WHOLE as i64;
+        let due = i64::from(set.heaviest) * WHOLE as i64;
         let turn = &mut set.turns[which];
         let mut best: Option<(usize, i64)> = None;
         let mut ejected = None;
