@@ -35,8 +35,11 @@
     return whole;
   }
 
-  /** Encodes null, booleans, numbers, BigInts, strings, Uint8Arrays, arrays, Maps, plain objects and Tagged. */
-  function encode(value) {
+  /**
+   * Encodes null, booleans, numbers, BigInts, strings, Uint8Arrays, arrays, Maps, plain objects and Tagged. `depth` levels
+   * are around it: what is nested deeper than DEPTH_MAX would cost the connection.
+   */
+  function encode(value, depth = 0) {
     const parts = [];
     const head = (major, n) => {
       if (n < 24) return parts.push([(major << 5) | Number(n)]);
@@ -46,7 +49,12 @@
       parts.push([(major << 5) | (24 + (width < 0 ? 3 : width))]); // the shortest that can say it [P-3.4]
       return parts.push(wide.subarray(8 - (width < 0 ? 8 : 1 << width)));
     };
-    const pairs = (entries) => [head(5, entries.length), entries.flat(1).forEach(put)];
+    const nested = (items) => {
+      if ((depth += 1) > DEPTH_MAX) throw new FluxarError("invalid_argument", `nested deeper than ${DEPTH_MAX}`);
+      items.forEach(put);
+      depth -= 1;
+    };
+    const pairs = (entries) => [head(5, entries.length), nested(entries.flat(1))];
     const put = (item) => {
       if (item === null || item === undefined) parts.push([0xf6]);
       else if (item === false) parts.push([0xf4]);
@@ -65,10 +73,10 @@
         parts.push(bytes);
       } else if (Array.isArray(item)) {
         head(4, item.length);
-        item.forEach(put);
+        nested(item);
       } else if (item instanceof Tagged) {
         head(6, item.tag);
-        put(item.value);
+        nested([item.value]);
       } else if (item instanceof Encoded) parts.push(item.bytes);
       else if (item instanceof Map) pairs([...item]);
       else if (typeof item === "object") pairs(Object.entries(item).filter(([, v]) => v !== undefined));
@@ -173,6 +181,8 @@
     toMap = () => ({ code: Math.max(1, CODES.indexOf(this.code)), message: this.message, details: this.details ?? undefined });
   }
 
+  /** What is left of an error's map that cannot be sent as it is: every peer takes that. */
+  const cut = ({ code, message }) => ({ code, message: message.length > 300 ? `${message.slice(0, 300)}…` : message });
   const asFluxar = (error) => (error instanceof FluxarError ? error : new FluxarError("internal", String(error?.message ?? error)));
   const isId = (value) => value instanceof Uint8Array && value.length === 16;
   const isMap = (value) => value !== null && typeof value === "object" && Object.getPrototypeOf(value) === Object.prototype;
@@ -232,7 +242,7 @@
     #say; #ondone; #windowBytes; #grantedBytes;
     #creditBytes = null; #mostCreditBytes = 0; // null: not opened yet; the most that there ever was
     #arrived = []; #readers = []; #takenBytes = 0; #grantTimer = null;
-    #unsent = []; #sentEnd; #receivedEnd; #error = null; #abort = new AbortController();
+    #unsent = []; #sentEnd; #receivedEnd; #error = null; #unsendable = null; #abort = new AbortController();
 
     constructor({ say, ondone, sentEnd = false, receivedEnd = false, windowBytes }) {
       this.#say = say; // (type, meta, payload, error): a message about this stream
@@ -349,7 +359,7 @@
       for (; this.#unsent.length; this.#unsent.shift()) {
         const { bytes, resolve, reject } = this.#unsent[0];
         if (this.#sentEnd) {
-          reject(this.#error ?? new FluxarError("failed_precondition", "this direction of the stream has ended"));
+          reject(this.#unsendable ?? new FluxarError("failed_precondition", "this direction of the stream has ended"));
           continue;
         }
         if (this.#creditBytes === null || (bytes && !this.#mostCreditBytes)) return;
@@ -402,6 +412,7 @@
     #close(error, thrown = error) {
       if (this.#isDone) return;
       this.#error = thrown;
+      this.#unsendable = error;
       this.#sentEnd = this.#receivedEnd = true;
       for (const { reject } of this.#unsent.splice(0)) reject(error);
       this.#deliver();
@@ -457,7 +468,7 @@
         signal?.throwIfAborted();
         if (this.#isClosed) throw new FluxarError("failed_precondition", "this client is closed");
         const id = newId();
-        const bytes = encode([CALL, id, null, target, { ...meta, timeout_ms: timeoutMs }, payload, null]);
+        const bytes = encode([CALL, id, null, target, { ...meta, timeout_ms: timeoutMs }, payload, null], -1);
         const call = { id, bytes, resolve, reject, isSent: false };
         const give = (error) => {
           if (!this.#calls.has(hex(id))) return;
@@ -606,7 +617,13 @@
     }
 
     #send(type, id, ref = null, target = null, meta = null, payload = null, error = null) {
-      return this.#transmit(encode([type, id, ref, target, meta, payload, error]));
+      const message = [type, id, ref, target, meta, payload, error];
+      try {
+        return this.#transmit(encode(message, -1)); // each field is on its own [P-3.5]
+      } catch (unsendable) {
+        if (!error) throw unsendable;
+        return this.#transmit(encode([type, id, ref, target, meta, payload, cut(error)])); // somebody waits for it
+      }
     }
 
     #transmit(bytes) {
@@ -688,7 +705,7 @@
       if (this.#isClosed) throw new FluxarError("failed_precondition", "this client is closed");
       const id = newId();
       const asked = { ...meta, timeout_ms: timeoutMs, end: ends || undefined, credit: creditBytes };
-      const open = encode([STREAM, id, null, target, asked, payload, null]);
+      const open = encode([STREAM, id, null, target, asked, payload, null], -1);
       const give = (code, why) => stream.cancel(new FluxarError(code, why));
       const onabort = () => give("cancelled", `${target} was cancelled`);
       const timer = timeoutMs && setTimeout(() => give("deadline_exceeded", `${target} did not end within ${timeoutMs} ms`), timeoutMs);

@@ -387,3 +387,52 @@ test("a gateway that announces credit may be sent to at once", async () => {
   assert.equal(gateway.take(STREAM).payload, "x");
   gateway.close();
 });
+
+using("what is sent after the server's handler has returned is cancelled", async (gateway, client) => {
+  const stream = client.duplex("a.b");
+  const { id } = gateway.take(STREAM);
+  gateway.say(STREAM, id, { payload: 1, meta: { end: true } });
+  gateway.say(CANCEL, id);
+  assert.equal(gateway.take(STREAM).meta.end, true);
+  await fails(stream.send(1), "cancelled");
+  await stream.finish();
+  assert.deepEqual(await collect(stream), [1]);
+  gateway.nothing();
+});
+
+using("an error that cannot be sent whole is cut", async (gateway, client) => {
+  const large = new fluxar.FluxarError("aborted", "m".repeat(100_000), text(60_000));
+  const stream = client.duplex("a.b");
+  gateway.take(STREAM);
+  stream.fail(large);
+  const { error } = gateway.take(STREAM);
+  assert.deepEqual([error.code, error.message.slice(0, 3), error.details], [10, "mmm", undefined]);
+  await fails(stream.next(), "aborted");
+  // Nor is one of a handler kept from its caller, be it for its size or for what is no CBOR.
+  for (const thrown of [large, new fluxar.FluxarError("aborted", "mmm", () => {})]) {
+    const offer = gateway.serve("c.d", () => { throw thrown; });
+    gateway.say(CALL, null, { target: "c.d" });
+    await settled();
+    assert.equal(gateway.take(CALL).error.code, 10);
+    gateway.say(STREAM, null, { target: "c.d" });
+    await settled();
+    assert.equal(gateway.take(STREAM).error.code, 10);
+    offer.cancel();
+    gateway.say(SUBSCRIBE, gateway.take(CANCEL).ref, { meta: { end: true } });
+  }
+  gateway.nothing();
+}, {}, { v: 0, credit: 0, max_frame: 65_536 });
+
+using("what is nested too deep costs that item only", async (gateway, client) => {
+  const nested = (depth) => depth === 1 ? [] : [nested(depth - 1)];
+  const stream = client.duplex("a.b", nested(64));
+  const { id } = gateway.take(STREAM);
+  gateway.say(STREAM, id, { meta: { credit: 1000 } });
+  await fails((async () => stream.send(nested(65)))(), "invalid_argument");
+  await stream.send(nested(64));
+  assert.deepEqual(gateway.take(STREAM).payload, nested(64));
+  await fails(client.call("a.b", nested(65)), "invalid_argument");
+  assert.throws(() => client.publish("a.b", { a: nested(64) }), { code: "invalid_argument" });
+  assert.ok(client.publish("a.b", nested(64)));
+  assert.throws(() => client.stream("a.b", nested(65)), { code: "invalid_argument" });
+});
