@@ -172,7 +172,7 @@ impl Front {
             services: Arc::default(),
             agents: Agents::default(),
             admin: Admin::new(cores),
-            pool: Pool::default(),
+            pool: Pool::new(core, cores),
             announcer: Arc::new(Announcer::new(usize::from(cores))),
             welcome_limits,
             stopping: false,

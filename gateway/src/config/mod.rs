@@ -263,7 +263,11 @@ impl Config {
     /// What is allowed, and worth a second look.
     #[must_use]
     pub fn remarks(&self) -> Vec<Remark> {
-        route::remarks(&self.services.rules, &self.services.upstreams)
+        let mut remarks = route::remarks(&self.services.rules, &self.services.upstreams);
+        // Whoever cannot have the cores is told so when they are started.
+        let cores = self.cores.pick().map_or(1, |cores| cores.len());
+        remarks.extend(upstream::remarks(&self.services.upstreams, cores));
+        remarks
     }
 
     /// What the cores are told about services, at start and after each reload.

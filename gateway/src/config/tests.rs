@@ -405,3 +405,19 @@ fn who_may_administer_comes_from_the_environment_too() {
         assert_eq!(config.admin_from.names(), names);
     }
 }
+
+#[test]
+fn an_endpoint_that_cannot_have_so_little_at_a_time_is_remarked() {
+    let upstream = "[[upstream]]\nname = \"users\"\nconnections = 3\n\
+        endpoints = [{ url = \"tcp://a:1\", in_flight = 2 }, { url = \"tcp://b:1\", in_flight = 3 }, \"tcp://c:1\"]\n";
+    let (config, _) = read(&format!("cores = 1\n{upstream}"));
+    let remarks = config.remarks();
+    assert_eq!(remarks.len(), 1, "{remarks:?}");
+    assert!(
+        remarks[0].is_warning
+            && remarks[0]
+                .message
+                .contains("tcp://a:1 may get 3 at a time, not 2"),
+        "{remarks:?}"
+    );
+}

@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::ConfigFault;
+use super::route::Remark;
 use super::table::{Fields, Reading, show_text, tables, value_of};
 use crate::limits::ENDPOINTS_MAX;
 use crate::settings::Value;
@@ -213,6 +214,28 @@ fn dialled(url: &str) -> Result<Address, String> {
     }
 }
 
+/// Endpoints that get more at a time than was meant: a connection takes one at least.
+pub(super) fn remarks(upstreams: &[Upstream], cores: usize) -> Vec<Remark> {
+    let mut remarks = Vec::new();
+    for upstream in upstreams {
+        let connections = u64::from(upstream.connections.max(1)) * cores as u64;
+        for endpoint in &upstream.endpoints {
+            let in_flight = endpoint.in_flight_max;
+            if u64::from(in_flight) < connections {
+                let message = format!(
+                    "upstream {}: {} may get {connections} at a time, not {in_flight} (in_flight): one on each connection, {} of each of {cores} cores",
+                    upstream.name, endpoint.text, upstream.connections
+                );
+                remarks.push(Remark {
+                    is_warning: true,
+                    message,
+                });
+            }
+        }
+    }
+    remarks
+}
+
 /// Prints them as they read back.
 pub(super) fn print_all(upstreams: &[Upstream], out: &mut String) {
     if upstreams.is_empty() {
@@ -245,7 +268,7 @@ pub(super) fn print_all(upstreams: &[Upstream], out: &mut String) {
              resolve_ms = {resolve_ms}\n\
              # how long a connection and its hello may take\n\
              connect_ms = {connect_ms}\n\
-             # where its services are, with their terms\n\
+             # where its services are, with their terms; in_flight: at a time at each address, shared by all connections\n\
              endpoints = [\n",
             show_text(name),
             methods.join(", "),

@@ -146,6 +146,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_address_that_never_came_up_is_forgotten_when_its_last_link_is() {
+        let announcer = Announcer::new(2);
+        let (upstream, endpoint): Name = ("users".into(), "tcp://users.internal:9000 (10.0.0.1)".into());
+        announcer.down(0, &upstream, &endpoint, 3, &"refused");
+        announcer.up(1, &upstream, &endpoint, 4);
+        announcer.gone(0, &upstream, &endpoint, 3);
+        assert_eq!(
+            announcer.endpoints.lock().expect("no panic").len(),
+            1,
+            "one is open"
+        );
+        announcer.gone(1, &upstream, &endpoint, 4);
+        assert!(announcer.endpoints.lock().expect("no panic").is_empty());
+    }
+
+    #[test]
     fn a_change_is_said_once_when_it_is_complete() {
         let mut fare = Fare::default();
         assert_eq!(fare.down(0, 0), Some(News::Unreachable));

@@ -69,13 +69,25 @@ pub struct Endpoint {
     pub weight: u32,
     /// Where it stands.
     pub zone: Option<Arc<str>>,
-    /// Calls and streams at a time on each connection; `u32::MAX`: any number.
+    /// Calls and streams at a time at each of its addresses, over all connections of all cores; `u32::MAX`: any number.
     pub in_flight_max: u32,
     /// It finishes what it has and gets nothing new.
     pub drain: bool,
 }
 
 impl Endpoint {
+    /// The part of [`Endpoint::in_flight_max`] that one of so many connections has, counted from 0: all parts together
+    /// are the whole, but none is less than 1.
+    #[must_use]
+    pub fn in_flight_part(&self, nth: u32, connections: u32) -> u32 {
+        let connections = connections.max(1);
+        if self.in_flight_max == u32::MAX {
+            return u32::MAX;
+        }
+        let part = self.in_flight_max / connections + u32::from(nth < self.in_flight_max % connections);
+        part.max(1)
+    }
+
     /// Whether its host is a name, to be looked up before it can be dialled.
     #[must_use]
     pub fn is_named(&self) -> bool {

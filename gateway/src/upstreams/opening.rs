@@ -56,8 +56,9 @@ impl Front {
     fn reconcile(&mut self) {
         let services = Arc::clone(&self.services);
         let mut wishes = Vec::new();
+        let before = self.pool.without_room();
         let without_room = self.pool.reconcile(&services, self.now_ms, &mut wishes);
-        if without_room > 0 {
+        if without_room > before {
             tracing::warn!(
                 core = self.core,
                 "{without_room} connections to upstreams are not dialled: a core dials {LINKS_MAX} at most"
@@ -68,6 +69,9 @@ impl Front {
 
     /// Dials what is due, and looks at what leaves.
     pub(crate) fn expire_pool(&mut self) {
+        if self.pool.has_room(self.now_ms) {
+            self.reconcile();
+        }
         let mut wishes = Vec::new();
         self.pool.expire(self.now_ms, &mut wishes);
         self.fulfil(wishes);
@@ -101,6 +105,9 @@ impl Front {
                     if let Some(slot) = self.slot_of(conn) {
                         self.give_up(slot, &"no longer in the configuration");
                     }
+                }
+                Wish::Forget { link, upstream, name } => {
+                    self.announcer.gone(self.core, &upstream, &name, link);
                 }
             }
         }

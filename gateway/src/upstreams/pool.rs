@@ -9,8 +9,8 @@
 //!                                                                       └─▶ leaving ── nothing open, or 60 s ─▶ gone
 //! ```
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use fluxar_engine::listener::Address;
@@ -45,6 +45,9 @@ pub(crate) struct Key {
     /// Of several alike, counted from 0.
     nth: u32,
 }
+
+/// What an administrator has drained beyond single links: an endpoint of an upstream, or one address of its name.
+type Drained = (Arc<str>, Arc<str>, Option<Address>);
 
 /// What the configuration says about a link beyond where it leads.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,7 +125,7 @@ impl Link {
 }
 
 /// What a pool wants done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wish {
     /// Dial it; [`Pool::dialled`] or [`Pool::lost`] follows.
     Dial(u32),
@@ -136,31 +139,54 @@ pub(crate) enum Wish {
     Finish { conn: Conn, overdue: bool },
     /// Close it at once: it is not open yet.
     Abort(Conn),
+    /// A link that was not open is gone: nobody hears of it again.
+    Forget {
+        link: u32,
+        upstream: Arc<str>,
+        /// What it was called to people.
+        name: Arc<str>,
+    },
 }
 
 /// All links of a core.
 #[derive(Debug)]
 pub(crate) struct Pool {
+    /// Which core's it is, of how many.
+    core: u32,
+    cores: u32,
     links: Vec<Option<Link>>,
     /// What names stand for, by upstream and endpoint.
     resolved: HashMap<(Arc<str>, Arc<str>), Arc<Resolved>>,
+    /// The configured endpoints, by upstream and text.
+    endpoints: Vec<(Arc<str>, Arc<str>)>,
+    /// New links to these begin drained. Nothing is in it that is not configured, or that its name dropped.
+    drained: HashSet<Drained>,
+    /// The links that had no room at the last [`Pool::reconcile`].
+    without_room: usize,
+    /// A link left while others had no room: when to reconcile.
+    has_room_ms: Option<u64>,
     /// When [`Pool::expire`] has something to do; `u64::MAX`: never.
     due_ms: u64,
     stopped: bool,
 }
 
-impl Default for Pool {
-    fn default() -> Self {
+impl Pool {
+    /// The pool of this core of so many: they share what an endpoint may have in flight.
+    pub(crate) fn new(core: u16, cores: u16) -> Self {
         Self {
+            core: u32::from(core),
+            cores: u32::from(cores),
             links: Vec::new(),
             resolved: HashMap::new(),
+            endpoints: Vec::new(),
+            drained: HashSet::new(),
+            without_room: 0,
+            has_room_ms: None,
             due_ms: u64::MAX,
             stopped: false,
         }
     }
-}
 
-impl Pool {
     /// When [`Pool::expire`] has something to do.
     pub(crate) fn due_ms(&self) -> Option<u64> {
         (self.due_ms != u64::MAX).then_some(self.due_ms)
@@ -209,10 +235,16 @@ impl Pool {
         });
         let mut wanted: HashMap<Key, (Terms, bool)> = HashMap::new();
         let mut in_order = Vec::new();
+        let mut places: HashSet<Drained> = HashSet::new();
+        self.endpoints.clear();
         for upstream in &services.upstreams {
             for endpoint in &upstream.endpoints {
+                let (name, text) = (&upstream.name, &endpoint.text);
+                self.endpoints.push((Arc::clone(name), Arc::clone(text)));
+                places.insert((Arc::clone(name), Arc::clone(text), None));
                 let named = endpoint.is_named();
                 for address in self.addresses(upstream, endpoint) {
+                    places.insert((Arc::clone(name), Arc::clone(text), Some(address.clone())));
                     for nth in 0..upstream.connections.max(1) {
                         let key = Key {
                             upstream: Arc::clone(&upstream.name),
@@ -222,12 +254,13 @@ impl Pool {
                         };
                         if let Entry::Vacant(place) = wanted.entry(key) {
                             in_order.push(place.key().clone());
-                            place.insert((terms(upstream, endpoint), named));
+                            place.insert((self.terms(upstream, endpoint, nth), named));
                         }
                     }
                 }
             }
         }
+        self.drained.retain(|place| places.contains(place));
         for at in 0..self.links.len() as u32 {
             let Some(link) = self.get_mut(at) else { continue };
             match wanted.remove(&link.key) {
@@ -241,10 +274,10 @@ impl Pool {
                 continue; // it is there
             };
             let link = Link {
+                drained: self.starts_drained(&key),
                 key,
                 terms,
                 state: State::Waiting { until_ms: now_ms },
-                drained: false,
                 failures: 0,
                 named,
                 hello: None,
@@ -255,8 +288,41 @@ impl Pool {
                 None => without_room += 1,
             }
         }
+        self.without_room = without_room;
+        self.has_room_ms = None;
         self.watch();
         without_room
+    }
+
+    /// How many links had no room the last time.
+    pub(crate) fn without_room(&self) -> usize {
+        self.without_room
+    }
+
+    /// Whether a link without room can have some by now: [`Pool::reconcile`] finds it.
+    pub(crate) fn has_room(&self, now_ms: u64) -> bool {
+        !self.stopped && self.has_room_ms.is_some_and(|at_ms| at_ms <= now_ms)
+    }
+
+    fn starts_drained(&self, key: &Key) -> bool {
+        let place = |address| (Arc::clone(&key.upstream), Arc::clone(&key.endpoint), address);
+        // Nearly always nothing is.
+        !self.drained.is_empty()
+            && (self.drained.contains(&place(None))
+                || self.drained.contains(&place(Some(key.address.clone()))))
+    }
+
+    fn terms(&self, upstream: &Upstream, endpoint: &Endpoint, nth: u32) -> Terms {
+        let each = upstream.connections.max(1);
+        Terms {
+            methods: upstream.methods.clone(),
+            weight: endpoint.weight,
+            zone: endpoint.zone.clone(),
+            // The first of every core before the second of any.
+            in_flight_max: endpoint.in_flight_part(nth * self.cores + self.core, each * self.cores),
+            drain: endpoint.drain,
+            connect_ms: upstream.connect_ms,
+        }
     }
 
     fn addresses(&self, upstream: &Upstream, endpoint: &Endpoint) -> Vec<Address> {
@@ -283,11 +349,22 @@ impl Pool {
                 wishes.push(Wish::Finish { conn, overdue: false });
             }
             State::Leaving { .. } => {}
-            State::Waiting { .. } => self.links[at as usize] = None,
+            State::Waiting { .. } => self.forget(at, wishes),
             State::Dialling { conn } => {
-                self.links[at as usize] = None;
+                self.forget(at, wishes);
                 wishes.extend(conn.map(Wish::Abort));
             }
+        }
+    }
+
+    /// A link that is not connected is gone, and nothing more is said about it.
+    fn forget(&mut self, at: u32, wishes: &mut Vec<Wish>) {
+        if let Some(link) = self.links[at as usize].take() {
+            wishes.push(Wish::Forget {
+                link: at,
+                name: link.name(),
+                upstream: link.key.upstream,
+            });
         }
     }
 
@@ -369,6 +446,10 @@ impl Pool {
         }
         if stopped || matches!(link.state, State::Leaving { .. }) {
             self.links[at as usize] = None;
+            if self.without_room > 0 && self.has_room_ms.is_none() {
+                // A little later: others leave along with it.
+                self.has_room_ms = Some(now_ms + LEAVE_LOOK_MS);
+            }
             return self.watch();
         }
         if since_ms.is_some_and(|since_ms| now_ms.saturating_sub(since_ms) >= PROVED_MS) {
@@ -384,17 +465,45 @@ impl Pool {
         self.watch();
     }
 
-    /// An administrator has the links of an upstream or of an endpoint drained, or no longer; remembered over
-    /// reconnects. Returns how many there are.
-    pub(crate) fn drain(&mut self, name_or_url: &str, on: bool, wishes: &mut Vec<Wish>) -> u32 {
+    /// An administrator has the links of an upstream, of an endpoint or of one address of its name drained, or no longer;
+    /// remembered over reconnects, and for links that come later. Returns how many there are; an endpoint that has none
+    /// yet counts as one.
+    pub(crate) fn drain(&mut self, called: &str, on: bool, wishes: &mut Vec<Wish>) -> u32 {
         let mut matched = 0;
+        for (upstream, endpoint) in &self.endpoints {
+            if **upstream != *called && **endpoint != *called {
+                continue;
+            }
+            let is_its_own = |key: &Key| key.upstream == *upstream && key.endpoint == *endpoint;
+            if !self.links.iter().flatten().any(|link| is_its_own(&link.key)) {
+                matched += 1;
+            }
+            if on {
+                self.drained
+                    .insert((Arc::clone(upstream), Arc::clone(endpoint), None));
+            } else {
+                self.drained
+                    .retain(|(of, text, _)| (of, text) != (upstream, endpoint));
+            }
+        }
         for (at, link) in self.links.iter_mut().enumerate() {
             let Some(link) = link else { continue };
-            if *link.key.upstream != *name_or_url
-                && *link.key.endpoint != *name_or_url
-                && *link.name() != *name_or_url
-            {
-                continue;
+            if *link.key.upstream != *called && *link.key.endpoint != *called {
+                if *link.name() != *called {
+                    continue;
+                }
+                let Key {
+                    upstream,
+                    endpoint,
+                    address,
+                    ..
+                } = &link.key;
+                let place = (Arc::clone(upstream), Arc::clone(endpoint), Some(address.clone()));
+                if on {
+                    self.drained.insert(place);
+                } else {
+                    self.drained.remove(&place);
+                }
             }
             matched += 1;
             link.drained = on;
@@ -405,14 +514,18 @@ impl Pool {
         matched
     }
 
-    /// The same of one link, by an administrator who named its connection.
-    pub(crate) fn drain_link(&mut self, at: u32, on: bool) {
-        if let Some(link) = self.get_mut(at) {
+    /// The same of one link, by an administrator who named its connection. Whether it gets nothing new now.
+    pub(crate) fn drain_link(&mut self, at: u32, on: bool) -> bool {
+        self.get_mut(at).is_some_and(|link| {
             link.drained = on;
-        }
+            link.is_draining()
+        })
     }
 
     fn watch(&mut self) {
+        if self.stopped {
+            return;
+        }
         let due = |link: &Link| match link.state {
             State::Waiting { until_ms } => Some(until_ms),
             State::Leaving { .. } => Some(0),
@@ -423,6 +536,7 @@ impl Pool {
             .iter()
             .flatten()
             .filter_map(due)
+            .chain(self.has_room_ms)
             .min()
             .unwrap_or(u64::MAX);
     }
@@ -455,17 +569,6 @@ impl Link {
             }
             _ => {}
         }
-    }
-}
-
-fn terms(upstream: &Upstream, endpoint: &Endpoint) -> Terms {
-    Terms {
-        methods: upstream.methods.clone(),
-        weight: endpoint.weight,
-        zone: endpoint.zone.clone(),
-        in_flight_max: endpoint.in_flight_max,
-        drain: endpoint.drain,
-        connect_ms: upstream.connect_ms,
     }
 }
 

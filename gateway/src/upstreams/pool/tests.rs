@@ -75,7 +75,7 @@ const B: &str = "tcp://127.0.0.1:2";
 
 #[test]
 fn each_endpoint_is_dialled_so_often_and_nothing_is_due_once_all_are_open() {
-    let mut pool = Pool::default();
+    let mut pool = Pool::new(0, 1);
     assert!(reconcile(&mut pool, &services(&[A, B], 3), 5).is_empty());
     assert_eq!(pool.due_ms(), Some(5));
     assert_eq!(open_all(&mut pool, 5), [0, 1, 2, 3, 4, 5]);
@@ -86,7 +86,7 @@ fn each_endpoint_is_dialled_so_often_and_nothing_is_due_once_all_are_open() {
 
 #[test]
 fn the_pauses_double_by_lot_up_to_a_bound_and_begin_anew_behind_a_proof() {
-    let mut pool = Pool::default();
+    let mut pool = Pool::new(0, 1);
     reconcile(&mut pool, &services(&[A], 1), 0);
     let mut now_ms = 0;
     for failure in 0..12 {
@@ -119,7 +119,7 @@ fn a_goodbye_says_when_to_come_back_within_bounds() {
         (1, PAUSE_MS_LEAST / 2),
         (u32::MAX, u64::from(RETRY_AFTER_MS_MOST)),
     ] {
-        let mut pool = Pool::default();
+        let mut pool = Pool::new(0, 1);
         reconcile(&mut pool, &services(&[A], 1), 0);
         open_all(&mut pool, 0);
         pool.lost(0, Some(conn(0)), Some(asked_ms), 0, 0);
@@ -129,7 +129,7 @@ fn a_goodbye_says_when_to_come_back_within_bounds() {
 
 #[test]
 fn the_end_of_an_earlier_connection_does_not_disturb_the_one_that_took_its_place() {
-    let mut pool = Pool::default();
+    let mut pool = Pool::new(0, 1);
     reconcile(&mut pool, &services(&[A], 1), 0);
     expire(&mut pool, 0);
     pool.dialled(0, conn(7));
@@ -144,7 +144,7 @@ fn the_end_of_an_earlier_connection_does_not_disturb_the_one_that_took_its_place
 
 #[test]
 fn what_is_no_longer_wanted_leaves_when_it_is_done_and_the_rest_is_left_alone() {
-    let mut pool = Pool::default();
+    let mut pool = Pool::new(0, 1);
     reconcile(&mut pool, &services(&[A, B], 1), 0);
     open_all(&mut pool, 0);
     let finish = |overdue| Wish::Finish {
@@ -166,20 +166,26 @@ fn what_is_no_longer_wanted_leaves_when_it_is_done_and_the_rest_is_left_alone() 
 
 #[test]
 fn what_is_dialled_or_waits_is_dropped_at_once_when_it_is_no_longer_wanted() {
-    let mut pool = Pool::default();
+    let mut pool = Pool::new(0, 1);
     reconcile(&mut pool, &services(&[A, B], 1), 0);
-    assert!(reconcile(&mut pool, &services(&[B], 1), 0).is_empty());
+    // What was said about them is forgotten with them.
+    let forget = |link, name: &str| Wish::Forget {
+        link,
+        upstream: "users".into(),
+        name: name.into(),
+    };
+    assert_eq!(reconcile(&mut pool, &services(&[B], 1), 0), [forget(0, A)]);
     assert_eq!(expire(&mut pool, 0), [Wish::Dial(1)]);
     pool.dialled(1, conn(1));
     let wishes = reconcile(&mut pool, &services(&[], 1), 0);
-    assert_eq!(wishes, [Wish::Abort(conn(1))]);
+    assert_eq!(wishes, [forget(1, B), Wish::Abort(conn(1))]);
     pool.lost(1, Some(conn(1)), None, 0, 0);
     assert!(pool.due_ms().is_none());
 }
 
 #[test]
 fn other_terms_are_told_without_a_new_connection() {
-    let mut pool = Pool::default();
+    let mut pool = Pool::new(0, 1);
     let mut wanted = services(&[A], 1);
     reconcile(&mut pool, &wanted, 0);
     open_all(&mut pool, 0);
@@ -195,7 +201,7 @@ fn other_terms_are_told_without_a_new_connection() {
 
 #[test]
 fn a_drain_by_an_administrator_outlives_connections_and_reloads() {
-    let mut pool = Pool::default();
+    let mut pool = Pool::new(0, 1);
     let wanted = services(&[A, B], 1);
     reconcile(&mut pool, &wanted, 0);
     open_all(&mut pool, 0);
@@ -215,7 +221,7 @@ fn a_drain_by_an_administrator_outlives_connections_and_reloads() {
 #[test]
 fn names_are_dialled_at_all_their_addresses_and_follow_them() {
     const NAME: &str = "tcp://users.internal:9000";
-    let mut pool = Pool::default();
+    let mut pool = Pool::new(0, 1);
     let wanted = services(&[NAME], 1);
     reconcile(&mut pool, &wanted, 0);
     assert_eq!(pool.due_ms(), None, "nothing is known of it yet");
@@ -240,10 +246,112 @@ fn names_are_dialled_at_all_their_addresses_and_follow_them() {
 
 #[test]
 fn there_is_a_bound_and_who_stops_dials_nobody() {
-    let mut pool = Pool::default();
+    let mut pool = Pool::new(0, 1);
     let mut wishes = Vec::new();
     let without_room = pool.reconcile(&services(&[A, B], 3_000), 0, &mut wishes);
     assert_eq!(without_room, 6_000 - LINKS_MAX);
     pool.stop();
     assert!(pool.due_ms().is_none() && expire(&mut pool, 1).is_empty());
+}
+
+#[test]
+fn a_drained_endpoint_stays_so_whatever_links_come_until_it_is_not_configured() {
+    const NAME: &str = "tcp://users.internal:9000";
+    let draining = |pool: &Pool| -> Vec<(String, bool)> {
+        let links = pool.links.iter().flatten();
+        links
+            .map(|link| (link.key.address.to_string(), link.is_draining()))
+            .collect()
+    };
+    let at = |address: &str, drains| (format!("tcp://{address}:9000"), drains);
+    let mut pool = Pool::new(0, 1);
+    reconcile(&mut pool, &services(&[NAME, A], 1), 0);
+    // Before anything is known of the name.
+    assert_eq!(pool.drain(NAME, true, &mut Vec::new()), 1);
+    pool.resolve(resolved(NAME, &["tcp://10.0.0.1:9000"]));
+    reconcile(&mut pool, &services(&[NAME, A], 1), 0);
+    assert_eq!(draining(&pool), [(A.to_owned(), false), at("10.0.0.1", true)]);
+    // Another address, and another connection to each.
+    pool.resolve(resolved(NAME, &["tcp://10.0.0.2:9000"]));
+    reconcile(&mut pool, &services(&[NAME], 2), 0);
+    assert_eq!(draining(&pool), [at("10.0.0.2", true), at("10.0.0.2", true)]);
+    // It is taken out, and is another's when it comes back.
+    reconcile(&mut pool, &services(&[], 1), 0);
+    reconcile(&mut pool, &services(&[NAME], 1), 0);
+    pool.resolve(resolved(NAME, &["tcp://10.0.0.3:9000", "tcp://10.0.0.4:9000"]));
+    reconcile(&mut pool, &services(&[NAME], 1), 0);
+    assert_eq!(draining(&pool), [at("10.0.0.3", false), at("10.0.0.4", false)]);
+    // One address alone.
+    assert_eq!(
+        pool.drain(&format!("{NAME} (10.0.0.3)"), true, &mut Vec::new()),
+        1
+    );
+    reconcile(&mut pool, &services(&[NAME], 2), 0);
+    let of = |pool: &Pool, drains| draining(pool).iter().filter(|(_, is)| *is == drains).count();
+    assert_eq!((of(&pool, true), of(&pool, false)), (2, 2));
+    // Whoever ends the draining of all ends that, too.
+    assert_eq!(pool.drain("users", false, &mut Vec::new()), 4);
+    reconcile(&mut pool, &services(&[NAME], 3), 0);
+    assert_eq!(of(&pool, true), 0);
+}
+
+#[test]
+fn what_the_configuration_drains_an_administrator_does_not_undo() {
+    let mut pool = Pool::new(0, 1);
+    let mut wanted = services(&[A], 1);
+    wanted.upstreams[0].endpoints[0].drain = true;
+    reconcile(&mut pool, &wanted, 0);
+    assert!(pool.drain_link(0, true) && pool.drain_link(0, false));
+    wanted.upstreams[0].endpoints[0].drain = false;
+    reconcile(&mut pool, &wanted, 0);
+    assert!(pool.drain_link(0, true) && !pool.drain_link(0, false));
+}
+
+#[test]
+fn what_an_endpoint_may_have_is_shared_by_the_connections_of_all_cores() {
+    for (in_flight, connections, cores) in [
+        (64, 1, 1),
+        (64, 3, 4),
+        (13, 2, 6),
+        (12, 2, 6),
+        (3, 2, 4),
+        (1, 1, 64),
+    ] {
+        let mut wanted = services(&[A], connections);
+        wanted.upstreams[0].endpoints[0].in_flight_max = in_flight;
+        let mut parts = Vec::new();
+        for core in 0..cores {
+            let mut pool = Pool::new(core, cores);
+            reconcile(&mut pool, &wanted, 0);
+            parts.extend(pool.links.iter().flatten().map(|link| link.terms.in_flight_max));
+        }
+        let count = connections * u32::from(cores);
+        assert_eq!(parts.iter().sum::<u32>(), in_flight.max(count), "{parts:?}");
+        let (least, most) = (parts.iter().min().unwrap(), parts.iter().max().unwrap());
+        assert!(*least >= 1 && most - least <= 1, "{parts:?}");
+    }
+    let mut pool = Pool::new(1, 2);
+    reconcile(&mut pool, &services(&[A], 2), 0);
+    assert_eq!(pool.get(0).expect("a link").terms.in_flight_max, u32::MAX);
+}
+
+#[test]
+fn who_found_no_room_is_dialled_when_somebody_has_left() {
+    let most = LINKS_MAX as u32;
+    let mut pool = Pool::new(0, 1);
+    reconcile(&mut pool, &services(&[A], 1), 0);
+    open_all(&mut pool, 0);
+    let mut wishes = Vec::new();
+    // A finishes what it has, and is in the way of the last one.
+    assert_eq!(pool.reconcile(&services(&[B], most), 1, &mut wishes), 1);
+    assert!(!pool.has_room(u64::MAX));
+    let now_ms = 1_000;
+    pool.lost(0, Some(conn(0)), None, 0, now_ms);
+    let room_ms = now_ms + LEAVE_LOOK_MS;
+    assert!(!pool.has_room(room_ms - 1) && pool.has_room(room_ms));
+    open_all(&mut pool, now_ms);
+    assert_eq!(pool.due_ms(), Some(room_ms), "somebody looks then");
+    reconcile(&mut pool, &services(&[B], most), room_ms);
+    assert!(pool.get(0).is_some() && !pool.has_room(u64::MAX));
+    assert_eq!(open_all(&mut pool, room_ms), [0]);
 }
