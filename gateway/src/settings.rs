@@ -317,7 +317,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     Setting {
         key: "admin.from",
-        what: "who may list and drain services: \"unix\" (Unix sockets), \"loopback\" (TCP of this machine), both or none",
+        what: "who may list and drain services: \"unix\" (Unix sockets), \"loopback\" (TCP of this machine), both or none; behind a proxy on this machine all its clients come from loopback: write [\"unix\"]",
         set: |config, value| {
             config.admin_from = AdminFrom::parse(&texts(value)?)?;
             Ok(())

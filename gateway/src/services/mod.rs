@@ -67,6 +67,16 @@ impl Front {
             return Ok(());
         };
         let asker = session.peer;
+        let queued = session.outbox.queued_bytes();
+        if queued > self.limits.queue_bytes {
+            // A list is far longer than the call: nobody gets more of them than they read.
+            let message = format!("you have {queued} bytes to read before this answer; read, and ask again");
+            return Err((Code::ResourceExhausted, message));
+        }
+        if self.admin.is_open(asker, envelope.id) {
+            let message = "a question of this id is open on this connection; make ids of 16 random bytes";
+            return Err((Code::AlreadyExists, message.to_owned()));
+        }
         let question = self
             .admin
             .open(asker, envelope.id, wish.clone(), self.now_ms)
@@ -163,10 +173,12 @@ impl Front {
                 continue;
             };
             if let Some(session) = &mut self.sessions[slot] {
-                session.standing.draining = on;
-                if session.is_dialled() {
-                    self.pool.drain_link(session.link, on);
-                }
+                session.standing.draining = if session.is_dialled() {
+                    // What the configuration drains stays drained.
+                    self.pool.drain_link(session.link, on)
+                } else {
+                    on
+                };
             }
             self.tell_standing(slot);
         }

@@ -105,6 +105,12 @@ impl Admin {
         self.open.first().map(|question| question.until_ms)
     }
 
+    /// Whether a connection waits for the answer to a question of this id.
+    pub(super) fn is_open(&self, asker: PeerId, reference: Id) -> bool {
+        let of = |question: &Question| (question.asker, question.reference);
+        self.open.iter().any(|question| of(question) == (asker, reference))
+    }
+
     /// A new question; its number.
     pub(super) fn open(
         &mut self,
@@ -219,10 +225,13 @@ mod tests {
         let mut admin = Admin::new(3);
         let number = admin.open(ASKER, Id([7; 16]), drain(), 100).unwrap();
         assert_eq!(admin.next_ms(), Some(1_100));
+        let is_open = |asker, id| admin.is_open(asker, Id([id; 16]));
+        assert!(is_open(ASKER, 7) && !is_open(ASKER, 8) && !is_open(PeerId { slot: 2, ..ASKER }, 7));
         assert!(admin.told(0, number, Told::Marked(1)).is_none());
         assert!(admin.told(2, number, Told::Marked(0)).is_none());
         let question = admin.told(1, number, Told::Marked(2)).unwrap();
         assert_eq!(question.reference, Id([7; 16]));
+        assert!(!admin.is_open(ASKER, Id([7; 16])));
         assert_eq!(
             question.answer(1_000).unwrap(),
             b"\xa2\x67matched\x03\x6dcores_missing\x00"
