@@ -133,7 +133,7 @@ impl Shard {
     }
 
     /// How fit a connection of this core is to serve, and whether it takes what the streams that it has open bring.
-    /// Nothing comes of it for one that serves nothing and has nothing open: tell it again when it does.
+    /// Streams that it opens later know it too; to one that begins to serve it is told again.
     pub fn set_standing(&mut self, peer: PeerId, standing: Standing) {
         if self.serving.set_standing(peer, standing)
             && self
@@ -146,7 +146,15 @@ impl Shard {
                 standing,
             }));
         }
-        self.standing_changed(peer, standing);
+        let is_news = if standing.crowded {
+            self.crowded.insert(peer)
+        } else {
+            self.crowded.remove(&peer)
+        };
+        // All that it has open is walked through: only when something came of it.
+        if is_news {
+            self.crowded_changed(peer, standing.crowded);
+        }
     }
 
     /// Tells the other cores of an offer behind it, if its peer is not fit.
@@ -187,13 +195,18 @@ impl Shard {
             .map_or(0, |at| self.serving[at].open.len())
     }
 
-    /// Ends a subscription or an offer, for its peer cancelled it. Calls open at the peer go on.
+    /// Ends a subscription or an offer, for its peer cancelled it. Calls open at the peer go on;
+    /// it hears of no new ones that the offer would have brought, wherever they are.
     pub fn end_subscription(&mut self, peer: PeerId, sub: Id) -> Option<Ended> {
         let at = self.subscriptions.find(peer, sub)?;
         if let Role::Server(_) = self.subscriptions[at].role {
+            let pattern = self.serving.text_of(peer, sub);
             self.serving.withdraw_named(peer, sub);
             self.post
                 .announce(News::Letter(Letter::Withdraw { server: peer, sub }));
+            if let Some(pattern) = pattern {
+                self.offer_withdrawn(peer, &pattern);
+            }
         }
         Some(self.unsubscribe(at))
     }
@@ -201,6 +214,8 @@ impl Shard {
     /// A connection of this core is gone, and with it its subscriptions and offers. Calls that it opened are
     /// cancelled onwards, calls open at it fail or go to another server ([`Shard::poll_outgoing`], on every core).
     pub fn peer_lost(&mut self, peer: PeerId) {
+        self.crowded.remove(&peer);
+        self.withdrew.remove(&peer);
         self.asker_lost(peer);
         let is_announced = self
             .serving

@@ -62,9 +62,20 @@ pub enum Letter {
         /// The subscription by which it had offered.
         sub: Id,
     },
-    /// A peer that served is lost: its offers are over, and calls open at it fail.
+    /// A peer of the sending core that served is lost: its offers are over. Calls open at it fail, after
+    /// [`Letter::Flush`].
     ServerLost {
         /// Who.
+        server: PeerId,
+    },
+    /// The sending core, which has something open at a lost peer of the receiving one, sends it nothing more.
+    Flush {
+        /// The lost peer.
+        server: PeerId,
+    },
+    /// All that the receiving core sent to a lost peer, and that the peer had not seen, was given back: the rest fails.
+    Flushed {
+        /// The lost peer.
         server: PeerId,
     },
     /// Events for the receiving core's plain subscriptions.
@@ -157,6 +168,18 @@ pub enum Letter {
         reference: Id,
         /// What its asker is told.
         failure: Failure,
+    },
+    /// A peer of the sending core has not seen a call or an open of the receiving core, and will not: it serves it no
+    /// more, or is lost, or has too much to read.
+    Unheard {
+        /// The server.
+        from: PeerId,
+        /// The id under which it was forwarded.
+        reference: Id,
+        /// The call or the open.
+        bytes: Bytes,
+        /// It has too much to read.
+        is_full: bool,
     },
     /// A stream of the sending core is over: its server, one of the receiving core's, has room again.
     Left {

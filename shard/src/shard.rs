@@ -1,6 +1,6 @@
 //! The shard: its parts, and how the outside takes from it what has come about.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 
 use fluxar_protocol::Id;
@@ -51,7 +51,11 @@ pub struct Shard {
     pub(crate) out: VecDeque<Outgoing>,
     /// Peers of this core in front of which somebody waits, and where there may be room.
     pub(crate) moved_gates: VecDeque<PeerId>,
-    /// Streams that left other cores' peers that take a bounded number.
+    /// Peers of this core that do not take what is queued for them, as they last told.
+    pub(crate) crowded: HashSet<PeerId, FixedState>,
+    /// Peers of this core that withdrew an offer: what is on its way to them from other cores may find none.
+    pub(crate) withdrew: HashSet<PeerId, FixedState>,
+    /// Streams that left other cores' peers.
     pub(crate) leaving: VecDeque<(PeerId, Id)>,
     /// The receivers of what has none: shared, so that none is made.
     pub(crate) nobody: Rc<[PeerId]>,
@@ -85,6 +89,8 @@ impl Shard {
             ready: VecDeque::new(),
             out: VecDeque::new(),
             moved_gates: VecDeque::new(),
+            crowded: HashSet::with_hasher(hasher.clone()),
+            withdrew: HashSet::with_hasher(hasher.clone()),
             leaving: VecDeque::new(),
             nobody: Rc::from([]),
             late_answers: 0,
@@ -145,11 +151,19 @@ impl Shard {
                 self.serving.offer(server, sub, &pattern, &offering);
             }
             Letter::Standing { server, standing } => {
+                let was_crowded = self
+                    .serving
+                    .find(server)
+                    .is_some_and(|at| self.serving[at].standing.crowded);
                 self.serving.set_standing(server, standing);
-                self.standing_changed(server, standing);
+                if was_crowded != standing.crowded {
+                    self.crowded_changed(server, standing.crowded);
+                }
             }
             Letter::Withdraw { server, sub } => self.serving.withdraw_named(server, sub),
-            Letter::ServerLost { server } => {
+            Letter::ServerLost { server } => return self.server_lost_elsewhere(server),
+            Letter::Flush { server } => self.post.send(from, Letter::Flushed { server }),
+            Letter::Flushed { server } => {
                 self.server_lost(server);
             }
             Letter::Run(run) => self.arrived(run),
@@ -207,6 +221,12 @@ impl Shard {
                 reference,
                 failure,
             } => self.refused_elsewhere(from, reference, failure),
+            Letter::Unheard {
+                from,
+                reference,
+                bytes,
+                is_full,
+            } => self.unheard_here(from, reference, bytes, is_full),
             Letter::Left { server, reference } => {
                 self.left_gate(server, reference);
             }

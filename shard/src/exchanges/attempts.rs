@@ -144,11 +144,9 @@ impl Shard {
         let (server, reference, prio) = (exchange.server, exchange.forward_id, exchange.prio);
         let to = self.serving[server].peer;
         if to.core != self.core {
+            // Whether there is a gate, and whether the peer still serves this, is known there: an open is answered by
+            // `Admitted`, and nothing follows it before.
             self.post.send(to.core, Letter::Forward { to, bytes });
-            // What has no bound has no gate at which the open could be overtaken.
-            if self.serving[server].in_flight_max == u32::MAX {
-                self.admitted(slot);
-            }
             return;
         }
         if !self.is_gate_shut(server) {
@@ -173,13 +171,23 @@ impl Shard {
 
     /// A call or an open from another core, for a peer of this one.
     pub(crate) fn forward_arrived(&mut self, to: PeerId, bytes: Bytes) -> Arrival {
+        if !self.is_expected(to, &bytes) {
+            if let Some(reference) = id_of(&bytes) {
+                self.return_unheard(to, reference, bytes, false);
+            }
+            return Arrival::Taken;
+        }
         let limit = self
             .serving
             .find(to)
             .map(|server| &self.serving[server])
             .filter(|server| server.in_flight_max != u32::MAX)
             .map(|server| (server.in_flight_max as usize, server.open.len()));
-        let (Some((most, open_here)), Some(reference)) = (limit, id_of(&bytes)) else {
+        let Some(reference) = id_of(&bytes) else {
+            return Arrival::Taken; // no core writes such a one
+        };
+        let Some((most, open_here)) = limit else {
+            self.tell_admitted(to, reference, &bytes);
             return Arrival::Forward { to, bytes };
         };
         if self.exchanges.gates.in_flight(to, open_here) < most {
@@ -256,7 +264,7 @@ impl Shard {
         left
     }
 
-    fn gate_moved(&mut self, peer: PeerId) {
+    pub(crate) fn gate_moved(&mut self, peer: PeerId) {
         if self.exchanges.gates.has_waiting(peer) {
             self.moved_gates.push_back(peer);
         }
@@ -269,7 +277,7 @@ impl Shard {
         let is_unheard = if ends_call {
             matches!(self.left_gate(to, reference), Left::Waiting(_))
         } else {
-            ends_open && self.exchanges.gates.withdraw(to, reference)
+            ends_open && self.exchanges.gates.withdraw(to, reference).is_some()
         };
         if !is_unheard {
             self.tell(to, reference, kind, note);
@@ -293,13 +301,12 @@ impl Shard {
             return None;
         }
         let peer = self.serving[server].peer;
-        let is_limited = self.serving[server].in_flight_max != u32::MAX;
         let now_us = self.now_us;
         if let Some(moved) = self.serving.closed(server, at_server, ending, elapsed_us, now_us) {
             self.exchanges[moved].at_server = at_server;
         }
         if peer.core != self.core {
-            if role == Role::Stream && is_limited {
+            if role == Role::Stream {
                 // Posted when nothing is left to be said to its server: see `Shard::poll_letter`.
                 self.leaving.push_back((peer, forward_id));
             }

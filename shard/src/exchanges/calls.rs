@@ -198,7 +198,7 @@ impl Shard {
                 relay,
                 is_admitted: false,
                 owes_end: false,
-                crowded: [false; 2],
+                crowded: [self.crowded.contains(&asker), false],
                 cancel_by_us: NEVER,
             };
             self.exchanges.relay(slot, relayed);
@@ -327,18 +327,20 @@ impl Shard {
         let Some(server) = self.serving.find(peer) else {
             return false;
         };
+        let gated = self.gate_lost(peer);
         let open = self.serving.lose(peer).unwrap_or_default();
-        self.exchanges.gates.lose(peer);
         // First taken from it all, since its number may be another's soon.
         for &slot in &open {
             debug_assert_eq!(self.exchanges[slot].server, server);
             self.exchanges[slot].server = NONE;
-            self.exchanges[slot].is_gated = false;
         }
         for slot in open {
             let Some(exchange) = self.exchanges.get(slot) else {
                 continue;
             };
+            if exchange.is_gated {
+                continue;
+            }
             match exchange.role {
                 Role::Mirror => {
                     self.exchanges.forget(slot);
@@ -352,6 +354,12 @@ impl Shard {
                     }
                 }
                 Role::Call => self.call_server_lost(slot),
+            }
+        }
+        for (slot, bytes) in gated {
+            if self.exchanges.get(slot).is_some_and(|exchange| exchange.is_gated) {
+                self.exchanges[slot].is_gated = false;
+                self.give_again(slot, bytes, None);
             }
         }
         true
@@ -412,7 +420,7 @@ impl Shard {
     }
 
     /// Forgets the second copy of a call, which is with nobody any more. The call.
-    fn forget_hedge(&mut self, hedge: u32) -> u32 {
+    pub(crate) fn forget_hedge(&mut self, hedge: u32) -> u32 {
         let call = self.exchanges.forget(hedge).twin;
         self.exchanges[call].twin = NONE;
         call
@@ -422,7 +430,7 @@ impl Shard {
     pub(crate) fn drop_copy(&mut self, slot: u32) {
         self.take_back(slot, Ending::Cancelled);
         if self.exchanges[slot].role == Role::Hedge {
-            self.forget_hedge(slot);
+            self.forget_unsent_hedge(slot);
         } else {
             self.exchanges.forget(slot);
         }

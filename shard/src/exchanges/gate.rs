@@ -158,19 +158,30 @@ impl Gates {
         left
     }
 
-    /// Takes one out that waits; false if none of that name does.
-    pub(crate) fn withdraw(&mut self, peer: PeerId, reference: Id) -> bool {
-        let gate = self.gates.get(&peer);
-        let is_waiting = gate.is_some_and(|gate| gate.places.contains_key(&reference));
-        is_waiting && matches!(self.leave(peer, reference), Left::Waiting(_))
+    /// Takes one out that waits, if it does.
+    pub(crate) fn withdraw(&mut self, peer: PeerId, reference: Id) -> Option<Held> {
+        let gate = self.gates.get(&peer)?;
+        gate.places.get(&reference)?;
+        match self.leave(peer, reference) {
+            Left::Waiting(held) => Some(held),
+            Left::Passed | Left::Unknown => None,
+        }
     }
 
-    /// The peer is lost, and its gate with all that waits there: their own cores fail them.
-    pub(crate) fn lose(&mut self, peer: PeerId) {
-        if let Some(gate) = self.gates.remove(&peer) {
-            self.waiting -= gate.waiting.len();
-            self.bytes -= gate.waiting.values().map(|held| held.bytes.len()).sum::<usize>();
-        }
+    /// All that waits in front of a peer, in order.
+    pub(crate) fn held(&self, peer: PeerId) -> impl Iterator<Item = &Held> {
+        self.gates
+            .get(&peer)
+            .into_iter()
+            .flat_map(|gate| gate.waiting.values())
+    }
+
+    /// The peer is lost, and its gate with it. What waited there, which the peer never heard of.
+    pub(crate) fn lose(&mut self, peer: PeerId) -> impl Iterator<Item = Held> + use<> {
+        let waiting = self.gates.remove(&peer).map(|gate| gate.waiting).unwrap_or_default();
+        self.waiting -= waiting.len();
+        self.bytes -= waiting.values().map(|held| held.bytes.len()).sum::<usize>();
+        waiting.into_values()
     }
 
     fn gate(&mut self, peer: PeerId) -> &mut Gate {
@@ -241,8 +252,8 @@ mod tests {
         let mut gates = Gates::new(&FixedState::with_seed(3));
         gates.hold(PEER, 0, held(1, None));
         gates.pass(PEER, Id([2; 16]));
-        gates.lose(PEER);
-        gates.lose(PEER);
+        assert_eq!(gates.lose(PEER).collect::<Vec<_>>(), [held(1, None)]);
+        assert_eq!(gates.lose(PEER).count(), 0);
         assert_eq!((gates.waiting(), gates.bytes(), gates.passed()), (0, 0, 0));
         assert_eq!(gates.leave(PEER, Id([1; 16])), Left::Unknown);
     }

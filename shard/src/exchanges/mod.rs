@@ -20,6 +20,7 @@ mod gate;
 mod queue;
 mod rewording;
 pub(crate) mod streams;
+mod unheard;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;

@@ -7,4 +7,5 @@ mod model;
 mod promises;
 mod runs;
 mod streams;
+mod unheard;
 mod world;

@@ -275,6 +275,7 @@ impl World {
             Arrival::Forward { to, bytes } => self.forwarded(to, &bytes),
             Arrival::Answer { asker, reference, .. } => self.answered(asker, reference),
             Arrival::Part { to, reference, bytes } => self.heard(to, reference, &bytes),
+            Arrival::Chunks { .. } => panic!("nothing here puts chunks together"),
             Arrival::Passed { to, bytes } => {
                 let reference = envelope::decode(&bytes).unwrap().envelope.reference.unwrap();
                 self.heard(to, reference, &bytes);
