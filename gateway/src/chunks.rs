@@ -32,8 +32,12 @@ pub(crate) struct ChunkRun {
 
 #[derive(Debug)]
 enum Way {
-    /// Into the outbox of this slot.
-    Here { lane: Lane, to: usize },
+    /// Into the outbox of this slot, in which so many bytes were when the run began.
+    Here {
+        lane: Lane,
+        to: usize,
+        queued_before: usize,
+    },
     /// To a server of another core, its ref replaced.
     Away { lane: Lane, letter: Vec<u8> },
     /// From a server to the core on which the stream began, as it came.
@@ -63,12 +67,13 @@ impl Front {
         else {
             return false;
         };
-        if last != (slot, reference) || decoded.form != Form::Compact {
+        // One without a payload costs no credit: it is looked at.
+        if last != (slot, reference) || decoded.form != Form::Compact || payload.is_empty() {
             return false;
         }
         let passed_bytes = run.passed_bytes + payload.len() as u64;
         match way {
-            Way::Here { lane, to } => {
+            Way::Here { lane, to, .. } => {
                 let Some(session) = self.sessions[*to]
                     .as_mut()
                     .filter(|_| passed_bytes <= lane.free_bytes)
@@ -111,14 +116,28 @@ impl Front {
         }
     }
 
+    /// The input is over. The next one's first chunk begins anew: room is made for those that come together, not for one
+    /// a turn.
+    pub(crate) fn end_chunk_input(&mut self) {
+        self.end_chunk_run();
+        self.chunks.last = None;
+    }
+
     fn account_for(&mut self, way: Way) {
         let passed_bytes = std::mem::take(&mut self.chunks.passed_bytes);
         let Some((_, reference)) = self.chunks.last.filter(|_| passed_bytes > 0) else {
             return;
         };
         match way {
-            Way::Here { lane, to } => {
+            Way::Here {
+                lane,
+                to,
+                queued_before,
+            } => {
                 self.shard.passed(&lane, passed_bytes);
+                if let Some(session) = &mut self.sessions[to] {
+                    session.outbox.grew_by_streams(queued_before);
+                }
                 self.mark_dirty(to);
                 self.watch_queue(to, Growth::Stream);
             }
@@ -168,7 +187,12 @@ impl Front {
         let to = self.slot_of_peer(to)?;
         let session = self.sessions[to].as_mut().filter(|session| !session.is_deaf())?;
         session.outbox.expect_more();
-        Some(Way::Here { lane, to })
+        let queued_before = session.outbox.queued_bytes();
+        Some(Way::Here {
+            lane,
+            to,
+            queued_before,
+        })
     }
 
     /// A run of chunks that a server on another core sends to a stream of this one.
@@ -189,6 +213,6 @@ impl Front {
             }
             ControlFlow::Continue(())
         });
-        self.end_chunk_run();
+        self.end_chunk_input();
     }
 }

@@ -49,7 +49,12 @@ impl Front {
         let Some(session) = self.sessions[slot].as_mut().filter(|session| !session.is_deaf()) else {
             return Ok(());
         };
-        if let Some(bytes) = session.outbox.push_patched(compact, id, reference)? {
+        let queued_before = session.outbox.queued_bytes();
+        let full = session.outbox.push_patched(compact, id, reference)?;
+        if growth == Growth::Stream {
+            session.outbox.grew_by_streams(queued_before);
+        }
+        if let Some(bytes) = full {
             self.effects.push_back(Effect::Send {
                 conn: session.conn,
                 bytes,

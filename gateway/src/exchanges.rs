@@ -145,7 +145,14 @@ impl Front {
         if fluxar_protocol::target::is_system(method) {
             return self.administer(slot, envelope);
         }
-        let is_crowded = session.standing.crowded;
+        let (queued, queue_bytes) = (session.outbox.queued_bytes(), self.limits.queue_bytes);
+        if envelope.kind == Kind::Stream && queued > queue_bytes {
+            // Its window may be written and forgotten before any of it is read, and then the next one's.
+            let message = format!(
+                "{queued} bytes are waiting to be read by you, {queue_bytes} is the bound for opening a stream; read them and try again"
+            );
+            return self.refuse(slot, Kind::Stream, envelope.id, Code::ResourceExhausted, &message);
+        }
         match self
             .shard
             .ask(session.peer, session.credit_bytes, envelope, compact)

@@ -2,7 +2,9 @@
 //! read for a while.
 
 use fluxar_engine::reactor::Conn;
+use fluxar_protocol::Batch;
 use fluxar_protocol::error::Code;
+use fluxar_protocol::stream::Part;
 
 use crate::front::{Effect, Front, ws_code};
 use crate::session::pause;
@@ -17,9 +19,31 @@ pub(crate) enum Growth {
     /// Calls of others that this peer is to serve. More of them are refused at the bound; the peer is still read, since
     /// it may be writing the answers that it has to get rid of before it reads on.
     Call,
-    /// Parts of streams. Bounded by their windows: who does not read gets no more credit for its writers, and who writes
-    /// is read on, since its own streams may be waiting for what it reads.
+    /// Parts of streams. Bounded by their windows: who does not read gets no more credit for its writers and opens no
+    /// more of them, and who writes is read on, since its own streams may be waiting for what it reads. What costs much
+    /// more than its credit is not taken at twice the bound; see [`Front::has_no_room_for`]. Grants are replies: it is
+    /// what its reader has sent before that they follow.
     Stream,
+}
+
+/// What an envelope may cost beyond the payload of its chunk, which is about three times what one without meta does; and
+/// the payload once more.
+const CHUNK_ROOM_BYTES: usize = 128;
+/// What an end may cost, once for each direction of a stream.
+const END_ROOM_BYTES: usize = 1024;
+
+/// What parts of a stream may cost: without a payload or an end, nothing.
+fn paid_bytes(parts: &[u8]) -> usize {
+    let paid = Batch::new(parts).flatten().map(|decoded| {
+        let payload = decoded.envelope.payload.len();
+        match Part::read(&decoded.envelope) {
+            Ok(Part::Fail | Part::End) => END_ROOM_BYTES,
+            Ok(Part::Chunk { end: true, .. }) => END_ROOM_BYTES + 2 * payload,
+            Ok(Part::Chunk { .. }) if payload > 0 => CHUNK_ROOM_BYTES + 2 * payload,
+            _ => 0,
+        }
+    });
+    paid.sum()
 }
 
 impl Front {
@@ -32,6 +56,8 @@ impl Front {
             return;
         };
         let queued = session.outbox.queued_bytes();
+        // Windows may be larger than the queue: nobody is stopped or closed for what streams were granted.
+        let beside_streams = session.outbox.queued_beside_streams();
         if queued <= queue_bytes || session.is_deaf() {
             return;
         }
@@ -41,7 +67,7 @@ impl Front {
             session.standing.crowded = true;
             self.shard.set_standing(session.peer, session.standing);
         }
-        if growth == Growth::Answer && queued > 2 * queue_bytes {
+        if growth == Growth::Answer && beside_streams > 2 * queue_bytes {
             // Not closed here: its end fails calls of others, whose queues may be full as well, and theirs of others.
             self.overrun.push(session.conn);
             self.pause(slot, pause::OVERRUN);
@@ -51,9 +77,19 @@ impl Front {
             session.due.stall_ms = self.now_ms + u64::from(self.limits.stall_ms);
             self.arm(slot);
         }
-        if matches!(growth, Growth::Reply | Growth::Answer) && queued > queue_bytes + queue_bytes / 4 {
+        if matches!(growth, Growth::Reply | Growth::Answer) && beside_streams > queue_bytes + queue_bytes / 4
+        {
             self.pause(slot, pause::QUEUE);
         }
+    }
+
+    /// Whether parts of a stream cost so much more than their credit pays for that a peer with twice the bound queued does
+    /// not get them: credit counts payloads, and what is around them could be many times that.
+    pub(crate) fn has_no_room_for(&self, slot: usize, parts: &[u8]) -> bool {
+        let Some(session) = &self.sessions[slot] else {
+            return false;
+        };
+        session.outbox.queued_bytes() > 2 * self.limits.queue_bytes && parts.len() > paid_bytes(parts)
     }
 
     pub(crate) fn close_overrun(&mut self, conn: Conn) {
@@ -171,5 +207,44 @@ impl Front {
             session.due.complete_ms = self.now_ms + u64::from(self.limits.frame_ms);
             self.arm(slot);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fluxar_protocol::envelope::Envelope;
+    use fluxar_protocol::meta::{Meta, MetaWriter};
+    use fluxar_protocol::{Form, Id, Kind};
+
+    use super::*;
+
+    fn part(meta: Option<MetaWriter>, payload: &[u8]) -> Vec<u8> {
+        let meta = meta.and_then(MetaWriter::finish);
+        let mut bytes = Vec::new();
+        Envelope {
+            kind: Kind::Stream,
+            id: Id([1; 16]),
+            reference: Some(Id([2; 16])),
+            target: None,
+            meta: meta.as_deref().map(Meta::from_checked),
+            payload,
+            error: None,
+        }
+        .encode(Form::Compact, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_part_is_paid_for_by_its_payload_or_by_being_the_last() {
+        let is_paid = |bytes: &[u8]| bytes.len() <= paid_bytes(bytes);
+        let text = |bytes| MetaWriter::new().text("trace", &"x".repeat(bytes));
+        assert!(is_paid(&part(None, &[0x01])), "the smallest chunk");
+        assert!(is_paid(&part(Some(text(55)), &[0x01])), "with a trace");
+        assert!(!is_paid(&part(Some(text(1_000)), &[0x01])));
+        assert!(!is_paid(&part(None, &[])), "nothing, again and again");
+        assert!(is_paid(&part(Some(MetaWriter::new().flag("end", true)), &[])));
+        // A run is as its chunks are.
+        assert!(is_paid(&part(None, &[0x01]).repeat(100)));
+        assert!(!is_paid(&part(Some(text(1_000)), &[0x01]).repeat(100)));
     }
 }

@@ -302,6 +302,7 @@ impl Front {
     /// incomplete. Even without a piece they are a sign of life.
     pub fn handle_input_end(&mut self, conn: Conn, pieces: u32, partial: bool) {
         // Runs end with the input that they came in: what follows may be hours away.
+        self.end_chunk_input();
         self.shard.flush_run();
         self.after_shard();
         self.cause = None;
@@ -452,7 +453,12 @@ impl Front {
         if session.is_deaf() {
             return;
         }
-        if let Some(bytes) = session.outbox.push(envelope) {
+        let queued_before = session.outbox.queued_bytes();
+        let full = session.outbox.push(envelope);
+        if growth == Growth::Stream {
+            session.outbox.grew_by_streams(queued_before);
+        }
+        if let Some(bytes) = full {
             self.effects.push_back(Effect::Send {
                 conn: session.conn,
                 bytes,

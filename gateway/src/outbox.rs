@@ -25,6 +25,9 @@ const NAMES_BYTES: usize = 31 + 7;
 /// Room that a frame is given when a run of chunks begins.
 const RUN_ROOM_BYTES: usize = 16 * 1024;
 
+/// A sealed frame of more room than this has at most as much unused as used.
+const SLACK_BYTES: usize = 1024;
+
 /// One connection's outgoing side.
 #[derive(Debug)]
 pub struct Outbox {
@@ -34,6 +37,8 @@ pub struct Outbox {
     handed_bytes: u64,
     /// Taken by the kernel since the beginning, bytes.
     sent_bytes: u64,
+    /// What was said of streams, among what is queued: at least what is left of it, bytes.
+    stream_bytes: usize,
     /// Largest body that the peer takes.
     body_bytes_max: u32,
     framing: Framing,
@@ -57,6 +62,7 @@ impl Outbox {
             open: Vec::new(),
             handed_bytes: 0,
             sent_bytes: 0,
+            stream_bytes: 0,
             body_bytes_max: fluxar_protocol::limits::FRAME_BYTES_BEFORE_HELLO as u32,
             framing,
             form: Form::Compact,
@@ -81,6 +87,18 @@ impl Outbox {
         (self.handed_bytes - self.sent_bytes) as usize + self.open.len()
     }
 
+    /// The same without what was said of streams, which has bounds of its own.
+    #[must_use]
+    pub fn queued_beside_streams(&self) -> usize {
+        self.queued_bytes() - self.stream_bytes
+    }
+
+    /// What made the queue grow from so many bytes on was said of streams.
+    pub fn grew_by_streams(&mut self, from_bytes: usize) {
+        let queued = self.queued_bytes();
+        self.stream_bytes = (self.stream_bytes + queued.saturating_sub(from_bytes)).min(queued);
+    }
+
     /// Position in the outgoing stream behind everything said so far.
     #[must_use]
     pub fn end_position(&self) -> u64 {
@@ -101,6 +119,7 @@ impl Outbox {
     /// The kernel took so many bytes.
     pub fn sent(&mut self, bytes: usize) {
         self.sent_bytes += bytes as u64;
+        self.stream_bytes = self.stream_bytes.min(self.queued_bytes());
         debug_assert!(self.sent_bytes <= self.handed_bytes);
     }
 
@@ -172,6 +191,9 @@ impl Outbox {
             return None;
         }
         let mut full = std::mem::take(&mut self.open);
+        if full.capacity() > SLACK_BYTES && full.capacity() > 2 * full.len() {
+            full.shrink_to_fit(); // it may wait for long, and counts for what is in it
+        }
         let body_bytes = full.len() - PREFIX_BYTES;
         full[..PREFIX_BYTES].copy_from_slice(&frame::prefix(body_bytes));
         Some(self.hand_over(Bytes::from(full)))
@@ -260,6 +282,51 @@ mod tests {
     use fluxar_protocol::Kind;
 
     use super::*;
+
+    #[test]
+    fn a_sealed_frame_holds_on_to_no_room_that_it_did_not_need() {
+        let mut outbox = Outbox::new(Framing::Prefixed);
+        outbox.greeted(1 << 20, Form::Compact);
+        let ping = Envelope {
+            kind: Kind::Ping,
+            id: Id([1; 16]),
+            reference: None,
+            target: None,
+            meta: None,
+            payload: &[],
+            error: None,
+        };
+        outbox.push(&ping);
+        outbox.expect_more();
+        let frame = outbox.seal().expect("a frame");
+        let room = Vec::from(frame).capacity();
+        assert!(room <= SLACK_BYTES, "{room} bytes");
+    }
+
+    #[test]
+    fn what_is_queued_of_streams_is_never_more_than_what_is_queued() {
+        let mut outbox = Outbox::new(Framing::Prefixed);
+        let ping = Envelope {
+            kind: Kind::Ping,
+            id: Id([1; 16]),
+            reference: None,
+            target: None,
+            meta: None,
+            payload: &[],
+            error: None,
+        };
+        outbox.push(&ping);
+        let ping_bytes = outbox.queued_bytes();
+        outbox.push(&ping);
+        outbox.grew_by_streams(ping_bytes);
+        assert_eq!(outbox.queued_beside_streams(), ping_bytes);
+        let frame = outbox.seal().expect("a frame");
+        outbox.sent(frame.len() - 1);
+        assert_eq!((outbox.queued_bytes(), outbox.queued_beside_streams()), (1, 0));
+        outbox.sent(1);
+        outbox.push(&ping);
+        assert_eq!(outbox.queued_beside_streams(), outbox.queued_bytes());
+    }
 
     #[test]
     fn the_end_is_where_the_kernel_arrives_once_it_took_all() {

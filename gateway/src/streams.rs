@@ -105,6 +105,10 @@ impl Front {
         let Some(slot) = self.slot_of_peer(to) else {
             return;
         };
+        if self.has_no_room_for(slot, compact) {
+            let message = "its receiver has much to read, and what came is large for its payload; send less meta and shorter errors";
+            return self.fail_stream(to, reference, Code::ResourceExhausted, message);
+        }
         if let Err(too_large) = self.append(slot, compact, None, Some(reference), Growth::Stream) {
             let message = format!(
                 "a chunk of this stream is {} bytes, its receiver's max_frame leaves room for {}",
@@ -171,10 +175,11 @@ impl Front {
                 part.meta = meta.as_deref().map(Meta::from_checked);
             }
         }
-        let growth = if kind == Kind::Call {
-            Growth::Call
-        } else {
-            Growth::Stream
+        let growth = match note {
+            _ if kind == Kind::Call => Growth::Call,
+            // Who writes without reading them stalls itself.
+            Note::Grant { .. } => Growth::Reply,
+            _ => Growth::Stream,
         };
         self.say(slot, &part, growth);
     }

@@ -598,6 +598,33 @@ fn the_window_caps_what_a_reader_grants() {
 }
 
 #[test]
+fn a_side_that_does_not_send_is_not_flooded_with_small_grants() {
+    let window_bytes = 64 * 1024;
+    let mut relay = Relay::new(true, 0, window_bytes);
+    let steps = |relay: &mut Relay, by: u64, steps: u64| {
+        let mut grants = 0;
+        for _ in 0..steps {
+            let on = relay.part(Side::Opener, Part::Grant { bytes: by }, true).on;
+            grants += u32::from(on.is_some());
+        }
+        grants
+    };
+    let handed = steps(&mut relay, 1, window_bytes.into());
+    assert!(handed < 64, "{handed} grants");
+    // Nothing much of it was kept back, and a chunk brings the rest.
+    let granted_bytes = relay.hop(Side::Server).granted_bytes();
+    assert!(granted_bytes > u64::from(window_bytes / 2), "{granted_bytes}");
+    let chunk = Part::Chunk {
+        bytes: granted_bytes,
+        end: false,
+    };
+    assert!(relay.part(Side::Server, chunk, true).pass);
+    // To who sends, each is handed on.
+    let grants = relay.part(Side::Opener, Part::Grant { bytes: 1 }, true);
+    assert!(grants.on.is_some());
+}
+
+#[test]
 fn what_each_is_told_of_a_loss() {
     let mut relay = Relay::new(true, 64, 256);
     assert_eq!(

@@ -60,7 +60,13 @@ pub struct Relay {
     /// The hop to the server; this side sent the open.
     server: Stream,
     window_bytes: u32,
+    /// Grants that the opener and the server were handed since they last sent a chunk.
+    grants: [u8; 2],
 }
+
+/// Grants that a side is handed one by one without sending anything. A reader has no reason for more; behind these, small
+/// ones are kept together, so that a side that does not send is not flooded with them.
+const GRANTS_BETWEEN_CHUNKS: u8 = 32;
 
 impl Relay {
     /// An open arrived that is to go on: whether it carries `meta.end`, and how many bytes its opener may be sent at
@@ -73,6 +79,7 @@ impl Relay {
             opener: Stream::opened_there(ends, 0, opener_credit_bytes),
             server: Stream::opened_here(ends, granted_bytes, 0),
             window_bytes,
+            grants: [0; 2],
         }
     }
 
@@ -110,6 +117,8 @@ impl Relay {
                 let Part::Chunk { bytes, .. } = part else {
                     return passage;
                 };
+                self.grants[from as usize] = 0;
+                let (here, there) = self.hops(from);
                 // Never more was granted here than there is credit for there.
                 passage.pass = there.send_chunk(bytes, is_last).is_ok();
                 debug_assert!(passage.pass);
@@ -129,7 +138,7 @@ impl Relay {
                 }
             }
             Heard::Granted => {
-                if may_grant {
+                if may_grant && self.is_worth_granting(from.other()) {
                     passage.on = self.grant(from.other());
                 }
             }
@@ -157,6 +166,7 @@ impl Relay {
 
     /// Chunks of so many bytes, at most [`Relay::free_bytes`], were passed on from a side.
     pub fn passed(&mut self, from: Side, bytes: u64) {
+        self.grants[from as usize] = 0;
         let (here, there) = self.hops(from);
         let heard = here.handle(Part::Chunk { bytes, end: false });
         let sent = there.send_chunk(bytes, false);
@@ -195,13 +205,30 @@ impl Relay {
     /// More for a side to send, if the other side's credit and the window leave room for it. For the gateway to call
     /// when a side that did not take what was sent to it (`may_grant`) takes it again: for the other side.
     pub fn grant(&mut self, to: Side) -> Option<Note> {
-        let window_bytes = u64::from(self.window_bytes);
-        let (here, there) = self.hops(to);
-        let bytes = there
-            .credit_bytes()
-            .min(window_bytes)
-            .saturating_sub(here.granted_bytes());
-        here.send_grant(bytes).then_some(Note::Grant { bytes })
+        let bytes = self.grantable_bytes(to);
+        let (here, _) = self.hops(to);
+        if !here.send_grant(bytes) {
+            return None;
+        }
+        let grants = &mut self.grants[to as usize];
+        *grants = grants.saturating_add(1);
+        Some(Note::Grant { bytes })
+    }
+
+    fn grantable_bytes(&self, to: Side) -> u64 {
+        let (here, there) = (self.hop(to), self.hop(to.other()));
+        let most_bytes = there.credit_bytes().min(u64::from(self.window_bytes));
+        most_bytes.saturating_sub(here.granted_bytes())
+    }
+
+    /// Whether a side that was handed many grants and has sent nothing since gets another one: if it doubles what it
+    /// has, or is an eighth of the window. What is kept back goes along with a later one, at the latest behind its next
+    /// chunk.
+    fn is_worth_granting(&self, to: Side) -> bool {
+        let bytes = self.grantable_bytes(to);
+        self.grants[to as usize] < GRANTS_BETWEEN_CHUNKS
+            || bytes >= u64::from(self.window_bytes / 8)
+            || bytes > self.hop(to).granted_bytes()
     }
 
     /// Where it is, both hops taken together.

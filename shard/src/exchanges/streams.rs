@@ -373,19 +373,19 @@ impl Shard {
     }
 
     /// A peer takes what is sent to it, or does not: streams towards it get more credit, or none.
-    pub(crate) fn standing_changed(&mut self, peer: PeerId, standing: Standing) {
+    pub(crate) fn crowded_changed(&mut self, peer: PeerId, is_crowded: bool) {
         if self.exchanges.streams() == 0 {
             return;
         }
         let mut next = self.exchanges.any_of(peer);
         while let Some(slot) = next {
-            self.crowd(slot, Side::Opener, standing.crowded);
+            self.crowd(slot, Side::Opener, is_crowded);
             next = self.exchanges.after(slot);
         }
         if let Some(server) = self.serving.find(peer) {
             for nth in 0..self.serving[server].open.len() {
                 let slot = self.serving[server].open[nth];
-                self.crowd(slot, Side::Server, standing.crowded);
+                self.crowd(slot, Side::Server, is_crowded);
             }
         }
     }
