@@ -21,6 +21,7 @@ mod latency;
 mod least;
 #[cfg(test)]
 mod model;
+mod offered;
 mod pick;
 mod ring;
 mod routing;
