@@ -160,9 +160,6 @@ impl Front {
             Ok(asking) => {
                 if envelope.kind == Kind::Stream {
                     self.counters.streams += 1;
-                    if is_crowded {
-                        self.tell_standing(slot);
-                    }
                 } else {
                     self.counters.calls += 1;
                 }

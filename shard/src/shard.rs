@@ -55,8 +55,6 @@ pub struct Shard {
     pub(crate) crowded: HashSet<PeerId, FixedState>,
     /// Peers of this core that withdrew an offer: what is on its way to them from other cores may find none.
     pub(crate) withdrew: HashSet<PeerId, FixedState>,
-    /// Peers of this core that do not take what is queued for them, as they last told.
-    pub(crate) crowded: HashSet<PeerId, FixedState>,
     /// Streams that left other cores' peers.
     pub(crate) leaving: VecDeque<(PeerId, Id)>,
     /// The receivers of what has none: shared, so that none is made.
@@ -93,7 +91,6 @@ impl Shard {
             moved_gates: VecDeque::new(),
             crowded: HashSet::with_hasher(hasher.clone()),
             withdrew: HashSet::with_hasher(hasher.clone()),
-            crowded: HashSet::with_hasher(hasher.clone()),
             leaving: VecDeque::new(),
             nobody: Rc::from([]),
             late_answers: 0,

@@ -10,7 +10,6 @@ use fluxar_protocol::{Code, Id, Kind};
 
 use crate::exchanges::{CANCELLED, NEVER, Role, core_of};
 use crate::letter::Letter;
-use crate::offering::Standing;
 use crate::peer::PeerId;
 use crate::serving::Ending;
 use crate::shard::Shard;
