@@ -10,6 +10,9 @@ pub use fluxar_protocol::Code;
 
 use crate::codec;
 
+/// How much is sent of the message of an error that is too large. Every peer takes it.
+const CUT_MESSAGE_BYTES: usize = 1024;
+
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -71,7 +74,8 @@ impl Error {
     }
 
     /// Adds details: any value, which the caller reads with [`Error::details`]. A value that cannot be encoded
-    /// leaves the error without details.
+    /// leaves the error without details. An error that is larger than the other side takes arrives without them too, and
+    /// with the beginning of its message.
     #[must_use]
     pub fn with_details(self, details: &impl Serialize) -> Self {
         let details = codec::encode(details).ok().map(Bytes::from);
@@ -138,6 +142,20 @@ impl Error {
         }
         .encode(&mut out);
         out
+    }
+
+    /// What is left of it where it is too large to be sent: its code, when to try again, and how its message begins.
+    pub(crate) fn cut(&self) -> Self {
+        let message = &self.0.message;
+        let end = message.floor_char_boundary(CUT_MESSAGE_BYTES);
+        let message = match &message[..end] {
+            whole if end == message.len() => whole.to_owned(),
+            begin => format!("{begin}…"),
+        };
+        self.clone().change(|inner| {
+            inner.message = message;
+            inner.details = None;
+        })
     }
 
     /// What kind of failure it is, in gRPC's canonical codes.

@@ -40,11 +40,26 @@ pub(crate) struct Running {
     task: AbortHandle,
     /// The method that was asked for.
     method: Bytes,
+    /// Aborts it, when its stream has failed and it does not come to notice.
+    patience: Option<AbortHandle>,
 }
 
 impl Running {
     pub(crate) fn new(task: AbortHandle, method: Bytes) -> Self {
-        Self { task, method }
+        let patience = None;
+        Self {
+            task,
+            method,
+            patience,
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(patience) = &self.patience {
+            patience.abort();
+        }
     }
 }
 
@@ -202,7 +217,10 @@ impl Link {
         self.handled();
         if let Err(NotQueued::TooLarge { bytes, bytes_max }) = sent {
             let message = format!("the answer takes {bytes} bytes, and its caller takes {bytes_max}");
-            self.refuse(Kind::Call, call, &Error::new(Code::ResourceExhausted, message));
+            let error = answer
+                .err()
+                .unwrap_or_else(|| Error::new(Code::ResourceExhausted, message));
+            self.refuse(Kind::Call, call, &error);
         }
     }
 
@@ -219,6 +237,20 @@ impl Link {
         running.task.abort();
         self.handled();
         true
+    }
+
+    /// This handler is aborted if it has not done after so long.
+    pub(crate) fn abort_after(self: &Arc<Self>, id: Id, patience: Duration) {
+        let mut serving = self.lock_serving();
+        let Some(running) = serving.get_mut(&id) else {
+            return;
+        };
+        let link = self.clone();
+        let waiting = tokio::spawn(async move {
+            tokio::time::sleep(patience).await;
+            link.abort(id);
+        });
+        running.patience = Some(waiting.abort_handle());
     }
 
     /// Waits until the handlers have done that run now for methods that match.
@@ -266,12 +298,19 @@ impl Link {
 
     /// Sends what the connection itself has to say. A peer that lets even that pile up is cut off.
     pub(crate) fn send_control(&self, envelope: &Envelope<'_>) {
-        if self.outbox.send_control(envelope) == Err(NotQueued::Full) {
+        self.try_send_control(envelope);
+    }
+
+    /// The same; false if it is larger than the other side takes, and was not sent.
+    fn try_send_control(&self, envelope: &Envelope<'_>) -> bool {
+        let sent = self.outbox.send_control(envelope);
+        if sent == Err(NotQueued::Full) {
             let message = "the other side does not read what it is sent";
             self.fail(
                 Error::from_origin(Origin::Connection, Code::ResourceExhausted, message).at(&self.address),
             );
         }
+        !matches!(sent, Err(NotQueued::TooLarge { .. }))
     }
 
     /// Answers with a payload, at once.
@@ -279,9 +318,12 @@ impl Link {
         self.send_control(&self.reply(kind, to, payload, None));
     }
 
-    /// Answers with an error, at once.
+    /// Answers with an error, at once. One that is larger than the other side takes is cut down, since somebody waits
+    /// for it.
     pub(crate) fn refuse(&self, kind: Kind, to: Id, error: &Error) {
-        self.send_control(&self.reply(kind, to, &[], Some(&error.to_wire())));
+        if !self.try_send_control(&self.reply(kind, to, &[], Some(&error.to_wire()))) {
+            self.send_control(&self.reply(kind, to, &[], Some(&error.cut().to_wire())));
+        }
     }
 
     /// Asks for a sign of life, without waiting for it.

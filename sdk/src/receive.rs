@@ -16,7 +16,7 @@ use crate::{
     link::{Interest, Link, Phase, Role},
     peer::Shared,
     stall::StallBudget,
-    streams::{self, Aftermath, Channel},
+    streams::{self, Aftermath, Channel, Fate},
     subscriptions::{self, Entry},
     wire::{Broken, Reader},
 };
@@ -338,8 +338,13 @@ impl Receiver {
         if aftermath.is_closed {
             self.link.streams.remove(channel.id);
         }
-        if aftermath.drops_handler && !channel.is_own {
-            self.link.abort(channel.id);
+        if channel.is_own {
+            return;
+        }
+        match aftermath.handler {
+            Fate::GoesOn => {}
+            Fate::Lingers(patience) => self.link.abort_after(channel.id, patience),
+            Fate::Dropped => drop(self.link.abort(channel.id)),
         }
     }
 

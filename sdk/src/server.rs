@@ -130,7 +130,8 @@ impl Server {
     /// When it returns `Ok` its direction has ended, and what the opener still sends is cancelled; an `Err` ends the
     /// stream with that error, behind the items sent before. One that panics ends it `internal`. When the opener cancels
     /// or goes away, or its time is over, the handler is dropped where it awaits. An error that the opener sends comes to
-    /// the handler behind its items, and fails what the handler sends; a handler that has no items to come is dropped.
+    /// the handler behind its items, and fails what the handler sends; a handler that has no items to come is dropped, and
+    /// so is one that has not ended 5 s later (250 ms, if it has not asked for an item).
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> fluxar::Result<()> {

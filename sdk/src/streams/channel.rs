@@ -10,16 +10,23 @@ use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use fluxar_protocol::{
     Code, Envelope, Id, Kind,
     meta::{Meta, MetaWriter},
-    stream::{Breach, Heard, Part, State, Stream, Unsendable},
+    stream::{Breach, CANCEL_MS_MAX, Heard, Part, State, Stream, Unsendable},
 };
 use tokio::sync::Notify;
 
 use crate::{Error, Origin, Result, link::Link, outbox::NotQueued};
+
+/// How long a handler may take to read that its opener failed the stream: as long as one that was cancelled.
+const LINGER: Duration = Duration::from_millis(CANCEL_MS_MAX);
+/// The same of one that has not asked for an item yet. Mostly it has only begun, with everything there already; or it
+/// never will.
+const UNREAD_LINGER: Duration = Duration::from_millis(250);
 
 /// The meta map `{"end": true}`.
 const END: &[u8] = b"\xa1\x63end\xf5";
@@ -79,8 +86,10 @@ struct Inner {
 /// Whether the application reads what the other side sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reader {
-    /// The handler has not asked for it yet.
+    /// The handler has not taken it.
     Awaited,
+    /// It was taken, and not asked for an item yet.
+    Taken,
     Reading,
     Gone,
 }
@@ -103,8 +112,20 @@ pub(crate) struct Channel {
 pub(crate) struct Aftermath {
     /// It is over, and need not be known any more.
     pub(crate) is_closed: bool,
-    /// Nobody needs what its handler does any more.
-    pub(crate) drops_handler: bool,
+    /// What becomes of its handler.
+    pub(crate) handler: Fate,
+}
+
+/// What a message of the other side means for the handler of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Fate {
+    #[default]
+    GoesOn,
+    /// The stream has failed, and nobody can reach its handler any more: it may come to read that, and is dropped when
+    /// it has not ended after so long.
+    Lingers(Duration),
+    /// Nobody needs what it does any more.
+    Dropped,
 }
 
 /// Why something was not sent.
@@ -186,9 +207,14 @@ impl Channel {
             return Aftermath::default(); // a ref is set, so it is ignored [P-3.8]
         };
         let mut inner = self.lock();
-        // A handler that reads, or may come to it, learns of an error there.
-        let is_read = inner.reader != Reader::Gone && inner.read_end.is_none();
-        let mut drops_handler = false;
+        // A handler that reads learns of an error there, and so does one that has only begun.
+        let if_failed = match inner.reader {
+            _ if inner.read_end.is_some() => Fate::Dropped,
+            Reader::Awaited | Reader::Taken => Fate::Lingers(UNREAD_LINGER),
+            Reader::Reading => Fate::Lingers(LINGER),
+            Reader::Gone => Fate::Dropped,
+        };
+        let mut handler = Fate::GoesOn;
         match inner.stream.handle(part) {
             Ok(Heard::Chunk { is_last }) => {
                 if is_last {
@@ -198,7 +224,7 @@ impl Channel {
                 if inner.reader != Reader::Gone {
                     inner.items.push(envelope.payload);
                 }
-                let aftermath = inner.aftermath(false);
+                let aftermath = inner.aftermath(Fate::GoesOn);
                 Self::wake_reader(inner);
                 if aftermath.is_closed {
                     self.changed.notify_waiters();
@@ -217,41 +243,57 @@ impl Channel {
             Ok(Heard::Failed) => {
                 let raw = envelope.error.unwrap_or_default();
                 inner.end_all(&Error::from_wire(raw, &link.address));
-                drops_handler = !is_read;
+                handler = if_failed;
             }
             Ok(Heard::Cancelled | Heard::Ignored) => return Aftermath::default(),
             Err(breach) => {
                 let error = broken(breach);
                 link.refuse(Kind::Stream, self.id, &error);
                 inner.end_all(&error.at(&link.address));
-                drops_handler = !is_read;
+                handler = if_failed;
             }
         }
-        let aftermath = inner.aftermath(drops_handler);
+        let aftermath = inner.aftermath(handler);
         self.wake(inner);
         aftermath
     }
 
-    /// The other side cancelled: this side's direction ends at once.
+    /// The other side cancelled: nothing more is sent, and this side's direction ends as soon as its handler is gone
+    /// ([`Channel::handler_gone`]), at once if there is none.
     pub(crate) fn on_cancel(&self, link: &Link) -> Aftermath {
         let mut inner = self.lock();
-        let drops_handler = match inner.stream.handle_cancel() {
-            Heard::Ignored => false,
+        let handler = match inner.stream.handle_cancel() {
+            Heard::Ignored => Fate::GoesOn,
             heard => {
                 let message = match inner.read_end {
                     Some(Ok(())) => "the other side takes no more",
                     _ => "the other side cancelled the stream",
                 };
                 inner.end_all(&Error::new(Code::Cancelled, message).at(&link.address));
-                if heard == Heard::Cancelled && inner.stream.send_end() {
+                if heard == Heard::Cancelled && self.is_own && inner.stream.send_end() {
                     link.send_control(&self.part(link, Some(END), &[], None));
                 }
-                true
+                Fate::Dropped
             }
         };
-        let aftermath = inner.aftermath(drops_handler);
+        let aftermath = inner.aftermath(handler);
         self.wake(inner);
         aftermath
+    }
+
+    /// The handler is gone, whichever way. If the opener cancelled it hears only now that this side has ended, so it
+    /// never believes that a handler is gone which still runs.
+    pub(super) fn handler_gone(&self, link: &Link) {
+        let mut inner = self.lock();
+        if inner.stream.state() != State::Cancelling || !inner.stream.send_end() {
+            return;
+        }
+        link.send_control(&self.part(link, Some(END), &[], None));
+        let is_closed = inner.aftermath(Fate::GoesOn).is_closed;
+        self.wake(inner);
+        if is_closed {
+            link.streams.remove(self.id);
+        }
     }
 
     /// The connection is lost.
@@ -310,7 +352,7 @@ impl Channel {
             link.outbox.try_send(&self.part(link, Some(END), &[], None))?;
             inner.stream = stream;
         }
-        let aftermath = inner.aftermath(false);
+        let aftermath = inner.aftermath(Fate::GoesOn);
         if aftermath.is_closed {
             self.wake(inner);
         }
@@ -353,7 +395,7 @@ impl Channel {
         if inner.stream.send_cancel() {
             link.cancel(self.id);
         }
-        let is_closed = inner.aftermath(false).is_closed;
+        let is_closed = inner.aftermath(Fate::GoesOn).is_closed;
         inner.end_all(&Error::from_origin(Origin::Input, Code::Cancelled, why).at(&link.address));
         self.wake(inner);
         if is_closed {
@@ -387,11 +429,15 @@ impl Channel {
         }
     }
 
-    /// Closes it if it was cancelled and the other side is slow to end it. What still comes for it is ignored either
-    /// way.
+    /// Closes it if it was cancelled here and the other side is slow to end it. What still comes for it is ignored
+    /// either way.
     pub(super) fn close_cancelled(&self) -> bool {
         let mut inner = self.lock();
-        let is_cancelled = inner.stream.state() != State::Active;
+        let is_cancelled = match inner.stream.state() {
+            State::Idle | State::Active => false,
+            State::Cancelling => inner.stream.has_sent_end(), // otherwise its handler ends it
+            State::Closed => true,
+        };
         if is_cancelled {
             inner.stream.close();
             self.wake(inner);
@@ -411,7 +457,7 @@ impl Channel {
         let mut inner = self.lock();
         let is_first = inner.reader == Reader::Awaited;
         if is_first {
-            inner.reader = Reader::Reading;
+            inner.reader = Reader::Taken;
         }
         is_first
     }
@@ -420,6 +466,7 @@ impl Channel {
     /// kept the waker, and tells whether there are bytes that [`Channel::took`] did not grant.
     pub(super) fn poll_items(&self, taken: &mut Items, waker: &Waker) -> (Poll<Option<Result<()>>>, bool) {
         let mut inner = self.lock();
+        inner.reader = Reader::Reading;
         if !inner.items.is_empty() {
             taken.clear();
             std::mem::swap(taken, &mut inner.items);
@@ -487,10 +534,10 @@ impl Inner {
         self.send_end.get_or_insert_with(|| why.clone());
     }
 
-    fn aftermath(&self, drops_handler: bool) -> Aftermath {
+    fn aftermath(&self, handler: Fate) -> Aftermath {
         Aftermath {
             is_closed: self.stream.state() == State::Closed,
-            drops_handler,
+            handler,
         }
     }
 }

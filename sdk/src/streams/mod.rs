@@ -22,7 +22,7 @@ pub use items::ItemStream;
 pub use open::OpenStream;
 pub use sink::ItemSink;
 
-pub(crate) use channel::{Aftermath, Channel};
+pub(crate) use channel::{Aftermath, Channel, Fate};
 pub(crate) use serve::{Handler, erased, start};
 pub(crate) use table::Streams;
 

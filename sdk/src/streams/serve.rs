@@ -75,8 +75,21 @@ pub(crate) fn start(shared: &Arc<Shared>, link: &Arc<Link>, frame: &Bytes, open:
     let request = Request::of_stream(frame, open, peer, end.clone());
     let method = request.method_bytes();
     // Under the lock, so that the task cannot end before it is entered.
-    let task = tokio::spawn(run(handler, request, end));
+    let gone = Gone(end.clone());
+    let task = tokio::spawn(async move {
+        let _gone = gone; // dropped behind the handler, which is dropped where it awaits if nobody needs it any more
+        run(handler, request, end).await;
+    });
     running.insert(id, Running::new(task.abort_handle(), method));
+}
+
+/// Lives as long as the handler may run.
+struct Gone(End);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.channel.handler_gone(&self.0.link);
+    }
 }
 
 async fn run(handler: Handler, request: Request, end: End) {

@@ -483,3 +483,150 @@ async fn streams_are_opened_again_by_who_wants_them_after_a_reconnect() {
     again.cancel().await.unwrap();
     fate.was_dropped().await;
 }
+
+#[tokio::test]
+async fn a_handler_that_does_not_read_never_outlives_an_error_of_its_opener() {
+    let server = start(Server::bind("127.0.0.1:0").handlers_max(4)).await;
+    let client = Client::connect(server.url()).build().await.unwrap();
+    let (tell, mut told) = mpsc::unbounded_channel();
+    server
+        .handle_stream("sit", move |req: Request, _: ItemSink<u8>| {
+            let (how, tell) = (req.payload::<u8>().unwrap(), tell.clone());
+            async move {
+                let mut items = (how > 0).then(|| req.items::<u8>());
+                if let Some(items) = items.as_mut().filter(|_| how > 1) {
+                    items.next().await.unwrap()?;
+                    drop(tokio::time::timeout(Duration::from_millis(1), items.next()).await);
+                }
+                tell.send(()).unwrap();
+                std::future::pending().await
+            }
+        })
+        .unwrap();
+    // Never taken; taken and idle; and, at last, one that has read, and has asked for more in vain.
+    for how in [0, 1, 2, 2] {
+        let (sink, mut items) = client.duplex::<u8, u8>("sit", &how).await.unwrap();
+        sink.send(&1).await.unwrap();
+        let sits = tokio::time::timeout(PATIENCE, told.recv()).await;
+        sits.expect("there is room for its handler").unwrap();
+        sink.fail(Error::new(Code::Aborted, "enough"));
+        assert_eq!(all(&mut items).await.1.unwrap().code(), Code::Aborted);
+    }
+    // All four places are taken, until they have had their time to notice.
+    let served = async {
+        for _ in 0..4 {
+            loop {
+                let (_sink, mut items) = client.duplex::<u8, u8>("sit", &0).await.unwrap();
+                tokio::select! {
+                    _ = told.recv() => break,
+                    refused = next(&mut items) => {
+                        assert_eq!(refused.unwrap().unwrap_err().code(), Code::ResourceExhausted);
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, served)
+        .await
+        .expect("they are dropped");
+}
+
+#[tokio::test]
+async fn an_error_that_is_too_large_still_ends_its_stream() {
+    let (server, client) = tcp().await;
+    let error = |large: usize| {
+        Error::new(Code::Aborted, "ä".repeat(large))
+            .with_details(&"x".repeat(large))
+            .retry_after(Duration::from_millis(7))
+    };
+    server
+        .handle_stream(
+            "fail",
+            move |_, _: ItemSink<u8>| async move { Err(error(2 << 20)) },
+        )
+        .unwrap();
+    server
+        .handle("fail", move |_| async move { Err::<(), _>(error(2 << 20)) })
+        .unwrap();
+    let of_stream = all(&mut client.stream::<u8>("fail", &()).await.unwrap()).await.1;
+    let of_call = client.call::<_, ()>("fail", &()).await.unwrap_err();
+    for error in [of_stream.unwrap(), of_call] {
+        assert_eq!((error.code(), error.details::<String>()), (Code::Aborted, None));
+        assert_eq!(error.retry_after_hint(), Some(Duration::from_millis(7)));
+        let begin = error.message().strip_suffix('…').unwrap();
+        assert!(
+            begin.len() >= 1000 && begin.chars().all(|char| char == 'ä'),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_is_answered_when_the_handler_is_gone() {
+    /// Takes its time to go.
+    struct Slow(std::sync::Arc<std::sync::atomic::AtomicBool>);
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            std::thread::sleep(Duration::from_millis(100));
+            self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+    // The server runs in a thread of its own, so that the client does not wait for it by chance.
+    let gone = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (tell, url) = tokio::sync::oneshot::channel();
+    let held = gone.clone();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async move {
+            let server = Server::bind("127.0.0.1:0").build().await.unwrap();
+            server
+                .handle_stream("slow", move |_, out: ItemSink<u8>| {
+                    let slow = Slow(held.clone());
+                    async move {
+                        out.send(&1).await?;
+                        std::future::pending::<()>().await;
+                        drop(slow);
+                        Ok(())
+                    }
+                })
+                .unwrap();
+            tell.send(server.url().to_owned()).unwrap();
+            server.run().await
+        })
+    });
+    let client = Client::connect(url.await.unwrap()).build().await.unwrap();
+    let mut items = client.stream::<u8>("slow", &()).await.unwrap();
+    next(&mut items).await.unwrap().unwrap();
+    items.cancel().await.unwrap();
+    assert!(
+        gone.load(std::sync::atomic::Ordering::SeqCst),
+        "it is gone by then"
+    );
+}
+
+#[tokio::test]
+async fn an_item_that_is_nested_too_deep_costs_only_itself() {
+    let (server, client) = tcp().await;
+    collector(&server);
+    let nested = |depth| {
+        (1..depth).fold(ciborium::Value::Array(Vec::new()), |value, _| {
+            ciborium::Value::Array(vec![value])
+        })
+    };
+    let (sink, _items) = client
+        .duplex::<ciborium::Value, usize>("collect", &())
+        .await
+        .unwrap();
+    let error = sink.send(&nested(65)).await.unwrap_err();
+    assert_eq!(
+        (error.code(), error.origin()),
+        (Code::InvalidArgument, Origin::Payload)
+    );
+    sink.send(&nested(64)).await.unwrap();
+    client.ping().await.expect("the connection lives");
+}
