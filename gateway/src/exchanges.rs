@@ -195,8 +195,17 @@ impl Front {
             return;
         };
         let queued = session.outbox.queued_bytes();
+        let is_stream = compact.get(1) == Some(&(Kind::Stream as u8));
         let message = if queued > self.limits.queue_bytes {
-            format!("the serving peer has {queued} bytes to read before this call; try again later")
+            if !is_stream {
+                // Its peer is told to be crowded by now: the call waits for it, or goes to another.
+                if !session.standing.crowded {
+                    session.standing.crowded = true;
+                    self.shard.set_standing(session.peer, session.standing);
+                }
+                return self.shard.unheard(server, forward_id, compact);
+            }
+            format!("the serving peer has {queued} bytes to read before this stream; try again later")
         } else if let Err(too_large) = self.append(slot, compact, Some(forward_id), None, Growth::Call) {
             format!(
                 "the call is {} bytes, the serving peer takes {}",
@@ -207,14 +216,14 @@ impl Front {
         };
         // Answered in its server's place.
         let code = Code::ResourceExhausted;
-        if compact.get(1) == Some(&(Kind::Stream as u8)) {
+        if is_stream {
             return self.fail_unheard(server, forward_id, code, &message);
         }
         let error = crate::greeting::encode_error(code, &message);
         let own = self.ids.next();
         let mut answered = Vec::new();
         answer(Kind::Call, own, forward_id, Some(&error)).encode(Form::Compact, &mut answered);
-        self.route_answer(server, forward_id, Outcome::Error(code), &answered);
+        self.route_answer(server, forward_id, Outcome::Refused, &answered);
     }
 
     /// An answer goes to whoever asked. The caller polls the shard afterwards.

@@ -20,6 +20,7 @@ use crate::peer::PeerId;
 use crate::post::Post;
 use crate::runs::RunBuilder;
 use crate::serving::Serving;
+use crate::serving::set::SetId;
 use crate::subscriptions::Subscriptions;
 use crate::topics::Topics;
 
@@ -51,6 +52,8 @@ pub struct Shard {
     pub(crate) out: VecDeque<Outgoing>,
     /// Peers of this core in front of which somebody waits, and where there may be room.
     pub(crate) moved_gates: VecDeque<PeerId>,
+    /// Sets of which a part of those that wait was given away, and the rest may follow.
+    pub(crate) moving: VecDeque<SetId>,
     /// Peers of this core that do not take what is queued for them, as they last told.
     pub(crate) crowded: HashSet<PeerId, FixedState>,
     /// Peers of this core that withdrew an offer: what is on its way to them from other cores may find none.
@@ -89,6 +92,7 @@ impl Shard {
             ready: VecDeque::new(),
             out: VecDeque::new(),
             moved_gates: VecDeque::new(),
+            moving: VecDeque::new(),
             crowded: HashSet::with_hasher(hasher.clone()),
             withdrew: HashSet::with_hasher(hasher.clone()),
             leaving: VecDeque::new(),

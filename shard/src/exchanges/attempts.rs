@@ -13,13 +13,16 @@ use fluxar_protocol::stream::{Failure, Note};
 use fluxar_protocol::{Id, Kind, envelope};
 
 use crate::exchanges::gate::{Held, Left};
-use crate::exchanges::rewording::renewed;
+use crate::exchanges::rewording::{aged, renewed};
 use crate::exchanges::{DISPLACED, Exchange, GATE_FULL, NEVER, NOBODY, NONE, Role, core_of};
 use crate::letter::{Arrival, Letter};
 use crate::peer::PeerId;
 use crate::serving::set::SetId;
 use crate::serving::{Ending, Verdict};
 use crate::shard::Shard;
+
+/// Most bytes of what waited for a set that leave the queue at a time, rounded up to the last one.
+const MOVED_BYTES_MAX: usize = 64 * 1024;
 
 /// Bytes for a connection of this core: a call or an open, its id replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +78,7 @@ impl Shard {
             || !self.moved_gates.is_empty()
             || !self.leaving.is_empty()
             || self.serving.has_moved()
+            || !self.moving.is_empty()
             || self.post.has_letters()
     }
 
@@ -83,7 +87,7 @@ impl Shard {
     fn move_on(&mut self) -> bool {
         if let Some(peer) = self.moved_gates.pop_front() {
             self.move_gate(peer);
-        } else if let Some(set) = self.serving.pop_moved() {
+        } else if let Some(set) = self.serving.pop_moved().or_else(|| self.moving.pop_front()) {
             self.move_queue(set);
         } else {
             return false;
@@ -91,9 +95,9 @@ impl Shard {
         true
     }
 
-    /// What waits goes before what comes.
+    /// What waits goes before what comes; but no more of it at a time than [`MOVED_BYTES_MAX`].
     pub(crate) fn move_all(&mut self) {
-        while self.move_on() {}
+        while self.moving.is_empty() && self.move_on() {}
     }
 
     /// Says something to a peer of whatever core.
@@ -165,6 +169,7 @@ impl Shard {
             reference,
             bytes,
             here: Some(slot),
+            held_us: self.now_us,
         };
         self.exchanges.gates.hold(to, prio, held);
     }
@@ -208,6 +213,7 @@ impl Shard {
             reference,
             bytes,
             here: None,
+            held_us: self.now_us,
         };
         self.exchanges.gates.hold(to, prio_of(&held.bytes), held);
         Arrival::Taken
@@ -231,7 +237,9 @@ impl Shard {
                 reference,
                 bytes,
                 here,
+                held_us,
             } = held;
+            let bytes = aged(bytes, self.now_us.saturating_sub(held_us) / 1_000);
             if here.is_none() {
                 self.tell_admitted(peer, reference, &bytes);
             }
@@ -361,11 +369,18 @@ impl Shard {
         }
     }
 
-    /// Gives away what waits for a set in which something changed.
+    /// Gives away what waits for a set in which something changed: a part, so that what is polled then can show that a
+    /// peer has enough to read, and then the next.
     fn move_queue(&mut self, set: SetId) {
+        let mut moved_bytes = 0;
         while let Some(slot) = self.exchanges.queue.first_of(set) {
             let balance = self.exchanges[slot].balance;
+            if moved_bytes >= MOVED_BYTES_MAX {
+                self.moving.push_back(set);
+                return;
+            }
             let kept = self.exchanges.kept(slot).map(|kept| kept.bytes.clone());
+            moved_bytes += kept.as_ref().map_or(0, Bytes::len);
             let key = kept.as_deref().and_then(key_of);
             match self.serving.pick_in(set, balance, key, None, self.now_us) {
                 Verdict::Server(server) => {

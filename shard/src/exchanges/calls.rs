@@ -54,6 +54,8 @@ pub enum Outcome {
     Ok,
     /// It has an error.
     Error(Code),
+    /// It is the gateway's own, with an error, since the call cannot be sent to its server, which has not seen it.
+    Refused,
 }
 
 /// Where an answer goes.
@@ -82,6 +84,7 @@ impl From<Outcome> for Ending {
         match outcome {
             Outcome::Ok => Self::Answered,
             Outcome::Error(code) => Self::Failed(code),
+            Outcome::Refused => Self::Cancelled,
         }
     }
 }
@@ -288,7 +291,7 @@ impl Shard {
             };
         }
         let is_other_open = self.exchanges[twin].server != NONE;
-        if is_other_open && outcome == Outcome::Error(Code::Unavailable) {
+        if is_other_open && matches!(outcome, Outcome::Error(Code::Unavailable) | Outcome::Refused) {
             if role == Role::Hedge {
                 self.forget_hedge(slot);
             }

@@ -24,6 +24,8 @@ pub(crate) struct Held {
     pub(crate) bytes: Bytes,
     /// Its slot, if it is one of this core's own.
     pub(crate) here: Option<u32>,
+    /// Since when, µs.
+    pub(crate) held_us: u64,
 }
 
 /// What left a gate.
@@ -178,7 +180,11 @@ impl Gates {
 
     /// The peer is lost, and its gate with it. What waited there, which the peer never heard of.
     pub(crate) fn lose(&mut self, peer: PeerId) -> impl Iterator<Item = Held> + use<> {
-        let waiting = self.gates.remove(&peer).map(|gate| gate.waiting).unwrap_or_default();
+        let waiting = self
+            .gates
+            .remove(&peer)
+            .map(|gate| gate.waiting)
+            .unwrap_or_default();
         self.waiting -= waiting.len();
         self.bytes -= waiting.values().map(|held| held.bytes.len()).sum::<usize>();
         waiting.into_values()
@@ -219,6 +225,7 @@ mod tests {
             reference: Id([number; 16]),
             bytes: Bytes::from_static(b"call"),
             here,
+            held_us: 0,
         }
     }
 

@@ -65,3 +65,28 @@ pub(crate) fn renewed(kept: &Bytes, forward_id: Id, timeout_ms: Option<u64>) -> 
     envelope::patch_id(&mut bytes, forward_id);
     bytes.into()
 }
+
+/// Bytes that were held for so long, with what is left of their `timeout_ms`.
+pub(crate) fn aged(bytes: Bytes, held_ms: u64) -> Bytes {
+    if held_ms == 0 {
+        return bytes;
+    }
+    let Ok(decoded) = envelope::decode(&bytes) else {
+        return bytes;
+    };
+    let envelope = &decoded.envelope;
+    let timeout_ms = envelope
+        .meta
+        .and_then(|meta| meta.uint("timeout_ms").ok().flatten());
+    let Some(timeout_ms) = timeout_ms else {
+        return bytes;
+    };
+    let changes = Changes {
+        timeout_ms: Some(timeout_ms.saturating_sub(held_ms).max(1)),
+        credit_bytes: None,
+    };
+    match reworded(envelope, changes) {
+        Ok(reworded) => reworded.into(),
+        Err(_) => bytes.clone(),
+    }
+}

@@ -78,8 +78,12 @@ impl Shard {
             Role::Call if exchange.twin != NONE => return, // the other server may still answer
             Role::Call | Role::Stream => {}
         }
-        let (set, balance, prio, deadline_us) =
-            (exchange.set, exchange.balance, exchange.prio, exchange.deadline_us);
+        let (set, balance, prio, deadline_us) = (
+            exchange.set,
+            exchange.balance,
+            exchange.prio,
+            exchange.deadline_us,
+        );
         let mut verdict = Verdict::Nobody;
         if let Some(set) = set {
             verdict = self
@@ -102,8 +106,8 @@ impl Shard {
         match verdict {
             Verdict::Server(server) => {
                 let forward_id = self.give(slot, server);
-                let left_ms = (deadline_us != NEVER)
-                    .then(|| (deadline_us.saturating_sub(self.now_us) / 1_000).max(1));
+                let left_ms =
+                    (deadline_us != NEVER).then(|| (deadline_us.saturating_sub(self.now_us) / 1_000).max(1));
                 self.dispatch(slot, renewed(&bytes, forward_id, left_ms));
             }
             Verdict::Full(_) => {
@@ -166,9 +170,8 @@ impl Shard {
             .held(peer)
             .filter(|held| {
                 let method = method_of(&held.bytes);
-                method.is_some_and(|method| {
-                    target::matches(pattern, method) && !self.is_offered(peer, method)
-                })
+                method
+                    .is_some_and(|method| target::matches(pattern, method) && !self.is_offered(peer, method))
             })
             .map(|held| held.reference)
             .collect();

@@ -1,8 +1,8 @@
 //! What a peer never heard of does not fail with it: it goes to another one, or waits for one.
 
 use fluxar_protocol::Kind;
-use fluxar_protocol::meta::MetaWriter;
-use fluxar_shard::{Limits, Offering, PeerId, Standing};
+use fluxar_protocol::meta::{Meta, MetaWriter};
+use fluxar_shard::{Limits, Offering, Outcome as Said, Outgoing, PeerId, Standing};
 
 use crate::promises::assert_nothing_is_left;
 use crate::world::{Outcome, World, encoded, id, offering};
@@ -115,7 +115,10 @@ fn an_offer_that_stays_is_still_served() {
     let mut world = World::new(2, 5, Limits::default());
     let asker = world.connect(0, 7, 0);
     let server = serve(&mut world, 1, 1, u32::MAX);
-    world.shard(server).serve(server, id(8), "n", offering(1)).unwrap();
+    world
+        .shard(server)
+        .serve(server, id(8), "n", offering(1))
+        .unwrap();
     world.settle();
     leave(&mut world, server);
     world.settle();
@@ -147,9 +150,7 @@ fn what_a_full_queue_refused_waits_for_its_server_or_goes_to_another() {
         world.settle();
         assert_eq!(world.shards[0].counts().queued, 1);
         assert_eq!(world.calls[&(asker, id(1))], []);
-        world
-            .shard(server)
-            .set_standing(server, Standing::default());
+        world.shard(server).set_standing(server, Standing::default());
         world.settle();
         answer_all(&mut world, server);
         assert_eq!(world.calls[&(asker, id(1))], [Outcome::Answered]);
@@ -157,3 +158,73 @@ fn what_a_full_queue_refused_waits_for_its_server_or_goes_to_another() {
     }
 }
 
+#[test]
+fn a_second_copy_that_cannot_be_sent_leaves_it_to_the_first() {
+    for core in 0..2 {
+        let mut world = World::new(2, 5, Limits::default());
+        let asker = world.connect(0, 7, 0);
+        let first = serve(&mut world, 0, 1, 4);
+        let meta = MetaWriter::new().flag("idempotent", true).uint("hedge_ms", 10);
+        world.ask(asker, id(1), "m", meta).unwrap();
+        let second = serve(&mut world, core, 2, 4);
+        world.pass(20_000);
+        world.settle();
+        let copy = world.inboxes[&second].calls[0];
+        world.answer_with(second, copy, Said::Refused);
+        world.settle();
+        assert_eq!(world.calls[&(asker, id(1))], []);
+        assert_eq!(world.inboxes[&first].cancelled, []);
+        answer_all(&mut world, first);
+        assert_eq!(world.calls[&(asker, id(1))], [Outcome::Answered]);
+        assert_nothing_is_left(&world);
+    }
+}
+
+#[test]
+fn those_that_wait_leave_a_part_at_a_time() {
+    let mut world = World::new(1, 5, Limits::default());
+    let asker = world.connect(0, 7, 0);
+    let server = serve(&mut world, 0, 1, u32::MAX);
+    let crowded = Standing {
+        crowded: true,
+        ..Standing::default()
+    };
+    world.shard(server).set_standing(server, crowded);
+    let trace = "0".repeat(1_000);
+    for nth in 0..200 {
+        let meta = MetaWriter::new().text("trace", &trace);
+        world.ask(asker, id(nth), "m", meta).unwrap();
+    }
+    let shard = world.shard(server);
+    shard.set_standing(server, Standing::default());
+    let mut polled = 0;
+    while let Some(outgoing) = shard.poll_outgoing() {
+        assert!(matches!(outgoing, Outgoing::Forward(_)));
+        polled += 1;
+        if polled == 10 {
+            // Its connection has enough: what was taken out of the queue still comes, and no more.
+            shard.set_standing(server, crowded);
+        }
+    }
+    assert!((20..100).contains(&polled), "{polled} calls");
+    assert_eq!(world.shards[0].counts().queued, 200 - polled);
+}
+
+#[test]
+fn the_time_at_a_gate_is_spent() {
+    let mut world = World::new(2, 5, Limits::default());
+    let askers = [0, 1].map(|core| world.connect(core, 7, 0));
+    let server = serve(&mut world, 0, 1, 1);
+    for asker in askers {
+        let meta = MetaWriter::new().uint("timeout_ms", 100);
+        world.ask(asker, id(1), "m", meta).unwrap();
+        world.settle();
+    }
+    world.pass(30_000);
+    let call = world.inboxes[&server].calls[0];
+    world.answer(server, call);
+    world.settle();
+    let call = world.inboxes[&server].calls[0];
+    let meta = world.inboxes[&server].metas[&call].clone().unwrap();
+    assert_eq!(Meta::from_checked(&meta).uint("timeout_ms"), Ok(Some(70)));
+}
