@@ -147,7 +147,11 @@ impl Error {
     /// What is left of it where it is too large to be sent: its code, when to try again, and how its message begins.
     pub(crate) fn cut(&self) -> Self {
         let message = &self.0.message;
-        let end = message.floor_char_boundary(CUT_MESSAGE_BYTES);
+        let most = CUT_MESSAGE_BYTES.min(message.len());
+        let end = (0..=most)
+            .rev()
+            .find(|&at| message.is_char_boundary(at))
+            .unwrap_or(0);
         let message = match &message[..end] {
             whole if end == message.len() => whole.to_owned(),
             begin => format!("{begin}…"),
