@@ -2,8 +2,10 @@
 //!
 //! The memory that one connection can make a core hold is the sum of its parts:
 //! a partial frame (`max_frame_bytes`), what is queued to it (`queue_bytes` for events, `queue_bytes` more for
-//! answers, a frame for calls, and what one frame of its own can ask for in replies; beyond `queue_bytes` one
-//! `stream_window_bytes` for each of its streams), its subscriptions, open calls and streams (bounded in the shard), and
+//! answers, a frame for calls, and what one frame of its own can ask for in replies; beside that one
+//! `stream_window_bytes` of payloads for each of its streams that was opened while no more than `queue_bytes` waited, and
+//! what is around these payloads: some 45 bytes a chunk, and never more than 128 and the payload once more once twice
+//! `queue_bytes` wait), its subscriptions, open calls and streams (bounded in the shard), and
 //! what the kernel had received when reading stopped and was not handed up yet (the engine's `held_bytes_max`, 4 MiB by default).
 
 use fluxar_protocol::limits as wire;
@@ -14,8 +16,9 @@ pub struct Limits {
     /// Connections that a core holds. One more is told `resource_exhausted` and closed.
     pub connections: u32,
     /// Bytes queued to a connection beyond which at-most-once events to it are dropped, counted and told, and calls to it
-    /// are refused. With a quarter more of replies and answers reading from it stops until half is gone, so that a peer
-    /// that asks without reading the answers stalls itself. At twice this it is closed with `resource_exhausted`.
+    /// are refused, as are streams that it opens. With a quarter more of replies and answers reading from it stops until
+    /// half is gone, so that a peer that asks without reading the answers stalls itself. At twice this, what is queued of
+    /// streams aside, it is closed with `resource_exhausted`.
     pub queue_bytes: usize,
     /// Largest frame body taken from a client that was greeted. A larger one closes the connection.
     pub max_frame_bytes: u32,
