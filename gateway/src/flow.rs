@@ -16,7 +16,7 @@ pub(crate) enum Growth {
     Reply,
     /// What others say to this peer's calls.
     Answer,
-    /// Calls of others that this peer is to serve. More of them are refused at the bound; the peer is still read, since
+    /// Calls of others that this peer is to serve. More of them wait at the bound; the peer is still read, since
     /// it may be writing the answers that it has to get rid of before it reads on.
     Call,
     /// Parts of streams. Bounded by their windows: who does not read gets no more credit for its writers and opens no
