@@ -27,6 +27,8 @@ use words::{Model, ends_sentence};
 const MOST: u32 = 100_000;
 /// How long a caller may think about whether to go on.
 const CONFIRM: Duration = Duration::from_secs(60);
+/// How long streams may go on when it is told to end.
+const LEAVE: Duration = Duration::from_secs(10);
 
 /// Streams text word by word, as a language model would.
 #[derive(Debug, Parser)]
@@ -118,7 +120,7 @@ async fn run(args: &Args) -> fluxar::Result<()> {
     let connecting = Client::connect(&args.url).agent(agent).keep_dialing(true).build();
     let client = tokio::select! {
         client = connecting => client?,
-        _ = tokio::signal::ctrl_c() => return Ok(()),
+        () = told_to_end() => return Ok(()),
     };
     let (model, counts) = (Arc::new(Model::new()), Arc::new(Counts::default()));
     let of_streams = counts.clone();
@@ -128,7 +130,7 @@ async fn run(args: &Args) -> fluxar::Result<()> {
         })
         .max_in_flight(args.streams.into())
         .await?;
-    client
+    let status = client
         .serve("llm.status", move |_: Request| {
             let status = counts.status();
             async move { Ok(status) }
@@ -137,10 +139,29 @@ async fn run(args: &Args) -> fluxar::Result<()> {
     eprintln!("llm: serving llm.complete at {} (Ctrl-C ends)", client.address());
     tokio::select! {
         why = offer.ended() => return Err(why.unwrap_or_else(|| Error::new(Code::Cancelled, "the offer was ended"))),
-        _ = tokio::signal::ctrl_c() => {}
+        () = told_to_end() => {}
+    }
+    eprintln!("llm: leaving; what is open has {} s to end", LEAVE.as_secs());
+    let leaving = async { tokio::join!(offer.leave(), status.leave()) };
+    tokio::select! {
+        left = leaving => left.0.and(left.1)?,
+        () = tokio::time::sleep(LEAVE) => eprintln!("llm: what is still open is given up"),
+        () = told_to_end() => {}
     }
     client.close().await;
     Ok(())
+}
+
+/// Completes at Ctrl-C or SIGTERM.
+async fn told_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminated) => tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminated.recv() => {}
+        },
+        Err(_) => drop(tokio::signal::ctrl_c().await),
+    }
 }
 
 /// One stream, from its prompt to its last token.
