@@ -108,7 +108,9 @@ impl Admin {
     /// Whether a connection waits for the answer to a question of this id.
     pub(super) fn is_open(&self, asker: PeerId, reference: Id) -> bool {
         let of = |question: &Question| (question.asker, question.reference);
-        self.open.iter().any(|question| of(question) == (asker, reference))
+        self.open
+            .iter()
+            .any(|question| of(question) == (asker, reference))
     }
 
     /// A new question; its number.
