@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use fluxar_protocol::meta::MetaWriter;
-use fluxar_protocol::{Id, Kind};
+use fluxar_protocol::{Code, Id, Kind};
 use fluxar_tests::message::{encoded, number};
 use fluxar_tests::{Client, Running};
 
@@ -169,6 +169,61 @@ fn a_reader_that_grants_without_end_and_does_not_read_stops_its_writers() {
     assert!(rest > 0);
     drop(reader);
     drop(other);
+    drop(writer);
+    stop(gateway);
+}
+
+#[test]
+fn one_that_opens_and_does_not_read_opens_no_more_when_its_queue_is_full() {
+    let _process = measure::alone();
+    let gateway = Running::start(|config| {
+        lean(config);
+        config.limits.stream_window_bytes = WINDOW as u32;
+        config.limits.queue_bytes = 512 * 1024;
+    });
+    let mut writer = Writer {
+        client: gateway.client(),
+        credit: BTreeMap::new(),
+        chunk: [&[0x59, 0x03, 0xe8][..], &[0x55; 1_000]].concat(),
+        sent_bytes: 0,
+    };
+    writer.client.serve("flood.out");
+    let mut reader = gateway.client();
+    let mut stream = Some(writer.opened(&mut reader));
+    let open = MetaWriter::new()
+        .uint("credit", WINDOW)
+        .flag("end", true)
+        .finish();
+    let mut last = Id([0; 16]);
+    // Each is written as much as it granted, and ended: nothing of it is left but what waits to be read.
+    while stream.is_some() {
+        while let Some(credit) = writer.credit.values_mut().next() {
+            *credit = (*credit).min(WINDOW);
+            writer.write();
+            let (id, &stream) = (writer.client.id(), writer.credit.keys().next().expect("a stream"));
+            let end = MetaWriter::new().flag("end", true);
+            writer.client.send(&part(id, stream, end, &[]));
+            writer.credit.remove(&stream);
+        }
+        assert!(writer.sent_bytes < 64 << 20, "it opens without end");
+        last = reader.id();
+        let target = Some("flood.out");
+        reader.send(&encoded(
+            Kind::Stream,
+            last,
+            None,
+            target,
+            open.as_deref(),
+            &number(0),
+        ));
+        writer.hear(Duration::from_millis(1_500));
+        stream = writer.credit.keys().next().copied();
+    }
+    println!("refused after {} KiB", writer.sent_bytes / 1024);
+    assert_eq!(reader.answer_to(last).code(), Some(Code::ResourceExhausted));
+    // It has read everything now, and may open again.
+    writer.opened(&mut reader);
+    drop(reader);
     drop(writer);
     stop(gateway);
 }
