@@ -131,6 +131,7 @@ fn a_reader_that_grants_without_end_and_does_not_read_stops_its_writers() {
         writer.opened(&mut reader);
     }
     // Until nothing is granted any more.
+    writer.write();
     while writer.hear(Duration::from_millis(1_500)) {
         writer.write();
         assert!(writer.sent_bytes < 256 << 20, "its writer never stops");
