@@ -243,7 +243,7 @@ pub(crate) enum ServicesAction {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Drain {
-    /// Its id, its name (all that have it), or the URL of an upstream's endpoint, as `fluxar services` shows them
+    /// Its id or name (all that have it) as `fluxar services` shows them, an endpoint's URL, or an upstream's name
     #[arg(value_name = "ID|NAME")]
     pub(crate) peer: String,
 

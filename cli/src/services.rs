@@ -1,13 +1,14 @@
 //! `fluxar services`: who serves what at a gateway, how it goes, and the draining of one of them.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::{IsTerminal, stdout},
     time::{Duration, Instant},
 };
 
 use ciborium::{Value, cbor};
 use fluxar::{Client, Code, Origin};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
     args::{Args, Drain, Services, ServicesAction},
@@ -28,6 +29,19 @@ struct List {
     cores_missing: Option<u32>,
     /// Services for which the answer had no room.
     left_out: Option<u64>,
+}
+
+/// The answer to `$services.drain`.
+#[derive(Debug, Deserialize)]
+struct Marked {
+    /// Connections that are meant.
+    matched: u64,
+    /// Those of them that are up.
+    ids: Vec<String>,
+    /// Ids for which the answer had no room.
+    left_out: u64,
+    /// Cores that may not have heard of it.
+    cores_missing: u32,
 }
 
 /// One offer.
@@ -75,7 +89,7 @@ async fn act(args: &Args, command: &Services, client: &Client) -> Result<()> {
         if command.json {
             print(&json::compact(&answer))?;
         } else {
-            let list = read(&answer)?;
+            let list: List = read(&answer)?;
             print(&format!("{clear}{}", table(&list.services, has_colour)))?;
             if let Some(more @ 1..) = list.left_out {
                 tell(&format!("and {more} more, for which one answer has no room"));
@@ -95,45 +109,117 @@ async fn act(args: &Args, command: &Services, client: &Client) -> Result<()> {
 
 async fn drain(args: &Args, command: &Drain, client: &Client) -> Result<()> {
     let deadline = args.timeout.map(|timeout| Instant::now() + timeout);
-    let wanted = cbor!({ "peer" => command.peer, "on" => !command.off })
-        .map_err(|error| Failure::here(error.to_string()))?;
-    let answer = ask(client, "$services.drain", &wanted).await?;
-    let matched = answer
-        .as_map()
-        .and_then(|entries| entries.iter().find(|(key, _)| key.as_text() == Some("matched")))
-        .and_then(|(_, value)| value.as_integer())
-        .and_then(|count| u64::try_from(count).ok())
-        .unwrap_or_default();
-    let who = match matched {
+    let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+    let peer = &command.peer;
+    let wanted =
+        cbor!({ "peer" => peer, "on" => !command.off }).map_err(|error| Failure::here(error.to_string()))?;
+    let mut ids = BTreeSet::new();
+    let marked = loop {
+        let mut marked: Marked = read(&ask(client, "$services.drain", &wanted).await?)?;
+        ids.extend(std::mem::take(&mut marked.ids));
+        if marked.cores_missing == 0 {
+            break marked;
+        }
+        let missing = format!(
+            "{peer}: {} cores of the gateway did not answer",
+            marked.cores_missing
+        );
+        if !command.wait {
+            return Err(Failure::Refused(format!(
+                "{missing}, and may not have heard of it: say it again"
+            )));
+        }
+        if is_over() {
+            return Err(Failure::Timeout(missing));
+        }
+        // To hear it twice does no harm.
+        tokio::time::sleep(DRAIN_EVERY).await;
+    };
+    let who = match marked.matched {
         1 => "1 connection gets".to_owned(),
-        _ => format!("{matched} connections get"),
+        count => format!("{count} connections get"),
     };
     let what = if command.off {
         "calls again"
     } else {
         "no new calls"
     };
-    tell(&format!("{}: {who} {what}", command.peer));
+    tell(&format!("{peer}: {who} {what}"));
     if !command.wait {
         return Ok(());
     }
+    if marked.left_out > 0 {
+        return Err(Failure::Refused(format!(
+            "{peer}: these are too many to wait for; drain fewer of them at a time"
+        )));
+    }
+    if ids.is_empty() {
+        tell(&format!("{peer}: none of these is connected"));
+        return Ok(());
+    }
+    // What was given away in the moment of the mark may show behind the first look.
+    let mut was_idle = false;
     loop {
-        let list = read(&ask(client, "$services.list", &Value::Null).await?)?;
-        let of_it = list.services.iter().filter(|row| {
-            row.id.as_deref() == Some(&command.peer) || row.name.as_deref() == Some(&command.peer)
-        });
-        let open: u64 = of_it.filter_map(|row| row.in_flight).sum();
-        if open == 0 && list.cores_missing.unwrap_or_default() == 0 {
-            tell(&format!("{}: nothing is open there", command.peer));
-            return Ok(());
+        let list: List = read(&ask(client, "$services.list", &Value::Null).await?)?;
+        let look = look(&list, &ids);
+        match look {
+            Look::Idle if was_idle => {
+                tell(&format!("{peer}: nothing is open there"));
+                return Ok(());
+            }
+            Look::Gone if was_idle => {
+                tell(&format!("{peer}: is gone, or offers nothing any more"));
+                return Ok(());
+            }
+            Look::Hidden => {
+                return Err(Failure::Refused(format!(
+                    "{peer}: the gateway's list has no room for all its services, and cannot say what is open there"
+                )));
+            }
+            _ => was_idle = matches!(look, Look::Idle | Look::Gone),
         }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(Failure::Timeout(format!(
-                "{}: {open} calls are still open",
-                command.peer
-            )));
+        if is_over() {
+            return Err(Failure::Timeout(match look {
+                Look::Open(open) => format!("{peer}: {open} calls are still open"),
+                Look::Partial => format!("{peer}: not all cores of the gateway answer"),
+                _ => format!("{peer}: whether all is done is not certain yet"),
+            }));
         }
         tokio::time::sleep(DRAIN_EVERY).await;
+    }
+}
+
+/// What a list says of drained connections.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Look {
+    /// So many calls and streams are open there, as far as the cores say that answered.
+    Open(u64),
+    /// Nothing is, at those that are there.
+    Idle,
+    /// None of them is in the list.
+    Gone,
+    /// Nothing that is seen, but cores are missing.
+    Partial,
+    /// Some are not in the list, which left out rows.
+    Hidden,
+}
+
+fn look(list: &List, ids: &BTreeSet<String>) -> Look {
+    // A peer has a row for each of its fleets, and each tells of all that is open there.
+    let mut open_at = BTreeMap::new();
+    for row in &list.services {
+        if let Some(id) = row.id.as_ref().filter(|id| ids.contains(*id)) {
+            let open: &mut u64 = open_at.entry(id).or_default();
+            *open = row.in_flight.unwrap_or_default().max(*open);
+        }
+    }
+    let open: u64 = open_at.values().sum();
+    match () {
+        () if open > 0 => Look::Open(open),
+        () if list.cores_missing.unwrap_or_default() > 0 => Look::Partial,
+        () if open_at.len() < ids.len() && list.left_out.unwrap_or_default() > 0 => Look::Hidden,
+        () if open_at.is_empty() => Look::Gone,
+        () => Look::Idle,
     }
 }
 
@@ -156,10 +242,12 @@ fn is_unknown(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::Unimplemented)
 }
 
-fn read(answer: &Value) -> Result<List> {
-    answer
-        .deserialized()
-        .map_err(|error| Failure::here(format!("the gateway's list cannot be read ({error}); try --json")))
+fn read<T: DeserializeOwned>(answer: &Value) -> Result<T> {
+    answer.deserialized().map_err(|error| {
+        Failure::here(format!(
+            "the gateway's answer cannot be read ({error}); `fluxar call --diag` shows it"
+        ))
+    })
 }
 
 const COLUMNS: [&str; 11] = [
@@ -327,8 +415,33 @@ ID     NAME         SERVES      FLEET  ZONE  WEIGHT  STATE          IN FLIGHT  L
         let answer =
             cbor!({"services" => [{"id" => "0/1.0", "methods" => ["a"], "fleet" => null, "new" => 1}]})
                 .unwrap();
-        let list = read(&answer).unwrap();
+        let list: List = read(&answer).unwrap();
         assert_eq!(list.services[0].cells()[..4], ["0/1.0", "-", "a", "-"]);
-        assert!(read(&Value::Null).is_err());
+        assert!(read::<List>(&Value::Null).is_err());
+    }
+
+    #[test]
+    fn a_look_is_sure_of_what_it_says() {
+        let ids = BTreeSet::from(["0/1.1".to_owned(), "1/1.1".to_owned()]);
+        let row = |id: &str, fleet: Option<&str>, in_flight| Row {
+            id: Some(id.to_owned()),
+            fleet: fleet.map(str::to_owned),
+            in_flight: Some(in_flight),
+            ..Row::default()
+        };
+        let list = |services, missing, left_out| List {
+            services,
+            cores_missing: Some(missing),
+            left_out: Some(left_out),
+        };
+        let others = || row("0/2.1", None, 7);
+        let both = |open| vec![row("0/1.1", None, open), row("1/1.1", None, 0), others()];
+        let twice = vec![row("0/1.1", None, 3), row("0/1.1", Some("blue"), 3)];
+        assert_eq!(look(&list(twice, 0, 0), &ids), Look::Open(3));
+        assert_eq!(look(&list(both(2), 1, 0), &ids), Look::Open(2));
+        assert_eq!(look(&list(both(0), 1, 0), &ids), Look::Partial);
+        assert_eq!(look(&list(both(0), 0, 5), &ids), Look::Idle);
+        assert_eq!(look(&list(vec![others()], 0, 0), &ids), Look::Gone);
+        assert_eq!(look(&list(vec![others()], 0, 1), &ids), Look::Hidden);
     }
 }

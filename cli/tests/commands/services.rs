@@ -10,7 +10,8 @@ use fluxar::{Code, Error, Request, Server};
 
 use crate::process::{Running, run, server, stderr, stdout, until};
 
-/// A gateway of two services, one of which has so many calls open; and what it was told to drain.
+/// A gateway of two services, one of which has so many calls open; and what it was told to drain. The upstream that is
+/// called "main" is the second service, which has one more open at first.
 async fn gateway(open: Arc<AtomicU64>, cores_missing: u32) -> (Server, Arc<Mutex<Vec<Value>>>) {
     let server = server().await;
     let drained = Arc::new(Mutex::new(Vec::new()));
@@ -29,7 +30,7 @@ async fn gateway(open: Arc<AtomicU64>, cores_missing: u32) -> (Server, Arc<Mutex
                          "weight" => 1, "state" => "draining", "in_flight" => left, "in_flight_max" => 64,
                          "latency_us" => 900, "answered" => 12, "failed" => 1},
                         {"id" => "1/0.1", "name" => "tcp://10.0.0.7:9000", "methods" => ["a.b", "a.c"], "fleet" => "blue",
-                         "weight" => 3, "state" => "ejected", "ejected_ms" => 2500, "in_flight" => 0}
+                         "weight" => 3, "state" => "ejected", "ejected_ms" => 2500, "in_flight" => left.saturating_sub(3)}
                     ],
                     "cores_missing" => cores_missing
                 })
@@ -40,11 +41,25 @@ async fn gateway(open: Arc<AtomicU64>, cores_missing: u32) -> (Server, Arc<Mutex
     server
         .handle("$services.drain", move |request: Request| {
             let wanted: Value = ciborium::from_reader(&request.payload_bytes()[..]).unwrap();
-            let is_known = wanted.as_map().unwrap()[0].1.as_text() != Some("nobody");
-            told.lock().unwrap().push(wanted);
+            let peer = wanted.as_map().unwrap()[0].1.as_text().unwrap().to_owned();
+            let is_known = peer != "nobody";
+            let mut told = told.lock().unwrap();
+            let is_first = !told.contains(&wanted);
+            told.push(wanted);
             async move {
                 if is_known {
-                    Ok(cbor!({"matched" => 2}).unwrap())
+                    let ids = match peer.as_str() {
+                        "main" => vec!["1/0.1"],
+                        "away" => vec![],
+                        "gone" => vec!["0/9.1"],
+                        _ => vec!["0/2.1"],
+                    };
+                    // The first time, a core is slow to answer.
+                    let missing = u32::from(peer == "slow" && is_first);
+                    Ok(
+                        cbor!({"matched" => 2, "ids" => ids, "left_out" => 0, "cores_missing" => missing})
+                            .unwrap(),
+                    )
                 } else {
                     Err(Error::new(Code::NotFound, "nobody is called nobody"))
                 }
@@ -102,6 +117,33 @@ async fn services_are_drained_by_name() {
     assert_eq!(off.status.code(), Some(0), "{}", stderr(&off));
     let wanted = |on: bool| cbor!({"peer" => "orders/2.0", "on" => on}).unwrap();
     assert_eq!(*drained.lock().unwrap(), [wanted(true), wanted(false)]);
+
+    // By the upstream's name, which no row has.
+    open.store(6, Ordering::Relaxed);
+    let upstream = run(server.url(), &["services", "drain", "main", "--wait"]).await;
+    assert!(
+        stderr(&upstream).ends_with("main: nothing is open there\n"),
+        "{}",
+        stderr(&upstream)
+    );
+    // Two looks found it so: six calls less three, and one more look.
+    assert_eq!(open.load(Ordering::Relaxed), 1);
+    for (name, expected) in [
+        ("away", "none of these is connected"),
+        ("gone", "is gone, or offers nothing any more"),
+    ] {
+        let output = run(server.url(), &["services", "drain", name, "--wait"]).await;
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+        assert_eq!(output.status.code(), Some(0));
+    }
+    // A core that did not answer is asked again, or the failure told.
+    let slow = |on: bool| cbor!({"peer" => "slow", "on" => on}).unwrap();
+    let wait = run(server.url(), &["services", "drain", "slow", "--wait"]).await;
+    assert_eq!(wait.status.code(), Some(0), "{}", stderr(&wait));
+    let off = run(server.url(), &["services", "drain", "slow", "--off"]).await;
+    assert_eq!(off.status.code(), Some(1), "{}", stderr(&off));
+    let told = drained.lock().unwrap().split_off(4);
+    assert_eq!(told, [slow(true), slow(true), slow(false)]);
 
     open.store(u64::MAX, Ordering::Relaxed);
     let late = run(

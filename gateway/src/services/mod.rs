@@ -151,14 +151,15 @@ impl Front {
                 rows.extend(down.map(|(at, link)| Row::down(self.core, at, link)));
                 Told::Rows { rows, left_out }
             }
-            Wish::Drain { peer, on } => Told::Marked(self.mark_draining(peer, *on)),
+            Wish::Drain { peer, on } => self.mark_draining(peer, *on),
         }
     }
 
     /// Marks the serving peers of this core that are called so, by id or by name, and the links to endpoints that are,
-    /// connected or not; returns how many there are.
-    fn mark_draining(&mut self, called: &str, on: bool) -> u32 {
+    /// connected or not; tells how many there are, and which.
+    fn mark_draining(&mut self, called: &str, on: bool) -> Told {
         let links = self.drain_endpoint(called, on);
+        let of_links = self.peers_of_links(called);
         let mut peers: Vec<PeerId> = self
             .shard
             .services()
@@ -182,7 +183,31 @@ impl Front {
             }
             self.tell_standing(slot);
         }
-        peers.len() as u32 + links
+        let count = peers.len() as u32 + links;
+        peers.extend(of_links);
+        Told::Marked { count, peers }
+    }
+
+    /// Who is at the other end of the links that are called so: by their upstream, their endpoint, or their own name, as
+    /// [`Front::drain_endpoint`] finds them.
+    fn peers_of_links(&self, called: &str) -> Vec<PeerId> {
+        let is_called = |peer: &PeerId| {
+            let session = self
+                .slot_of_peer(*peer)
+                .and_then(|slot| self.sessions[slot].as_ref());
+            session
+                .filter(|session| session.is_dialled())
+                .and_then(|session| self.pool.get(session.link))
+                .is_some_and(|link| {
+                    *link.key.upstream == *called || *link.key.endpoint == *called || *link.name() == *called
+                })
+        };
+        let dialled = self.shard.services().filter(|row| row.is_local);
+        let mut peers: Vec<PeerId> = dialled.map(|row| row.peer).collect();
+        peers.sort_unstable();
+        peers.dedup();
+        peers.retain(is_called);
+        peers
     }
 
     fn post_admin(&mut self, core: u16, letter: Letter) {

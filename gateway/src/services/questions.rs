@@ -6,7 +6,6 @@ use std::sync::Arc;
 use fluxar_protocol::Id;
 use fluxar_protocol::error::Code;
 use fluxar_shard::PeerId;
-use minicbor::Encoder;
 
 use super::rows::{self, Key, Row};
 
@@ -14,6 +13,10 @@ use super::rows::{self, Key, Row};
 const QUESTIONS_MAX: usize = 64;
 /// How long the other cores may take; then the answer says how many are missing.
 const PATIENCE_MS: u64 = 1_000;
+/// What an answer with ids takes beside them.
+const AROUND_BYTES: usize = 256;
+/// The longest id with its head: `65535/4294967295.4294967295`.
+const ID_BYTES_MAX: usize = 29;
 
 /// What is asked of every core.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,8 +61,13 @@ pub enum Told {
         /// How many offers it did not tell of, since there are too many.
         left_out: u64,
     },
-    /// To [`Wish::Drain`]: how many of its connections are meant.
-    Marked(u32),
+    /// To [`Wish::Drain`].
+    Marked {
+        /// How many of its connections are meant, those that are not up included.
+        count: u32,
+        /// Those that are up.
+        peers: Vec<PeerId>,
+    },
 }
 
 /// A question that waits.
@@ -76,6 +84,7 @@ pub(crate) struct Question {
     rows: BTreeMap<Key, Row>,
     left_out: u64,
     marked: u32,
+    peers: Vec<PeerId>,
 }
 
 /// The questions of one core's connections.
@@ -138,6 +147,7 @@ impl Admin {
             rows: BTreeMap::new(),
             left_out: 0,
             marked: 0,
+            peers: Vec::new(),
         });
         Ok(number)
     }
@@ -156,7 +166,10 @@ impl Admin {
                     rows::add(&mut question.rows, from, row);
                 }
             }
-            Told::Marked(count) => question.marked += count,
+            Told::Marked { count, peers } => {
+                question.marked += count;
+                question.peers.extend(peers);
+            }
         }
         (question.missing == 0).then(|| self.open.remove(at))
     }
@@ -186,22 +199,26 @@ impl Question {
                 Code::NotFound,
                 format!("no serving peer is called {peer:?}; $services.list has their ids and names"),
             )),
-            Wish::Drain { .. } => Ok(encode_marked(self.marked, self.missing)),
+            Wish::Drain { .. } => Ok(encode_marked(self.marked, &self.peers, self.missing, bytes_max)),
         }
     }
 }
 
-/// `{matched, cores_missing}`.
-fn encode_marked(matched: u32, missing: u16) -> Vec<u8> {
+/// `{matched, ids, left_out, cores_missing}`, with as many ids as fit.
+fn encode_marked(matched: u32, peers: &[PeerId], missing: u16, bytes_max: usize) -> Vec<u8> {
+    let room = bytes_max.saturating_sub(AROUND_BYTES) / ID_BYTES_MAX;
+    let told = &peers[..peers.len().min(room)];
     let mut out = Vec::new();
-    let mut e = Encoder::new(&mut out);
-    let written = e
-        .map(2)
-        .and_then(|e| e.str("matched"))
-        .and_then(|e| e.u32(matched))
-        .and_then(|e| e.str("cores_missing"))
-        .and_then(|e| e.u16(missing));
-    debug_assert!(written.is_ok(), "a Vec takes all that is written to it");
+    rows::write(&mut out, |e| {
+        e.map(4)?.str("matched")?.u32(matched)?;
+        e.str("ids")?.array(told.len() as u64)?;
+        for peer in told {
+            e.str(&format!("{peer:?}"))?;
+        }
+        e.str("left_out")?.u64((peers.len() - told.len()) as u64)?;
+        e.str("cores_missing")?.u16(missing)?;
+        Ok(())
+    });
     out
 }
 
@@ -222,6 +239,14 @@ mod tests {
         }
     }
 
+    /// These are up; one is not if there are two.
+    fn marked(slots: &[u32]) -> Told {
+        Told::Marked {
+            count: slots.len() as u32 + u32::from(slots.len() > 1),
+            peers: slots.iter().map(|slot| PeerId { slot: *slot, ..ASKER }).collect(),
+        }
+    }
+
     #[test]
     fn a_question_ends_with_the_last_core() {
         let mut admin = Admin::new(3);
@@ -229,30 +254,30 @@ mod tests {
         assert_eq!(admin.next_ms(), Some(1_100));
         let is_open = |asker, id| admin.is_open(asker, Id([id; 16]));
         assert!(is_open(ASKER, 7) && !is_open(ASKER, 8) && !is_open(PeerId { slot: 2, ..ASKER }, 7));
-        assert!(admin.told(0, number, Told::Marked(1)).is_none());
-        assert!(admin.told(2, number, Told::Marked(0)).is_none());
-        let question = admin.told(1, number, Told::Marked(2)).unwrap();
+        assert!(admin.told(0, number, marked(&[1])).is_none());
+        assert!(admin.told(2, number, marked(&[])).is_none());
+        let question = admin.told(1, number, marked(&[2, 3])).unwrap();
         assert_eq!(question.reference, Id([7; 16]));
         assert!(!admin.is_open(ASKER, Id([7; 16])));
         assert_eq!(
             question.answer(1_000).unwrap(),
-            b"\xa2\x67matched\x03\x6dcores_missing\x00"
+            b"\xa4\x67matched\x04\x63ids\x83\x650/1.1\x650/2.1\x650/3.1\x68left_out\x00\x6dcores_missing\x00"
         );
         assert_eq!(admin.next_ms(), None);
-        assert!(admin.told(1, number, Told::Marked(2)).is_none(), "late");
+        assert!(admin.told(1, number, marked(&[2, 3])).is_none(), "late");
     }
 
     #[test]
     fn a_core_that_does_not_tell_is_counted_as_missing() {
         let mut admin = Admin::new(2);
         let number = admin.open(ASKER, Id([7; 16]), drain(), 100).unwrap();
-        assert!(admin.told(0, number, Told::Marked(0)).is_none());
+        assert!(admin.told(0, number, marked(&[])).is_none());
         assert!(admin.take_expired(1_099).is_none());
         let question = admin.take_expired(1_100).unwrap();
         // Nobody was found, but one core has not looked: no "not found".
         assert_eq!(
             question.answer(1_000).unwrap(),
-            b"\xa2\x67matched\x00\x6dcores_missing\x01"
+            b"\xa4\x67matched\x00\x63ids\x80\x68left_out\x00\x6dcores_missing\x01"
         );
     }
 
@@ -260,11 +285,26 @@ mod tests {
     fn who_is_nowhere_is_not_found_and_questions_are_bounded() {
         let mut admin = Admin::new(1);
         let number = admin.open(ASKER, Id([7; 16]), drain(), 0).unwrap();
-        let question = admin.told(0, number, Told::Marked(0)).unwrap();
+        let question = admin.told(0, number, marked(&[])).unwrap();
         assert_eq!(question.answer(1_000).unwrap_err().0, Code::NotFound);
         for _ in 0..QUESTIONS_MAX {
             admin.open(ASKER, Id([7; 16]), Wish::List, 0).unwrap();
         }
         assert!(admin.open(ASKER, Id([7; 16]), Wish::List, 0).is_err());
+    }
+
+    #[test]
+    fn ids_that_do_not_fit_are_counted() {
+        let peers: Vec<PeerId> = (0..100).map(|slot| PeerId { slot, ..ASKER }).collect();
+        let payload = encode_marked(100, &peers, 0, 1_000);
+        assert!(payload.len() <= 1_000);
+        let mut d = minicbor::Decoder::new(&payload);
+        assert_eq!(d.map().unwrap(), Some(4));
+        assert_eq!((d.str().unwrap(), d.u32().unwrap()), ("matched", 100));
+        assert_eq!(d.str().unwrap(), "ids");
+        let ids: Vec<String> = d.decode().unwrap();
+        let left_out = 100 - ids.len() as u64;
+        assert_eq!((d.str().unwrap(), d.u64().unwrap()), ("left_out", left_out));
+        assert_eq!((ids.len(), ids[24].as_str()), (25, "0/24.1"));
     }
 }

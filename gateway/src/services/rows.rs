@@ -247,10 +247,10 @@ fn encode_row(row: &Row, out: &mut Vec<u8>) {
     });
 }
 
-type Written = Result<(), minicbor::encode::Error<core::convert::Infallible>>;
+pub(super) type Written = Result<(), minicbor::encode::Error<core::convert::Infallible>>;
 
 /// Writes to a `Vec`, which cannot fail.
-fn write(out: &mut Vec<u8>, write: impl FnOnce(&mut Encoder<&mut Vec<u8>>) -> Written) {
+pub(super) fn write(out: &mut Vec<u8>, write: impl FnOnce(&mut Encoder<&mut Vec<u8>>) -> Written) {
     let written = write(&mut Encoder::new(out));
     debug_assert!(written.is_ok(), "a Vec takes all that is written to it");
 }

@@ -1,5 +1,6 @@
 //! `$services.list` and `$services.drain`, through a gateway of several cores, and who is answered.
 
+use std::collections::BTreeSet;
 use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -91,17 +92,22 @@ fn wish(peer: &str, on: bool) -> Vec<u8> {
     payload
 }
 
-fn drain<R: Road>(client: &mut Caller<R>, peer: &str, on: bool) -> Result<u32, Code> {
+/// The ids of who was marked.
+fn drain<R: Road>(client: &mut Caller<R>, peer: &str, on: bool) -> Result<Vec<String>, Code> {
     let payload = client
         .call("$services.drain", &wish(peer, on))
         .map_err(|(code, _)| code)?;
     let mut d = Decoder::new(&payload);
-    assert_eq!(d.map().unwrap(), Some(2));
+    assert_eq!(d.map().unwrap(), Some(4));
     assert_eq!(d.str().unwrap(), "matched");
     let matched = d.u32().unwrap();
-    assert_eq!(d.str().unwrap(), "cores_missing");
-    assert_eq!(d.u32().unwrap(), 0);
-    Ok(matched)
+    assert_eq!(d.str().unwrap(), "ids");
+    let ids: Vec<String> = d.decode().unwrap();
+    assert!(ids.len() <= matched as usize);
+    for key in ["left_out", "cores_missing"] {
+        assert_eq!((d.str().unwrap(), d.u32().unwrap()), (key, 0));
+    }
+    Ok(ids)
 }
 
 #[test]
@@ -135,7 +141,7 @@ fn services_are_listed_and_drained_over_all_cores() {
     );
 
     // One call from each caller is held open by the first server; the second is out of the way.
-    assert_eq!(drain(&mut callers[1], "echo/2", true), Ok(1));
+    assert_eq!(drain(&mut callers[1], "echo/2", true).unwrap().len(), 1);
     let calls: Vec<_> = callers
         .iter_mut()
         .map(|caller| caller.begin("echo.it", b"\x01"))
@@ -160,8 +166,8 @@ fn services_are_listed_and_drained_over_all_cores() {
         .find(|row| row.name == "echo/1")
         .expect("a row")
         .id;
-    assert_eq!(drain(&mut callers[0], "echo/2", false), Ok(1));
-    assert_eq!(drain(&mut callers[0], &id, true), Ok(1));
+    assert_eq!(drain(&mut callers[0], "echo/2", false).unwrap().len(), 1);
+    assert_eq!(drain(&mut callers[0], &id, true), Ok(vec![id]));
     for _ in 0..10 {
         for caller in &mut callers {
             let call = caller.begin("echo.it", b"\x02");
@@ -278,7 +284,8 @@ fn an_endpoint_that_nobody_listens_at_is_listed_as_down() {
     );
     assert_eq!(row.fleet.as_deref(), Some("users"));
     for name in ["users", url.as_str()] {
-        assert_eq!(drain(&mut client, name, true), Ok(1));
+        // It counts, and has no id.
+        assert_eq!(drain(&mut client, name, true), Ok(vec![]));
     }
     let (code, _) = client.call("users.get", b"\xf6").expect_err("a refusal");
     assert_eq!(code, Code::Unavailable);
@@ -337,20 +344,25 @@ fn endpoints_are_listed_drained_and_taken_out_by_a_reload() {
     );
 
     // One endpoint drains: all connections to it, on all cores.
-    assert_eq!(drain(&mut clients[0], &url_a, true), Ok(cores as u32));
+    let ids_of = |url: Option<&str>| -> BTreeSet<String> {
+        let are_meant = rows.iter().filter(|row| url.is_none_or(|url| row.name == url));
+        are_meant.map(|row| row.id.clone()).collect()
+    };
+    let as_set = |drained: Result<Vec<String>, Code>| BTreeSet::from_iter(drained.expect("an answer"));
+    assert_eq!(as_set(drain(&mut clients[0], &url_a, true)), ids_of(Some(&url_a)));
     for _ in 0..20 {
         for client in &mut clients {
             assert_eq!(client.call("users.get", b"\xf6"), Ok(b"\x61b".to_vec()));
         }
     }
-    assert_eq!(drain(&mut clients[0], "users", false), Ok(2 * cores as u32));
+    assert_eq!(as_set(drain(&mut clients[0], "users", false)), ids_of(None));
     let begun = Instant::now();
     while clients[0].call("users.get", b"\xf6") != Ok(b"\x61a".to_vec()) {
         assert!(begun.elapsed() < PATIENCE, "it gets nothing any more");
     }
     // By its id: that connection alone, also behind a reload that gives it other terms.
     let id = &rows.iter().find(|row| row.name == url_a).expect("a row").id;
-    assert_eq!(drain(&mut clients[0], id, true), Ok(1));
+    assert_eq!(drain(&mut clients[0], id, true), Ok(vec![id.clone()]));
     std::fs::write(
         &path,
         format!(
