@@ -1,9 +1,14 @@
 //! A command that answers: JSON on its stdin, JSON from its stdout.
 
-use std::process::{ExitStatus, Stdio};
+use std::{
+    collections::HashSet,
+    process::{ExitStatus, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use ciborium::Value;
 use fluxar::{Code, Error, ItemSink, ItemStream};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStdin, Command},
@@ -17,20 +22,71 @@ const STDOUT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The end of a failed command's stderr that its caller is told.
 const STDERR_TAIL_BYTES: usize = 1024;
 
-/// Runs it once, for a call. When the caller gives up it is killed.
+/// The process groups of the commands that run.
+static RUNNING: Mutex<Option<HashSet<Pid>>> = Mutex::new(None);
+
+/// A command that runs, in a process group of its own: what a terminal sends to this program's group does not reach it,
+/// and dropped before it was waited for, it is killed with everything that it has started.
+struct Running {
+    child: Child,
+    group: Option<Pid>,
+}
+
+impl Running {
+    fn new(child: Child) -> Self {
+        let group = child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw);
+        if let Some(group) = group {
+            running().get_or_insert_default().insert(group);
+        }
+        Self { child, group }
+    }
+
+    /// Only when all that it wrote was read: as long as it was not waited for, nobody else can get its number.
+    async fn wait(mut self) -> std::io::Result<ExitStatus> {
+        self.child.wait().await
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(group) = self.group else { return };
+        if let Some(groups) = &mut *running() {
+            groups.remove(&group);
+        }
+        if self.child.id().is_some() {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+fn running() -> MutexGuard<'static, Option<HashSet<Pid>>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills what still runs. At the end of the program nobody waits for handlers to be dropped.
+pub(super) fn kill_all() {
+    for group in running().iter().flatten() {
+        let _ = kill_process_group(*group, Signal::KILL);
+    }
+}
+
+/// Runs it once, for a call. When the caller gives up it is killed, with what it has started.
 pub(super) async fn answer(words: &[String], method: &str, stdin: &str) -> fluxar::Result<Value> {
-    let (program, mut child) = start(words, method)?;
-    let input = child.stdin.take();
+    let (program, mut running) = start(words, method)?;
+    let input = running.child.stdin.take();
     let write = async {
         if let Some(mut input) = input {
             // A command need not read what it does not want.
             drop(write_line(&mut input, stdin).await);
         }
     };
-    let stdout = read_start(child.stdout.take());
-    let stderr = read_tail(child.stderr.take());
-    let ((), stdout, stderr, status) = tokio::join!(write, stdout, stderr, child.wait());
-    check(program, status, &stderr)?;
+    let stdout = read_start(running.child.stdout.take());
+    let stderr = read_tail(running.child.stderr.take());
+    let ((), stdout, stderr) = tokio::join!(write, stdout, stderr);
+    check(program, running.wait().await, &stderr)?;
     let text = String::from_utf8_lossy(&stdout);
     if text.trim().is_empty() {
         return Ok(Value::Null);
@@ -40,7 +96,7 @@ pub(super) async fn answer(words: &[String], method: &str, stdin: &str) -> fluxa
 }
 
 /// Runs it once, for a stream: each line of its stdout is an item. Its stdin brings the request and then the caller's
-/// items, a line each, and ends when those do. When it is done, or the caller gives up, nothing of it is left.
+/// items, a line each, and ends when those do. When the caller gives up it is killed, with what it has started.
 pub(super) async fn stream(
     words: &[String],
     method: &str,
@@ -48,13 +104,14 @@ pub(super) async fn stream(
     items: ItemStream<Value>,
     out: &ItemSink<Value>,
 ) -> fluxar::Result<()> {
-    let (program, mut child) = start(words, method)?;
+    let (program, mut running) = start(words, method)?;
+    let child = &mut running.child;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let writing = write_items(stdin, request, items);
     let reading = async {
         let stderr = async { Ok(read_tail(stderr).await) };
         let ((), stderr) = tokio::try_join!(send_lines(program, stdout, out), stderr)?;
-        check(program, child.wait().await, &stderr)
+        check(program, running.wait().await, &stderr)
     };
     tokio::pin!(writing, reading);
     let mut is_written = false;
@@ -69,7 +126,7 @@ pub(super) async fn stream(
     }
 }
 
-fn start<'a>(words: &'a [String], method: &str) -> fluxar::Result<(&'a str, Child)> {
+fn start<'a>(words: &'a [String], method: &str) -> fluxar::Result<(&'a str, Running)> {
     let Some((program, arguments)) = words.split_first() else {
         return Err(Error::internal("no command was given"));
     };
@@ -79,10 +136,11 @@ fn start<'a>(words: &'a [String], method: &str) -> fluxar::Result<(&'a str, Chil
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| Error::internal(format!("`{program}` cannot be started: {error}")))?;
-    Ok((program, child))
+    Ok((program, Running::new(child)))
 }
 
 /// Whether it ended well; otherwise with the end of what it said.

@@ -34,6 +34,12 @@ enum Answer {
 }
 
 pub(crate) async fn run(args: &Args, command: &Serve) -> Result<()> {
+    let done = serve(args, command).await;
+    command::kill_all();
+    done
+}
+
+async fn serve(args: &Args, command: &Serve) -> Result<()> {
     let answer = match &command.reply {
         _ if command.echo => Answer::Echo,
         Some(text) => Answer::Fixed(parse(text, false, "--reply")?),

@@ -2,6 +2,7 @@
 
 use std::{
     io::Write,
+    os::unix::process::CommandExt,
     process::{Child, Command, Output, Stdio},
     time::Duration,
 };
@@ -93,6 +94,7 @@ impl Running {
         let mut command = fluxar(url, args);
         Self(
             command
+                .process_group(0)
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
                 .spawn()
@@ -109,6 +111,13 @@ impl Running {
                 .unwrap()
                 .success()
         );
+    }
+
+    /// As a terminal does it: the signal goes to the whole process group, of which it has to be the leader.
+    pub(crate) fn interrupt_group(&self) {
+        let group = format!("-{}", self.0.id());
+        let kill = Command::new("/bin/kill").args(["-INT", "--", &group]).status();
+        assert!(kill.unwrap().success());
     }
 
     pub(crate) async fn end(self) -> Output {

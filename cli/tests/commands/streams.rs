@@ -339,7 +339,8 @@ async fn serve_finishes_what_is_open_before_it_leaves() {
     let peer = peer_that_serves(&server, "m").await;
     let call = tokio::spawn(async move { peer.call::<_, String>("m", &1).await });
     until(async || begun.exists()).await;
-    serve.interrupt();
+    // Like Ctrl-C: the command does not get it.
+    serve.interrupt_group();
     // It waits for the call, and says so.
     let said = tokio::task::spawn_blocking(move || {
         let told = said.find(|line| line.as_ref().unwrap().contains("leaving: no new calls"));
@@ -356,4 +357,57 @@ async fn serve_finishes_what_is_open_before_it_leaves() {
         rest.len() == 1 && rest[0].starts_with("fluxar: ") && rest[0].ends_with(" calls"),
         "{rest:?}"
     );
+}
+
+/// Whether any process of this group is there and no corpse.
+fn is_group_alive(group: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let stats = processes.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+    stats
+        .filter_map(|stat| {
+            // PID (NAME) STATE PARENT GROUP …
+            let mut words = stat.rsplit_once(") ")?.1.split(' ').map(str::to_owned);
+            Some((words.next()?, words.nth(1)?))
+        })
+        .any(|(state, of)| of == group && state != "Z")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_is_killed_with_all_that_it_has_started() {
+    let server = server().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pid");
+    let script = format!(
+        "read x; [ \"$x\" = null ] && exit; echo $$ > {0}.new; mv {0}.new {0}; sleep 1000 | cat",
+        file.display()
+    );
+    let mut serve = Running::start(server.url(), &["serve", "m", "--", "sh", "-c", &script]);
+    let peer = peer_that_serves(&server, "m").await;
+    let begin = async || {
+        drop(std::fs::remove_file(&file));
+        let peer = peer.clone();
+        let call = tokio::spawn(async move { peer.call::<_, Value>("m", &1).await });
+        until(async || file.exists()).await;
+        let group = std::fs::read_to_string(&file).unwrap().trim().to_owned();
+        assert!(is_group_alive(&group));
+        (call, group)
+    };
+    // The caller gives up.
+    let (call, group) = begin().await;
+    call.abort();
+    until(async || !is_group_alive(&group)).await;
+
+    // Whoever ends `serve` does not wait.
+    let (call, group) = begin().await;
+    let mut said = BufReader::new(serve.0.stderr.take().unwrap()).lines();
+    serve.interrupt();
+    let told = tokio::task::spawn_blocking(move || {
+        let told = said.any(|line| line.unwrap().contains("leaving: no new calls"));
+        (told, said)
+    });
+    assert!(within(told).await.unwrap().0);
+    serve.interrupt();
+    within(serve.end()).await;
+    until(async || !is_group_alive(&group)).await;
+    assert!(within(call).await.unwrap().is_err());
 }
