@@ -67,8 +67,7 @@ impl Front {
         else {
             return false;
         };
-        // One without a payload costs no credit: it is looked at.
-        if last != (slot, reference) || decoded.form != Form::Compact || payload.is_empty() {
+        if last != (slot, reference) || decoded.form != Form::Compact {
             return false;
         }
         let passed_bytes = run.passed_bytes + payload.len() as u64;

@@ -32,14 +32,14 @@ const CHUNK_ROOM_BYTES: usize = 128;
 /// What an end may cost, once for each direction of a stream.
 const END_ROOM_BYTES: usize = 1024;
 
-/// What parts of a stream may cost: without a payload or an end, nothing.
+/// What parts of a stream may cost. An encoded payload is a byte at least, so each chunk costs credit.
 fn paid_bytes(parts: &[u8]) -> usize {
     let paid = Batch::new(parts).flatten().map(|decoded| {
         let payload = decoded.envelope.payload.len();
         match Part::read(&decoded.envelope) {
             Ok(Part::Fail | Part::End) => END_ROOM_BYTES,
             Ok(Part::Chunk { end: true, .. }) => END_ROOM_BYTES + 2 * payload,
-            Ok(Part::Chunk { .. }) if payload > 0 => CHUNK_ROOM_BYTES + 2 * payload,
+            Ok(Part::Chunk { .. }) => CHUNK_ROOM_BYTES + 2 * payload,
             _ => 0,
         }
     });
@@ -241,7 +241,8 @@ mod tests {
         assert!(is_paid(&part(None, &[0x01])), "the smallest chunk");
         assert!(is_paid(&part(Some(text(55)), &[0x01])), "with a trace");
         assert!(!is_paid(&part(Some(text(1_000)), &[0x01])));
-        assert!(!is_paid(&part(None, &[])), "nothing, again and again");
+        let grant = MetaWriter::new().uint("credit", 1);
+        assert!(!is_paid(&part(Some(grant), &[])), "the gateway words them itself");
         assert!(is_paid(&part(Some(MetaWriter::new().flag("end", true)), &[])));
         // A run is as its chunks are.
         assert!(is_paid(&part(None, &[0x01]).repeat(100)));
