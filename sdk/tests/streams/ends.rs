@@ -514,15 +514,14 @@ async fn a_handler_that_does_not_read_never_outlives_an_error_of_its_opener() {
     }
     // All four places are taken, until they have had their time to notice.
     let served = async {
-        for _ in 0..4 {
-            loop {
-                let (_sink, mut items) = client.duplex::<u8, u8>("sit", &0).await.unwrap();
-                tokio::select! {
-                    _ = told.recv() => break,
-                    refused = next(&mut items) => {
-                        assert_eq!(refused.unwrap().unwrap_err().code(), Code::ResourceExhausted);
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                    }
+        let mut held = Vec::new();
+        while held.len() < 4 {
+            let (sink, mut items) = client.duplex::<u8, u8>("sit", &0).await.unwrap();
+            tokio::select! {
+                _ = told.recv() => held.push((sink, items)),
+                refused = next(&mut items) => {
+                    assert_eq!(refused.unwrap().unwrap_err().code(), Code::ResourceExhausted);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
         }
