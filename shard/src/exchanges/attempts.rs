@@ -131,6 +131,7 @@ impl Shard {
         exchange.server = server;
         exchange.at_server = at_server;
         exchange.sent_us = now_us;
+        self.exchanges.set_running(slot, true);
         forward_id
     }
 
@@ -158,7 +159,7 @@ impl Shard {
                 .push_back(Outgoing::Forward(Forward { to, reference, bytes }));
             return self.admitted(slot);
         }
-        if self.exchanges.held_bytes() + bytes.len() > self.exchanges.limits.call_bytes_held_per_core {
+        if !self.exchanges.has_bytes(bytes.len()) {
             return match self.exchanges[slot].role {
                 Role::Hedge | Role::Mirror => self.drop_copy(slot),
                 Role::Call | Role::Stream => self.end_by(slot, GATE_FULL, Ending::Cancelled),
@@ -200,7 +201,7 @@ impl Shard {
             self.tell_admitted(to, reference, &bytes);
             return Arrival::Forward { to, bytes };
         }
-        if self.exchanges.held_bytes() + bytes.len() > self.exchanges.limits.call_bytes_held_per_core {
+        if !self.exchanges.has_bytes(bytes.len()) {
             let refused = Letter::Refused {
                 from: to,
                 reference,
@@ -308,6 +309,7 @@ impl Shard {
         if server == NONE {
             return None;
         }
+        self.exchanges.set_running(slot, false);
         let peer = self.serving[server].peer;
         let now_us = self.now_us;
         if let Some(moved) = self.serving.closed(server, at_server, ending, elapsed_us, now_us) {
@@ -339,7 +341,9 @@ impl Shard {
     pub(crate) fn wait(&mut self, slot: u32) {
         let exchange = &self.exchanges[slot];
         if let Some(set) = exchange.set {
-            self.exchanges.queue.push(slot, set, exchange.prio);
+            let prio = exchange.prio;
+            let bytes = self.exchanges.kept(slot).map_or(0, |kept| kept.bytes.len());
+            self.exchanges.queue.push(slot, set, prio, bytes);
             self.serving.set_waiting(set, true);
         }
     }
@@ -353,14 +357,22 @@ impl Shard {
         }
     }
 
-    /// Whether one more may wait; ends the least urgent one, if that makes the room.
+    /// Whether one more may wait. If that makes the room, calls that run lose their repeat, and then the least urgent
+    /// ones that wait are ended; nothing is done in vain.
     pub(crate) fn make_room(&mut self, prio: u8, bytes: usize) -> bool {
         let limits = self.exchanges.limits;
+        let lacking = (self.exchanges.held_bytes() + bytes).saturating_sub(limits.call_bytes_held_per_core);
+        if lacking > self.exchanges.spare_bytes() + self.exchanges.queue.bytes_below(prio) {
+            return false;
+        }
         loop {
             let has_place = self.exchanges.queue.len() < limits.calls_queued_per_core as usize;
             let has_bytes = self.exchanges.held_bytes() + bytes <= limits.call_bytes_held_per_core;
             if has_place && has_bytes {
                 return true;
+            }
+            if has_place && self.exchanges.drop_spare() {
+                continue;
             }
             let Some(displaced) = self.exchanges.queue.displaced_by(prio) else {
                 return false;
@@ -385,6 +397,9 @@ impl Shard {
             match self.serving.pick_in(set, balance, key, None, self.now_us) {
                 Verdict::Server(server) => {
                     self.wait_no_more(slot);
+                    if !self.exchanges[slot].is_repeated {
+                        self.serving.count_call(set, self.now_us);
+                    }
                     self.give(slot, server);
                     self.send_kept(slot);
                 }

@@ -336,6 +336,7 @@ impl Shard {
         for &slot in &open {
             debug_assert_eq!(self.exchanges[slot].server, server);
             self.exchanges[slot].server = NONE;
+            self.exchanges.set_running(slot, false);
         }
         for slot in open {
             let Some(exchange) = self.exchanges.get(slot) else {
@@ -462,7 +463,8 @@ impl Shard {
         let bytes = kept.bytes.clone();
         let exchange = &self.exchanges[slot];
         let (server, set, balance) = (exchange.server, exchange.set, exchange.balance);
-        let Some(set) = set.filter(|_| server != NONE && !exchange.is_repeated && self.exchanges.has_room())
+        let Some(set) =
+            set.filter(|_| server != NONE && !exchange.is_repeated && self.exchanges.has_room_for_copy())
         else {
             return;
         };
@@ -493,7 +495,7 @@ impl Shard {
 
     /// Sends a copy to a server whose answer nobody gets.
     fn mirror(&mut self, asker: PeerId, id: Id, server: u32, timeout_ms: Option<u64>, compact: &[u8]) {
-        if !self.exchanges.has_room() {
+        if !self.exchanges.has_room_for_copy() {
             return;
         }
         let slot = self.exchanges.open(Role::Mirror, asker, id);

@@ -17,6 +17,7 @@ pub(crate) mod attempts;
 pub(crate) mod calls;
 mod deadlines;
 mod gate;
+mod kept;
 mod queue;
 mod rewording;
 pub(crate) mod streams;
@@ -26,7 +27,6 @@ use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::ops::{Index, IndexMut};
 
-use bytes::Bytes;
 use fluxar_protocol::stream::{Failure, Relay};
 use fluxar_protocol::{Code, Id};
 use foldhash::fast::FixedState;
@@ -41,7 +41,10 @@ use crate::routes::Balance;
 use crate::serving::set::SetId;
 use deadlines::Deadlines;
 use gate::Gates;
+use kept::KeptCalls;
 use queue::Queue;
+
+pub(crate) use kept::Kept;
 
 pub(crate) const NONE: u32 = u32::MAX;
 /// Not at all.
@@ -96,19 +99,6 @@ pub(crate) struct Exchange {
     pub(crate) is_repeated: bool,
 }
 
-/// What is kept of one that waits, or that may be sent a second time.
-#[derive(Debug)]
-pub(crate) struct Kept {
-    /// As it came, or, of an open, as it is to go.
-    pub(crate) bytes: Bytes,
-    /// What its `timeout_ms` was to be when it came, ms; what is left is written in when it goes out later.
-    pub(crate) timeout_ms: Option<u64>,
-    /// When a second copy goes out, µs.
-    pub(crate) hedge_us: u64,
-    /// It may be sent a second time.
-    pub(crate) is_idempotent: bool,
-}
-
 /// What only streams have.
 #[derive(Debug)]
 pub(crate) struct Relayed {
@@ -136,12 +126,13 @@ pub(crate) struct Exchanges {
     open: Slab<Exchange>,
     by_name: HashTable<u32>,
     askers: HashMap<PeerId, Asker, FixedState>,
-    kept: Slab<Kept>,
+    kept: KeptCalls,
     relayed: Slab<Relayed>,
     hasher: FixedState,
     serial: u32,
     pub(crate) limits: Limits,
-    kept_bytes: usize,
+    /// Hedges and mirrors.
+    copies: usize,
     /// Of each of so many connections at a time, the stream that it spoke on last: chunks come in runs.
     recent: [u32; RECENT],
     pub(crate) deadlines: Deadlines,
@@ -150,6 +141,8 @@ pub(crate) struct Exchanges {
 }
 
 const RECENT: usize = 64;
+/// Of what one core may have open, hedges and mirrors are one in so many at most.
+const COPIES_SHARE: usize = 8;
 
 impl Exchanges {
     pub(crate) fn new(core: u16, hasher: &FixedState, limits: Limits) -> Self {
@@ -158,12 +151,12 @@ impl Exchanges {
             open: Slab::new(),
             by_name: HashTable::new(),
             askers: HashMap::with_hasher(hasher.clone()),
-            kept: Slab::new(),
+            kept: KeptCalls::new(),
             relayed: Slab::new(),
             hasher: hasher.clone(),
             serial: 0,
             limits,
-            kept_bytes: 0,
+            copies: 0,
             recent: [NONE; RECENT],
             deadlines: Deadlines::new(),
             queue: Queue::new(hasher),
@@ -185,7 +178,7 @@ impl Exchanges {
 
     /// Bytes that are held of exchanges.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.kept_bytes + self.gates.bytes()
+        self.kept.bytes() + self.gates.bytes()
     }
 
     /// Whether one more may be opened under this id.
@@ -224,15 +217,47 @@ impl Exchanges {
         Ok(())
     }
 
-    /// Whether there is room for one without a name: a hedge, a mirror.
-    pub(crate) fn has_room(&self) -> bool {
-        self.open.len() < self.limits.calls_per_core as usize
+    /// Whether there is room for one without a name: a hedge, a mirror. They have a share of their own, so that copies
+    /// that nobody answers leave the calls theirs.
+    pub(crate) fn has_room_for_copy(&self) -> bool {
+        let most = self.limits.calls_per_core as usize;
+        self.copies < most / COPIES_SHARE && self.open.len() < most
+    }
+
+    /// Whether so many bytes more may be held; copies of calls that run make room for them, if that makes enough.
+    pub(crate) fn has_bytes(&mut self, bytes: usize) -> bool {
+        let most = self.limits.call_bytes_held_per_core;
+        if self.held_bytes() + bytes > most.saturating_add(self.kept.spare_bytes()) {
+            return false;
+        }
+        while self.held_bytes() + bytes > most && self.drop_spare() {}
+        true
+    }
+
+    /// Bytes of calls that run, which lose only their repeat without them.
+    pub(crate) fn spare_bytes(&self) -> usize {
+        self.kept.spare_bytes()
+    }
+
+    /// Keeps the oldest of them no longer; whether there was one.
+    pub(crate) fn drop_spare(&mut self) -> bool {
+        let spare = self.kept.first_spare();
+        if let Some(slot) = spare {
+            self.unkeep(slot);
+        }
+        spare.is_some()
+    }
+
+    /// Says whether it is with a server, so that what is kept of it is needed for a repeat alone.
+    pub(crate) fn set_running(&mut self, slot: u32, is_running: bool) {
+        self.kept.set_spare(self.open[slot as usize].kept, is_running);
     }
 
     /// Opens one that was admitted. A hedge and a mirror are nobody's.
     pub(crate) fn open(&mut self, role: Role, asker: PeerId, id: Id) -> u32 {
         let slot = self.open.vacant_key() as u32;
         let has_name = matches!(role, Role::Call | Role::Stream);
+        self.copies += usize::from(!has_name);
         let mut next = NONE;
         if has_name {
             let of_asker = self.askers.entry(asker).or_insert(Asker { first: NONE, open: 0 });
@@ -338,25 +363,22 @@ impl Exchanges {
         if self.held_bytes() + bytes > self.limits.call_bytes_held_per_core {
             return false;
         }
-        self.kept_bytes += bytes;
-        self.open[slot as usize].kept = self.kept.insert(kept) as u32;
+        self.open[slot as usize].kept = self.kept.insert(slot, kept);
         true
     }
 
     pub(crate) fn kept(&self, slot: u32) -> Option<&Kept> {
-        self.kept.get(self.open[slot as usize].kept as usize)
+        self.kept.get(self.open[slot as usize].kept)
     }
 
     pub(crate) fn kept_mut(&mut self, slot: u32) -> Option<&mut Kept> {
-        self.kept.get_mut(self.open[slot as usize].kept as usize)
+        self.kept.get_mut(self.open[slot as usize].kept)
     }
 
     /// Keeps it no longer.
     pub(crate) fn unkeep(&mut self, slot: u32) {
         let kept = std::mem::replace(&mut self.open[slot as usize].kept, NONE);
-        if let Some(kept) = self.kept.try_remove(kept as usize) {
-            self.kept_bytes -= kept.bytes.len();
-        }
+        self.kept.remove(kept);
     }
 
     pub(crate) fn relay(&mut self, slot: u32, relayed: Relayed) {
@@ -370,10 +392,7 @@ impl Exchanges {
     /// When something happens to it by itself, told to the wheel.
     pub(crate) fn arm(&mut self, slot: u32) {
         let exchange = &self.open[slot as usize];
-        let hedge_us = self
-            .kept
-            .get(exchange.kept as usize)
-            .map_or(NEVER, |kept| kept.hedge_us);
+        let hedge_us = self.kept.get(exchange.kept).map_or(NEVER, |kept| kept.hedge_us);
         let cancel_by_us = self
             .relayed
             .get(exchange.relayed as usize)
@@ -391,6 +410,7 @@ impl Exchanges {
         let exchange = self.open.remove(slot as usize);
         self.relayed.try_remove(exchange.relayed as usize);
         if matches!(exchange.role, Role::Hedge | Role::Mirror) {
+            self.copies -= 1;
             return exchange;
         }
         if let Ok(named) = self

@@ -21,6 +21,8 @@ pub(crate) struct Queue {
     all: Lists,
     seats: Vec<Seat>,
     waiting: usize,
+    /// Of those of each priority.
+    bytes: [usize; PRIOS],
 }
 
 /// First and last of each priority.
@@ -37,6 +39,7 @@ struct Seat {
     of_set: Neighbours,
     of_all: Neighbours,
     set: Option<SetId>,
+    bytes: usize,
     prio: u8,
 }
 
@@ -58,6 +61,7 @@ impl Queue {
             all: Lists::new(),
             seats: Vec::new(),
             waiting: 0,
+            bytes: [0; PRIOS],
         }
     }
 
@@ -65,12 +69,13 @@ impl Queue {
         self.waiting
     }
 
-    /// Appends `entry`, which does not wait yet.
-    pub(crate) fn push(&mut self, entry: u32, set: SetId, prio: u8) {
+    /// Appends `entry`, of which so many bytes are held and which does not wait yet.
+    pub(crate) fn push(&mut self, entry: u32, set: SetId, prio: u8, bytes: usize) {
         let vacant = Seat {
             of_set: ALONE,
             of_all: ALONE,
             set: None,
+            bytes: 0,
             prio: 0,
         };
         if self.seats.len() <= entry as usize {
@@ -91,9 +96,11 @@ impl Queue {
             of_set,
             of_all,
             set: Some(set),
+            bytes,
             prio: at as u8,
         };
         self.waiting += 1;
+        self.bytes[at] += bytes;
     }
 
     /// Takes `entry` out, wherever it stands. The set that it waited for, if it waited, and whether nobody does any more.
@@ -103,6 +110,7 @@ impl Queue {
         let seat = *place;
         self.waiting -= 1;
         let prio = usize::from(seat.prio);
+        self.bytes[prio] -= seat.bytes;
         let lists = self.sets.get_mut(&set)?;
         lists.take_out(prio, seat.of_set);
         let is_empty = lists.occupied == 0;
@@ -130,6 +138,11 @@ impl Queue {
     /// Who goes first in a set.
     pub(crate) fn first_of(&self, set: SetId) -> Option<u32> {
         self.sets.get(&set)?.first()
+    }
+
+    /// Bytes of those that are less urgent than `prio`.
+    pub(crate) fn bytes_below(&self, prio: u8) -> usize {
+        self.bytes[..usize::from(prio) % PRIOS].iter().sum()
     }
 
     /// The newest of the least urgent ones, if it is less urgent than `prio`.
@@ -197,9 +210,9 @@ mod tests {
     fn the_urgent_go_first_then_the_old() {
         let mut queue = queue();
         for (entry, prio) in [(10, 4), (11, 7), (12, 4), (13, 0), (14, 7)] {
-            queue.push(entry, set(1), prio);
+            queue.push(entry, set(1), prio, 1);
         }
-        queue.push(20, set(2), 7);
+        queue.push(20, set(2), 7, 1);
         let mut order = Vec::new();
         while let Some(entry) = queue.first_of(set(1)) {
             order.push(entry);
@@ -214,7 +227,7 @@ mod tests {
     fn only_the_less_urgent_are_displaced_the_newest_first() {
         let mut queue = queue();
         for (entry, prio) in [(1, 3), (2, 2), (3, 2), (4, 5)] {
-            queue.push(entry, set(entry % 2), prio);
+            queue.push(entry, set(entry % 2), prio, 1);
         }
         assert_eq!(queue.displaced_by(2), None);
         assert_eq!(queue.displaced_by(3), Some(3));
@@ -232,7 +245,7 @@ mod tests {
                 let found = model.iter().position(|waiting| waiting.0 == entry);
                 match (push, found) {
                     (true, None) => {
-                        queue.push(entry, set(at), prio);
+                        queue.push(entry, set(at), prio, entry as usize);
                         model.push((entry, set(at), prio, age));
                     }
                     (false, Some(at)) => {
@@ -250,6 +263,8 @@ mod tests {
                 let last = model.iter().min_by_key(|waiting| (waiting.2, Reverse(waiting.3)));
                 prop_assert_eq!(queue.displaced_by(8), last.map(|waiting| waiting.0));
                 prop_assert_eq!(queue.len(), model.len());
+                let below = model.iter().filter(|waiting| waiting.2 < 5);
+                prop_assert_eq!(queue.bytes_below(5), below.map(|waiting| waiting.0 as usize).sum::<usize>());
             }
         }
     }

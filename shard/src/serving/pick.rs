@@ -125,6 +125,15 @@ impl Serving {
         }
     }
 
+    /// A call that waited for a set goes out for the first time: its budget grows by it.
+    pub(crate) fn count_call(&mut self, id: SetId, now_us: u64) {
+        if let Some(set) = self.sets.get_mut(id.at as usize)
+            && set.serial == id.serial
+        {
+            set.budget.called(now_us);
+        }
+    }
+
     /// Whether something may be given to a set's peers a second time; if so, it is counted.
     pub(crate) fn may_repeat(&mut self, id: SetId, now_us: u64) -> bool {
         match self.sets.get_mut(id.at as usize) {

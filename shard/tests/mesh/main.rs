@@ -6,6 +6,7 @@ mod limits;
 mod model;
 mod promises;
 mod runs;
+mod scarce;
 mod streams;
 mod unheard;
 mod world;
