@@ -247,8 +247,8 @@ impl Book {
                     if asked.took_us() + MS < timeout_us || asked.took_us() > timeout_us + S {
                         judge(number, "was overdue at the wrong time");
                     }
-                    if !pages.was_held_up(asked, ended_us) {
-                        judge(number, "was overdue, and nobody was stopped or killed");
+                    if !pages.was_held_up(asked, by, ended_us) {
+                        judge(number, "was overdue, and nobody who had it was stopped");
                     }
                 }
                 Some((_, Ending::Failed(_))) => judge(number, "failed for no reason of this life"),
@@ -319,13 +319,25 @@ impl Pages {
         })
     }
 
-    /// Whether somebody was stopped or killed meanwhile.
-    fn was_held_up(&self, asked: &Asked, ended_us: u64) -> bool {
-        self.events.iter().any(|event| {
-            matches!(event.what, What::Stopped | What::Killed)
-                && event.from_us <= ended_us
-                && event.until_us.saturating_add(NOTICE_US) >= asked.sent_us
-        })
+    /// Whether one that had it was stopped while it was open; or, if nobody wrote it down, one that may have had it was
+    /// stopped or killed. Of what may go out twice, the second copy may be with one that was stopped before it read it:
+    /// if the first one was killed.
+    fn was_held_up(&self, asked: &Asked, by: &[Served], ended_us: u64) -> bool {
+        let is_meanwhile = |event: &&Event, late_us: u64| {
+            event.from_us <= ended_us && event.until_us.saturating_add(late_us) >= asked.sent_us
+        };
+        let had_it = |event: &Event| {
+            by.iter()
+                .any(|served| (served.index, served.incarnation) == (event.index, event.incarnation))
+        };
+        let mut stops = self.events.iter().filter(|event| event.what == What::Stopped);
+        let mut kills = self.events.iter().filter(|event| event.what == What::Killed);
+        if by.is_empty() {
+            return stops.chain(kills).any(|event| is_meanwhile(&event, NOTICE_US));
+        }
+        let may_be_copied = matches!(asked.kind, Kind::Call { idempotent: true, .. }) && by.len() == 1;
+        let is_copied = may_be_copied && kills.any(|kill| had_it(kill) && is_meanwhile(&kill, 0));
+        stops.any(|stop| (is_copied || had_it(stop)) && is_meanwhile(&stop, LATE_US))
     }
 
     /// Why a service should not have got this any more.

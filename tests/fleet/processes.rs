@@ -43,7 +43,7 @@ impl Gateway {
         );
         fs::write(&config, text)?;
         let log = fs::File::create(folder.join("gateway.log"))?;
-        let mut child = Command::new(binary)
+        let child = Command::new(binary)
             .args([
                 "--listen",
                 "tcp://127.0.0.1:0",
@@ -57,7 +57,13 @@ impl Gateway {
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()?;
-        let mut said = BufReader::new(child.stdout.take().ok_or("it has no output")?);
+        // From here on it does not outlive a failure.
+        let mut gateway = Self {
+            child,
+            log: folder.join("gateway.log"),
+            url: String::new(),
+        };
+        let mut said = BufReader::new(gateway.child.stdout.take().ok_or("it has no output")?);
         let mut url = None;
         let mut line = String::new();
         while said.read_line(&mut line)? > 0 {
@@ -72,7 +78,7 @@ impl Gateway {
             }
             line.clear();
         }
-        let url = url.ok_or_else(|| {
+        gateway.url = url.ok_or_else(|| {
             format!(
                 "the gateway did not start: {}",
                 fs::read_to_string(folder.join("gateway.log")).unwrap_or_default()
@@ -80,8 +86,7 @@ impl Gateway {
         })?;
         // It says little more; nobody must wait for it to be read.
         std::thread::spawn(move || for _ in said.lines() {});
-        let log = folder.join("gateway.log");
-        Ok(Self { child, log, url })
+        Ok(gateway)
     }
 
     /// What it logged, and whether it has ended.
@@ -102,6 +107,14 @@ impl Gateway {
         resident
             .and_then(|text| text.trim().trim_end_matches(" kB").parse().ok())
             .unwrap_or(0)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // Of one that has ended and was waited for, neither does anything.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
