@@ -2,7 +2,7 @@
 //! side to the other with its ref replaced, and between them the gateway says words of its own: grants, ends, errors.
 //!
 //! A chunk is copied once a core: from the receive buffer into its reader's outbox, or into a letter to another core. Those
-//! that come one after the other take the way of [`crate::chunks`].
+//! that come one after the other take the way of `chunks.rs`.
 
 use bytes::{Bytes, BytesMut};
 use fluxar_protocol::envelope::{Envelope, patch_ref};
