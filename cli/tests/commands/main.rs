@@ -72,7 +72,12 @@ async fn failures_have_their_exit_codes_and_say_what_to_try() {
     assert_eq!(json.status.code(), Some(5));
     assert!(stderr(&json).contains("the argument is not JSON") && stderr(&json).contains("quote it"));
 
-    server.close().await;
+    // A port that is bound and not listened at: that of a server which has closed may be another test's by now.
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket
+        .bind("127.0.0.1:0".parse().expect("an address"))
+        .expect("a port");
+    let url = format!("tcp://{}", socket.local_addr().expect("its address"));
     let refused = run(&url, &["call", "echo"]).await;
     assert_eq!(refused.status.code(), Some(3));
     let expected = format!(
