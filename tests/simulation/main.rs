@@ -47,7 +47,7 @@ fn under_seeds(name: &str, default_seeds: u64, plan: impl Fn(u64) -> Plan) {
 
 #[test]
 fn nothing_is_lost_repeated_or_reordered_when_the_network_is_unkind() {
-    under_seeds("wild", 500, |seed| Plan {
+    under_seeds("wild", 300, |seed| Plan {
         cores: 1 + (seed % 3) as usize,
         faults: Faults::wild(),
         mailbox_letters: if seed % 2 == 0 { 4 } else { 64 },
@@ -71,7 +71,7 @@ fn what_is_dropped_for_slow_readers_is_counted_and_told_to_them_exactly() {
 
 #[test]
 fn promises_hold_and_nothing_leaks_when_connections_die_and_peers_misbehave() {
-    under_seeds("brutal", 500, |seed| Plan {
+    under_seeds("brutal", 300, |seed| Plan {
         cores: 1 + (seed % 3) as usize,
         faults: Faults::brutal(),
         mailbox_letters: if seed % 2 == 0 { 4 } else { 64 },
