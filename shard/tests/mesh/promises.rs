@@ -548,7 +548,7 @@ fn a_cancel_and_a_loss_reach_it_wherever_it_is() {
 }
 
 #[test]
-fn a_server_that_is_lost_takes_those_at_its_gate_along() {
+fn those_at_the_gate_of_the_only_server_fail_with_it() {
     let mut world = world(3);
     let askers = [0, 1, 2].map(|core| world.connect(core, 7, 0));
     let server = serve(&mut world, 0, 1, 1);

@@ -18,8 +18,6 @@ const MS: u64 = 1_000_000;
 pub(crate) const WINDOW_BYTES: u32 = 1_000;
 /// Longest that a call takes to be served.
 pub(crate) const SERVING_NS_MAX: u64 = 50 * MS;
-/// How long one that leaves stays after its offer has ended.
-const LINGER_NS: u64 = 100 * MS;
 
 /// What a stream does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +50,7 @@ pub(crate) enum Life {
     },
     /// It has cancelled its offer, and finishes what it has; then it says goodbye.
     Leaving {
-        confirmed_ns: Option<u64>,
+        is_confirmed: bool,
     },
     Down {
         until_ns: u64,
@@ -146,7 +144,7 @@ impl Service {
         if let (Some(line), Some(offer)) = (&mut self.line, self.offer) {
             line.say_about(Kind::Cancel, offer, None, &[]);
             line.flush(random);
-            self.life = Life::Leaving { confirmed_ns: None };
+            self.life = Life::Leaving { is_confirmed: false };
         }
     }
 
@@ -166,12 +164,9 @@ impl Service {
             self.hear(&one, now_ns, &mut line, random, ledger);
         }
         self.work(now_ns, &mut line, random);
-        if let Life::Leaving {
-            confirmed_ns: Some(confirmed_ns),
-        } = self.life
+        if let Life::Leaving { is_confirmed: true } = self.life
             && self.jobs.is_empty()
             && self.streams.is_empty()
-            && now_ns >= confirmed_ns + LINGER_NS
         {
             line.say_goodbye();
             line.flush(random);
@@ -200,9 +195,7 @@ impl Service {
                 assert_eq!(one.error, None);
                 if one.ends() {
                     assert!(matches!(self.life, Life::Leaving { .. }));
-                    self.life = Life::Leaving {
-                        confirmed_ns: Some(now_ns),
-                    };
+                    self.life = Life::Leaving { is_confirmed: true };
                     ledger.is_left(self.instance, now_ns);
                 } else {
                     self.is_accepted = true;
@@ -311,17 +304,11 @@ impl Service {
     pub(crate) fn due_ns(&self, now_ns: u64) -> Option<u64> {
         let jobs = self.jobs.values().map(|(done_ns, _)| *done_ns);
         let streams = self.streams.values().filter_map(|served| served.flow.due_ns());
-        let life = match self.life {
+        match self.life {
             Life::Paused { until_ns } | Life::Down { until_ns } => return Some(until_ns.max(now_ns + 1)),
-            Life::Leaving {
-                confirmed_ns: Some(at_ns),
-            } => Some(at_ns + LINGER_NS),
-            Life::Up | Life::Leaving { .. } => None,
-        };
-        jobs.chain(streams)
-            .chain(life)
-            .filter(|due_ns| *due_ns > now_ns)
-            .min()
+            Life::Up | Life::Leaving { .. } => {}
+        }
+        jobs.chain(streams).filter(|due_ns| *due_ns > now_ns).min()
     }
 }
 
