@@ -35,7 +35,28 @@ struct Writer {
     sent_bytes: u64,
 }
 
+/// A gateway whose windows and queues are soon full.
+fn narrow() -> Running {
+    Running::start(|config| {
+        lean(config);
+        config.limits.stream_window_bytes = WINDOW as u32;
+        config.limits.queue_bytes = 512 * 1024;
+    })
+}
+
 impl Writer {
+    /// It serves `flood.out`, in chunks of a thousand bytes.
+    fn serving(gateway: &Running) -> Self {
+        let mut client = gateway.client();
+        client.serve("flood.out");
+        Self {
+            client,
+            credit: BTreeMap::new(),
+            chunk: [&[0x59, 0x03, 0xe8][..], &[0x55; 1_000]].concat(),
+            sent_bytes: 0,
+        }
+    }
+
     fn write(&mut self) {
         for (stream, credit) in &mut self.credit {
             let mut body = Vec::new();
@@ -112,18 +133,8 @@ impl Writer {
 #[test]
 fn a_reader_that_grants_without_end_and_does_not_read_stops_its_writers() {
     let _process = measure::alone();
-    let gateway = Running::start(|config| {
-        lean(config);
-        config.limits.stream_window_bytes = WINDOW as u32;
-        config.limits.queue_bytes = 512 * 1024;
-    });
-    let mut writer = Writer {
-        client: gateway.client(),
-        credit: BTreeMap::new(),
-        chunk: [&[0x59, 0x03, 0xe8][..], &[0x55; 1_000]].concat(),
-        sent_bytes: 0,
-    };
-    writer.client.serve("flood.out");
+    let gateway = narrow();
+    let mut writer = Writer::serving(&gateway);
     let mut reader = gateway.client();
     writer.opened(&mut reader);
     let resident = measure::resident_kib();
@@ -177,18 +188,8 @@ fn a_reader_that_grants_without_end_and_does_not_read_stops_its_writers() {
 #[test]
 fn one_that_opens_and_does_not_read_opens_no_more_when_its_queue_is_full() {
     let _process = measure::alone();
-    let gateway = Running::start(|config| {
-        lean(config);
-        config.limits.stream_window_bytes = WINDOW as u32;
-        config.limits.queue_bytes = 512 * 1024;
-    });
-    let mut writer = Writer {
-        client: gateway.client(),
-        credit: BTreeMap::new(),
-        chunk: [&[0x59, 0x03, 0xe8][..], &[0x55; 1_000]].concat(),
-        sent_bytes: 0,
-    };
-    writer.client.serve("flood.out");
+    let gateway = narrow();
+    let mut writer = Writer::serving(&gateway);
     let mut reader = gateway.client();
     let mut stream = Some(writer.opened(&mut reader));
     let open = MetaWriter::new()

@@ -12,24 +12,32 @@ mod machine;
 mod town;
 mod wire;
 
+use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use fluxar_engine::sim::Faults;
 
 use town::{Plan, Town};
 
-/// Runs a plan under seeds, and says which one failed.
-fn under_seeds(name: &str, default_seeds: u64, plan: impl Fn(u64) -> Plan) {
-    let only = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
-    let count = std::env::var("SIM_SEEDS")
-        .ok()
-        .and_then(|seeds| seeds.parse().ok())
-        .unwrap_or(default_seeds);
-    let seeds = only.map_or(0..count, |seed: u64| seed..seed + 1);
-    let mut total = auditor::Totals::default();
+/// Lives under seeds, says which one failed, and returns what came of all together; `None` of a single one.
+fn under_seeds<Totals: Default + Debug>(
+    name: &str,
+    default_seeds: u64,
+    live: impl Fn(u64) -> Totals,
+    add: fn(&mut Totals, &Totals),
+) -> Option<Totals> {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse::<u64>().ok())
+    };
+    let only = number("SIM_SEED");
+    let count = number("SIM_SEEDS").unwrap_or(default_seeds);
+    let seeds = only.map_or(0..count, |seed| seed..seed + 1);
+    let mut total = Totals::default();
     for seed in seeds.clone() {
-        match catch_unwind(AssertUnwindSafe(|| Town::new(seed, plan(seed)).live())) {
-            Ok((totals, _)) => total.add(&totals),
+        match catch_unwind(AssertUnwindSafe(|| live(seed))) {
+            Ok(totals) => add(&mut total, &totals),
             Err(panic) => {
                 eprintln!("{name}: seed {seed} failed; SIM_SEED={seed} replays it");
                 resume_unwind(panic);
@@ -37,7 +45,12 @@ fn under_seeds(name: &str, default_seeds: u64, plan: impl Fn(u64) -> Plan) {
         }
     }
     println!("{name}: seeds {seeds:?}: {total:?}");
-    if only.is_none() {
+    only.is_none().then_some(total)
+}
+
+fn towns_under_seeds(name: &str, default_seeds: u64, plan: impl Fn(u64) -> Plan) {
+    let live = |seed| Town::new(seed, plan(seed)).live().0;
+    if let Some(total) = under_seeds(name, default_seeds, live, auditor::Totals::add) {
         assert!(
             total.events > 0 && total.answers > 0,
             "{name}: the town was asleep: {total:?}"
@@ -45,9 +58,19 @@ fn under_seeds(name: &str, default_seeds: u64, plan: impl Fn(u64) -> Plan) {
     }
 }
 
+fn fleets_under_seeds(name: &str, default_seeds: u64, plan: impl Fn(u64) -> fleet::Plan) {
+    let live = |seed| fleet::Fleet::new(seed, plan(seed)).live();
+    if let Some(total) = under_seeds(name, default_seeds, live, fleet::Totals::add) {
+        assert!(
+            total.answered > 0 && total.recoveries > 0,
+            "{name}: the fleet was asleep: {total:?}"
+        );
+    }
+}
+
 #[test]
 fn nothing_is_lost_repeated_or_reordered_when_the_network_is_unkind() {
-    under_seeds("wild", 300, |seed| Plan {
+    towns_under_seeds("wild", 300, |seed| Plan {
         cores: 1 + (seed % 3) as usize,
         faults: Faults::wild(),
         mailbox_letters: if seed % 2 == 0 { 4 } else { 64 },
@@ -57,7 +80,7 @@ fn nothing_is_lost_repeated_or_reordered_when_the_network_is_unkind() {
 
 #[test]
 fn what_is_dropped_for_slow_readers_is_counted_and_told_to_them_exactly() {
-    under_seeds("slow readers", 300, |seed| Plan {
+    towns_under_seeds("slow readers", 300, |seed| Plan {
         cores: 1 + (seed % 2) as usize,
         faults: Faults {
             buffers: 64,
@@ -71,7 +94,7 @@ fn what_is_dropped_for_slow_readers_is_counted_and_told_to_them_exactly() {
 
 #[test]
 fn promises_hold_and_nothing_leaks_when_connections_die_and_peers_misbehave() {
-    under_seeds("brutal", 300, |seed| Plan {
+    towns_under_seeds("brutal", 300, |seed| Plan {
         cores: 1 + (seed % 3) as usize,
         faults: Faults::brutal(),
         mailbox_letters: if seed % 2 == 0 { 4 } else { 64 },
@@ -93,35 +116,6 @@ fn the_same_seed_lives_the_same_life() {
         let (_, first) = Town::new(seed, plan()).live();
         let (_, second) = Town::new(seed, plan()).live();
         assert_eq!(first, second, "seed {seed}");
-    }
-}
-
-/// Lives of a fleet under seeds, as [`under_seeds`].
-fn fleets_under_seeds(name: &str, default_seeds: u64, plan: impl Fn(u64) -> fleet::Plan) {
-    let number = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .and_then(|value| value.parse::<u64>().ok())
-    };
-    let only = number("SIM_SEED");
-    let count = number("SIM_SEEDS").unwrap_or(default_seeds);
-    let seeds = only.map_or(0..count, |seed| seed..seed + 1);
-    let mut total = fleet::Totals::default();
-    for seed in seeds.clone() {
-        match catch_unwind(AssertUnwindSafe(|| fleet::Fleet::new(seed, plan(seed)).live())) {
-            Ok(totals) => total.add(&totals),
-            Err(panic) => {
-                eprintln!("{name}: seed {seed} failed; SIM_SEED={seed} replays it");
-                resume_unwind(panic);
-            }
-        }
-    }
-    println!("{name}: seeds {seeds:?}: {total:?}");
-    if only.is_none() {
-        assert!(
-            total.answered > 0 && total.recoveries > 0,
-            "{name}: the fleet was asleep: {total:?}"
-        );
     }
 }
 
