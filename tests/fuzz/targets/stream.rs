@@ -92,6 +92,7 @@ fn relayed([flags, opener, server, window]: [u8; 4], script: &[u8]) {
             Some(part) => {
                 let passage = relay.part(from, part, may_grant);
                 if let Part::Chunk { bytes, end: false } = part
+                    && bytes > 0 // as of any payload
                     && bytes <= before.free_bytes(from)
                 {
                     let mut passed = before;
