@@ -222,8 +222,8 @@ impl Relay {
     }
 
     /// Whether a side that was handed many grants and has sent nothing since gets another one: if it adds an eighth to what
-    /// it has, or is an eighth of the window, so that only some dozens more can come of it. What is kept back goes along with a later one, at the latest behind its next
-    /// chunk.
+    /// it has, or is an eighth of the window, so that only some dozens more can come of it. What is kept back goes along
+    /// with a later one, at the latest behind its next chunk.
     fn is_worth_granting(&self, to: Side) -> bool {
         let bytes = self.grantable_bytes(to);
         self.grants[to as usize] < GRANTS_BETWEEN_CHUNKS
