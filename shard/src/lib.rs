@@ -23,6 +23,7 @@ mod ids;
 mod interest;
 pub mod letter;
 pub mod limits;
+pub mod log;
 pub mod offering;
 pub mod peer;
 mod post;
