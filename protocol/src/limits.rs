@@ -11,6 +11,9 @@ pub const NAME_TEXT_BYTES_MAX: usize = 255;
 pub const META_KEYS_MAX: usize = 32;
 /// Longest encoded `meta`, in bytes.
 pub const META_BYTES_MAX: usize = 2 * 1024;
+/// Longest encoded list of positions in a run's header or an acknowledgement, in bytes: it leaves room in `meta` for
+/// the other keys of such a message.
+pub const POSITIONS_BYTES_MAX: usize = META_BYTES_MAX - 128;
 /// Most keys in an `error`, those that are ignored included.
 pub const ERROR_KEYS_MAX: usize = 32;
 /// Deepest nesting of a payload; its root is depth 1.

@@ -10,8 +10,9 @@ mod writer;
 
 use crate::cbor;
 use crate::error::Fault;
-use crate::head::{self, Head, Items};
+use crate::head::{self, Head};
 use crate::limits::PAYLOAD_DEPTH_MAX;
+use crate::position::{Begin, Position, Positions};
 
 pub use asked::{Asked, PRIO_DEFAULT};
 pub(crate) use check::check;
@@ -31,6 +32,26 @@ pub enum Qos {
     AtMostOnce = 0,
     AtLeastOnce = 1,
     ExactlyOnce = 2,
+}
+
+/// What `run` says of the events behind a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Run<'a> {
+    /// So many unlogged ones.
+    Counted(u64),
+    /// Logged ones, at these positions.
+    Logged(Positions<'a>),
+}
+
+impl Run<'_> {
+    /// How many they are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        match self {
+            Self::Counted(count) => *count,
+            Self::Logged(positions) => positions.count(),
+        }
+    }
 }
 
 impl Qos {
@@ -110,11 +131,42 @@ impl<'a> Meta<'a> {
     /// # Errors
     /// [`Fault::MetaValue`].
     pub fn run_count(&self) -> Result<Option<u64>, Fault> {
+        Ok(self.run()?.map(|run| run.count()))
+    }
+
+    /// `run`: the header of the events that stand behind it.
+    ///
+    /// # Errors
+    /// [`Fault::MetaValue`].
+    pub fn run(&self) -> Result<Option<Run<'a>>, Fault> {
         self.read("run", |item| match head::as_uint(item) {
-            Some(count) => Some(count),
-            None if registry::is_positions(item) => Some(Items::of_array(item)?.count() as u64 - 1),
-            None => None,
+            Some(count) => Some(Run::Counted(count)),
+            None => Positions::read(item).map(Run::Logged),
         })
+    }
+
+    /// `at`: where an event was logged, or how far a cursor moves on.
+    ///
+    /// # Errors
+    /// [`Fault::MetaValue`].
+    pub fn at(&self) -> Result<Option<Position>, Fault> {
+        self.read("at", Position::read)
+    }
+
+    /// `ack`: what a subscriber has handled.
+    ///
+    /// # Errors
+    /// [`Fault::MetaValue`].
+    pub fn ack(&self) -> Result<Option<Positions<'a>>, Fault> {
+        self.read("ack", Positions::read)
+    }
+
+    /// `from`: where a subscription begins.
+    ///
+    /// # Errors
+    /// [`Fault::MetaValue`].
+    pub fn begin(&self) -> Result<Option<Begin<'a>>, Fault> {
+        self.read("from", Begin::read)
     }
 
     fn read<T>(&self, key: &'static str, reader: impl Fn(&'a [u8]) -> Option<T>) -> Result<Option<T>, Fault> {
@@ -220,10 +272,50 @@ mod tests {
             let raw = MetaWriter::new().raw("run", item).finish().unwrap();
             assert_eq!(Meta::from_checked(&raw).run_count(), Ok(count));
         }
+        let raw = MetaWriter::new()
+            .positions("run", 3, 7, [1, 2].into_iter())
+            .finish()
+            .unwrap();
+        let Ok(Some(Run::Logged(positions))) = Meta::from_checked(&raw).run() else {
+            panic!("{raw:x?}");
+        };
+        assert_eq!(positions.partition(), 3);
+        assert!(positions.offsets().eq([7, 8, 10]));
         for item in [&[0x20][..], &[0x81, 0], &[0x80], &[0x83, 0, 1, 0x20], &[0xf6]] {
             let raw = MetaWriter::new().raw("run", item).finish().unwrap();
             assert_eq!(Meta::from_checked(&raw).run_count(), Err(Fault::MetaValue("run")));
         }
+    }
+
+    #[test]
+    fn positions_are_read_by_their_keys() {
+        let at = Position {
+            partition: 63,
+            offset: 1_000_001,
+        };
+        let raw = MetaWriter::new()
+            .position("at", at)
+            .positions("ack", 63, 40, [2].into_iter())
+            .begin_behind(9, [at].into_iter())
+            .finish()
+            .unwrap();
+        let meta = Meta::from_checked(&raw);
+        assert_eq!(check(&raw), Ok(raw.len()));
+        assert_eq!(meta.at(), Ok(Some(at)));
+        assert!(meta.ack().unwrap().unwrap().offsets().eq([40, 42]));
+        let Ok(Some(Begin::Epoch { epoch: 9, at: list })) = meta.begin() else {
+            panic!("{raw:x?}");
+        };
+        assert!(list.iter().eq([at]));
+        assert_eq!(Meta::from_checked(&[0xa0]).at(), Ok(None));
+        let raw = MetaWriter::new()
+            .uint("at", 1)
+            .text("from", "old")
+            .finish()
+            .unwrap();
+        let meta = Meta::from_checked(&raw);
+        assert_eq!(meta.at(), Err(Fault::MetaValue("at")));
+        assert_eq!(meta.begin(), Err(Fault::MetaValue("from")));
     }
 
     #[test]

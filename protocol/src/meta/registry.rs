@@ -3,8 +3,9 @@
 use super::{Meta, Qos};
 use crate::envelope::Kind;
 use crate::error::Fault;
-use crate::head::{self, Items};
+use crate::head;
 use crate::limits::NAME_TEXT_BYTES_MAX;
+use crate::position::{Begin, Position, Positions};
 
 /// The messages that a key is used by, a bit for each: the type, and whether ref is set.
 type Users = u16;
@@ -34,15 +35,17 @@ fn registered(key: &[u8]) -> Option<(&'static str, Users, Check)> {
         b"qos" => ("qos", PUBLISH | SUBSCRIBE, |item| Qos::from_item(item).is_some()),
         b"serve" => ("serve", SUBSCRIBE, is_bool),
         b"group" => ("group", SUBSCRIBE, is_name),
-        b"run" => ("run", NOTE, |item| is_uint(item) || is_positions(item)),
+        b"run" => ("run", NOTE, |item| {
+            is_uint(item) || Positions::read(item).is_some()
+        }),
         b"dropped" => ("dropped", NOTE, is_uint),
         b"end" => ("end", STREAM | NOTE, is_bool),
         b"timeout_ms" => ("timeout_ms", CALL | STREAM_OPEN, is_uint),
         b"durable" => ("durable", SUBSCRIBE, is_name),
-        b"from" => ("from", SUBSCRIBE, is_from),
+        b"from" => ("from", SUBSCRIBE, |item| Begin::read(item).is_some()),
         b"retain" => ("retain", PUBLISH | SUBSCRIBE, is_bool),
-        b"at" => ("at", ACK | NOTE, is_position),
-        b"ack" => ("ack", ACK, is_positions),
+        b"at" => ("at", ACK | NOTE, |item| Position::read(item).is_some()),
+        b"ack" => ("ack", ACK, |item| Positions::read(item).is_some()),
         b"epoch" => ("epoch", NOTE, is_uint),
         b"dup" => ("dup", NOTE, is_uint),
         b"key" => ("key", PUBLISH | CALL | STREAM_OPEN, |item| {
@@ -102,51 +105,6 @@ fn is_text(item: &[u8]) -> bool {
 /// A text of 1..=255 bytes.
 fn is_name(item: &[u8]) -> bool {
     head::as_text(item).is_some_and(|text| (1..=NAME_TEXT_BYTES_MAX).contains(&text.len()))
-}
-
-/// `[partition, offset]`.
-fn is_position(item: &[u8]) -> bool {
-    uints(item) == Some(2)
-}
-
-/// `[partition, first offset, delta, …]`.
-pub(super) fn is_positions(item: &[u8]) -> bool {
-    uints(item) >= Some(2)
-}
-
-/// How many unsigned integers an array holds, if it holds nothing else.
-fn uints(item: &[u8]) -> Option<usize> {
-    Items::of_array(item)?.try_fold(0, |count, element| is_uint(element).then_some(count + 1))
-}
-
-/// "new", "all", `{epoch, at: [position, …]}` or `{time_ms}`.
-fn is_from(item: &[u8]) -> bool {
-    if let Some(text) = head::as_text(item) {
-        return matches!(text, "new" | "all");
-    }
-    let Some(mut items) = Items::of_map(item) else {
-        return false;
-    };
-    let (mut has_epoch, mut has_at, mut has_time) = (false, false, false);
-    while let Some((key, value)) = items.pair() {
-        let (flag, is_valid) = match head::as_text(key) {
-            Some("epoch") => (&mut has_epoch, is_uint(value)),
-            Some("at") => (
-                &mut has_at,
-                Items::of_array(value).is_some_and(|mut at| at.all(is_position)),
-            ),
-            Some("time_ms") => (&mut has_time, is_uint(value)),
-            _ => return false,
-        };
-        if !is_valid || core::mem::replace(flag, true) {
-            return false;
-        }
-    }
-    if has_time {
-        !has_epoch && !has_at
-    } else {
-        has_epoch && has_at
-    }
 }
 
 #[cfg(test)]

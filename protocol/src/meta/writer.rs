@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use super::Meta;
 use crate::head::{self, Head};
 use crate::limits::{META_BYTES_MAX, META_KEYS_MAX};
+use crate::position::{self, Position};
 
 /// Writes a meta map, key by key, in the order given; the map's head is put in front at the end.
 ///
@@ -46,6 +47,55 @@ impl MetaWriter {
     pub fn flag(mut self, key: &str, value: bool) -> Self {
         self.key(key);
         self.entries.push(if value { head::TRUE } else { head::FALSE });
+        self
+    }
+
+    /// Adds a byte string.
+    #[must_use]
+    pub fn bytes(mut self, key: &str, value: &[u8]) -> Self {
+        self.key(key);
+        Head::write(head::BYTES, value.len() as u64, &mut self.entries);
+        self.entries.extend_from_slice(value);
+        self
+    }
+
+    /// Adds `[partition, offset]`.
+    #[must_use]
+    pub fn position(mut self, key: &str, at: Position) -> Self {
+        self.key(key);
+        at.write(&mut self.entries);
+        self
+    }
+
+    /// Adds `[partition, first offset, delta, …]`.
+    #[must_use]
+    pub fn positions(
+        mut self,
+        key: &str,
+        partition: u16,
+        first: u64,
+        deltas: impl ExactSizeIterator<Item = u64>,
+    ) -> Self {
+        self.key(key);
+        position::write_positions(partition, first, deltas, &mut self.entries);
+        self
+    }
+
+    /// Adds `from`: {epoch, at}.
+    #[must_use]
+    pub fn begin_behind(mut self, epoch: u64, at: impl ExactSizeIterator<Item = Position>) -> Self {
+        self.key("from");
+        position::write_epoch(epoch, at, &mut self.entries);
+        self
+    }
+
+    /// Adds `from`: {time_ms}, ms since 1970.
+    #[must_use]
+    pub fn begin_at_time(mut self, time_ms: u64) -> Self {
+        self.key("from");
+        Head::write(head::MAP, 1, &mut self.entries);
+        Head::write_text("time_ms", &mut self.entries);
+        Head::write(head::UINT, time_ms, &mut self.entries);
         self
     }
 
