@@ -56,8 +56,8 @@ pub use config::{Counters, ReactorConfig, Transport};
 pub use input::Input;
 pub use placement::{Board, Parcel};
 
-use connection::{Connection, Layer, State};
-use outgoing::{Kind, Pools};
+use connection::Connection;
+use outgoing::Pools;
 use placement::{Content, Newcomer};
 use table::Table;
 
@@ -486,24 +486,6 @@ impl<D: Driver, L: Send> Reactor<D, L> {
     /// end discards the rest of the chunk. A connection that is closing yields nothing.
     pub fn input(&mut self, conn: Conn, chunk: Chunk<D::Lease>) -> Input<'_, D, L> {
         Input::new(self, conn.0, chunk)
-    }
-
-    /// Queues bytes: on a byte stream as they are, on a WebSocket as one binary message. They leave at the next
-    /// [`Reactor::flush`]. The caller bounds what it queues (it is told by [`Event::Sent`]).
-    pub fn send(&mut self, conn: Conn, bytes: Bytes) {
-        let Some(connection) = self.table.get(conn.0) else {
-            return;
-        };
-        if !matches!(connection.state, State::Open) {
-            return;
-        }
-        let kind = match (&connection.layer, &mut self.masks) {
-            (Layer::Stream, _) => Kind::Bytes,
-            (Layer::WebSocket { .. }, _) => Kind::Message,
-            (Layer::Client(_), Some(masks)) => Kind::MaskedMessage(masks.key()),
-            (Layer::Client(_), None) => return,
-        };
-        self.enqueue(conn.0, bytes, kind);
     }
 
     /// Raises or lowers the largest WebSocket message that is taken from this peer.

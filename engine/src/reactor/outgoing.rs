@@ -30,6 +30,10 @@ pub(super) enum Kind {
     Message,
     /// The user's bytes as one binary message of a client, masked with this key: a frame header goes in front.
     MaskedMessage([u8; 4]),
+    /// As [`Kind::Message`], but the next item is the rest of the message: the header counts both.
+    MessageInTwo,
+    /// As [`Kind::MaskedMessage`], but the next item is the rest of the message: the header counts both.
+    MaskedMessageInTwo([u8; 4]),
     /// The user's bytes, masked with this key.
     Masked([u8; 4]),
     /// The transport's own bytes, not reported to the user.
@@ -54,14 +58,23 @@ impl Outgoing {
 
     /// Moves as much as one send may carry from the queue to a list. A frame header may exceed the bound.
     pub(super) fn fill(&mut self, gather: &mut Gather, send_bytes_max: usize) {
-        while let Some(item) = self.queue.front_mut() {
+        loop {
+            // Both parts of a message are queued at once, and none of the second leaves before the first.
+            let behind_bytes = self.queue.get(1).map_or(0, |item| item.bytes.len());
+            let Some(item) = self.queue.front_mut() else {
+                break;
+            };
             let room = gather.room(send_bytes_max);
             if room == 0 {
                 break;
             }
-            if let Kind::MaskedMessage(key) = item.kind {
+            let message_bytes = match item.kind {
+                Kind::MessageInTwo | Kind::MaskedMessageInTwo(_) => item.bytes.len() + behind_bytes,
+                _ => item.bytes.len(),
+            };
+            if let Kind::MaskedMessage(key) | Kind::MaskedMessageInTwo(key) = item.kind {
                 let mut header = [0; 14];
-                let header_bytes = ws::masked_frame_header(item.bytes.len(), key, &mut header);
+                let header_bytes = ws::masked_frame_header(message_bytes, key, &mut header);
                 gather.push_overhead(&header[..header_bytes]);
                 item.kind = Kind::Masked(key);
             }
@@ -72,9 +85,9 @@ impl Outgoing {
                 item.kind = Kind::Masked(ws::rotated(key, room));
                 break;
             }
-            if item.kind == Kind::Message {
+            if matches!(item.kind, Kind::Message | Kind::MessageInTwo) {
                 let mut header = [0; 10];
-                let header_bytes = ws::frame_header(item.bytes.len(), &mut header);
+                let header_bytes = ws::frame_header(message_bytes, &mut header);
                 gather.push_overhead(&header[..header_bytes]);
                 item.kind = Kind::Bytes;
             }

@@ -8,12 +8,68 @@ use bytes::Bytes;
 use crate::driver::{Driver, Token};
 use crate::gather::Gather;
 use crate::limits::CONTROL_BYTES_MAX;
+use crate::ws;
 
-use super::connection::Flags;
+use super::connection::{Flags, Layer, State};
 use super::outgoing::Kind;
 use super::{Cause, Conn, Event, Reactor};
 
+/// What a connection's transport makes of the user's bytes.
+enum Form {
+    Bytes,
+    Message,
+    /// A client's, masked with this key.
+    MaskedMessage([u8; 4]),
+}
+
 impl<D: Driver, L: Send> Reactor<D, L> {
+    /// Queues bytes: on a byte stream as they are, on a WebSocket as one binary message. They leave at the next
+    /// [`Reactor::flush`]. The caller bounds what it queues (it is told by [`Event::Sent`]).
+    pub fn send(&mut self, conn: Conn, bytes: Bytes) {
+        let kind = match self.form_of(conn.0) {
+            None => return,
+            Some(Form::Bytes) => Kind::Bytes,
+            Some(Form::Message) => Kind::Message,
+            Some(Form::MaskedMessage(key)) => Kind::MaskedMessage(key),
+        };
+        self.enqueue(conn.0, bytes, kind);
+    }
+
+    /// Queues two byte strings as one: on a byte stream one behind the other, on a WebSocket as **one** binary message.
+    /// For a few bytes that are made for this connection in front of many that others share, which are not copied.
+    /// Otherwise as [`Reactor::send`]; both count in [`Event::Sent`].
+    pub fn send_parts(&mut self, conn: Conn, parts: [Bytes; 2]) {
+        let [first, second] = parts;
+        if first.is_empty() || second.is_empty() {
+            return self.send(conn, if first.is_empty() { second } else { first });
+        }
+        let (kind, rest) = match self.form_of(conn.0) {
+            None => return,
+            Some(Form::Bytes) => (Kind::Bytes, Kind::Bytes),
+            Some(Form::Message) => (Kind::MessageInTwo, Kind::Bytes),
+            Some(Form::MaskedMessage(key)) => {
+                let rest = Kind::Masked(ws::rotated(key, first.len()));
+                (Kind::MaskedMessageInTwo(key), rest)
+            }
+        };
+        self.enqueue(conn.0, first, kind);
+        self.enqueue(conn.0, second, rest);
+    }
+
+    /// How what the user sends now leaves. `None`: not at all, the connection is not open.
+    fn form_of(&mut self, token: Token) -> Option<Form> {
+        let connection = self.table.get(token)?;
+        if !matches!(connection.state, State::Open) {
+            return None;
+        }
+        match (&connection.layer, &mut self.masks) {
+            (Layer::Stream, _) => Some(Form::Bytes),
+            (Layer::WebSocket { .. }, _) => Some(Form::Message),
+            (Layer::Client(_), Some(masks)) => Some(Form::MaskedMessage(masks.key())),
+            (Layer::Client(_), None) => None,
+        }
+    }
+
     /// Queues something and puts the connection on the list of the next flush.
     pub(super) fn enqueue(&mut self, token: Token, bytes: Bytes, kind: Kind) {
         // A message without bytes still has a header.

@@ -174,7 +174,8 @@ fn serve(mut reactor: Reactor<UringDriver, Letter>) -> Ended {
                     let queued = queued_bytes.get_mut(&conn).expect("open");
                     for echo in echoes.drain(..) {
                         *queued += echo.len();
-                        reactor.send(conn, echo);
+                        let parts = [echo.slice(..echo.len() / 3), echo.slice(echo.len() / 3..)];
+                        reactor.send_parts(conn, parts);
                     }
                     if *queued > QUEUED_BYTES_MAX {
                         reactor.pause(conn);

@@ -202,7 +202,13 @@ impl Core {
         for piece in pieces {
             known.queued += piece.len();
             self.queued_most = self.queued_most.max(known.queued);
-            self.reactor.send(conn, piece);
+            if self.random.chance(0.5) {
+                self.reactor.send(conn, piece);
+            } else {
+                let first = piece.slice(..self.random.index(piece.len() + 1));
+                let second = piece.slice(first.len()..);
+                self.reactor.send_parts(conn, [first, second]);
+            }
         }
         let rests = self.random.chance(self.service.pauses);
         if known.queued >= self.service.queued_max || rests {
