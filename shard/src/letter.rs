@@ -12,6 +12,7 @@ use fluxar_protocol::{Id, Kind};
 
 use crate::exchanges::calls::Outcome;
 use crate::exchanges::streams::Spoken;
+use crate::logged::LogLetter;
 use crate::offering::{Offering, Standing};
 use crate::peer::PeerId;
 use crate::runs::Run;
@@ -188,6 +189,8 @@ pub enum Letter {
         /// The id under which it was forwarded.
         reference: Id,
     },
+    /// About logged events.
+    Log(LogLetter),
 }
 
 /// How a core finds one of its groups again; stale ones are recognised.

@@ -24,6 +24,7 @@ mod interest;
 pub mod letter;
 pub mod limits;
 pub mod log;
+pub mod logged;
 pub mod offering;
 pub mod peer;
 mod post;

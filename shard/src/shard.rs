@@ -234,6 +234,7 @@ impl Shard {
             Letter::Left { server, reference } => {
                 self.left_gate(server, reference);
             }
+            Letter::Log(_letter) => {}
         }
         Arrival::Taken
     }

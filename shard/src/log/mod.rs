@@ -160,7 +160,7 @@ pub struct Committed {
 }
 
 /// What became of a publisher's events.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Settled {
     /// They are in the log as surely as their class says: the first at this offset, each at one more than the one before.
     Stored {
