@@ -15,264 +15,308 @@
 
 pub mod class;
 pub mod disk;
+mod events;
 pub mod files;
+#[allow(dead_code)]
+mod order;
+#[allow(dead_code)]
+mod partition;
+mod settings;
+#[allow(dead_code)]
+mod tail;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use fluxar_protocol::Id;
+use foldhash::fast::FixedState;
+
+pub use events::{
+    Bounds, Committed, CursorName, CursorState, Events, LogRefusal, ReaderId, Reading, RetainedRow, Settled,
+    Stored,
+};
+pub use settings::{Settings, owner_of, partition_of};
 
 use crate::peer::PeerId;
-use class::{Class, TopicRule};
+use class::Class;
+use disk::{DiskDone, DiskOp};
+use order::Order;
+use partition::Partition;
+use tail::Held;
 
-/// What a log is configured with; the same on all cores.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// How many partitions the topics are hashed onto: fixed when the data directory is made.
-    pub partitions: u16,
-    /// A segment's size, bytes.
-    pub segment_bytes: u64,
-    /// What may be held in memory because it is not on the disk yet, bytes a core. At the bound publishers are refused.
-    pub unsynced_bytes_max: usize,
-    /// What is kept in memory of the newest events for readers that are a little behind, bytes a core.
-    pub tail_bytes: usize,
-    /// What was written is synced after so long even if nobody waits for it, ms.
-    pub sync_ms: u32,
-    /// How long ids of qos 2 publishes are remembered, ms.
-    pub once_ms: u32,
-    /// How many ids are remembered at most, a core. One more publish is refused.
-    pub once_ids_max: usize,
-    /// How many durable cursors a core keeps. One more is refused.
-    pub cursors_max: usize,
-    /// A durable cursor that nobody used for so long is forgotten, ms.
-    pub cursor_ms: u64,
-    /// Segments whose newest event is older are removed, ms; 0: never.
-    pub retain_ms: u64,
-    /// The oldest segments are removed while a core's are larger together, bytes; 0: never.
-    pub retain_bytes: u64,
-    /// A segment is removed once each of its partitions has so many newer events; 0: never.
-    pub retain_events: u64,
-    /// Rules by topic.
-    pub topics: Vec<TopicRule>,
+/// Offsets of one partition that may be given and not be on the disk. After a crash offsets go on further away than that, so
+/// that none is given twice.
+pub const UNSYNCED_OFFSETS_MAX: u64 = 900_000;
+
+/// The log of one core.
+#[derive(Debug)]
+pub struct Log {
+    core: u16,
+    cores: u16,
+    settings: Option<Arc<Settings>>,
+    epoch: u64,
+    /// This core's, by `partition / cores`.
+    partitions: Vec<Partition>,
+    order: Order,
+    committed: VecDeque<Committed>,
+    settled: VecDeque<Settled>,
+    /// Monotonic, us.
+    now_us: u64,
+    /// Since 1970, ms.
+    unix_ms: u64,
+    stopping: bool,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
+impl Log {
+    /// A log whose partitions are not ready yet; without `settings`, that of a gateway without a data directory: everything
+    /// is refused with [`LogRefusal::NoLog`].
+    #[must_use]
+    pub fn new(core: u16, cores: u16, settings: Option<Arc<Settings>>, hasher: &FixedState) -> Self {
+        let _ = hasher;
+        let all = settings.as_ref().map_or(0, |settings| settings.partitions);
+        let ours = (core..all).step_by(usize::from(cores.max(1))).count();
         Self {
-            partitions: 64,
-            segment_bytes: 64 * 1024 * 1024,
-            unsynced_bytes_max: 32 * 1024 * 1024,
-            tail_bytes: 8 * 1024 * 1024,
-            sync_ms: 1_000,
-            once_ms: 5 * 60 * 1_000,
-            once_ids_max: 4 * 1024 * 1024,
-            cursors_max: 100_000,
-            cursor_ms: 7 * 24 * 3_600 * 1_000,
-            retain_ms: 7 * 24 * 3_600 * 1_000,
-            retain_bytes: 0,
-            retain_events: 0,
-            topics: Vec::new(),
+            core,
+            cores: cores.max(1),
+            settings,
+            epoch: 0,
+            partitions: std::iter::repeat_with(Partition::default).take(ours).collect(),
+            order: Order::default(),
+            committed: VecDeque::new(),
+            settled: VecDeque::new(),
+            now_us: 0,
+            unix_ms: 0,
+            stopping: false,
         }
     }
-}
 
-/// The partition of a topic. Stable: it is what places events on the disk.
-#[must_use]
-pub fn partition_of(topic: &str, partitions: u16) -> u16 {
-    // FNV-1a, 64 bits, folded: plain to write in any language, and good enough for names.
-    let hash = topic.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    ((hash ^ (hash >> 32)) % u64::from(partitions.max(1))) as u16
-}
-
-/// Which core owns a partition.
-#[must_use]
-pub fn owner_of(partition: u16, cores: u16) -> u16 {
-    partition % cores
-}
-
-/// Consecutive events of one publisher's input for one partition, of one class: what is appended at once, and what a
-/// letter carries to the owner.
-#[derive(Debug, Clone)]
-pub struct Events {
-    /// The envelopes, compact, back to back, at most a run's size.
-    pub bytes: Bytes,
-    /// Where each ends in them.
-    pub ends: Arc<[u32]>,
-}
-
-impl Events {
-    /// How many.
+    /// What it is configured with.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.ends.len()
+    pub fn settings(&self) -> Option<&Arc<Settings>> {
+        self.settings.as_ref()
     }
 
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
-
-    /// One of them.
-    #[must_use]
-    pub fn get(&self, at: usize) -> &[u8] {
-        let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.bytes[start as usize..self.ends[at] as usize]
-    }
-
-    /// The id of one of them: it stands at byte 3 of a compact envelope.
-    #[must_use]
-    pub fn id(&self, at: usize) -> Id {
-        let mut id = [0; 16];
-        if let Some(found) = self.get(at).get(3..19) {
-            id.copy_from_slice(found);
+    /// Has all partitions ready and empty, in this epoch: a data directory that was just made, or a test.
+    pub fn handle_empty(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        for partition in &mut self.partitions {
+            partition.ready = true;
         }
-        Id(id)
     }
-}
 
-/// Events with their positions, as a reader gets them: committed, in order, of one partition.
-#[derive(Debug, Clone)]
-pub struct Stored {
-    /// The events.
-    pub events: Events,
-    /// The offset of the first.
-    pub first: u64,
-    /// The offsets of the others, each less the one before it; `None`: each is one more.
-    pub deltas: Option<Arc<[u32]>>,
-    /// When they were appended, ms since 1970.
-    pub time_ms: u64,
-    /// Some may have expired: `meta.ttl_ms` counts from `time_ms`.
-    pub expires: bool,
-}
+    /// Whether a partition of this core can be appended to and read.
+    #[must_use]
+    pub fn is_ready(&self, partition: u16) -> bool {
+        self.partition(partition).is_some_and(|partition| partition.ready)
+    }
 
-/// Newly committed events: each partition's come out in order, none is left out.
-#[derive(Debug, Clone)]
-pub struct Committed {
-    /// Their partition.
-    pub partition: u16,
-    /// They.
-    pub stored: Stored,
-    /// Appended here as new, not delivered to anybody before.
-    pub class: Class,
-}
+    /// Which start of the gateway on which data directory this is.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
 
-/// What became of a publisher's events.
-#[derive(Debug, Clone)]
-pub enum Settled {
-    /// They are in the log as surely as their class says: the first at this offset, each at one more than the one before.
-    Stored {
-        /// Whose they are.
-        from: PeerId,
-        /// Their partition.
+    /// Appends events to a partition of this core. `from` None: nobody waits to hear that they are stored.
+    ///
+    /// # Errors
+    /// None was taken.
+    pub fn append(
+        &mut self,
         partition: u16,
-        /// The offset of the first.
-        first: u64,
-        /// They.
+        class: Class,
         events: Events,
-    },
-    /// One that had been stored before (qos 2).
-    Again {
-        /// Whose it is.
-        from: PeerId,
-        /// Its id.
-        id: Id,
-        /// Its partition.
+        from: Option<PeerId>,
+    ) -> Result<(), LogRefusal> {
+        let Some(settings) = &self.settings else {
+            return Err(LogRefusal::NoLog);
+        };
+        if self.stopping {
+            return Err(LogRefusal::Stopping);
+        }
+        let Some(at) = self.index(partition).filter(|&at| self.partitions[at].ready) else {
+            return Err(LogRefusal::Recovering);
+        };
+        let cost = order::cost(events.bytes.len(), events.len());
+        let held = &mut self.partitions[at];
+        let unsynced = held.last - held.synced + events.len() as u64;
+        if self.order.unsynced_bytes() + cost > settings.unsynced_bytes_max || unsynced > UNSYNCED_OFFSETS_MAX
+        {
+            return Err(LogRefusal::Behind);
+        }
+        if events.is_empty() {
+            return Ok(());
+        }
+        let first = held.last + 1;
+        held.last += events.len() as u64;
+        held.tail.push(Held {
+            seq: self.order.next(),
+            first,
+            events,
+            time_ms: self.unix_ms,
+            class,
+            from,
+        });
+        self.order.push(partition, cost);
+        self.commit(at);
+        Ok(())
+    }
+
+    /// The next events that readers see from now on.
+    pub fn poll_committed(&mut self) -> Option<Committed> {
+        self.committed.pop_front()
+    }
+
+    /// The next publisher that is to hear what became of its events.
+    pub fn poll_settled(&mut self) -> Option<Settled> {
+        self.settled.pop_front()
+    }
+
+    /// What a partition of this core holds.
+    #[must_use]
+    pub fn bounds(&self, partition: u16) -> Bounds {
+        match self.partition(partition) {
+            Some(partition) => partition.bounds(),
+            None => Bounds {
+                first: 1,
+                committed: 0,
+            },
+        }
+    }
+
+    /// A position before the first event that was appended at this time or later, and not much before it.
+    #[must_use]
+    pub fn position_at(&self, partition: u16, time_ms: u64) -> u64 {
+        let Some(partition) = self.partition(partition) else {
+            return 0;
+        };
+        let first = partition.tail.first_at(time_ms);
+        first.map_or(partition.committed, |first| first - 1)
+    }
+
+    /// Reads what is behind a position, about so many bytes. [`Reading::Later`]: what was read comes out of
+    /// [`Log::poll_read`], and until then this reader asks for nothing else.
+    pub fn read(&mut self, reader: ReaderId, partition: u16, after: u64, bytes_max: usize) -> Reading {
+        let _ = reader;
+        let Some(partition) = self.partition(partition).filter(|partition| partition.ready) else {
+            return Reading::Failed("this partition is being recovered".to_owned());
+        };
+        if after >= partition.committed {
+            return Reading::End;
+        }
+        let first = partition.tail.first().unwrap_or(partition.committed + 1);
+        if after + 1 < first {
+            return Reading::Gone { first };
+        }
+        let stored = partition.tail.read(after, bytes_max);
+        let until = stored.last().map_or(after, Stored::last);
+        Reading::Events { stored, until }
+    }
+
+    /// Forgets what this reader asked for.
+    pub fn forget_reader(&mut self, reader: ReaderId) {
+        let _ = reader;
+    }
+
+    /// What a reader asked for and had to wait for.
+    pub fn poll_read(&mut self) -> Option<(ReaderId, Reading)> {
+        None
+    }
+
+    /// How far a durable cursor is in a partition of this core.
+    #[must_use]
+    pub fn cursor(&self, partition: u16, name: &CursorName) -> Option<&CursorState> {
+        let _ = (partition, name);
+        None
+    }
+
+    /// Moves a durable cursor, or makes it. Written a little later, with others.
+    ///
+    /// # Errors
+    /// It is new and there is no room for it, or it cannot be kept.
+    pub fn set_cursor(
+        &mut self,
         partition: u16,
-        /// Where it is since the first time.
-        offset: u64,
-    },
-}
+        name: &CursorName,
+        state: CursorState,
+    ) -> Result<(), LogRefusal> {
+        let _ = (partition, name, state);
+        Ok(())
+    }
 
-/// Why the log does not take events.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LogRefusal {
-    /// The partition is being recovered. Again in a moment.
-    Recovering,
-    /// `unsynced_bytes_max` are waiting for the disk. Again in a moment.
-    Behind,
-    /// The disk is full. Again when there is space.
-    DiskFull,
-    /// The disk fails, as it says.
-    DiskFailed(String),
-    /// `once_ids_max` ids are remembered. Again in a while.
-    TooManyIds,
-    /// There is no log: no data directory is configured.
-    NoLog,
-}
+    /// The retained events of a partition of this core whose topics match, by offset.
+    #[must_use]
+    pub fn retained(&self, partition: u16, pattern: &str) -> Vec<RetainedRow> {
+        let _ = (partition, pattern);
+        Vec::new()
+    }
 
-/// Who reads: chosen by the asker, given back with what was read. One read a reader at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ReaderId(pub u64);
+    /// Reads retained events, ascending; those that were replaced meanwhile are left out. What comes is a first part of them,
+    /// up to `until`: ask again for the rest.
+    pub fn read_rows(&mut self, reader: ReaderId, partition: u16, offsets: &[u64]) -> Reading {
+        let _ = (reader, partition, offsets);
+        Reading::End
+    }
 
-/// What a read yields.
-#[derive(Debug, Clone)]
-pub enum Reading {
-    /// Some of the events behind the position that was asked for, in order. None of the partition is left out up to `until`.
-    Events {
-        /// They; empty if nothing is stored up to `until`.
-        stored: Vec<Stored>,
-        /// The position that is reached with them.
-        until: u64,
-    },
-    /// Nothing is committed behind the position.
-    End,
-    /// What comes behind the position is not held any more.
-    Gone {
-        /// The first offset that is held.
-        first: u64,
-    },
-    /// What comes behind the position was damaged on the disk.
-    Damaged {
-        /// The first offset of the damage.
-        first: u64,
-        /// The last.
-        last: u64,
-    },
-    /// It could not be read now.
-    Failed(String),
-    /// It is being fetched from the disk: [`Log::poll_read`].
-    Later,
-}
+    /// What the disk is to do next.
+    pub fn poll_disk(&mut self) -> Option<DiskOp> {
+        None
+    }
 
-/// What a partition holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
-    /// The first offset that is held; one more than `committed` if it holds nothing.
-    pub first: u64,
-    /// The last offset that readers see.
-    pub committed: u64,
-}
+    /// What came of it.
+    pub fn handle_disk(&mut self, done: DiskDone) {
+        let _ = done;
+    }
 
-/// Names a durable cursor: a subscription's principal (empty: nobody in particular), name, pattern and group.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CursorName {
-    /// Who, as authenticated.
-    pub principal: Box<str>,
-    /// `meta.durable`; for a group without one, empty.
-    pub name: Box<str>,
-    /// The pattern.
-    pub pattern: Box<str>,
-    /// `meta.group`, or empty.
-    pub group: Box<str>,
-}
+    /// Tells the time: monotonic, us, and since 1970, ms.
+    pub fn handle_time(&mut self, now_us: u64, unix_ms: u64) {
+        self.now_us = now_us;
+        self.unix_ms = unix_ms;
+    }
 
-/// How far a durable cursor is in one partition.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct CursorState {
-    /// Everything up to here was acknowledged.
-    pub acked: u64,
-    /// And these beyond it (work queues), ascending.
-    pub beyond: Vec<u64>,
-}
+    /// When [`Log::handle_time`] is due at the latest, monotonic, ms.
+    #[must_use]
+    pub fn poll_timeout_ms(&self) -> Option<u64> {
+        None
+    }
 
-/// A retained event: the last of its key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RetainedRow {
-    /// Its topic.
-    pub topic: Arc<str>,
-    /// Its offset.
-    pub offset: u64,
+    /// Writes what there is, and seals it; nothing is taken any more. [`Log::is_stopped`] says when that is done.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Whether everything is on the disk and sealed.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopping
+    }
+
+    /// Commits what can be committed of a partition.
+    fn commit(&mut self, at: usize) {
+        let partition = &mut self.partitions[at];
+        let number = self.core + (at as u16) * self.cores;
+        while let Some(run) = partition.tail.commit_next(self.order.reached()) {
+            partition.committed = run.last();
+            self.committed.push_back(Committed {
+                partition: number,
+                stored: run.stored(),
+                class: run.class,
+            });
+            if let Some(from) = run.from.take() {
+                self.settled.push_back(Settled::Stored {
+                    from,
+                    partition: number,
+                    first: run.first,
+                    events: run.events.clone(),
+                });
+            }
+        }
+    }
+
+    fn index(&self, partition: u16) -> Option<usize> {
+        let ours = partition % self.cores == self.core;
+        Some(usize::from(partition / self.cores)).filter(|&at| ours && at < self.partitions.len())
+    }
+
+    fn partition(&self, partition: u16) -> Option<&Partition> {
+        self.index(partition).map(|at| &self.partitions[at])
+    }
 }
