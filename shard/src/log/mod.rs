@@ -17,13 +17,18 @@ pub mod class;
 pub mod disk;
 mod events;
 pub mod files;
+pub mod footer;
+pub mod format;
 #[allow(dead_code)]
 mod order;
 #[allow(dead_code)]
 mod partition;
+pub mod recovery;
+pub mod scan;
 mod settings;
 #[allow(dead_code)]
 mod tail;
+pub mod verify;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,0 +1,145 @@
+//! What recovery found, as each core gets it: its partitions, and the segments that it looks after.
+
+use fluxar_protocol::Id;
+
+use crate::log::{disk::SegmentId, footer::Extent, format::CursorEntry};
+
+/// One core's share of what recovery found. All of its partitions are in it, those without events, too; they are ready from
+/// now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// Which core's.
+    pub core: u16,
+    /// How many there are.
+    pub cores: u16,
+    /// This start of the gateway on this data directory.
+    pub epoch: u64,
+    /// From which the salts of segments are made ([`crate::log::format::salt_of`]).
+    pub secret: u64,
+    /// How many partitions the topics are hashed onto: what the data directory says.
+    pub partition_count: u16,
+    /// The number of the next segment of this core's stream.
+    pub next_number: u64,
+    /// The partitions that it owns.
+    pub partitions: Vec<RecoveredPartition>,
+    /// The segments that it looks after, oldest first: those of its stream, and of streams of cores that are no more.
+    pub segments: Vec<RecoveredSegment>,
+}
+
+/// One partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoveredPartition {
+    /// Which.
+    pub partition: u16,
+    /// The last offset that any event had, held or not; 0: there was none.
+    pub last: u64,
+    /// The first offset to be given away now.
+    pub next: u64,
+    /// Where what is held is, ascending by offset and without overlap. What lies between two of them is in no event, or in
+    /// a hole. A segment may come twice, and its batches may hold more than the extent says: that does not count.
+    pub extents: Vec<HeldExtent>,
+    /// What is missing, ascending and without overlap; may lie within an extent.
+    pub holes: Vec<Hole>,
+    /// Its durable cursors.
+    pub cursors: Vec<RecoveredCursor>,
+    /// Its retained rows, ascending by offset.
+    pub rows: Vec<RecoveredRow>,
+    /// The ids of its youngest qos 2 events, ascending by offset.
+    pub once: Vec<OnceId>,
+}
+
+impl RecoveredPartition {
+    /// The first offset that is held, or that is damaged; `last + 1` if there is none. What came before is gone.
+    #[must_use]
+    pub fn first(&self) -> u64 {
+        let held = self.extents.first().map(|held| held.extent.first);
+        let hole = self.holes.first().map(|hole| hole.first);
+        held.into_iter()
+            .chain(hole)
+            .min()
+            .unwrap_or(self.last.saturating_add(1))
+    }
+}
+
+/// A part of a partition, and which segment holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldExtent {
+    /// The segment.
+    pub segment: SegmentId,
+    /// What it holds of the partition, as far as it counts.
+    pub extent: Extent,
+}
+
+/// Offsets that events had and that are not held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hole {
+    /// The first.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+    /// Why.
+    pub cause: HoleCause,
+}
+
+/// Why events are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HoleCause {
+    /// Their bytes are not what was written, or a file is not there.
+    Damaged,
+    /// Their segment was removed, though an older one of another core's stream is still there.
+    Removed,
+}
+
+/// A durable cursor, and where it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoveredCursor {
+    /// It; its state is there.
+    pub entry: CursorEntry,
+    /// The segment that has its newest state.
+    pub segment: SegmentId,
+}
+
+/// A retained event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoveredRow {
+    /// Its topic.
+    pub topic: Box<str>,
+    /// Its key, as [`crate::log::format::Row`] has it.
+    pub key: Box<[u8]>,
+    /// Its offset.
+    pub offset: u64,
+    /// When it was appended, ms since 1970.
+    pub time_ms: u64,
+    /// The segment that has it.
+    pub segment: SegmentId,
+    /// Where in it its batch is.
+    pub at: u64,
+    /// Which event of the batch it is.
+    pub index: u32,
+}
+
+/// The id of an event of qos 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnceId {
+    /// It.
+    pub id: Id,
+    /// The offset of its event.
+    pub offset: u64,
+    /// When that was appended, ms since 1970.
+    pub time_ms: u64,
+}
+
+/// A segment's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoveredSegment {
+    /// Which.
+    pub id: SegmentId,
+    /// Its length, bytes.
+    pub bytes: u64,
+    /// Whether it has a footer.
+    pub is_sealed: bool,
+    /// When its newest event was appended, ms since 1970; that of its head if it has none.
+    pub newest_ms: u64,
+    /// The partitions of which it holds events, cursors or rows.
+    pub partitions: Vec<u16>,
+}
