@@ -84,11 +84,18 @@ impl BatchWriter {
         self.plain(Kind::Bases, 0, bases.len() as u32, body)
     }
 
-    /// Runs of one partition and class, back to back: one batch.
+    /// Runs of one partition and class, back to back: one batch, appended at `time_ms`.
     ///
     /// # Panics
     /// If they are larger than [`BODY_BYTES_MAX`] with their table: nobody could read them again.
-    pub fn events<'a, R>(&mut self, partition: u16, class: Class, first: u64, runs: R) -> BatchHead
+    pub fn events<'a, R>(
+        &mut self,
+        partition: u16,
+        class: Class,
+        first: u64,
+        time_ms: u64,
+        runs: R,
+    ) -> BatchHead
     where
         R: IntoIterator<Item = &'a Events>,
         R::IntoIter: Clone,
@@ -96,6 +103,7 @@ impl BatchWriter {
         let runs = runs.into_iter();
         let count: usize = runs.clone().map(Events::len).sum();
         let mut head = self.head(Kind::Events, class, partition, count, first);
+        head.time_ms = time_ms;
         self.tables.reserve(BATCH_HEAD_BYTES + 4 * count);
         let head_at = self.begin_table();
         let mut end = 0;

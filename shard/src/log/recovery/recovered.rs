@@ -33,6 +33,8 @@ pub struct RecoveredPartition {
     pub partition: u16,
     /// The last offset that any event had, held or not; 0: there was none.
     pub last: u64,
+    /// The last offset of events that were held once and were removed since; 0: none was.
+    pub removed: u64,
     /// The first offset to be given away now.
     pub next: u64,
     /// Where what is held is, ascending by offset and without overlap. What lies between two of them is in no event, or in
@@ -49,7 +51,7 @@ pub struct RecoveredPartition {
 }
 
 impl RecoveredPartition {
-    /// The first offset that is held, or that is damaged; `last + 1` if there is none. What came before is gone.
+    /// The first offset that is held, or that is damaged; `last + 1` if there is none.
     #[must_use]
     pub fn first(&self) -> u64 {
         let held = self.extents.first().map(|held| held.extent.first);
