@@ -33,6 +33,14 @@ pub struct Args {
     #[arg(short, long, value_name = "URL")]
     pub listen: Vec<String>,
 
+    /// Keep the log of events in this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "no_log")]
+    pub log_dir: Option<String>,
+
+    /// Keep no log of events: publishing and subscribing at qos 1 and 2 is refused
+    #[arg(long)]
+    pub no_log: bool,
+
     /// How much to say: off, error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,
@@ -92,6 +100,17 @@ impl Args {
                 "listen",
                 "--listen",
                 Value::List(self.listen.clone()),
+                &mut faults,
+            );
+        }
+        let no_log = self.no_log.then_some(("--no-log", ""));
+        let log_dir = self.log_dir.as_deref().map(|path| ("--log-dir", path));
+        if let Some((option, path)) = no_log.or(log_dir) {
+            apply(
+                &mut config,
+                "log.dir",
+                option,
+                Value::Text(path.into()),
                 &mut faults,
             );
         }

@@ -21,6 +21,7 @@ pub mod greeting;
 pub mod health;
 pub mod ids;
 pub mod limits;
+pub mod log;
 pub mod mail;
 pub mod outbox;
 pub mod rate;

@@ -54,6 +54,14 @@ pub struct Limits {
     /// Bytes of calls that one core keeps: of those that wait, and of idempotent ones that may be sent again. Beyond it a
     /// call that would wait is refused `resource_exhausted`, and one that could be repeated is not.
     pub call_bytes_held: usize,
+    /// Bytes of one connection's publishes at qos 1 and 2 that are not acknowledged yet. Beyond it reading from it stops
+    /// until half is settled: who publishes faster than the log takes it is slowed down, and nothing is refused.
+    pub publish_unacked_bytes: usize,
+    /// Bytes of logged events that a subscription was given and has not acknowledged. Beyond it, it gets no more until
+    /// it acknowledges; what follows stays in the log.
+    pub unacked_bytes: usize,
+    /// The same in events.
+    pub unacked_events: u32,
 }
 
 impl Default for Limits {
@@ -76,6 +84,9 @@ impl Default for Limits {
             stream_window_bytes: 256 * 1024,
             calls_queued: 16_384,
             call_bytes_held: 64 * 1024 * 1024,
+            publish_unacked_bytes: 1024 * 1024,
+            unacked_bytes: 256 * 1024,
+            unacked_events: 4_096,
         }
     }
 }
@@ -88,3 +99,5 @@ pub const REFUSAL_NOTE_MS: u64 = 1_000;
 pub const ENDPOINTS_MAX: usize = 4_096;
 /// Rules of a configuration: each is looked at for each new name of a method.
 pub const ROUTES_MAX: usize = 1_024;
+/// Rules by topic of a log's configuration: each is looked at for each new topic.
+pub const TOPIC_RULES_MAX: usize = 1_024;

@@ -61,6 +61,9 @@ impl Changes {
                 list.push(setting.key);
             }
         }
+        if running.log.settings.topics != read.log.settings.topics {
+            changes.later.push("log.topic");
+        }
         changes
     }
 

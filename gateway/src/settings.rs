@@ -4,7 +4,7 @@
 use fluxar_engine::ws::Origins;
 use fluxar_protocol::limits as wire;
 
-use crate::config::{Config, Cores, checked_name, show_text};
+use crate::config::{Config, Cores, LogDir, checked_name, show_text};
 use crate::services::AdminFrom;
 
 /// A value as a file or the environment gives it.
@@ -198,6 +198,24 @@ pub const SETTINGS: &[Setting] = &[
         limits.call_bytes_held,
         0..=1 << 34
     ),
+    number!(
+        "limits.publish_unacked_bytes",
+        "bytes of a connection's publishes at qos 1 and 2 that wait for their acknowledgement: beyond it, it is not read",
+        limits.publish_unacked_bytes,
+        64 * 1024..=1 << 30
+    ),
+    number!(
+        "limits.unacked_bytes",
+        "bytes of logged events that a subscription has and did not acknowledge: beyond it, it gets no more",
+        limits.unacked_bytes,
+        64 * 1024..=1 << 30
+    ),
+    number!(
+        "limits.unacked_events",
+        "the same in events",
+        limits.unacked_events,
+        1..=1_000_000
+    ),
     Setting {
         key: "websocket.origins",
         what: "web pages that may connect: \"loopback\" (this machine's, files too), \"any\", or a list like [\"https://example.com\"]",
@@ -325,8 +343,98 @@ pub const SETTINGS: &[Setting] = &[
         show: |config| format!("{:?}", config.admin_from.names()),
     },
     Setting {
+        key: "log.dir",
+        what: "where events at qos 1 and 2 are kept; \"usual\": $STATE_DIRECTORY, or $XDG_STATE_HOME/fluxar, or ~/.local/state/fluxar; \"\": nowhere, they are refused",
+        set: |config, value| {
+            config.log.dir = match value {
+                Value::Text(text) if text.is_empty() => LogDir::Nowhere,
+                Value::Text(text) if text == "usual" => LogDir::Usual,
+                Value::Text(text) => LogDir::At(text.into()),
+                other => return Err(format!("{} where a path belongs", other.kind())),
+            };
+            Ok(())
+        },
+        show: |config| match &config.log.dir {
+            LogDir::Usual => "\"usual\"".into(),
+            LogDir::Nowhere => "\"\"".into(),
+            LogDir::At(path) => show_text(&path.to_string_lossy()),
+        },
+    },
+    number!(
+        "log.partitions",
+        "ordered logs onto which topics are hashed; fixed when the directory is made",
+        log.settings.partitions,
+        1..=4_096
+    ),
+    number!(
+        "log.segment_bytes",
+        "size of a segment, the file that is removed when it is too old",
+        log.settings.segment_bytes,
+        1 << 20..=1 << 31
+    ),
+    number!(
+        "log.unsynced_bytes",
+        "bytes of a core that wait for the disk; beyond it publishes are refused until it has caught up",
+        log.settings.unsynced_bytes_max,
+        1 << 20..=1 << 34
+    ),
+    number!(
+        "log.tail_bytes",
+        "bytes of the newest events that a core keeps in memory, for subscribers that are a little behind",
+        log.settings.tail_bytes,
+        0..=1 << 34
+    ),
+    number!(
+        "log.sync_ms",
+        "after so long what was written is synced even if nobody waits for it",
+        log.settings.sync_ms,
+        1..=3_600_000
+    ),
+    number!(
+        "log.once_ms",
+        "how long ids of publishes at qos 2 are remembered",
+        log.settings.once_ms,
+        1_000..=86_400_000
+    ),
+    number!(
+        "log.once_ids",
+        "how many of them a core remembers; one more publish is refused",
+        log.settings.once_ids_max,
+        1_000..=1 << 30
+    ),
+    number!(
+        "log.cursors",
+        "durable cursors of a core; one more is refused",
+        log.settings.cursors_max,
+        0..=100_000_000
+    ),
+    number!(
+        "log.cursor_ms",
+        "a durable cursor that nobody used for so long is forgotten",
+        log.settings.cursor_ms,
+        1_000..=i128::from(u32::MAX) * 1_000
+    ),
+    number!(
+        "log.retain_ms",
+        "segments whose newest event is older are removed, 0: never",
+        log.settings.retain_ms,
+        0..=i128::from(u32::MAX) * 1_000
+    ),
+    number!(
+        "log.retain_bytes",
+        "a core's oldest segments are removed while all of them are larger, 0: never",
+        log.settings.retain_bytes,
+        0..=1 << 50
+    ),
+    number!(
+        "log.retain_events",
+        "a segment is removed once each of its partitions has so many newer events, 0: never",
+        log.settings.retain_events,
+        0..=1 << 50
+    ),
+    Setting {
         key: "log.level",
-        what: "off, error, warn, info, debug or trace",
+        what: "of what the gateway itself says: off, error, warn, info, debug or trace",
         set: |config, value| {
             let text = match value {
                 Value::Text(text) => text,

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fluxar_engine::listener::Address;
-use fluxar_gateway::config::{Config, Cores};
+use fluxar_gateway::config::{Config, Cores, LogDir};
 use fluxar_gateway::gateway::Gateway;
 use fluxar_loadgen::protocol::fluxar::{Fluxar, Framing, Settings};
 use fluxar_loadgen::protocol::mqtt::{Mqtt, Version};
@@ -382,6 +382,7 @@ fn gateway() -> (Gateway, SocketAddr) {
         listen: vec!["tcp://127.0.0.1:0".into(), "ws://127.0.0.1:0".into()],
         ..Config::default()
     };
+    config.log.dir = LogDir::Nowhere;
     config.engine.spin_us = 0; // tests share the machine
     let gateway = Gateway::start(&config).unwrap_or_else(|error| panic!("{error}"));
     let address = address_of(&gateway, |address| matches!(address, Address::Tcp { .. }));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fluxar_engine::listener::Address;
-use fluxar_gateway::config::{Config, Cores};
+use fluxar_gateway::config::{Config, Cores, LogDir};
 use fluxar_gateway::gateway::{CoreEnd, Gateway};
 use fluxar_gateway::upstreams::Services;
 use tempfile::TempDir;
@@ -33,6 +33,8 @@ impl Running {
             ],
             ..Config::default()
         };
+        // Not the user's own.
+        config.log.dir = LogDir::Nowhere;
         // Tests share the machine with each other.
         config.engine.spin_us = 0;
         change(&mut config);

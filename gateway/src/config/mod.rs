@@ -1,11 +1,13 @@
 //! The configuration: defaults, then a TOML file, then the environment, then the command line. What is wrong is
 //! refused at start, all of it at once, each fault with its line; on SIGHUP it is read again ([`crate::reload`]).
 //!
-//! Single settings go by the table in [`crate::settings`]. Fleets that are dialled (`[[upstream]]`) and rules
-//! (`[[route]]`) are lists of tables, read in `upstream.rs` and `route.rs` by way of `table.rs`.
+//! Single settings go by the table in [`crate::settings`]. Fleets that are dialled (`[[upstream]]`), rules (`[[route]]`)
+//! and rules of the log (`[[log.topic]]`) are lists of tables, read in `upstream.rs`, `route.rs` and `log.rs` by way of
+//! `table.rs`.
 
 mod cores;
 mod fault;
+mod log;
 mod route;
 mod table;
 mod upstream;
@@ -22,6 +24,7 @@ use toml::de::{DeTable, DeValue};
 
 pub use self::cores::Cores;
 pub use self::fault::ConfigFault;
+pub use self::log::{LogConfig, LogDir};
 pub use self::route::Remark;
 use self::table::{Reading, line_of, value_of};
 pub(crate) use self::table::{checked_name, show_text};
@@ -47,6 +50,8 @@ pub struct Config {
     pub services: ServiceConfig,
     /// Who may ask for `$services.…`.
     pub admin_from: AdminFrom,
+    /// The log of events.
+    pub log: LogConfig,
     /// How much it says.
     pub log_level: String,
 }
@@ -118,6 +123,7 @@ impl Default for Config {
             },
             services: ServiceConfig::default(),
             admin_from: AdminFrom::default(),
+            log: LogConfig::default(),
             log_level: "info".into(),
         }
     }
@@ -181,6 +187,10 @@ impl Config {
                     self.services.rules = route::read_all(reading, at, value, faults);
                     continue;
                 }
+                "log.topic" => {
+                    self.log.settings.topics = log::read_topics(reading, at, value, faults);
+                    continue;
+                }
                 _ => {}
             }
             if let DeValue::Table(inner) = value.get_ref()
@@ -234,6 +244,13 @@ impl Config {
             fault(format!(
                 "engine.buffers: {} is not a power of two",
                 self.engine.buffers
+            ));
+        }
+        let segment_bytes = self.log.settings.segment_bytes;
+        if segment_bytes < 2 * u64::from(self.limits.max_frame_bytes) {
+            fault(format!(
+                "log.segment_bytes: {segment_bytes} is less than twice limits.max_frame_bytes, which is {}",
+                self.limits.max_frame_bytes
             ));
         }
         if (self.limits.max_frame_bytes as usize) > 2 * self.limits.queue_bytes {
@@ -324,14 +341,15 @@ impl Config {
         }
         upstream::print_all(&self.services.upstreams, &mut out);
         route::print_all(&self.services.rules, &mut out);
+        log::print_topics(&self.log.settings.topics, &mut out);
         out
     }
 }
 
 /// What is said about a key that is none.
 fn unknown(key: &str) -> String {
-    match settings::nearest(key, &["upstream", "route"]) {
-        Some(known @ ("upstream" | "route")) => {
+    match settings::nearest(key, &["upstream", "route", "log.topic"]) {
+        Some(known @ ("upstream" | "route" | "log.topic")) => {
             format!("there is no setting `{key}`; did you mean `[[{known}]]`?")
         }
         Some(known) => format!("there is no setting `{key}`; did you mean `{known}`?"),

@@ -157,6 +157,28 @@ impl<'t, 'i> Fields<'t, 'i> {
         })
     }
 
+    /// A pattern of topics.
+    pub(super) fn topics(&mut self, key: &'static str) -> Option<String> {
+        self.made(key, |value| {
+            let pattern = text_of(value)?;
+            match fluxar_protocol::target::check_pattern(&pattern) {
+                Ok(()) => Ok(pattern),
+                Err(fault) => Err(format!("{pattern:?} is no pattern of topics: {fault}")),
+            }
+        })
+    }
+
+    /// A topic to publish to.
+    pub(super) fn topic(&mut self, key: &'static str) -> Option<String> {
+        self.made(key, |value| {
+            let topic = text_of(value)?;
+            match fluxar_protocol::target::check_name(&topic, false) {
+                Ok(()) => Ok(topic),
+                Err(fault) => Err(format!("{topic:?} is no topic: {fault}")),
+            }
+        })
+    }
+
     pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
         self.made(key, |value| match value {
             DeValue::Boolean(flag) => Ok(*flag),

@@ -421,3 +421,99 @@ fn an_endpoint_that_cannot_have_so_little_at_a_time_is_remarked() {
         "{remarks:?}"
     );
 }
+
+const LOG: &str = r#"
+[log]
+dir = "/var/lib/fluxar"
+partitions = 16
+retain_bytes = 1073741824
+
+[[log.topic]]
+pattern = "metrics.>"
+ack = "memory"
+
+[[log.topic]]
+pattern = "work.*"
+ack = "written"
+always = true
+deliveries_max = 5
+dead_letter = "dead.work"
+"#;
+
+#[test]
+fn the_log_is_read_and_printed() {
+    let (config, faults) = read(LOG);
+    assert_eq!(faults, Vec::<String>::new());
+    assert_eq!(config.log.dir, LogDir::At("/var/lib/fluxar".into()));
+    let settings = &config.log.settings;
+    assert_eq!((settings.partitions, settings.retain_bytes), (16, 1 << 30));
+    let terms = fluxar_shard::log::class::terms_of("work.a", &settings.topics);
+    assert_eq!(terms.level, fluxar_shard::log::class::Level::Written);
+    assert!(terms.always);
+    assert_eq!(
+        (terms.deliveries_max, terms.dead_letter.as_deref()),
+        (5, Some("dead.work"))
+    );
+    let printed = config.to_toml();
+    let (again, faults) = read(&printed);
+    assert_eq!(faults, Vec::<String>::new(), "{printed}");
+    assert_eq!(again.log, config.log);
+    assert_eq!(again.to_toml(), printed);
+}
+
+#[test]
+fn faults_of_the_log_have_their_lines() {
+    faults_of(
+        "[log]\n\
+         dir = 7\n\
+         partitions = 0\n\
+         segment_byte = 5\n\
+         [[log.topic]]\n\
+         ack = \"sinced\"\n\
+         [[log.topic]]\n\
+         pattern = \"a..b\"\n\
+         ack = 1\n\
+         always = \"yes\"\n\
+         [[log.topic]]\n\
+         pattern = \"work.>\"\n\
+         deliveries_max = -1\n\
+         dead_letter = \"work.dead\"\n\
+         [[log.topic]]\n\
+         pattern = \"$sys.>\"\n\
+         dead_letter = \"dead.*\"\n\
+         retain = true\n",
+        &[
+            (2, "log.dir: a number where a path belongs"),
+            (3, "0 is outside 1..4096"),
+            (4, "did you mean `log.segment_bytes`"),
+            (5, "log.topic 1: it has no `pattern`"),
+            (6, "did you mean \"synced\"?"),
+            (8, "\"a..b\" is no pattern of topics"),
+            (9, "ack: a number where a text belongs"),
+            (10, "always: a text where true or false belongs"),
+            (13, "deliveries_max: -1 is outside"),
+            (14, "would go round in circles"),
+            (17, "\"dead.*\" is no topic"),
+            (18, "there is no `retain` here"),
+        ],
+    );
+    faults_of(
+        "[[log.topics]]\npattern = \">\"\n",
+        &[(1, "did you mean `[[log.topic]]`?")],
+    );
+    let (config, _) = read("[log]\nsegment_bytes = 1048576\n");
+    let mut faults = Vec::new();
+    config.check_together(&mut faults);
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(faults[0].message.contains("limits.max_frame_bytes"), "{faults:?}");
+}
+
+#[test]
+fn a_log_that_is_nowhere_is_said_by_an_empty_text() {
+    let mut config = Config::default();
+    let mut faults = Vec::new();
+    let variables = [("FLUXAR_LOG_DIR".to_string(), String::new())];
+    config.read_environment(variables.into_iter(), &mut faults);
+    assert_eq!(faults, []);
+    assert_eq!(config.log.dir, LogDir::Nowhere);
+}

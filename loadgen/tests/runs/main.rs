@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use fluxar_engine::listener::Address;
-use fluxar_gateway::config::{Config, Cores};
+use fluxar_gateway::config::{Config, Cores, LogDir};
 use fluxar_gateway::gateway::Gateway;
 use fluxar_loadgen::measured::Measured;
 use fluxar_loadgen::protocol::Ability;
@@ -36,6 +36,7 @@ impl Running {
             ],
             ..Config::default()
         };
+        config.log.dir = LogDir::Nowhere;
         // Tests share the machine with each other.
         config.engine.spin_us = 0;
         let gateway = Gateway::start(&config).unwrap_or_else(|error| panic!("{error}"));

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use fluxar_gateway::config::{Config, Cores};
+use fluxar_gateway::config::{Config, Cores, LogDir};
 use fluxar_gateway::gateway::Gateway;
 use fluxar_loadgen::measured::Measured;
 use fluxar_loadgen::run::{RunError, RunOrder, run};
@@ -105,6 +105,7 @@ impl Dialling {
         config.read_toml("this test", &text, &mut faults);
         assert!(faults.is_empty(), "{faults:?}");
         config.cores = Cores::Count(1);
+        config.log.dir = LogDir::Nowhere;
         config.engine.spin_us = 0;
         let gateway = Gateway::start(&config).unwrap_or_else(|error| panic!("{error}"));
         Dialling {

@@ -1,0 +1,128 @@
+//! The files of a data directory as recovery reads them: nobody else writes meanwhile.
+
+use std::cell::RefCell;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fluxar_shard::log::files::Files;
+
+/// A directory of segments.
+#[derive(Debug)]
+pub struct DirFiles {
+    path: PathBuf,
+    /// The file that was read last: recovery goes through one after the other.
+    open: RefCell<Option<(String, Arc<File>)>>,
+}
+
+impl DirFiles {
+    /// Of this directory, which is there.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self {
+            path: path.into(),
+            open: RefCell::new(None),
+        }
+    }
+
+    fn opened(&self, name: &str) -> io::Result<Arc<File>> {
+        if let Some((open, file)) = &*self.open.borrow()
+            && open == name
+        {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(File::open(self.path.join(name))?);
+        *self.open.borrow_mut() = Some((name.to_owned(), Arc::clone(&file)));
+        Ok(file)
+    }
+
+    /// Has changed names survive a crash.
+    fn sync_names(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+impl Files for DirFiles {
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            // The log's own are all plain ASCII.
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn length(&self, name: &str) -> io::Result<u64> {
+        Ok(std::fs::metadata(self.path.join(name))?.len())
+    }
+
+    fn read(&self, name: &str, at: u64, out: &mut [u8]) -> io::Result<usize> {
+        let file = self.opened(name)?;
+        let mut filled = 0;
+        while filled < out.len() {
+            match file.read_at(&mut out[filled..], at + filled as u64) {
+                Ok(0) => break,
+                Ok(bytes) => filled += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        *self.open.borrow_mut() = None;
+        let beside = self.path.join(format!("{name}.new"));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, self.path.join(name))?;
+        self.sync_names()
+    }
+
+    fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        *self.open.borrow_mut() = None;
+        let file = OpenOptions::new().write(true).open(self.path.join(name))?;
+        file.set_len(bytes)?;
+        file.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_replaced_and_cut() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut files = DirFiles::new(folder.path());
+        files.replace("meta", b"first").expect("written");
+        let mut out = [0; 8];
+        assert_eq!(files.read("meta", 1, &mut out).expect("read"), 4);
+        assert_eq!(&out[..4], b"irst");
+        files.replace("meta", b"the second").expect("written");
+        assert_eq!(files.length("meta").expect("there"), 10);
+        assert_eq!(
+            files.read("meta", 0, &mut out).expect("read"),
+            8,
+            "what was open is not what is there"
+        );
+        assert_eq!(&out, b"the seco");
+        files.truncate("meta", 3).expect("cut");
+        assert_eq!(files.read("meta", 0, &mut out).expect("read"), 3);
+        assert_eq!(files.names().expect("listed"), ["meta"]);
+        assert_eq!(
+            files.read("none", 0, &mut out).expect_err("none").kind(),
+            io::ErrorKind::NotFound
+        );
+    }
+}
