@@ -159,6 +159,8 @@ fn run(mailbox: Endpoint<Parcel<Socket, Letter>>, shared: Shared) -> Result<(), 
                 Event::Closed { conn, .. } => {
                     queued_bytes.remove(&conn);
                 }
+                // Nothing is asked of a disk.
+                Event::Disk(_) => {}
                 Event::Letter { letter, .. } => match letter {},
             }
         }

@@ -130,8 +130,8 @@ impl Relay {
                     Event::Sent { conn, bytes } => self.sent(conn, bytes),
                     // From here on nothing reaches it.
                     Event::Ending { conn } | Event::Closed { conn, .. } => self.ended(conn),
-                    // Nothing is dialled here.
-                    Event::Connected { .. } => {}
+                    // Nothing is dialled here, nor asked of a disk.
+                    Event::Connected { .. } | Event::Disk(_) => {}
                     Event::Letter { letter, .. } => match letter {},
                 }
             }

@@ -21,6 +21,7 @@ use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 
 use crate::dial::Remote;
+use crate::disk::{DiskDone, DiskOp};
 use crate::gather::Gather;
 use crate::listener::{ListenerId, Peer};
 
@@ -88,6 +89,9 @@ pub trait Driver {
     /// How many receive buffers are not used up: so many receives may be armed anew after
     /// [`ReceiveEnd::NoBuffers`].
     fn free_buffers(&self) -> usize;
+    /// Asks something of a disk; one [`Completion::Disk`] follows. Files are open until they are closed, or until the driver
+    /// is gone: it ends what is under way before.
+    fn disk(&mut self, op: DiskOp);
     /// Wakes another core if it is parked. Cheap if it is not. A wake is never lost: if the core is not parked now,
     /// its next park returns at once.
     fn wake(&mut self, core: usize);
@@ -160,6 +164,8 @@ pub enum Completion<Lease, Socket> {
         /// The list, given back.
         gather: Box<Gather>,
     },
+    /// Something asked of a disk is done.
+    Disk(DiskDone),
 }
 
 /// Why a receive is over.

@@ -46,6 +46,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::disk::{DiskDone, DiskOp};
 use crate::driver::{Completion, Driver, Token};
 use crate::listener::{ListenerId, Peer};
 use crate::mail::Endpoint;
@@ -121,6 +122,8 @@ pub enum Event<Lease, L> {
         /// The letter.
         letter: L,
     },
+    /// Something that [`Reactor::disk`] asked for is done.
+    Disk(DiskDone),
 }
 
 /// Received bytes on their way to [`Reactor::input`].
@@ -468,6 +471,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
                 result,
                 gather,
             } => self.sent(token, result, gather),
+            Completion::Disk(done) => Some(Event::Disk(done)),
         }
     }
 
@@ -486,6 +490,11 @@ impl<D: Driver, L: Send> Reactor<D, L> {
     /// end discards the rest of the chunk. A connection that is closing yields nothing.
     pub fn input(&mut self, conn: Conn, chunk: Chunk<D::Lease>) -> Input<'_, D, L> {
         Input::new(self, conn.0, chunk)
+    }
+
+    /// Asks something of a disk; one [`Event::Disk`] follows.
+    pub fn disk(&mut self, op: DiskOp) {
+        self.driver.disk(op);
     }
 
     /// Raises or lowers the largest WebSocket message that is taken from this peer.

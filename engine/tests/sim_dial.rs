@@ -160,7 +160,7 @@ impl Town {
                     let known = self.known.remove(&conn).expect("a connection is closed once");
                     self.ends.push((cause, known));
                 }
-                Event::Opened { .. } | Event::Letter { .. } => panic!("{event:?}"),
+                Event::Opened { .. } | Event::Letter { .. } | Event::Disk(_) => panic!("{event:?}"),
             }
         }
         self.dialler.flush();

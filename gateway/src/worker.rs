@@ -155,6 +155,8 @@ impl<D: Driver> Worker<D> {
                 tracing::debug!(?conn, ?cause, "closed");
                 self.front.handle_closed(conn, &cause);
             }
+            // Nothing is asked of a disk yet.
+            Event::Disk(_) => {}
             Event::Letter {
                 letter: Mail::Stop, ..
             } => self.told_to_stop = true,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::dial::Remote;
+use crate::disk::DiskOp;
 use crate::driver::{Completion, Driver, Token};
 use crate::gather::Gather;
 use crate::listener::ListenerId;
@@ -154,6 +155,11 @@ impl Driver for SimDriver {
         self.buffers - self.buffers_lent.load(Ordering::Relaxed)
     }
 
+    fn disk(&mut self, op: DiskOp) {
+        let error = io::Error::from(io::ErrorKind::Unsupported);
+        self.outcomes.push_back(Outcome::Disk(op.failed(error)));
+    }
+
     fn wake(&mut self, core: usize) {
         self.network.lock().wake(core);
     }
@@ -198,6 +204,7 @@ impl Driver for SimDriver {
                 result,
                 gather,
             },
+            Outcome::Disk(done) => Completion::Disk(done),
         })
     }
 }

@@ -14,10 +14,10 @@
 //!
 //! What each file holds: [`config`] sizes · `ring` the two queues and the system call · `user_data` how a completion
 //! finds its owner · `buffers` receive buffers and their leases · `sends` sends in flight · `accepts` accepting ·
-//! `connects` connecting · [`hub`] cores waking each other · `socket` a connection's descriptor.
+//! `connects` connecting · `files` operations on files · [`hub`] cores waking each other · `socket` a connection's descriptor.
 //!
 //! # Soundness
-//! The kernel holds addresses of receive buffers, gather lists and address fields while operations are in flight.
+//! The kernel holds addresses of receive buffers, gather lists, address fields and what files are written from, while operations are in flight.
 //! Their owners live in [`UringDriver`]; its `drop` cancels what is in flight and waits for the last completion, and
 //! leaks those owners if that does not come.
 
@@ -27,6 +27,7 @@ mod accepts;
 mod buffers;
 pub mod config;
 mod connects;
+mod files;
 pub mod hub;
 mod ring;
 mod sends;
@@ -54,17 +55,22 @@ pub use self::user_data::SLOTS_MAX;
 use self::accepts::{Accepts, Outcome};
 use self::buffers::{GROUP, Pool};
 use self::connects::Connects;
+use self::files::Files;
 use self::ring::Ring;
 pub(crate) use self::ring::{Setup, set_up_best};
 use self::sends::Sends;
 use self::user_data::{Kind, pack, unpack};
 use crate::dial::Remote;
+use crate::disk::DiskOp;
 use crate::driver::{Completion, Driver, ReceiveEnd, Token};
 use crate::gather::Gather;
 use crate::listener::{Listener, ListenerId};
 
 /// How long the end of a driver waits for the kernel to let go of its memory.
 const DROP_WAIT_NS: u64 = 1_000_000_000;
+
+/// How long it waits for the disk to take what was written.
+const DROP_FILES_WAIT_NS: u64 = 30_000_000_000;
 
 /// For operations whose completion tells nothing.
 const QUIET: Token = Token {
@@ -96,6 +102,7 @@ struct Owners {
     sends: Sends,
     accepts: Accepts,
     connects: Connects,
+    files: Files,
     /// Where the eventfd's counter is read to. Boxed and never looked at.
     count: Box<u64>,
 }
@@ -117,13 +124,15 @@ impl UringDriver {
         let ring = Ring::new(config)?;
         let pool = Pool::register(ring.registrar(), config)?;
         let mut probe = io_uring::Probe::new();
-        let ring_messages = ring.registrar().submitter().register_probe(&mut probe).is_ok()
-            && probe.is_supported(opcode::MsgRingData::CODE);
+        let known = ring.registrar().submitter().register_probe(&mut probe).is_ok();
+        let ring_messages = known && probe.is_supported(opcode::MsgRingData::CODE);
+        let ring_truncates = known && probe.is_supported(opcode::Ftruncate::CODE);
         let owners = Owners {
             pool,
             sends: Sends::default(),
             accepts: Accepts::default(),
             connects: Connects::default(),
+            files: Files::new(ring_truncates),
             count: Box::new(0),
         };
         let mut driver = UringDriver {
@@ -236,6 +245,15 @@ impl UringDriver {
                 };
                 Some(Completion::Connected { token, result })
             }
+            Kind::File => {
+                // SAFETY: this is the result of that slot's operation, and each completion is translated once.
+                if let Some(next) = unsafe { self.owners.files.finish(token.slot, result) } {
+                    // SAFETY: made by `files`, in `owners`.
+                    unsafe { self.ring.push(next) };
+                }
+                self.start_on_files();
+                self.owners.files.poll().map(Completion::Disk)
+            }
             Kind::Eventfd => {
                 self.listen_to_eventfd();
                 None
@@ -272,6 +290,15 @@ impl UringDriver {
         };
         debug_assert!(!more, "a receive that yields nothing is over");
         Completion::ReceiveEnded { token, end }
+    }
+
+    /// Submits what waits for its turn on a file.
+    fn start_on_files(&mut self) {
+        while let Some(entry) = self.owners.files.start() {
+            // SAFETY: made by `files`, in `owners`, which holds the memory and the files until `finish`, which follows the
+            // completion.
+            unsafe { self.ring.push(entry) };
+        }
     }
 
     fn close_descriptor(&mut self, socket: Socket) {
@@ -396,6 +423,11 @@ impl Driver for UringDriver {
         self.owners.pool.free()
     }
 
+    fn disk(&mut self, op: DiskOp) {
+        self.owners.files.begin(op);
+        self.start_on_files();
+    }
+
     fn wake(&mut self, core: usize) {
         if self.hub.note(core) {
             self.tell(core);
@@ -435,7 +467,7 @@ impl Driver for UringDriver {
     }
 
     fn has_completions(&self) -> bool {
-        !self.completions.is_empty() || self.ended.is_some()
+        !self.completions.is_empty() || self.ended.is_some() || self.owners.files.has_done()
     }
 
     fn poll(&mut self) -> Option<Completion<Lease, Socket>> {
@@ -450,13 +482,15 @@ impl Driver for UringDriver {
                 return Some(completion);
             }
         }
-        None
+        // What was refused without asking the kernel.
+        self.owners.files.poll().map(Completion::Disk)
     }
 }
 
 impl Drop for UringDriver {
     fn drop(&mut self) {
         self.hub.retire(self.core);
+        self.finish_files();
         // What completed and was not polled: descriptors are closed, buffers given back.
         let give_up_at_ns = clock_ns() + DROP_WAIT_NS;
         let cancel_all = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
@@ -485,7 +519,23 @@ impl Drop for UringDriver {
 }
 
 impl UringDriver {
-    /// Ends what has completed without asking for anything new.
+    /// Waits until everything is done that was asked of files: what a user had written is not to be lost because its core
+    /// ends.
+    fn finish_files(&mut self) {
+        let give_up_at_ns = clock_ns() + DROP_FILES_WAIT_NS;
+        loop {
+            self.discard_completions();
+            let now_ns = clock_ns();
+            if self.owners.files.is_idle() || now_ns >= give_up_at_ns {
+                return;
+            }
+            if self.enter(true, Some(give_up_at_ns - now_ns)).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Ends what has completed without asking for anything new, but for the steps of operations on files.
     fn discard_completions(&mut self) {
         self.ended = None;
         while let Some(entry) = self.completions.pop_front() {

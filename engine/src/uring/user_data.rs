@@ -48,10 +48,12 @@ pub(super) enum Kind {
     Quiet = 7,
     /// A connect; slot and generation are the owner's token.
     Connect = 8,
+    /// A step of an operation on a file; the slot is the index of its [`super::files`] slot.
+    File = 9,
 }
 
 impl Kind {
-    const LAST: Kind = Kind::Connect;
+    const LAST: Kind = Kind::File;
 
     #[inline]
     fn of(bits: u64) -> Option<Kind> {
@@ -64,16 +66,17 @@ impl Kind {
             6 => Kind::WakeFailed,
             7 => Kind::Quiet,
             8 => Kind::Connect,
+            9 => Kind::File,
             _ => return None,
         })
     }
 
-    /// Whether an operation of this kind holds memory or a socket until its completion, which always comes.
+    /// Whether an operation of this kind holds memory, a socket or a file until its completion, which always comes.
     #[inline]
     pub(super) fn is_awaited(self) -> bool {
         matches!(
             self,
-            Kind::Receive | Kind::Send | Kind::Accept | Kind::Connect | Kind::Eventfd
+            Kind::Receive | Kind::Send | Kind::Accept | Kind::Connect | Kind::File | Kind::Eventfd
         )
     }
 }

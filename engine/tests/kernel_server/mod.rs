@@ -188,6 +188,7 @@ fn serve(mut reactor: Reactor<UringDriver, Letter>) -> Ended {
                         reactor.resume(conn);
                     }
                 }
+                Event::Disk(_) => panic!("{event:?}"),
                 Event::Ending { conn } => assert!(queued_bytes.contains_key(&conn), "open"),
                 Event::Closed { conn, .. } => {
                     queued_bytes.remove(&conn).expect("was open");

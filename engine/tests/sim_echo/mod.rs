@@ -167,6 +167,7 @@ impl Core {
                 self.causes.push(cause);
                 return;
             }
+            Event::Disk(_) => panic!("{event:?}"),
             Event::Letter { from, letter } => {
                 assert_eq!(letter, self.letters_next[from], "letters from {from} in order");
                 self.letters_next[from] += 1;

@@ -6,6 +6,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 
+use crate::disk::DiskDone;
 use crate::driver::{ReceiveEnd, Token};
 use crate::gather::Gather;
 use crate::listener::{ListenerId, Peer};
@@ -67,6 +68,7 @@ pub(in crate::sim) enum Outcome {
     Received(Token, Vec<u8>),
     ReceiveEnded(Token, ReceiveEnd),
     Sent(Token, io::Result<usize>, Box<Gather>),
+    Disk(DiskDone),
 }
 
 impl Network {
