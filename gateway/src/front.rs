@@ -529,6 +529,8 @@ fn shard_limits(limits: &Limits) -> fluxar_shard::Limits {
         calls_queued_per_core: limits.calls_queued,
         call_bytes_held_per_core: limits.call_bytes_held,
         stream_window_bytes: limits.stream_window_bytes,
+        unacked_bytes_per_subscription: limits.unacked_bytes,
+        unacked_events_per_subscription: limits.unacked_events,
         ..fluxar_shard::Limits::default()
     }
 }

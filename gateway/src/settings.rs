@@ -432,6 +432,12 @@ pub const SETTINGS: &[Setting] = &[
         log.settings.retain_events,
         0..=1 << 50
     ),
+    number!(
+        "log.ack_ms",
+        "how long a member of a group has to acknowledge an event before another gets it",
+        log.settings.ack_ms,
+        100..=86_400_000
+    ),
     Setting {
         key: "log.level",
         what: "of what the gateway itself says: off, error, warn, info, debug or trace",

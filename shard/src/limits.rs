@@ -38,6 +38,11 @@ pub struct Limits {
     pub call_bytes_held_per_core: usize,
     /// Bytes of chunks that may be under way to one side of a stream.
     pub stream_window_bytes: u32,
+    /// Bytes of logged events that a subscription was handed and has not acknowledged. Beyond it, it gets no more until it
+    /// acknowledges.
+    pub unacked_bytes_per_subscription: usize,
+    /// The same in events.
+    pub unacked_events_per_subscription: u32,
     /// Topics, and likewise methods, whose receivers are remembered; up to twice as many for a while. The ones
     /// unused for longest are forgotten and found again when they are needed.
     pub names_remembered: usize,
@@ -55,6 +60,8 @@ impl Default for Limits {
             calls_queued_per_core: 16 * 1024,
             call_bytes_held_per_core: 64 * 1024 * 1024,
             stream_window_bytes: 256 * 1024,
+            unacked_bytes_per_subscription: 256 * 1024,
+            unacked_events_per_subscription: 4_096,
             names_remembered: 8 * 1024,
         }
     }
