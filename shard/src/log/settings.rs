@@ -31,6 +31,8 @@ pub struct Settings {
     pub retain_bytes: u64,
     /// A segment is removed once each of its partitions has so many newer events; 0: never.
     pub retain_events: u64,
+    /// How long a member of a group has for an event of a work queue before it goes to another, ms.
+    pub ack_ms: u32,
     /// Rules by topic.
     pub topics: Vec<TopicRule>,
 }
@@ -51,6 +53,7 @@ impl Default for Settings {
             retain_ms: 7 * 24 * 3_600 * 1_000,
             retain_bytes: 0,
             retain_events: 0,
+            ack_ms: 30_000,
             topics: Vec::new(),
         }
     }
