@@ -161,7 +161,7 @@ fn run(mailbox: Endpoint<Parcel<Socket, Letter>>, shared: Shared) -> Result<(), 
                 }
                 // Nothing is asked of a disk.
                 Event::Disk(_) => {}
-                Event::Letter { letter, .. } => match letter {},
+                Event::Letter { letter, .. } | Event::HandedOver { letter, .. } => match letter {},
             }
         }
     }

@@ -132,7 +132,7 @@ impl Relay {
                     Event::Ending { conn } | Event::Closed { conn, .. } => self.ended(conn),
                     // Nothing is dialled here, nor asked of a disk.
                     Event::Connected { .. } | Event::Disk(_) => {}
-                    Event::Letter { letter, .. } => match letter {},
+                    Event::Letter { letter, .. } | Event::HandedOver { letter, .. } => match letter {},
                 }
             }
         }

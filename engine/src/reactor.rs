@@ -24,6 +24,7 @@
 //! | `handshake` | bytes of a WebSocket that is not open yet, accepted or dialled |
 //! | `input` | a chunk's pieces for the user |
 //! | `outgoing`, `sending` | queues, gather lists, completions of sends |
+//! | `handover` | connections that move to another core |
 //! | `closing` | every way in which a connection ends |
 
 mod accepting;
@@ -31,6 +32,7 @@ mod closing;
 mod config;
 mod connection;
 mod dialling;
+mod handover;
 mod handshake;
 mod input;
 mod outgoing;
@@ -63,6 +65,8 @@ use placement::{Content, Newcomer};
 use table::Table;
 
 const NS_PER_MS: u64 = 1_000_000;
+/// How soon a full mailbox is tried again.
+const MAIL_RETRY_NS: u64 = 100_000;
 
 /// A connection, for as long as it lives. Stale ones are recognised and ignored by every verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -114,6 +118,16 @@ pub enum Event<Lease, L> {
         conn: Conn,
         /// Why.
         cause: Cause,
+    },
+    /// A connection that [`Reactor::hand_over`] moved here, with its letter. Always its first event under this name; what
+    /// its peer had sent follows as [`Event::Received`]. If it died on the way, [`Event::Closed`] does.
+    HandedOver {
+        /// The connection, by its name on this core.
+        conn: Conn,
+        /// The core that it was on.
+        from: usize,
+        /// What that core says about it.
+        letter: L,
     },
     /// A letter from another core (or, with `from` = number of cores, from the main thread).
     Letter {
@@ -180,7 +194,7 @@ pub struct Reactor<D: Driver, L> {
     transports: Vec<Option<Transport>>,
     config: ReactorConfig,
     accepting: bool,
-    table: Table<Connection<D::Socket>>,
+    table: Table<Connection<D::Socket, L>>,
     /// Events beyond the one that a completion yields at once.
     upcoming: VecDeque<Upcoming<L, D::Lease>>,
     /// Connections with something queued since the last flush.
@@ -189,6 +203,8 @@ pub struct Reactor<D: Driver, L> {
     starved: VecDeque<Token>,
     /// Bytes held for paused connections.
     held_bytes: usize,
+    /// Connections on their way to a core whose mailbox was full. They still count in [`Reactor::connections`].
+    departing: VecDeque<(usize, Parcel<D::Socket, L>)>,
     timers: Wheel<Token>,
     /// Scratch of [`Reactor::expire`].
     expired: Vec<Token>,
@@ -250,6 +266,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
             dirty: Vec::new(),
             starved: VecDeque::new(),
             held_bytes: 0,
+            departing: VecDeque::new(),
             timers,
             expired: Vec::new(),
             pools: Pools::default(),
@@ -277,10 +294,10 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         self.driver.now_ns()
     }
 
-    /// How many connections this core has, handshakes and drains included.
+    /// How many connections this core has, handshakes, drains and those that are leaving included.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.table.len()
+        self.table.len() + self.departing.len()
     }
 
     /// How many bytes are held for paused connections.
@@ -314,15 +331,15 @@ impl<D: Driver, L: Send> Reactor<D, L> {
     /// Only what leaves the driver unusable.
     pub fn turn(&mut self, park_until_ns: Option<u64>) -> io::Result<()> {
         self.rearm_starved();
+        self.post_departing();
         self.flush();
         let own_ns = self
             .timers
             .next_deadline()
             .map(|at_ms| at_ms.saturating_mul(NS_PER_MS));
-        let until_ns = match (park_until_ns, own_ns) {
-            (Some(user), Some(own)) => Some(user.min(own)),
-            (either, None) | (None, either) => either,
-        };
+        // A core with a full mailbox will have made room in a moment; it does not know that somebody waits.
+        let retry_ns = (!self.departing.is_empty()).then(|| self.driver.now_ns() + MAIL_RETRY_NS);
+        let until_ns = [park_until_ns, own_ns, retry_ns].into_iter().flatten().min();
         let busy = !self.upcoming.is_empty() || self.driver.has_completions();
         if busy || until_ns.is_some_and(|until_ns| until_ns <= self.driver.now_ns()) {
             self.mail.unpark();
@@ -403,6 +420,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
             match content {
                 Content::Letter(letter) => return Some(Event::Letter { from, letter }),
                 Content::Connection(newcomer) => self.adopt(newcomer),
+                Content::Traveller(traveller) => self.take_over(from, *traveller),
             }
         }
         None

@@ -160,7 +160,9 @@ impl Town {
                     let known = self.known.remove(&conn).expect("a connection is closed once");
                     self.ends.push((cause, known));
                 }
-                Event::Opened { .. } | Event::Letter { .. } | Event::Disk(_) => panic!("{event:?}"),
+                Event::Opened { .. } | Event::Letter { .. } | Event::HandedOver { .. } | Event::Disk(_) => {
+                    panic!("{event:?}")
+                }
             }
         }
         self.dialler.flush();

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use fluxar_engine::dial::Dial;
 use fluxar_engine::driver::Driver;
-use fluxar_engine::reactor::{Chunk, Conn, Event, Reactor};
+use fluxar_engine::reactor::{Chunk, Close, Conn, Event, Reactor};
 use fluxar_engine::ws::WsDial;
 
 use crate::front::{Effect, Front};
@@ -149,6 +149,8 @@ impl<D: Driver> Worker<D> {
                 self.front.handle_input_end(conn, pieces, partial);
                 return bytes;
             }
+            // No core hands connections over yet.
+            Event::HandedOver { conn, .. } => self.reactor.close(conn, Close::Now),
             Event::Sent { conn, bytes } => self.front.handle_sent(conn, bytes),
             Event::Ending { conn } => self.front.handle_ending(conn),
             Event::Closed { conn, cause } => {

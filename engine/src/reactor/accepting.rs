@@ -53,7 +53,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
                 return;
             }
         };
-        if self.table.len() >= self.config.connections_max {
+        if self.connections() >= self.config.connections_max {
             self.refuse();
             return;
         }

@@ -20,6 +20,8 @@ impl<D: Driver, L: Send> Reactor<D, L> {
             return;
         };
         match how {
+            // It is not the user's any more.
+            _ if matches!(connection.state, State::Leaving(_)) => {}
             Close::Now => self.finish(token, Cause::Ours),
             // The user has sent nothing, so nothing drains.
             Close::Drain { .. } if matches!(connection.state, State::Connecting | State::Asking) => {
@@ -112,6 +114,13 @@ impl<D: Driver, L: Send> Reactor<D, L> {
                     "the peer did not read what was queued before the close",
                 ));
             }
+            State::Leaving(_) => {
+                let error = io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the peer did not read what was queued before it was handed over",
+                );
+                return self.finish(token, Cause::Failed(error));
+            }
             State::Connecting | State::Asking => {
                 let (what, within_ms) = match connection.state {
                     State::Connecting => ("the connect", self.config.connect_ms),
@@ -155,7 +164,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         }
         // It did not come to a drain, or the drain did not come to its end: the peer does not read, or has done what is
         // answered by an end at once. Megabytes of the kernel's are not kept for it.
-        if connection.outgoing.is_some() || matches!(connection.state, State::Open) {
+        if connection.outgoing.is_some() || matches!(connection.state, State::Open | State::Leaving(_)) {
             self.driver.give_up(&connection.socket);
         }
         if let Some(outgoing) = connection.outgoing {
@@ -175,6 +184,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
                 self.counters.handshakes_failed += 1;
                 return;
             }
+            State::Leaving(leaving) => return self.lost_while_leaving(*leaving, cause),
         };
         if connection.flags.has(Flags::OPENED) {
             let conn = Conn(token);

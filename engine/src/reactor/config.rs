@@ -59,6 +59,10 @@ impl Default for ReactorConfig {
 pub struct Counters {
     /// Connections that this core took over, handshakes included.
     pub adopted: u64,
+    /// Connections that went to another core.
+    pub handed_over: u64,
+    /// Connections that came from another core after they were open.
+    pub taken_over: u64,
     /// Connections that were dialled, whatever became of them.
     pub dialled: u64,
     /// Dialled connections that were not opened.

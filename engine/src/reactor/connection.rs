@@ -7,7 +7,10 @@
 //!                           │ refused: the answer is drained too                                          │
 //!                           │                   │     └─ close(Now), socket failed ─▶ gone ◀── sent and ended,
 //!                           └─ too slow, peer's end ─────────────────────────────────▶ gone     or out of time
-//!                                               │
+//!                                               │     │
+//!                                               │     └─ handed over ─▶ Leaving ─ sent, receive ended ─▶ gone: Open
+//!                                               │                          │                             elsewhere
+//!                                               │                          └─ socket failed, too slow ─▶ gone
 //!   dialled ───▶ Connecting ──┬─ byte stream ───┤
 //!                     │       └──▶ Asking ──────┘ good answer
 //!                     │               └─ bad answer, too slow, closed, peer's end ───▶ gone
@@ -19,14 +22,15 @@ use crate::timer::TimerId;
 use crate::ws::{WebSocket, WsClient};
 
 use super::Cause;
+use super::handover::Leaving;
 use super::outgoing::Outgoing;
 
 /// What the table holds for a connection.
 #[derive(Debug)]
-pub(super) struct Connection<S> {
+pub(super) struct Connection<S, L> {
     pub(super) socket: S,
     pub(super) flags: Flags,
-    pub(super) state: State,
+    pub(super) state: State<L>,
     pub(super) layer: Layer,
     /// `None`: nothing is queued.
     pub(super) outgoing: Option<Box<Outgoing>>,
@@ -39,7 +43,7 @@ pub(super) struct Connection<S> {
 }
 
 #[derive(Debug)]
-pub(super) enum State {
+pub(super) enum State<L> {
     /// A dialled connection before its connect has come to an end.
     Connecting,
     /// A dialled WebSocket's request is sent, and the answer awaited.
@@ -47,6 +51,9 @@ pub(super) enum State {
     /// An accepted WebSocket's handshake is under way; the user does not know of the connection.
     Handshake(Box<Peer>),
     Open,
+    /// The user has handed it to another core and hears nothing more of it: what is queued is sent, the receive comes to its
+    /// end, what arrives until then is held. Paused.
+    Leaving(Box<Leaving<L>>),
     /// Nothing is handed up any more. What is queued is sent, then this side is ended, then the peer's end awaited.
     Draining(Box<Cause>),
 }
@@ -111,7 +118,7 @@ impl Flags {
     }
 }
 
-impl<S> Connection<S> {
+impl<S, L> Connection<S, L> {
     /// Whether nothing is queued or in flight.
     pub(super) fn is_flushed(&self) -> bool {
         self.outgoing.is_none() && !self.flags.has(Flags::SENDING)
@@ -131,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_small() {
-        let bytes = Table::<Connection<OwnedFd>>::SLOT_BYTES;
+        let bytes = Table::<Connection<OwnedFd, ()>>::SLOT_BYTES;
         assert!(bytes <= 128, "{bytes}");
     }
 }

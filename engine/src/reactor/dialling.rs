@@ -24,7 +24,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
     pub fn dial(&mut self, address: &Address, dial: &Dial) -> io::Result<Conn> {
         let remote = dial::remote(address)?;
         let connections = self.config.connections_max;
-        if self.table.len() >= connections {
+        if self.connections() >= connections {
             return Err(DialError::Full { connections }.into());
         }
         let layer = match (address, remote) {

@@ -1,10 +1,10 @@
-//! The pieces of one received chunk, lent to the user one after the other.
+//! The pieces of one received chunk, lent to the user one after the other; what it does not want now it gives back.
 
 use crate::driver::{Driver, Token};
 use crate::ws::{WsEvent, WsFault};
 
 use super::connection::{Layer, State};
-use super::{Cause, Chunk, Piece, Reactor, Transport, Upcoming};
+use super::{Cause, Chunk, Conn, Piece, Reactor, Transport, Upcoming};
 
 /// The pieces of one chunk, one after the other (a lending iterator). Dropping it discards the rest of the chunk.
 pub struct Input<'r, D: Driver, L: Send> {
@@ -45,6 +45,33 @@ impl<'r, D: Driver, L: Send> Input<'r, D, L> {
             Some(layer) => layer.websocket().is_some_and(|ws| ws.is_partial()),
             None => false,
         }
+    }
+
+    /// Gives back what was not taken of the chunk: the last `untaken_bytes` of the last [`Piece::Stream`] (a
+    /// message is taken whole) and all behind it. The connection is paused; what was given back comes first when it is
+    /// [resumed](Reactor::resume), or goes along when it is [handed over](Reactor::hand_over).
+    pub fn hold(mut self, untaken_bytes: usize) {
+        let Some(connection) = self.reactor.table.get(self.token) else {
+            return;
+        };
+        if !matches!(connection.state, State::Open) || self.end.is_some() {
+            return;
+        }
+        if matches!(connection.layer, Layer::Stream) {
+            self.taken -= untaken_bytes.min(self.taken);
+        }
+        let bytes: &[u8] = match &self.chunk {
+            Chunk::Lease(lease) => lease,
+            Chunk::Held(held) => held,
+        };
+        let rest = &bytes[self.taken..];
+        if !rest.is_empty() {
+            // What was held while the chunk was lent arrived behind it.
+            let held = connection.held.get_or_insert_default();
+            held.splice(..0, rest.iter().copied());
+            self.reactor.held_bytes += rest.len();
+        }
+        self.reactor.pause(Conn(self.token));
     }
 
     /// The next piece. A transport fault ends the input and closes the connection with its proper reason.

@@ -2,13 +2,16 @@
 //!
 //! Every core accepts; the kernel spreads accepts unevenly. So the accepting core looks at a board that shows how many
 //! connections each core has, takes the core with the fewest (itself, if no other has fewer), counts the connection
-//! there at once, so that a burst spreads, and sends the socket by mail. The owner counts it off when it is gone.
+//! there at once, so that a burst spreads, and sends the socket by mail. The owner counts it off when it is gone, or
+//! counts it at another core when it hands it over there.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::listener::{ListenerId, Peer};
 use crate::mail::CachePadded;
+
+use super::handover::Traveller;
 
 /// How many connections each core has. Shared by all cores; the counts are a hint for placement and a figure for
 /// people, nothing is derived from them that had to be exact.
@@ -52,7 +55,7 @@ impl Board {
         here
     }
 
-    /// Counts a placed connection at another core than was picked.
+    /// Counts a connection at another core.
     pub(super) fn move_to(&self, from: usize, to: usize) {
         self.left(from);
         self.connections[to].0.fetch_add(1, Ordering::Relaxed);
@@ -72,6 +75,8 @@ pub struct Parcel<S, L>(pub(super) Content<S, L>);
 pub(super) enum Content<S, L> {
     Letter(L),
     Connection(Newcomer<S>),
+    /// A connection that another core hands over.
+    Traveller(Box<Traveller<S, L>>),
 }
 
 /// A connection that no core has taken yet.

@@ -35,15 +35,12 @@ impl<D: Driver, L: Send> Reactor<D, L> {
                 None
             }
             State::Asking => self.hear_answer(token, lease),
+            State::Leaving(_) => {
+                self.hold(token, &lease);
+                None
+            }
             State::Open if connection.flags.has(Flags::PAUSED) => {
-                let held = connection.held.get_or_insert_default();
-                if held.len() + lease.len() > self.config.held_bytes_max {
-                    let cause = "the peer sends more at once than is held for a paused connection";
-                    self.finish(token, Cause::Transport(cause.into()));
-                    return None;
-                }
-                held.extend_from_slice(&lease);
-                self.held_bytes += lease.len();
+                self.hold(token, &lease);
                 None
             }
             State::Open => {
@@ -54,6 +51,20 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         }
     }
 
+    /// Keeps bytes of a paused connection, behind those that are kept.
+    fn hold(&mut self, token: Token, bytes: &[u8]) {
+        let Some(connection) = self.table.get(token) else {
+            return;
+        };
+        let held = connection.held.get_or_insert_default();
+        if held.len() + bytes.len() > self.config.held_bytes_max {
+            let cause = "the peer sends more at once than is held for a paused connection";
+            return self.finish(token, Cause::Transport(cause.into()));
+        }
+        held.extend_from_slice(bytes);
+        self.held_bytes += bytes.len();
+    }
+
     pub(super) fn receive_ended(&mut self, token: Token, end: ReceiveEnd) {
         let Some(connection) = self.table.get(token) else {
             self.counters.stale += 1;
@@ -61,6 +72,15 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         };
         connection.flags.clear(Flags::RECEIVING | Flags::STOPPING);
         let paused = connection.flags.has(Flags::PAUSED);
+        if matches!(connection.state, State::Leaving(_)) {
+            match end {
+                ReceiveEnd::Failed(error) => return self.failed(token, error),
+                ReceiveEnd::EndOfStream => connection.flags.set(Flags::PEER_ENDED),
+                // Whoever takes it over arms it anew.
+                ReceiveEnd::Stopped | ReceiveEnd::NoBuffers => {}
+            }
+            return self.leave_if_idle(token);
+        }
         match end {
             ReceiveEnd::Stopped if paused => {}
             // It was resumed before the receive had ended.
@@ -87,7 +107,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
             return;
         };
         match (&connection.state, &connection.layer) {
-            (State::Connecting, _) => {}
+            (State::Connecting | State::Leaving(_), _) => {}
             (State::Handshake(_), _) => self.finish(token, Cause::Peer),
             (State::Open, Layer::Stream) => self.drain(token, Cause::Peer, self.config.linger_ms),
             (State::Asking, _) => {
@@ -131,7 +151,7 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         let Some(connection) = self.table.get(token) else {
             return;
         };
-        if !connection.flags.has(Flags::PAUSED) {
+        if !connection.flags.has(Flags::PAUSED) || matches!(connection.state, State::Leaving(_)) {
             return;
         }
         connection.flags.clear(Flags::PAUSED);

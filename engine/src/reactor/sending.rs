@@ -161,18 +161,23 @@ impl<D: Driver, L: Send> Reactor<D, L> {
         self.counters.sends += 1;
         self.counters.sent_bytes += sent_bytes as u64;
         let bytes = gather.advance(sent_bytes);
+        let leaving = matches!(connection.state, State::Leaving(_));
         if gather.is_empty() {
             connection.flags.clear(Flags::SENDING);
             if connection.outgoing.is_some() {
                 mark_dirty(&mut self.dirty, &mut connection.flags, token);
             }
             self.pools.gather_back(gather);
-            self.end_if_flushed(token);
+            if leaving {
+                self.leave_if_idle(token);
+            } else {
+                self.end_if_flushed(token);
+            }
         } else {
             self.driver.send(token, &connection.socket, gather);
         }
         // If this was the last of a connection that is closing, its end comes behind this.
-        (bytes > 0).then_some(Event::Sent {
+        (bytes > 0 && !leaving).then_some(Event::Sent {
             conn: Conn(token),
             bytes,
         })

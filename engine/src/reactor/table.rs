@@ -36,19 +36,36 @@ impl<C> Table<C> {
 
     /// Gives out a slot. The caller bounds how many.
     pub(super) fn insert(&mut self, content: C) -> Token {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot {
-                content: None,
-                generation: 0,
-            });
-            (self.slots.len() - 1) as u32
-        });
+        let slot = self.vacant();
         let entry = &mut self.slots[slot as usize];
         entry.content = Some(content);
         Token {
             slot,
             generation: entry.generation,
         }
+    }
+
+    /// A token that names nothing any more: what one use of a slot gives, at its end at once.
+    pub(super) fn pass(&mut self) -> Token {
+        let slot = self.vacant();
+        let entry = &mut self.slots[slot as usize];
+        let token = Token {
+            slot,
+            generation: entry.generation,
+        };
+        entry.generation = (entry.generation + 1) % GENERATIONS;
+        self.free.push(slot);
+        token
+    }
+
+    fn vacant(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot {
+                content: None,
+                generation: 0,
+            });
+            (self.slots.len() - 1) as u32
+        })
     }
 
     pub(super) fn get(&mut self, token: Token) -> Option<&mut C> {

@@ -76,7 +76,10 @@ impl Dialler {
                     Event::Ending { conn } => return Seen::Ending(conn),
                     Event::Closed { conn, cause } => return Seen::Closed(conn, cause),
                     Event::Sent { bytes, .. } => self.sent_bytes += bytes,
-                    Event::Opened { .. } | Event::Letter { .. } | Event::Disk(_) => panic!("{event:?}"),
+                    Event::Opened { .. }
+                    | Event::Letter { .. }
+                    | Event::HandedOver { .. }
+                    | Event::Disk(_) => panic!("{event:?}"),
                 }
             }
             assert!(begun.elapsed() < STALLED, "no event came");

@@ -21,9 +21,11 @@ pub(crate) const STALLED: Duration = Duration::from_secs(60);
 /// While so much waits for a peer it is not read from.
 const QUEUED_BYTES_MAX: usize = 256 * 1024;
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Letter {
     Stop,
+    /// A connection that is handed over.
+    Yours,
 }
 
 /// What a core says when it stops.
@@ -37,6 +39,8 @@ pub(crate) struct Ended {
     pub(crate) accepts_failed: u64,
     /// Receive buffers that are in nobody's hands.
     pub(crate) free_buffers: usize,
+    /// Connections that went to another core.
+    pub(crate) handed_over: u64,
     /// Gather lists with the driver.
     pub(crate) gathers_lent: usize,
     /// Events `Opened` less events `Closed`.
@@ -53,6 +57,21 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(cores: usize, urls: &[&str], uring: &UringConfig, config: &ReactorConfig) -> Server {
+        Server::start_with(cores, urls, uring, config, false)
+    }
+
+    /// A server that now and then hands a connection on to the next core.
+    pub(crate) fn start_wandering(cores: usize, urls: &[&str], uring: &UringConfig) -> Server {
+        Server::start_with(cores, urls, uring, &ReactorConfig::default(), true)
+    }
+
+    fn start_with(
+        cores: usize,
+        urls: &[&str],
+        uring: &UringConfig,
+        config: &ReactorConfig,
+        wandering: bool,
+    ) -> Server {
         let open = |url: &&str| Arc::new(Listener::open(&Address::parse(url).expect(url)).expect(url));
         let listeners: Vec<_> = urls.iter().map(open).collect();
         let addresses = listeners
@@ -78,7 +97,7 @@ impl Server {
                 }
                 let reactor = Reactor::new(driver, endpoint, board, transports, config);
                 ready.wait();
-                serve(reactor)
+                serve(reactor, wandering)
             }));
         }
         ready.wait();
@@ -154,7 +173,9 @@ fn transport(address: &Address) -> Transport {
     }
 }
 
-fn serve(mut reactor: Reactor<UringDriver, Letter>) -> Ended {
+fn serve(mut reactor: Reactor<UringDriver, Letter>, wandering: bool) -> Ended {
+    let next_core = (reactor.core() + 1) % reactor.cores();
+    let mut chunks = 0;
     let mut queued_bytes: HashMap<Conn, usize> = HashMap::new();
     let mut echoes: Vec<Bytes> = Vec::new();
     loop {
@@ -163,6 +184,13 @@ fn serve(mut reactor: Reactor<UringDriver, Letter>) -> Ended {
             match event {
                 Event::Opened { conn, .. } => {
                     assert!(queued_bytes.insert(conn, 0).is_none(), "opened twice");
+                }
+                Event::HandedOver { conn, from, letter } => {
+                    assert_eq!(
+                        (letter, (from + 1) % reactor.cores()),
+                        (Letter::Yours, reactor.core())
+                    );
+                    assert!(queued_bytes.insert(conn, 0).is_none(), "in use");
                 }
                 Event::Connected { conn } => panic!("{conn:?} was not dialled"),
                 Event::Received { conn, chunk } => {
@@ -180,6 +208,13 @@ fn serve(mut reactor: Reactor<UringDriver, Letter>) -> Ended {
                     if *queued > QUEUED_BYTES_MAX {
                         reactor.pause(conn);
                     }
+                    chunks += 1;
+                    if wandering
+                        && chunks % 3 == 0
+                        && reactor.hand_over(conn, next_core, Letter::Yours).is_ok()
+                    {
+                        queued_bytes.remove(&conn);
+                    }
                 }
                 Event::Sent { conn, bytes } => {
                     let queued = queued_bytes.get_mut(&conn).expect("open");
@@ -194,6 +229,10 @@ fn serve(mut reactor: Reactor<UringDriver, Letter>) -> Ended {
                     queued_bytes.remove(&conn).expect("was open");
                 }
                 Event::Letter {
+                    letter: Letter::Yours,
+                    ..
+                } => panic!("not without its connection"),
+                Event::Letter {
                     letter: Letter::Stop, ..
                 } => {
                     // Once more, so that buffers that were just given back are counted.
@@ -205,6 +244,7 @@ fn serve(mut reactor: Reactor<UringDriver, Letter>) -> Ended {
                         adopted: counters.adopted,
                         accepts_failed: counters.accepts_failed,
                         free_buffers: reactor.driver().free_buffers(),
+                        handed_over: counters.handed_over,
                         gathers_lent: reactor.gathers_lent(),
                         open: queued_bytes.len(),
                     };

@@ -33,6 +33,8 @@ pub(crate) struct Service {
     pub(crate) closes: f64,
     /// Each core sends so many letters to each core.
     pub(crate) letters: u64,
+    /// Gives back a part of what arrived at random, and hands connections over at random, on any event.
+    pub(crate) moves: f64,
     /// Takes all letters of a turn, but no more than so many other events.
     pub(crate) budget: Option<usize>,
 }
@@ -45,6 +47,7 @@ impl Default for Service {
             farewell: None,
             closes: 0.0,
             letters: 0,
+            moves: 0.0,
             budget: None,
         }
     }
@@ -74,6 +77,9 @@ pub(crate) struct Core {
     to_post: Vec<u64>,
     /// By sender: the number that has to come next.
     pub(crate) letters_next: Vec<u64>,
+    /// The letters of connections that were handed over from here, and to here.
+    pub(crate) handed: Vec<u64>,
+    pub(crate) taken: Vec<u64>,
     pub(crate) queued_most: usize,
     /// `Received` events.
     pub(crate) chunks: u64,
@@ -117,6 +123,13 @@ impl Core {
                 conn
             }
             Event::Connected { conn } => panic!("{conn:?} was not dialled"),
+            Event::HandedOver { conn, from, letter } => {
+                assert_eq!(letter >> 32, from as u64);
+                self.taken.push(letter);
+                let new = self.known.insert(conn, Known::default()).is_none();
+                assert!(new, "{conn:?} is in use");
+                conn
+            }
             Event::Received { conn, chunk } => {
                 let known = self
                     .known
@@ -127,12 +140,28 @@ impl Core {
                     "{conn:?} got bytes it did not want"
                 );
                 self.chunks += 1;
-                let mut pieces = Vec::new();
+                let gives_back = self.random.chance(self.service.moves);
+                let (mut pieces, mut untaken) = (Vec::new(), 0);
                 let mut input = self.reactor.input(conn, chunk);
-                while let Some(Piece::Stream(bytes) | Piece::Message(bytes)) = input.next() {
-                    pieces.push(Bytes::copy_from_slice(bytes));
+                while let Some(piece) = input.next() {
+                    pieces.push(match piece {
+                        Piece::Stream(bytes) if gives_back => {
+                            untaken = self.random.index(bytes.len() + 1);
+                            Bytes::copy_from_slice(&bytes[..bytes.len() - untaken])
+                        }
+                        Piece::Stream(bytes) | Piece::Message(bytes) => Bytes::copy_from_slice(bytes),
+                    });
+                    if gives_back && self.random.chance(0.5) {
+                        break;
+                    }
                 }
-                drop(input);
+                if gives_back {
+                    input.hold(untaken);
+                    known.paused = true;
+                    self.resting.push(conn);
+                } else {
+                    drop(input);
+                }
                 self.answer(conn, pieces);
                 conn
             }
@@ -174,6 +203,9 @@ impl Core {
                 return;
             }
         };
+        if self.random.chance(self.service.moves) {
+            return self.hand_over(conn);
+        }
         if self.random.chance(self.service.closes) && !self.known[&conn].closing {
             let now = self.random.chance(0.5);
             self.known.get_mut(&conn).unwrap().closing = true;
@@ -186,6 +218,24 @@ impl Core {
                 },
             );
         }
+    }
+
+    fn hand_over(&mut self, conn: Conn) {
+        let letter = ((self.reactor.core() as u64) << 32) | self.handed.len() as u64;
+        let core = self.random.index(self.reactor.cores());
+        if let Err(back) = self.reactor.hand_over(conn, core, letter) {
+            assert_eq!(back, letter, "it was not to be had, and its end follows");
+            return;
+        }
+        self.handed.push(letter);
+        self.known.remove(&conn).expect("it was known");
+        self.resting.retain(|resting| *resting != conn);
+        // The old name means nothing any more. What is sent by it would come back to the clients.
+        self.reactor.send(conn, Bytes::from_static(b"too late"));
+        self.reactor.resume(conn);
+        self.reactor.close(conn, Close::Now);
+        self.reactor.close(conn, Close::Drain { ws_code: 1001 });
+        assert_eq!(self.reactor.hand_over(conn, core, letter), Err(letter));
     }
 
     fn answer(&mut self, conn: Conn, pieces: Vec<Bytes>) {
@@ -215,7 +265,7 @@ impl Core {
         if known.queued >= self.service.queued_max || rests {
             known.paused = true;
             self.reactor.pause(conn);
-            if rests {
+            if rests && !self.resting.contains(&conn) {
                 self.resting.push(conn);
             }
         }
@@ -298,6 +348,8 @@ impl House {
             causes: Vec::new(),
             to_post: vec![0; cores],
             letters_next: vec![0; cores + 1],
+            handed: Vec::new(),
+            taken: Vec::new(),
             queued_most: 0,
             chunks: 0,
         });
@@ -348,6 +400,22 @@ impl House {
 
     pub(crate) fn causes(&self) -> impl Iterator<Item = &Cause> {
         self.cores.iter().flat_map(|core| &core.causes)
+    }
+
+    /// How many connections were handed over, each of whose letters arrived once.
+    pub(crate) fn handed_over(&self) -> usize {
+        let sorted = |letters: &dyn Fn(&Core) -> Vec<u64>| {
+            let mut all: Vec<u64> = self.cores.iter().flat_map(letters).collect();
+            all.sort_unstable();
+            all
+        };
+        let handed = sorted(&|core| core.handed.clone());
+        assert_eq!(
+            sorted(&|core| core.taken.clone()),
+            handed,
+            "letters of connections"
+        );
+        handed.len()
     }
 
     /// After the last connection is gone, nothing of any is left.

@@ -251,7 +251,7 @@ impl<P: Protocol> Worker<P> {
             }
             Event::Opened { conn, .. } => self.attach(conn),
             // What ends says so once more.
-            Event::Ending { .. } | Event::Letter { .. } | Event::Disk(_) => {}
+            Event::Ending { .. } | Event::Letter { .. } | Event::HandedOver { .. } | Event::Disk(_) => {}
         }
         0
     }
