@@ -17,6 +17,10 @@ pub struct Counters {
     pub delivered: u64,
     /// Events dropped because their receiver's queue was full, or because they were too large for it.
     pub dropped: u64,
+    /// Events that were handed to the log.
+    pub logged: u64,
+    /// Publishes that were acknowledged.
+    pub acknowledged: u64,
     /// Envelopes that were malformed.
     pub rejected: u64,
     /// Envelopes that were answered with an error.

@@ -20,6 +20,9 @@ impl Front {
         let now_ms = now_us / 1_000;
         self.now_us = now_us;
         self.now_ms = now_ms;
+        if self.log_dir.is_some() {
+            self.shard.set_unix_ms((self.wall_clock)(now_ms));
+        }
         self.shard.handle_time(now_us);
         self.after_shard();
         let mut expired = std::mem::take(&mut self.expired);

@@ -76,6 +76,9 @@ impl Front {
                 Outgoing::Note(told) => self.tell(&told),
             }
         }
+        while let Some(news) = self.shard.poll_logged() {
+            self.tell_logged(news);
+        }
         while let Some((core, letter)) = self.shard.poll_letter() {
             self.post(core, letter);
         }
@@ -161,7 +164,7 @@ impl Front {
     }
 
     /// A member of a group that falls behind gets nothing more while others keep up.
-    fn rest_if_behind(&mut self, slot: usize) {
+    pub(crate) fn rest_if_behind(&mut self, slot: usize) {
         let Some(session) = &mut self.sessions[slot] else {
             return;
         };
@@ -171,7 +174,7 @@ impl Front {
         }
     }
 
-    fn push_private(&mut self, slot: usize, body: &[u8]) -> u64 {
+    pub(crate) fn push_private(&mut self, slot: usize, body: &[u8]) -> u64 {
         let Some(session) = &mut self.sessions[slot] else {
             return 0;
         };

@@ -7,12 +7,13 @@ use bytes::BytesMut;
 use fluxar_protocol::envelope::{Decoded, Envelope};
 use fluxar_protocol::error::Code;
 use fluxar_protocol::exchange::{Verb, verb};
-use fluxar_protocol::meta::{Meta, MetaWriter, Qos};
+use fluxar_protocol::meta::{Meta, MetaWriter};
 use fluxar_protocol::{Fault, Form, Id, Kind};
 use fluxar_shard::{AnswerRoute, Asking, Letter, Offering, Outcome, PeerId, Refusal, Route};
 
 use crate::flow::Growth;
 use crate::front::{Effect, Front, answer, ws_code};
+use crate::logged::{LogWish, PublishWish, WishFault};
 use crate::mail::Mail;
 use crate::streams::code_of;
 
@@ -67,8 +68,9 @@ impl Front {
                 self.push(slot, &answer(Kind::Ping, own, envelope.id, None));
             }
             Verb::Close => self.say_goodbye(slot, None, ws_code::NORMAL),
+            Verb::Ack(subscription) => self.acknowledge(slot, subscription, envelope),
             // About things that this gateway does not have open: ignored, as [P-3.10] says.
-            Verb::SubscriptionNote(_) | Verb::Ack(_) | Verb::Pong(_) => {}
+            Verb::SubscriptionNote(_) | Verb::Pong(_) => {}
             // The handshake admits neither here.
             Verb::Hello | Verb::Welcome(_) => {}
         }
@@ -76,19 +78,14 @@ impl Front {
 
     fn publish(&mut self, slot: usize, envelope: &Envelope<'_>, compact: &[u8]) {
         let Some(topic) = envelope.target else { return };
-        if let Some(meta) = &envelope.meta
-            && let Err((code, message)) = takes_event(meta)
-        {
-            // Who asks for an acknowledgement gets its refusal; the others are told together [P-3.8].
-            if meta.qos().is_ok_and(|qos| qos != Qos::AtMostOnce) {
-                self.answer_error(slot, Kind::Event, envelope.id, code, &message, None);
-                self.charge_refusal(slot);
-            } else {
-                self.refuse(slot, Kind::Event, envelope.id, code, &message);
-            }
-            return;
-        }
-        self.shard.publish(topic, compact);
+        let wish = match &envelope.meta {
+            Some(meta) => match PublishWish::read(meta) {
+                Ok(wish) => wish,
+                Err(fault) => return self.refuse_fault(slot, Kind::Event, envelope.id, &fault),
+            },
+            None => PublishWish::default(),
+        };
+        self.publish_as(slot, envelope.id, topic, compact, wish);
     }
 
     fn subscribe(&mut self, slot: usize, serve: bool, envelope: &Envelope<'_>) {
@@ -96,12 +93,22 @@ impl Front {
             return;
         };
         let (peer, id) = (session.peer, envelope.id);
-        let wish = match Wish::read(envelope.meta.as_ref(), serve) {
-            Ok(wish) => wish,
-            Err(Refused { code, message }) => {
-                self.refuse(slot, Kind::Subscribe, id, code, &message);
-                return self.charge_refusal(slot);
+        if !serve && let Some(meta) = &envelope.meta {
+            match LogWish::read(meta) {
+                Ok(None) => {}
+                Ok(Some(wish)) => return self.subscribe_logged(slot, id, pattern, &wish),
+                Err(WishFault::Meta(fault)) => {
+                    return self.refuse_fault(slot, Kind::Subscribe, id, &fault);
+                }
+                Err(WishFault::Together(message)) => {
+                    self.refuse(slot, Kind::Subscribe, id, Code::InvalidArgument, message);
+                    return self.charge_refusal(slot);
+                }
             }
+        }
+        let wish = match Wish::read(envelope.meta.as_ref()) {
+            Ok(wish) => wish,
+            Err(fault) => return self.refuse_fault(slot, Kind::Subscribe, id, &fault),
         };
         let result = if serve {
             let offering = Offering {
@@ -305,22 +312,8 @@ struct Wish<'a> {
     zone: Option<&'a str>,
 }
 
-struct Refused {
-    code: Code,
-    message: String,
-}
-
-impl From<Fault> for Refused {
-    fn from(fault: Fault) -> Self {
-        Self {
-            code: fault.code(),
-            message: fault.to_string(),
-        }
-    }
-}
-
 impl<'a> Wish<'a> {
-    fn read(meta: Option<&Meta<'a>>, serve: bool) -> Result<Self, Refused> {
+    fn read(meta: Option<&Meta<'a>>) -> Result<Self, Fault> {
         let Some(meta) = meta else {
             return Ok(Self {
                 group: None,
@@ -329,23 +322,6 @@ impl<'a> Wish<'a> {
                 zone: None,
             });
         };
-        if !serve {
-            let later = if meta.qos()? != Qos::AtMostOnce {
-                Some("qos 1 and 2")
-            } else {
-                ["durable", "from", "retain"]
-                    .into_iter()
-                    .find(|key| meta.get(key).is_some())
-            };
-            if let Some(what) = later {
-                return Err(Refused {
-                    code: Code::Unimplemented,
-                    message: format!(
-                        "{what} needs a log, which this gateway does not keep yet; subscribe at qos 0"
-                    ),
-                });
-            }
-        }
         let number = |key| -> Result<Option<u32>, Fault> {
             let number = meta.uint(key)?;
             Ok(number.map(|number| u32::try_from(number).unwrap_or(u32::MAX)))
@@ -357,18 +333,4 @@ impl<'a> Wish<'a> {
             zone: meta.text("zone")?,
         })
     }
-}
-
-/// Whether an event can be passed on as it is asked: at qos 0, without a log.
-fn takes_event(meta: &Meta<'_>) -> Result<(), (Code, String)> {
-    let wish = match (meta.qos(), meta.flag("retain")) {
-        (Err(fault), _) | (_, Err(fault)) => return Err((fault.code(), fault.to_string())),
-        (Ok(Qos::AtMostOnce), Ok(false)) => return Ok(()),
-        (Ok(Qos::AtMostOnce), Ok(true)) => "retain",
-        (Ok(_), Ok(_)) => "qos 1 and 2",
-    };
-    Err((
-        Code::Unimplemented,
-        format!("{wish} needs a log, which this gateway does not keep yet; publish at qos 0"),
-    ))
 }

@@ -7,9 +7,11 @@
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fluxar_engine::disk::{DiskDone, DiskOp};
 use fluxar_engine::driver::Token;
 use fluxar_engine::listener::Address;
 use fluxar_engine::paged::Paged;
@@ -21,6 +23,8 @@ use fluxar_protocol::frame::FrameTooLarge;
 use fluxar_protocol::hello::Handshake;
 use fluxar_protocol::reader::{EnvelopeReader, Progress};
 use fluxar_protocol::{Batch, Id, Kind};
+use fluxar_shard::log::Settings;
+use fluxar_shard::log::recovery::Recovered;
 use fluxar_shard::{PeerId, Seed, Shard};
 
 use crate::agents::Agents;
@@ -28,6 +32,7 @@ use crate::counters::Counters;
 use crate::flow::Growth;
 use crate::ids::{Entropy, Ids};
 use crate::limits::Limits;
+use crate::log::{from_engine, to_engine};
 use crate::mail::Mail;
 use crate::outbox::Framing;
 use crate::services::Admin;
@@ -45,6 +50,13 @@ pub enum Effect {
         conn: Conn,
         /// A frame with its prefix, or a WebSocket message.
         bytes: Bytes,
+    },
+    /// Queue two byte strings as one frame, or one WebSocket message.
+    SendParts {
+        /// The connection.
+        conn: Conn,
+        /// A part that is this connection's own, and one that others share.
+        parts: [Bytes; 2],
     },
     /// Stop reading.
     Pause(Conn),
@@ -81,6 +93,9 @@ pub enum Effect {
         cause: Option<Conn>,
     },
 }
+
+/// From the time of a core, ms, to the ms since 1970: the system's clock, or the simulation's.
+pub type WallClock = Box<dyn FnMut(u64) -> u64>;
 
 /// WebSocket close codes (RFC 6455 §7.4.1) as the gateway uses them [P-8.4].
 pub mod ws_code {
@@ -122,6 +137,11 @@ pub struct Front {
     pub(crate) announcer: Arc<Announcer>,
     pub(crate) welcome_limits: Vec<u8>,
     pub(crate) stopping: bool,
+    /// Whether a rule has events at qos 0 logged, too.
+    pub(crate) logs_unasked: bool,
+    /// The log's directory.
+    pub(crate) log_dir: Option<Arc<Path>>,
+    pub(crate) wall_clock: WallClock,
     /// The connection whose input is being handled: what it causes elsewhere is charged to it.
     pub(crate) cause: Option<Conn>,
 }
@@ -176,6 +196,9 @@ impl Front {
             announcer: Arc::new(Announcer::new(usize::from(cores))),
             welcome_limits,
             stopping: false,
+            logs_unasked: false,
+            log_dir: None,
+            wall_clock: Box::new(|now_ms| now_ms),
             cause: None,
         }
     }
@@ -183,6 +206,18 @@ impl Front {
     /// Has what it says about upstreams said together with the other cores.
     pub fn set_announcer(&mut self, announcer: Arc<Announcer>) {
         self.announcer = announcer;
+    }
+
+    /// Keeps a log in this directory: what was in it comes by [`Front::handle_recovered`]. Before anything else.
+    pub fn set_log(&mut self, settings: Arc<Settings>, directory: Arc<Path>) {
+        self.logs_unasked = settings.topics.iter().any(|rule| rule.always == Some(true));
+        self.log_dir = Some(directory);
+        self.shard.set_log(Some(settings));
+    }
+
+    /// Has the log go by this clock, which is given the time of this core, ms, and gives the ms since 1970.
+    pub fn set_wall_clock(&mut self, clock: WallClock) {
+        self.wall_clock = clock;
     }
 
     /// What happened on this core so far.
@@ -211,6 +246,38 @@ impl Front {
     /// The next thing to do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
+    }
+
+    /// The next thing for the disk. Polled at the end of a turn, so that what it appended is one write.
+    pub fn poll_disk(&mut self) -> Option<DiskOp> {
+        let directory = self.log_dir.as_ref()?;
+        Some(to_engine(self.shard.poll_disk()?, directory))
+    }
+
+    /// What came of it.
+    pub fn handle_disk(&mut self, done: DiskDone) {
+        if let Some(done) = from_engine(done) {
+            self.shard.handle_disk(done);
+            self.after_shard();
+        }
+    }
+
+    /// A part of what recovery found for this core.
+    pub fn handle_recovered(&mut self, share: Recovered) {
+        self.shard.handle_recovered(share);
+        self.after_shard();
+    }
+
+    /// Writes, syncs and seals what the log has taken, and takes no more.
+    pub fn stop_log(&mut self) {
+        self.shard.stop_log();
+        self.after_shard();
+    }
+
+    /// Whether the log has nothing more to do.
+    #[must_use]
+    pub fn is_log_stopped(&self) -> bool {
+        self.log_dir.is_none() || self.shard.is_log_stopped()
     }
 
     /// When [`Front::handle_time`] has something to do, ms.

@@ -129,6 +129,25 @@ pub(crate) fn encode_refused(refused: u64) -> Vec<u8> {
     })
 }
 
+/// `details` about events of a log, from `first` to `last`.
+pub(crate) fn encode_places(partition: u16, first: u64, last: u64) -> Vec<u8> {
+    encode(|e| {
+        e.map(3)?
+            .str("partition")?
+            .u16(partition)?
+            .str("first")?
+            .u64(first)?
+            .str("last")?
+            .u64(last)?;
+        Ok(())
+    })
+}
+
+/// A number.
+pub(crate) fn encode_uint(number: u64) -> Vec<u8> {
+    encode(|e| e.u64(number).map(|_| ()))
+}
+
 /// The payload of an accepted subscription to topics without a log.
 pub(crate) fn encode_accepted(epoch: u64) -> Vec<u8> {
     encode(|e| {

@@ -22,6 +22,7 @@ pub mod health;
 pub mod ids;
 pub mod limits;
 pub mod log;
+pub mod logged;
 pub mod mail;
 pub mod outbox;
 pub mod rate;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use fluxar_shard::Letter;
+use fluxar_shard::log::recovery::Recovered;
 
 use crate::services;
 use crate::upstreams::{Resolved, Services};
@@ -16,6 +17,8 @@ pub enum Mail {
     Services(Arc<Services>),
     /// From the resolver's thread: the addresses that a name has now.
     Resolved(Arc<Resolved>),
+    /// From the recovery thread: a part of what the log's directory holds of this core's partitions.
+    Recovered(Box<Recovered>),
     /// From core to core: who serves, for `$services.…`.
     Admin(services::Letter),
     /// From the main thread: say goodbye to everybody, flush, and end.

@@ -135,6 +135,12 @@ impl Outbox {
         (self.body_bytes_max as usize).saturating_sub(fluxar_protocol::limits::FRAME_RESERVE_BYTES)
     }
 
+    /// The largest body that this peer takes, bytes.
+    #[must_use]
+    pub fn body_bytes_max(&self) -> u32 {
+        self.body_bytes_max
+    }
+
     /// Whether a body of this size can be shared with this peer as it is.
     #[must_use]
     pub fn takes_shared(&self, body_bytes: usize) -> bool {
@@ -204,6 +210,28 @@ impl Outbox {
     pub fn share(&mut self, framed: &Bytes) -> Bytes {
         debug_assert!(!self.is_open());
         self.hand_over(framed.clone())
+    }
+
+    /// Room that the transport wants in front of a body that is made for this connection, bytes.
+    #[must_use]
+    pub fn header_room(&self) -> usize {
+        match self.framing {
+            Framing::Prefixed => PREFIX_BYTES,
+            Framing::Message => 0,
+        }
+    }
+
+    /// One body of two parts: a header of this connection's own, with [`Outbox::header_room`] in front of it, and events
+    /// that are shared. As for [`Outbox::share`], the caller sealed and asked.
+    pub fn share_behind(&mut self, mut header: Vec<u8>, events: &Bytes) -> [Bytes; 2] {
+        debug_assert!(!self.is_open());
+        let room = self.header_room();
+        if room > 0 {
+            let body_bytes = header.len() - room + events.len();
+            header[..room].copy_from_slice(&frame::prefix(body_bytes));
+        }
+        self.handed_bytes += (header.len() + events.len()) as u64;
+        [Bytes::from(header), events.clone()]
     }
 
     /// Whether a body of so many envelopes can be sent to this peer in one frame after transcoding it.

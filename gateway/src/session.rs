@@ -11,6 +11,7 @@ use fluxar_protocol::reader::EnvelopeReader;
 use fluxar_protocol::{Code, Id};
 use fluxar_shard::{PeerId, Standing};
 
+use crate::logged::Unacked;
 use crate::outbox::{Framing, Outbox};
 use crate::rate::Bucket;
 
@@ -24,6 +25,8 @@ pub mod pause {
     pub const MAIL: u8 = 4;
     /// Its queue is at twice the bound: it takes nothing more and is closed at the end of the turn.
     pub const OVERRUN: u8 = 8;
+    /// What it published to the log is not acknowledged yet.
+    pub const LOG: u8 = 16;
 }
 
 /// What was asked of a peer that is silent; any byte from it answers all of it.
@@ -130,6 +133,8 @@ pub struct Session {
     pub link: u32,
     /// Who it says it is; sessions that say the same share it.
     pub agent: Option<Arc<str>>,
+    /// What it published to the log and is not acknowledged yet.
+    pub unacked: Unacked,
     /// Deadlines.
     pub due: Due,
     /// The one timer that stands for them, and when it rings, ms.
@@ -176,6 +181,7 @@ impl Session {
             credit_bytes: 0,
             link: ACCEPTED,
             agent: None,
+            unacked: Unacked::default(),
             due: Due::NEVER,
             timer: None,
             note_position: 0,

@@ -187,6 +187,7 @@ impl<D: Driver> Worker<D> {
         while let Some(effect) = self.front.poll_effect() {
             match effect {
                 Effect::Send { conn, bytes } => self.reactor.send(conn, bytes),
+                Effect::SendParts { conn, parts } => self.reactor.send_parts(conn, parts),
                 Effect::Pause(conn) => self.reactor.pause(conn),
                 Effect::Resume(conn) => self.reactor.resume(conn),
                 Effect::Close { conn, how } => self.reactor.close(conn, how),

@@ -9,6 +9,8 @@
 
 pub mod directory;
 pub mod files;
+mod operations;
 
 pub use directory::{DataDir, DirFault};
 pub use files::DirFiles;
+pub(crate) use operations::{from_engine, to_engine};
