@@ -102,6 +102,8 @@ pub struct CoreEnd {
     pub counters: Counters,
     /// Connections that were cut off because they did not drain in time.
     pub cut_off: u32,
+    /// Whether its log, if it had one, was written to the end and sealed.
+    pub log_is_sealed: bool,
     /// What its shard still held: nothing of its own connections, if none was cut off.
     pub held: fluxar_shard::Counts,
 }
@@ -305,10 +307,15 @@ fn run_core(seat: Seat, ready: &mpsc::Sender<(usize, io::Result<()>)>) -> io::Re
     };
     let _ = ready.send((core, Ok(())));
     loop {
-        if let Turn::Stopped { cut_off } = worker.turn()? {
+        if let Turn::Stopped {
+            cut_off,
+            log_is_sealed,
+        } = worker.turn()?
+        {
             return Ok(CoreEnd {
                 counters: *worker.front().counters(),
                 cut_off,
+                log_is_sealed,
                 held: worker.front().shard_counts(),
             });
         }

@@ -1,7 +1,7 @@
 //! One core's loop: the engine's events go into the front, the front's effects go into the engine.
 //!
 //! ```text
-//!   turn: submit, park, gather → time → letters → events, up to a budget of bytes → seal frames → effects → flush
+//!   turn: submit, park, gather → time → letters → events, up to a budget of bytes → seal frames → effects → disk → flush
 //! ```
 //!
 //! The same code runs on io_uring and under the simulation.
@@ -34,13 +34,18 @@ pub struct Worker<D: Driver> {
     dial: Dial,
     /// The letter that says so has come.
     told_to_stop: bool,
-    /// When to end at the latest, since it was told to stop.
+    /// When connections end at the latest, since it was told to stop.
     stop_by_ms: Option<u64>,
+    /// When the log ends at the latest, since they have.
+    log_stop_by_ms: Option<u64>,
 }
 
 /// Received bytes after which a turn ends, so that what they caused is sent, and counted as sent, before more is taken:
 /// without it a burst would fill the queues of receivers that keep up.
 const TURN_BYTES_MAX: usize = 256 * 1024;
+
+/// A log has at least so long to be sealed, however short the time to drain.
+const LOG_STOP_MS_LEAST: u64 = 2_000;
 
 /// How a turn left the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +56,8 @@ pub enum Turn {
     Stopped {
         /// How many.
         cut_off: u32,
+        /// Whether its log was written to the end and sealed. If not, the next start reads it through.
+        log_is_sealed: bool,
     },
 }
 
@@ -80,6 +87,7 @@ impl<D: Driver> Worker<D> {
             dial,
             told_to_stop: false,
             stop_by_ms: None,
+            log_stop_by_ms: None,
         }
     }
 
@@ -116,8 +124,12 @@ impl<D: Driver> Worker<D> {
             received_bytes += self.handle(event);
             self.carry_out();
         }
+        self.stop_log(now_ms);
         self.front.handle_turn_end();
         self.carry_out();
+        while let Some(op) = self.front.poll_disk() {
+            self.reactor.disk(op);
+        }
         self.reactor.flush();
         Ok(self.stopped(now_ms))
     }
@@ -158,7 +170,7 @@ impl<D: Driver> Worker<D> {
                 self.front.handle_closed(conn, &cause);
             }
             // Nothing is asked of a disk yet.
-            Event::Disk(_) => {}
+            Event::Disk(done) => self.front.handle_disk(done),
             Event::Letter {
                 letter: Mail::Stop, ..
             } => self.told_to_stop = true,
@@ -170,6 +182,10 @@ impl<D: Driver> Worker<D> {
                 letter: Mail::Resolved(resolved),
                 ..
             } => self.front.handle_resolved(resolved),
+            Event::Letter {
+                letter: Mail::Recovered(share),
+                ..
+            } => self.front.handle_recovered(*share),
             Event::Letter {
                 from,
                 letter: Mail::Admin(letter),
@@ -250,17 +266,29 @@ impl<D: Driver> Worker<D> {
             // The other core will have made room in a moment; it does not know that somebody waits.
             return Some(self.reactor.now_ns() + 100_000);
         }
-        let timeout_ms = match (self.front.poll_timeout_ms(), self.stop_by_ms) {
+        let stop_by_ms = self.log_stop_by_ms.or(self.stop_by_ms);
+        let timeout_ms = match (self.front.poll_timeout_ms(), stop_by_ms) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
         timeout_ms.map(|ms| ms.saturating_mul(1_000_000))
     }
 
+    /// First the connections end, then the log: what was taken of them is written and sealed.
+    fn stop_log(&mut self, now_ms: u64) {
+        let Some(by_ms) = self.stop_by_ms else { return };
+        if self.log_stop_by_ms.is_none() && (self.front.sessions() == 0 || now_ms >= by_ms) {
+            self.log_stop_by_ms = Some(now_ms + self.drain_ms.max(LOG_STOP_MS_LEAST));
+            self.front.stop_log();
+        }
+    }
+
     fn stopped(&self, now_ms: u64) -> Turn {
-        match self.stop_by_ms {
-            Some(by_ms) if self.front.sessions() == 0 || now_ms >= by_ms => Turn::Stopped {
+        let log_is_sealed = self.front.is_log_stopped();
+        match self.log_stop_by_ms {
+            Some(by_ms) if log_is_sealed || now_ms >= by_ms => Turn::Stopped {
                 cut_off: self.front.sessions(),
+                log_is_sealed,
             },
             _ => Turn::Running,
         }

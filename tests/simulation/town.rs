@@ -333,7 +333,7 @@ impl Town {
             match self.world.step() {
                 Step::Core(core) => {
                     if let Some(worker) = &mut self.workers[core]
-                        && let Turn::Stopped { cut_off } =
+                        && let Turn::Stopped { cut_off, .. } =
                             worker.turn().expect("a simulated driver does not fail")
                     {
                         assert!(

@@ -112,7 +112,10 @@ fn fault(file: u64, what: &str, error: &io::Error) -> DiskFault {
     if is_full(error) {
         return DiskFault::Full;
     }
-    DiskFault::Failed(format!("{} could not be {what}: {error}", segment_of(file).name()))
+    DiskFault::Failed(format!(
+        "{} could not be {what}: {error}",
+        segment_of(file).name()
+    ))
 }
 
 #[cfg(test)]

@@ -104,6 +104,9 @@ impl Shard {
     /// The wall clock, ms since 1970: before each [`Shard::handle_time`].
     pub fn set_unix_ms(&mut self, _unix_ms: u64) {}
 
+    /// A part of what recovery found.
+    pub fn handle_recovered(&mut self, _share: crate::log::recovery::Recovered) {}
+
     /// Writes, syncs and seals what was taken, and takes no more.
     pub fn stop_log(&mut self) {}
 
