@@ -1,0 +1,1 @@
+//! What is recovered after every kind of end.

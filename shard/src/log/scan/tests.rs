@@ -1,0 +1,1 @@
+//! Torn, flipped, zeroed: what a scan makes of it.
