@@ -12,7 +12,7 @@ use fluxar_protocol::{Id, Kind};
 
 use crate::exchanges::calls::Outcome;
 use crate::exchanges::streams::Spoken;
-use crate::logged::LogLetter;
+use crate::logged::{LogLetter, QueueLetter};
 use crate::offering::{Offering, Standing};
 use crate::peer::PeerId;
 use crate::runs::Run;
@@ -191,6 +191,8 @@ pub enum Letter {
     },
     /// About logged events.
     Log(LogLetter),
+    /// About a member of a work queue.
+    Queue(QueueLetter),
 }
 
 /// How a core finds one of its groups again; stale ones are recognised.

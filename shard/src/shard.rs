@@ -235,6 +235,7 @@ impl Shard {
                 self.left_gate(server, reference);
             }
             Letter::Log(_letter) => {}
+            Letter::Queue(_letter) => {}
         }
         Arrival::Taken
     }

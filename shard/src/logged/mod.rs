@@ -14,10 +14,13 @@
 
 pub mod letters;
 mod news;
+#[allow(dead_code)]
+mod queue;
 mod wish;
 
 pub use letters::LogLetter;
 pub use news::LoggedNews;
+pub use queue::{GivenUp, QueueLetter};
 pub use wish::{From, LoggedPublish, LoggedWish};
 
 use std::sync::Arc;

@@ -1,1 +1,0 @@
-//! What is recovered after every kind of end.

@@ -1,1 +1,0 @@
-//! Torn, flipped, zeroed: what a scan makes of it.

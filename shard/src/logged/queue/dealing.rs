@@ -1,0 +1,526 @@
+//! One work queue on the core that owns some of its partitions, and how its events are dealt to its members.
+//!
+//! A step takes one partition, in turn, and the first of: an event that was given too often is set aside; what is to be
+//! given again is given again; what was read is dealt; more is read. Steps go on until no member has room, nothing is left,
+//! or everything waits for the disk.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use fluxar_protocol::{Position, target};
+
+use super::aside::{DeadLetter, dead_letter};
+use super::ledger::{ENTRIES_MAX, MemberKey};
+use super::letters::{Matter, QueueLetter};
+use super::lot::{Ahead, Broken, Lot, Purpose, broken_by, has_expired};
+use super::members::Members;
+use super::pieces::{Draft, Place, topic_of};
+use super::source::Source;
+use crate::log::class::{TopicTerms, terms_of};
+use crate::log::{CursorName, ReaderId, Reading, Settings, Stored};
+
+/// What is read at a time, bytes.
+const READ_BYTES: usize = 60 * 1024;
+/// Most bytes that all queues of a core keep of what was read and not given. At the bound a queue lets go of what it cannot
+/// give now, and reads it again when somebody has room.
+const AHEAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// A read that failed is tried again after so long, us.
+const RETRY_US: u64 = 1_000_000;
+/// Marks the readers of work queues among those of the log.
+pub(crate) const QUEUE_READERS: u64 = 1 << 63;
+
+/// What dealing needs of its surroundings, and where it puts what comes of it.
+pub(crate) struct Desk<'a> {
+    /// The queue's number on this core.
+    pub(crate) key: u32,
+    pub(crate) settings: &'a Settings,
+    pub(crate) now_us: u64,
+    pub(crate) unix_ms: u64,
+    /// Events that were read and not given, of all queues, bytes.
+    pub(crate) ahead_bytes: &'a mut usize,
+    pub(crate) letters: &'a mut VecDeque<QueueLetter>,
+    /// Events to be set aside: partition, offset and the letter.
+    pub(crate) asides: &'a mut Vec<(u16, u64, DeadLetter)>,
+    pub(crate) given_up: &'a mut VecDeque<GivenUp>,
+}
+
+/// An event that no member could handle, and for which no dead-letter topic is named: it is done with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUp {
+    /// The queue.
+    pub queue: Arc<CursorName>,
+    /// The event's topic.
+    pub topic: Box<str>,
+    /// Where it is.
+    pub at: Position,
+    /// How often it was given.
+    pub deliveries: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) name: Arc<CursorName>,
+    /// Which tenant of its number.
+    pub(crate) serial: u64,
+    /// Among the patterns of queues with members.
+    pub(crate) pattern: u32,
+    pub(crate) members: Members,
+    /// Ascending by partition.
+    pub(crate) lots: Vec<Lot>,
+    next_lot: usize,
+    pub(crate) is_dirty: bool,
+    /// When its cursors were last said to be in use, us.
+    pub(crate) touched_us: u64,
+    terms: LastTopic,
+}
+
+/// What was found for the topic that was looked at last: events of one topic stand together.
+#[derive(Debug, Default)]
+struct LastTopic {
+    topic: String,
+    matches: bool,
+    terms: TopicTerms,
+}
+
+/// An event that was looked at: given, or done with at once.
+struct Pick {
+    place: Place,
+    offset: u64,
+    bytes: usize,
+    /// `None`: it has expired, or was done in an earlier life.
+    deliveries_max: Option<u32>,
+}
+
+impl Queue {
+    pub(crate) fn new(name: Arc<CursorName>, serial: u64, lots: Vec<Lot>) -> Self {
+        Self {
+            name,
+            serial,
+            pattern: 0,
+            members: Members::default(),
+            lots,
+            next_lot: 0,
+            is_dirty: false,
+            touched_us: 0,
+            terms: LastTopic::default(),
+        }
+    }
+
+    /// The lot of a partition.
+    pub(crate) fn lot(&mut self, partition: u16) -> Option<&mut Lot> {
+        let at = self
+            .lots
+            .binary_search_by_key(&partition, |lot| lot.partition)
+            .ok()?;
+        Some(&mut self.lots[at])
+    }
+
+    pub(crate) fn reader(&self, key: u32, partition: u16) -> ReaderId {
+        ReaderId(QUEUE_READERS | (u64::from(key) << 16) | u64::from(partition))
+    }
+
+    /// Gives out what can be given. `Break`: a partition cannot go on, and with it the queue.
+    pub(crate) fn pump(&mut self, desk: &mut Desk<'_>, log: &mut impl Source) -> ControlFlow<(u16, Broken)> {
+        let mut idle = 0;
+        while idle < self.lots.len() {
+            let at = self.next_lot % self.lots.len();
+            self.next_lot = at + 1;
+            if self.step(at, desk, log)? {
+                idle = 0;
+            } else {
+                idle += 1;
+            }
+        }
+        let Self { members, lots, .. } = self;
+        if *desk.ahead_bytes > AHEAD_BYTES_MAX {
+            for lot in lots.iter_mut() {
+                *desk.ahead_bytes -= lot.drop_ahead();
+            }
+        }
+        let short = members.room() == 0 && lots.iter().any(|lot| lot.has_work(desk.now_us));
+        let mut told = Vec::new();
+        members.settle(short, |news| told.push(news));
+        for news in told {
+            let member = members.get(news.member);
+            desk.letters.push_back(QueueLetter {
+                peer: member.peer,
+                sub: member.sub,
+                matter: Matter::Spare {
+                    spare: news.spare,
+                    short: news.short,
+                },
+            });
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// What was read from the disk has come.
+    pub(crate) fn read_done(
+        &mut self,
+        partition: u16,
+        reading: Reading,
+        desk: &mut Desk<'_>,
+    ) -> ControlFlow<(u16, Broken)> {
+        let Ok(at) = self.lots.binary_search_by_key(&partition, |lot| lot.partition) else {
+            return ControlFlow::Continue(());
+        };
+        if let Some(purpose) = self.lots[at].reading.take() {
+            self.took(at, purpose, reading, desk)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// One step with one lot; whether something came of it.
+    fn step(
+        &mut self,
+        at: usize,
+        desk: &mut Desk<'_>,
+        log: &mut impl Source,
+    ) -> ControlFlow<(u16, Broken), bool> {
+        let lot = &self.lots[at];
+        if lot.reading.is_some() || lot.broken.is_some() || lot.retry_us > desk.now_us {
+            return ControlFlow::Continue(false);
+        }
+        let purpose = if let Some(offset) = lot.ledger.next_spent().filter(|_| lot.aside.is_none()) {
+            Purpose::Spent(offset)
+        } else if self.members.room() == 0 {
+            return ControlFlow::Continue(false);
+        } else if let Some(offset) = lot.ledger.next_again(0) {
+            Purpose::Again(offset)
+        } else if lot.ledger.room() == 0 {
+            return ControlFlow::Continue(false);
+        } else if !lot.ahead.is_empty() {
+            self.deal_new(at, desk);
+            return ControlFlow::Continue(true);
+        } else if lot.is_quiet {
+            return ControlFlow::Continue(false);
+        } else {
+            Purpose::New
+        };
+        let after = match purpose {
+            Purpose::New => lot.ledger.read(),
+            Purpose::Again(offset) | Purpose::Spent(offset) => offset - 1,
+        };
+        let reader = self.reader(desk.key, lot.partition);
+        match log.read(reader, lot.partition, after, READ_BYTES) {
+            Reading::Later => {
+                self.lots[at].reading = Some(purpose);
+                ControlFlow::Continue(false)
+            }
+            reading => self.took(at, purpose, reading, desk),
+        }
+    }
+
+    /// Something was read; whether anything came of it.
+    fn took(
+        &mut self,
+        at: usize,
+        purpose: Purpose,
+        reading: Reading,
+        desk: &mut Desk<'_>,
+    ) -> ControlFlow<(u16, Broken), bool> {
+        let lot = &mut self.lots[at];
+        if let Some(broken) = broken_by(&reading) {
+            lot.broken = Some(broken);
+            return ControlFlow::Break((lot.partition, broken));
+        }
+        let came = match (purpose, reading) {
+            (Purpose::New, Reading::End) => {
+                lot.is_quiet = true;
+                return ControlFlow::Continue(false);
+            }
+            (Purpose::New, Reading::Events { stored, until }) if until > lot.ledger.read() => {
+                lot.ahead_until = until;
+                lot.ahead.extend(
+                    stored
+                        .into_iter()
+                        .filter(|run| !run.events.is_empty())
+                        .map(Ahead::new),
+                );
+                *desk.ahead_bytes += lot.ahead_bytes();
+                if lot.ahead.is_empty() {
+                    lot.ledger.pass(until);
+                }
+                true
+            }
+            (Purpose::Again(offset), Reading::Events { stored, until }) if until >= offset => {
+                self.deal_again(at, offset, &stored, until, desk);
+                true
+            }
+            (Purpose::Spent(offset), Reading::Events { stored, until }) if until >= offset => {
+                self.set_aside(at, offset, &stored, desk);
+                true
+            }
+            // It could not be read, or what was given once is not there: the log will say more.
+            _ => {
+                lot.retry_us = desk.now_us + RETRY_US;
+                false
+            }
+        };
+        ControlFlow::Continue(came)
+    }
+
+    /// Deals what was read, as far as there is room.
+    fn deal_new(&mut self, at: usize, desk: &mut Desk<'_>) {
+        let Self {
+            name,
+            members,
+            lots,
+            terms,
+            ..
+        } = self;
+        let lot = &mut lots[at];
+        let room = members.room().min(lot.ledger.room());
+        let mut picks = Vec::new();
+        let mut given = 0;
+        let mut left = None;
+        'runs: for (run, ahead) in lot.ahead.iter().enumerate() {
+            let (mut nth, mut offset) = (ahead.nth, ahead.offset);
+            while nth < ahead.stored.events.len() {
+                if given == room || picks.len() == 2 * ENTRIES_MAX {
+                    left = Some((run, nth, offset));
+                    break 'runs;
+                }
+                let event = ahead.stored.events.get(nth);
+                if terms.look(event, name, desk.settings) {
+                    let is_done =
+                        lot.ledger.is_restored(offset) || has_expired(&ahead.stored, event, desk.unix_ms);
+                    given += usize::from(!is_done);
+                    picks.push(Pick {
+                        place: Place { run, nth },
+                        offset,
+                        bytes: event.len(),
+                        deliveries_max: (!is_done).then_some(terms.terms.deliveries_max),
+                    });
+                }
+                (nth, offset) = ahead.behind(nth, offset);
+            }
+        }
+        let mut shares: Vec<(MemberKey, usize)> = Vec::new();
+        members.deal(given, |key, events| shares.push((key, events)));
+        for &(key, events) in &shares {
+            members.take(key, events as u32);
+        }
+        let due_us = desk.due_us();
+        let mut drafts = Drafts::new(lot.partition, members);
+        let ahead = &lot.ahead;
+        let run = |run: usize| &ahead[run].stored;
+        let mut shares = shares.into_iter();
+        let (mut member, mut share) = (MemberKey::MAX, 0);
+        for pick in picks {
+            let Some(deliveries_max) = pick.deliveries_max else {
+                lot.ledger.skip(pick.offset);
+                continue;
+            };
+            if share == 0 {
+                (member, share) = shares.next().unwrap_or((member, usize::MAX));
+            }
+            share -= 1;
+            let dup = lot.ledger.give_new(pick.offset, deliveries_max, member, due_us);
+            drafts.add_to_last(member, dup, &pick, run, desk);
+        }
+        drafts.finish(run, desk);
+        match left {
+            Some((run, nth, offset)) => {
+                for gone in lot.ahead.drain(..run) {
+                    *desk.ahead_bytes -= gone.bytes();
+                }
+                if let Some(first) = lot.ahead.front_mut() {
+                    (first.nth, first.offset) = (nth, offset);
+                }
+            }
+            None => {
+                *desk.ahead_bytes -= lot.drop_ahead();
+                lot.ledger.pass(lot.ahead_until);
+            }
+        }
+    }
+
+    /// Gives again what is to be given again and was read now.
+    fn deal_again(&mut self, at: usize, from: u64, stored: &[Stored], until: u64, desk: &mut Desk<'_>) {
+        let Self { members, lots, .. } = self;
+        let lot = &mut lots[at];
+        let due_us = desk.due_us();
+        let mut dealt = Vec::new();
+        let mut is_all = true;
+        'runs: for (run, stored) in stored.iter().enumerate() {
+            for (nth, offset) in stored.offsets().enumerate() {
+                let Some(again) = lot.ledger.again(offset) else {
+                    continue;
+                };
+                let event = stored.events.get(nth);
+                if has_expired(stored, event, desk.unix_ms) {
+                    lot.ledger.done(offset);
+                    continue;
+                }
+                let Some(member) = members.another(again.member) else {
+                    is_all = false;
+                    break 'runs;
+                };
+                lot.ledger.give_again(offset, member, due_us);
+                members.take(member, 1);
+                let pick = Pick {
+                    place: Place { run, nth },
+                    offset,
+                    bytes: event.len(),
+                    deliveries_max: None,
+                };
+                dealt.push((member, again.deliveries, pick));
+            }
+        }
+        let run = |run: usize| &stored[run];
+        let mut drafts = Drafts::new(lot.partition, members);
+        for (member, dup, pick) in dealt {
+            drafts.add(member, dup, &pick, run, desk);
+        }
+        drafts.finish(run, desk);
+        // What was read holds everything up to `until`: what is not there is no more.
+        while is_all && let Some(offset) = lot.ledger.next_again(from).filter(|offset| *offset <= until) {
+            lot.ledger.done(offset);
+        }
+    }
+
+    /// Sets an event aside that was given too often.
+    fn set_aside(&mut self, at: usize, offset: u64, stored: &[Stored], desk: &mut Desk<'_>) {
+        let Self { name, lots, .. } = self;
+        let lot = &mut lots[at];
+        let deliveries = lot.ledger.deliveries(offset);
+        let found = stored.iter().find_map(|run| {
+            let nth = run.offsets().position(|found| found == offset)?;
+            Some(run.events.get(nth))
+        });
+        let Some((event, topic)) = found.and_then(|event| Some((event, topic_of(event)?))) else {
+            lot.ledger.done(offset);
+            return;
+        };
+        let position = Position {
+            partition: lot.partition,
+            offset,
+        };
+        let settings = desk.settings;
+        let to = terms_of(topic, &settings.topics).dead_letter;
+        let letter = to.filter(|to| **to != *topic).and_then(|to| {
+            dead_letter(
+                name,
+                position,
+                event,
+                deliveries,
+                &to,
+                &settings.topics,
+                settings.partitions,
+            )
+        });
+        match letter {
+            Some(letter) => {
+                lot.aside = Some((offset, letter.events.id(0)));
+                desk.asides.push((lot.partition, offset, letter));
+            }
+            None => {
+                lot.ledger.done(offset);
+                desk.given_up.push_back(GivenUp {
+                    queue: name.clone(),
+                    topic: topic.into(),
+                    at: position,
+                    deliveries,
+                });
+            }
+        }
+    }
+}
+
+impl Desk<'_> {
+    fn due_us(&self) -> u64 {
+        self.now_us + u64::from(self.settings.ack_ms) * 1_000
+    }
+}
+
+impl LastTopic {
+    /// Looks at an event's topic; whether it is one of the queue's. What the rules say of it stands in `terms` then.
+    fn look(&mut self, event: &[u8], queue: &CursorName, settings: &Settings) -> bool {
+        let Some(topic) = topic_of(event) else {
+            return false;
+        };
+        if topic != self.topic {
+            self.matches = target::matches(&queue.pattern, topic);
+            if self.matches {
+                self.terms = terms_of(topic, &settings.topics);
+            }
+            self.topic.clear();
+            self.topic.push_str(topic);
+        }
+        self.matches
+    }
+}
+
+/// Pieces in the making, at most one for each member and number of deliveries.
+struct Drafts<'a> {
+    partition: u16,
+    members: &'a Members,
+    open: Vec<Draft>,
+}
+
+impl<'a> Drafts<'a> {
+    fn new(partition: u16, members: &'a Members) -> Self {
+        Self {
+            partition,
+            members,
+            open: Vec::new(),
+        }
+    }
+
+    /// Adds an event to the piece of its member.
+    fn add<'r>(
+        &mut self,
+        member: MemberKey,
+        dup: u32,
+        pick: &Pick,
+        run: impl Fn(usize) -> &'r Stored,
+        desk: &mut Desk<'_>,
+    ) {
+        let fits = |draft: &Draft| draft.member == member && draft.dup == dup;
+        let at = self.open.iter().position(fits);
+        let at = at.unwrap_or_else(|| {
+            self.open.push(Draft::begin(member, dup));
+            self.open.len() - 1
+        });
+        if !self.open[at].add(pick.offset, pick.place, pick.bytes) {
+            let full = std::mem::replace(&mut self.open[at], Draft::begin(member, dup));
+            self.send(full, run, desk);
+            self.open[at].add(pick.offset, pick.place, pick.bytes);
+        }
+    }
+
+    /// Likewise, for events that are dealt in a row: what the row before was for is finished.
+    fn add_to_last<'r>(
+        &mut self,
+        member: MemberKey,
+        dup: u32,
+        pick: &Pick,
+        run: impl Fn(usize) -> &'r Stored,
+        desk: &mut Desk<'_>,
+    ) {
+        let is_other = |draft: &mut Draft| draft.member != member || draft.dup != dup;
+        if let Some(draft) = self.open.pop_if(is_other) {
+            self.send(draft, &run, desk);
+        }
+        self.add(member, dup, pick, run, desk);
+    }
+
+    fn finish<'r>(mut self, run: impl Fn(usize) -> &'r Stored, desk: &mut Desk<'_>) {
+        for draft in std::mem::take(&mut self.open) {
+            self.send(draft, &run, desk);
+        }
+    }
+
+    fn send<'r>(&self, draft: Draft, run: impl Fn(usize) -> &'r Stored, desk: &mut Desk<'_>) {
+        let member = self.members.get(draft.member);
+        if let Some(piece) = draft.finish(self.partition, run) {
+            desk.letters.push_back(QueueLetter {
+                peer: member.peer,
+                sub: member.sub,
+                matter: Matter::Work(piece),
+            });
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! One partition of one work queue, on its owner's core: its ledger, and what was read and not given yet.
+
+use std::collections::VecDeque;
+
+use fluxar_protocol::{Id, envelope};
+
+use super::ledger::Ledger;
+use super::letters::Failure;
+use super::source::Source;
+use crate::log::{Reading, Stored};
+use crate::logged::letters::Start;
+
+/// What a read is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// What comes next.
+    New,
+    /// What is to be given again, from this offset on.
+    Again(u64),
+    /// The event at this offset was given too often.
+    Spent(u64),
+}
+
+/// Why nothing more comes from a partition until somebody says where to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Broken {
+    Gone { first: u64 },
+    Damaged { first: u64, last: u64 },
+}
+
+/// A run of which some events were not looked at yet.
+#[derive(Debug)]
+pub(crate) struct Ahead {
+    pub(crate) stored: Stored,
+    /// The first that is left.
+    pub(crate) nth: usize,
+    /// Its offset.
+    pub(crate) offset: u64,
+}
+
+impl Ahead {
+    pub(crate) fn new(stored: Stored) -> Self {
+        Self {
+            nth: 0,
+            offset: stored.first,
+            stored,
+        }
+    }
+
+    /// What it holds in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.stored.events.bytes.len()
+    }
+
+    /// The event behind `(nth, offset)`.
+    pub(crate) fn behind(&self, nth: usize, offset: u64) -> (usize, u64) {
+        let delta = match &self.stored.deltas {
+            None => 1,
+            Some(deltas) => deltas.get(nth).map_or(1, |delta| u64::from(*delta)),
+        };
+        (nth + 1, offset + delta)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Lot {
+    pub(crate) partition: u16,
+    pub(crate) ledger: Ledger,
+    /// What was read and not looked at yet.
+    pub(crate) ahead: VecDeque<Ahead>,
+    /// What is reached with it.
+    pub(crate) ahead_until: u64,
+    /// Nothing that matches is committed behind what was read.
+    pub(crate) is_quiet: bool,
+    /// What the log is asked for.
+    pub(crate) reading: Option<Purpose>,
+    /// A read failed: not before this time, us.
+    pub(crate) retry_us: u64,
+    pub(crate) broken: Option<Broken>,
+    /// An event is being set aside: under this id.
+    pub(crate) aside: Option<(u64, Id)>,
+    /// The cursor is to be handed to the log at this time, us; `None`: it has not moved.
+    pub(crate) cursor_us: Option<u64>,
+    /// The alarm that is set, us.
+    pub(crate) alarm_us: Option<u64>,
+}
+
+impl Lot {
+    pub(crate) fn new(partition: u16, ledger: Ledger) -> Self {
+        Self {
+            partition,
+            ahead_until: ledger.read(),
+            ledger,
+            ahead: VecDeque::new(),
+            is_quiet: false,
+            reading: None,
+            retry_us: 0,
+            broken: None,
+            aside: None,
+            cursor_us: None,
+            alarm_us: None,
+        }
+    }
+
+    /// Lets go of what was read and not given.
+    pub(crate) fn drop_ahead(&mut self) -> usize {
+        let bytes = self.ahead_bytes();
+        self.ahead.clear();
+        bytes
+    }
+
+    pub(crate) fn ahead_bytes(&self) -> usize {
+        self.ahead.iter().map(Ahead::bytes).sum()
+    }
+
+    /// Something that matches was committed, the first at this offset.
+    pub(crate) fn heard(&mut self, offset: u64) {
+        if self.is_quiet {
+            self.is_quiet = false;
+            // Between what was read and this there is nothing that matches.
+            if offset - 1 > self.ledger.read() {
+                self.ledger.pass(offset - 1);
+            }
+        }
+    }
+
+    /// Whether there may be work, and nothing but room is missing.
+    pub(crate) fn has_work(&self, now_us: u64) -> bool {
+        if self.reading.is_some() || self.broken.is_some() || self.retry_us > now_us {
+            return false;
+        }
+        self.ledger.next_again(0).is_some()
+            || (self.ledger.room() > 0 && (!self.ahead.is_empty() || !self.is_quiet))
+    }
+}
+
+/// Where a queue without a cursor begins in a partition.
+pub(crate) fn position_of(start: &Start, partition: u16, log: &impl Source) -> Result<u64, Failure> {
+    let bounds = log.bounds(partition);
+    Ok(match start {
+        Start::Default | Start::New => bounds.committed,
+        Start::All => bounds.first.saturating_sub(1),
+        Start::TimeMs(time_ms) => log.position_at(partition, *time_ms),
+        Start::Epoch { epoch, at } => {
+            if !is_known(*epoch, log.epoch()) {
+                return Err(Failure::unknown_epoch(*epoch, log.epoch()));
+            }
+            let named = at.iter().rev().find(|(named, _)| *named == partition);
+            match named {
+                None => bounds.first.saturating_sub(1),
+                Some(&(_, offset)) if offset <= bounds.committed => offset,
+                // What an earlier start gave out and lost with its memory is not given out again.
+                Some(_) if *epoch != log.epoch() => bounds.committed,
+                Some(&(_, offset)) => {
+                    return Err(Failure::never_given_out(partition, offset, bounds.committed));
+                }
+            }
+        }
+    })
+}
+
+/// Whether positions of an epoch mean something in this one: the same data directory, not started more often.
+fn is_known(epoch: u64, ours: u64) -> bool {
+    const STARTS_BITS: u32 = 20;
+    epoch >> STARTS_BITS == ours >> STARTS_BITS && epoch <= ours
+}
+
+/// Whether an event has expired.
+pub(crate) fn has_expired(stored: &Stored, event: &[u8], unix_ms: u64) -> bool {
+    if !stored.expires {
+        return false;
+    }
+    let ttl_ms = envelope::decode(event)
+        .ok()
+        .and_then(|decoded| decoded.envelope.meta)
+        .and_then(|meta| meta.uint("ttl_ms").ok().flatten());
+    ttl_ms.is_some_and(|ttl_ms| stored.time_ms.saturating_add(ttl_ms) <= unix_ms)
+}
+
+/// Whether a reading ends a queue.
+pub(crate) fn broken_by(reading: &Reading) -> Option<Broken> {
+    match *reading {
+        Reading::Gone { first } => Some(Broken::Gone { first }),
+        Reading::Damaged { first, last } => Some(Broken::Damaged { first, last }),
+        _ => None,
+    }
+}

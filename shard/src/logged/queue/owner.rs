@@ -1,0 +1,656 @@
+//! The owner's side of work queues: the queues over this core's partitions, and what keeps them going.
+//!
+//! A queue is a durable cursor by the name of its pattern, its group and, if its members gave one, their `durable`; whoever
+//! joins under that name works on it. What it holds in memory is bounded ([`super::ledger::ENTRIES_MAX`] entries a
+//! partition), and without members it holds only what it knows of events that were given and not acknowledged: so that
+//! their deliveries go on being counted while the only member, which such an event may have killed, comes back.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use fluxar_protocol::{Id, target};
+use foldhash::fast::FixedState;
+use slab::Slab;
+
+use super::aside::DeadLetter;
+use super::dealing::{Desk, GivenUp, Queue};
+use super::ledger::{Ledger, MemberKey};
+use super::letters::{Failure, Join, Matter, QueueLetter};
+use super::lot::{Broken, Lot, position_of};
+use super::pieces::topic_of;
+use super::source::Source;
+use crate::log::{
+    Committed, CursorName, CursorState, LogRefusal, ReaderId, Reading, Settings, owner_of, partition_of,
+};
+use crate::logged::letters::Start;
+use crate::peer::PeerId;
+use crate::topics::table::PatternTable;
+
+/// A cursor that has moved is handed to the log after so long, us.
+const CURSOR_US: u64 = 200_000;
+/// A dead letter that was refused is tried again after so long, us.
+const ASIDE_RETRY_US: u64 = 500_000;
+/// Cursors of quiet queues are moved on so often, us.
+const SWEEP_US: u64 = 10_000_000;
+/// Cursors are said to be in use at least so often, us.
+const TOUCH_US: u64 = 3_600_000_000;
+/// Queues without members that a core remembers. Of one more, the one that has been without for longest is forgotten: its
+/// cursor stays, and what it had given out may come again with a `dup` that says less.
+const RESTING_MAX: usize = 16 * 1024;
+/// Entries of queues without members that a core remembers, all together. Likewise.
+const RESTING_ENTRIES_MAX: usize = 512 * 1024;
+
+/// An event that is being set aside.
+#[derive(Debug)]
+struct Aside {
+    queue: u32,
+    serial: u64,
+    partition: u16,
+    offset: u64,
+    letter: DeadLetter,
+}
+
+/// The queues over this core's partitions.
+#[derive(Debug)]
+pub(crate) struct WorkQueues {
+    core: u16,
+    cores: u16,
+    settings: Option<Arc<Settings>>,
+    queues: Slab<Queue>,
+    by_name: HashMap<Arc<CursorName>, u32, FixedState>,
+    by_member: HashMap<(PeerId, Id), (u32, MemberKey), FixedState>,
+    /// The queues with members, by pattern.
+    patterns: PatternTable<Vec<u32>>,
+    /// Without members, the longest first; one that has got members meanwhile is recognised.
+    resting: VecDeque<(u32, u64)>,
+    resting_entries: usize,
+    /// How many queues have members.
+    active: usize,
+    serial: u64,
+    /// Of each of this core's partitions, the last offset that was looked at as it was committed.
+    heard: Vec<u64>,
+    dirty: Vec<u32>,
+    /// Time, queue, partition; those that were set anew are recognised.
+    alarms: BinaryHeap<Reverse<(u64, u32, u16)>>,
+    asides: HashMap<Id, Aside, FixedState>,
+    /// Dead letters that were refused, and when to try again, us.
+    refused: VecDeque<(u64, Id)>,
+    appends: VecDeque<DeadLetter>,
+    letters: VecDeque<QueueLetter>,
+    given_up: VecDeque<GivenUp>,
+    ahead_bytes: usize,
+    now_us: u64,
+    unix_ms: u64,
+    swept_us: u64,
+}
+
+impl WorkQueues {
+    pub(crate) fn new(core: u16, cores: u16, settings: Option<Arc<Settings>>, hasher: &FixedState) -> Self {
+        let partitions = settings.as_ref().map_or(0, |settings| settings.partitions);
+        Self {
+            core,
+            cores,
+            queues: Slab::new(),
+            by_name: HashMap::with_hasher(hasher.clone()),
+            by_member: HashMap::with_hasher(hasher.clone()),
+            patterns: PatternTable::new(hasher),
+            resting: VecDeque::new(),
+            resting_entries: 0,
+            active: 0,
+            serial: 0,
+            heard: vec![0; (core..partitions).step_by(usize::from(cores)).count()],
+            dirty: Vec::new(),
+            alarms: BinaryHeap::new(),
+            asides: HashMap::with_hasher(hasher.clone()),
+            refused: VecDeque::new(),
+            appends: VecDeque::new(),
+            letters: VecDeque::new(),
+            given_up: VecDeque::new(),
+            ahead_bytes: 0,
+            now_us: 0,
+            unix_ms: 0,
+            swept_us: 0,
+            settings,
+        }
+    }
+
+    /// Takes a letter about a member.
+    pub(crate) fn handle(&mut self, letter: QueueLetter, log: &mut impl Source) {
+        let QueueLetter { peer, sub, matter } = letter;
+        let found = self.by_member.get(&(peer, sub)).copied();
+        match (matter, found) {
+            (Matter::Join(join), None) => self.join(peer, sub, &join, log),
+            (Matter::Leave, Some((key, member))) => self.leave(key, member, log),
+            (Matter::Worked { partition, offsets }, Some((key, _))) => {
+                self.worked(key, partition, &offsets);
+            }
+            (Matter::Room { grant, keep }, Some((key, member))) => {
+                self.queues[key as usize].members.grant(member, grant, keep);
+                self.stir(key);
+            }
+            (Matter::Rests(rests), Some((key, member))) => {
+                self.queues[key as usize].members.rest(member, rests);
+                self.stir(key);
+            }
+            // It was ended here, and its home core will hear of it.
+            (Matter::Leave | Matter::Worked { .. } | Matter::Room { .. } | Matter::Rests(_), None) => {}
+            _ => debug_assert!(false, "a letter to a home core, or one that joins twice"),
+        }
+    }
+
+    /// Events were committed in one of this core's partitions.
+    pub(crate) fn committed(&mut self, committed: &Committed) {
+        let at = usize::from(committed.partition / self.cores);
+        let Some(heard) = self.heard.get_mut(at) else {
+            return;
+        };
+        *heard = committed.stored.last();
+        if self.by_member.is_empty() {
+            return;
+        }
+        let Self {
+            patterns,
+            queues,
+            dirty,
+            ..
+        } = self;
+        let mut last = "";
+        for (nth, offset) in committed.stored.offsets().enumerate() {
+            let topic = topic_of(committed.stored.events.get(nth)).unwrap_or_default();
+            // The first event of a queue's topics is what it needs to hear of.
+            if topic == last {
+                continue;
+            }
+            last = topic;
+            patterns.each_match(topic, |pattern| {
+                for &key in &patterns[pattern] {
+                    let queue = &mut queues[key as usize];
+                    if let Some(lot) = queue.lot(committed.partition) {
+                        lot.heard(offset);
+                    }
+                    if !std::mem::replace(&mut queue.is_dirty, true) {
+                        dirty.push(key);
+                    }
+                }
+            });
+        }
+    }
+
+    /// What a queue read from the disk has come.
+    pub(crate) fn read_done(&mut self, reader: ReaderId, reading: Reading, log: &mut impl Source) {
+        let (key, partition) = ((reader.0 >> 16) as u32 & 0x7fff_ffff, reader.0 as u16);
+        if !self.queues.contains(key as usize) {
+            return;
+        }
+        let flow = self.at_desk(key, |queue, desk| queue.read_done(partition, reading, desk));
+        if let Some(ControlFlow::Break((partition, broken))) = flow {
+            self.break_off(key, partition, broken, log);
+        }
+        self.stir(key);
+    }
+
+    /// A dead letter is in the log.
+    pub(crate) fn aside_stored(&mut self, id: Id) {
+        let Some(aside) = self.asides.remove(&id) else {
+            return;
+        };
+        let Some(queue) = self
+            .queues
+            .get_mut(aside.queue as usize)
+            .filter(|queue| queue.serial == aside.serial)
+        else {
+            return;
+        };
+        let before = entries_of(queue);
+        if let Some(lot) = queue.lot(aside.partition) {
+            lot.ledger.done(aside.offset);
+            lot.aside = None;
+        }
+        if queue.members.is_empty() {
+            self.resting_entries -= before - entries_of(queue);
+        }
+        self.stir(aside.queue);
+    }
+
+    /// A dead letter was not taken; it is tried again.
+    pub(crate) fn aside_refused(&mut self, id: Id) {
+        if self.asides.contains_key(&id) {
+            self.refused.push_back((self.now_us + ASIDE_RETRY_US, id));
+        }
+    }
+
+    /// Tells the time.
+    pub(crate) fn handle_time(&mut self, now_us: u64, unix_ms: u64, log: &mut impl Source) {
+        self.now_us = now_us;
+        self.unix_ms = unix_ms;
+        while let Some(&Reverse((at_us, key, partition))) = self.alarms.peek() {
+            if at_us > now_us {
+                break;
+            }
+            self.alarms.pop();
+            self.rang(at_us, key, partition, log);
+        }
+        while let Some(&(at_us, id)) = self.refused.front() {
+            if at_us > now_us {
+                break;
+            }
+            self.refused.pop_front();
+            if let Some(aside) = self.asides.get(&id) {
+                self.appends.push_back(aside.letter.clone());
+            }
+        }
+        if now_us.saturating_sub(self.swept_us) >= SWEEP_US {
+            self.swept_us = now_us;
+            self.sweep(log);
+        }
+    }
+
+    /// When [`WorkQueues::handle_time`] has something to do, us.
+    pub(crate) fn due_us(&self) -> Option<u64> {
+        let alarm = self.alarms.peek().map(|Reverse((at_us, ..))| *at_us);
+        let refused = self.refused.front().map(|(at_us, _)| *at_us);
+        let sweep = (!self.by_member.is_empty()).then_some(self.swept_us + SWEEP_US);
+        [alarm, refused, sweep].into_iter().flatten().min()
+    }
+
+    /// Gives out what can be given.
+    pub(crate) fn pump(&mut self, log: &mut impl Source) {
+        while let Some(key) = self.dirty.pop() {
+            let Some(queue) = self.queues.get_mut(key as usize) else {
+                continue;
+            };
+            queue.is_dirty = false;
+            if !queue.members.is_empty() {
+                let flow = self.at_desk(key, |queue, desk| queue.pump(desk, log));
+                if let Some(ControlFlow::Break((partition, broken))) = flow {
+                    self.break_off(key, partition, broken, log);
+                }
+            }
+            self.watch(key);
+        }
+    }
+
+    /// Whether [`WorkQueues::pump`] has something to do.
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Hands all cursors to the log, which is about to stop.
+    pub(crate) fn stop(&mut self, log: &mut impl Source) {
+        for (_, queue) in &mut self.queues {
+            for lot in &mut queue.lots {
+                keep_cursor(&queue.name, lot, self.now_us, log);
+            }
+        }
+    }
+
+    /// The next letter; it is for the core of the peer that it names.
+    pub(crate) fn poll_letter(&mut self) -> Option<QueueLetter> {
+        self.letters.pop_front()
+    }
+
+    /// The next event to be appended, to any core's partition: [`WorkQueues::aside_stored`] or
+    /// [`WorkQueues::aside_refused`] is to say what came of it.
+    pub(crate) fn poll_append(&mut self) -> Option<DeadLetter> {
+        self.appends.pop_front()
+    }
+
+    /// The next event that was given up.
+    pub(crate) fn poll_given_up(&mut self) -> Option<GivenUp> {
+        self.given_up.pop_front()
+    }
+
+    /// How many queues are known, and how many members they have.
+    pub(crate) fn len(&self) -> (usize, usize) {
+        (self.queues.len(), self.by_member.len())
+    }
+
+    fn join(&mut self, peer: PeerId, sub: Id, join: &Join, log: &mut impl Source) {
+        let matter = match self.open(join, log) {
+            Ok(key) => {
+                let queue = &mut self.queues[key as usize];
+                if queue.members.is_empty() {
+                    let pattern = self.patterns.entry(&queue.name.pattern);
+                    self.patterns[pattern].push(key);
+                    queue.pattern = pattern;
+                    queue.touched_us = self.now_us;
+                    self.active += 1;
+                    self.resting_entries -= entries_of(queue);
+                    for lot in &mut queue.lots {
+                        lot.is_quiet = false; // nobody listened
+                    }
+                }
+                let member = queue.members.add(peer, sub, join.in_flight, join.allowance);
+                let at = queue.lots.iter().map(|lot| (lot.partition, lot.ledger.floor()));
+                let at = at.collect();
+                self.by_member.insert((peer, sub), (key, member));
+                self.stir(key);
+                Matter::Joined(at)
+            }
+            Err(failure) => Matter::NotJoined(Box::new(failure)),
+        };
+        self.letters.push_back(QueueLetter { peer, sub, matter });
+    }
+
+    /// Finds the queue, or begins it where its cursor says, or else where its first member asks.
+    fn open(&mut self, join: &Join, log: &mut impl Source) -> Result<u32, Failure> {
+        let Some(settings) = &self.settings else {
+            return Err(Failure::refused(&LogRefusal::NoLog));
+        };
+        let covered = covered(&join.queue.pattern, self.core, self.cores, settings.partitions);
+        if !covered.iter().all(|partition| log.is_ready(*partition)) {
+            return Err(Failure::refused(&LogRefusal::Recovering));
+        }
+        let known = self.by_name.get(&join.queue).copied();
+        if let Some(key) = known
+            && !self.queues[key as usize].members.is_empty()
+        {
+            return Ok(key);
+        }
+        let mut begun = Vec::with_capacity(covered.len());
+        for (nth, &partition) in covered.iter().enumerate() {
+            let lot = known.map(|key| &self.queues[key as usize].lots[nth]);
+            let cursor = log.cursor(partition, &join.queue);
+            let ledger = match (lot, cursor) {
+                // One that cannot go on does so where somebody says.
+                (
+                    Some(Lot {
+                        broken: Some(broken), ..
+                    }),
+                    Some(_),
+                ) if join.start == Start::Default => {
+                    return Err(Failure::broken(partition, *broken));
+                }
+                (
+                    Some(Lot {
+                        broken: None, ledger, ..
+                    }),
+                    Some(_),
+                ) => {
+                    let (acked, beyond) = ledger.cursor();
+                    begun.push((None, CursorState { acked, beyond }));
+                    continue;
+                }
+                (None, Some(cursor)) => {
+                    Ledger::resume(cursor.acked, &cursor.beyond, log.bounds(partition).committed)
+                }
+                (Some(_), Some(_)) | (_, None) => Ledger::begin(position_of(&join.start, partition, log)?),
+            };
+            let (acked, beyond) = ledger.cursor();
+            begun.push((Some(ledger), CursorState { acked, beyond }));
+        }
+        for (&partition, (_, cursor)) in covered.iter().zip(&mut begun) {
+            // An unchanged one is said to be in use.
+            log.set_cursor(partition, &join.queue, std::mem::take(cursor))
+                .map_err(|refusal| Failure::refused(&refusal))?;
+        }
+        let lots = covered.into_iter().zip(begun);
+        let Some(key) = known else {
+            self.serial += 1;
+            let lots = lots
+                .filter_map(|(partition, (ledger, _))| Some(Lot::new(partition, ledger?)))
+                .collect();
+            let queue = Queue::new(join.queue.clone(), self.serial, lots);
+            let key = self.queues.insert(queue) as u32;
+            self.by_name.insert(join.queue.clone(), key);
+            return Ok(key);
+        };
+        let queue = &mut self.queues[key as usize];
+        self.resting_entries -= entries_of(queue);
+        for (lot, (_, (ledger, _))) in queue.lots.iter_mut().zip(lots) {
+            if let Some(ledger) = ledger {
+                *lot = Lot::new(lot.partition, ledger);
+            }
+        }
+        self.resting_entries += entries_of(queue);
+        Ok(key)
+    }
+
+    fn leave(&mut self, key: u32, member: MemberKey, log: &mut impl Source) {
+        let queue = &mut self.queues[key as usize];
+        let gone = queue.members.get(member);
+        self.by_member.remove(&(gone.peer, gone.sub));
+        for lot in &mut queue.lots {
+            lot.ledger.lose(member);
+        }
+        queue.members.remove(member);
+        if queue.members.is_empty() {
+            self.rest(key, log);
+        } else {
+            self.stir(key);
+        }
+    }
+
+    fn worked(&mut self, key: u32, partition: u16, offsets: &[u64]) {
+        let queue = &mut self.queues[key as usize];
+        let Ok(at) = queue.lots.binary_search_by_key(&partition, |lot| lot.partition) else {
+            return;
+        };
+        for &offset in offsets {
+            // It may be with another member by now: that one is done with it, too.
+            if let Some(holder) = queue.lots[at].ledger.done(offset) {
+                queue.members.free(holder, 1);
+            }
+        }
+        self.stir(key);
+    }
+
+    /// A partition cannot go on: all members are told, and the queue waits for one that says where.
+    fn break_off(&mut self, key: u32, partition: u16, broken: Broken, log: &mut impl Source) {
+        let queue = &mut self.queues[key as usize];
+        let failure = Failure::broken(partition, broken);
+        let keys: Vec<_> = queue.members.keys().collect();
+        for member in keys {
+            for lot in &mut queue.lots {
+                lot.ledger.lose(member);
+            }
+            let gone = queue.members.get(member);
+            self.by_member.remove(&(gone.peer, gone.sub));
+            self.letters.push_back(QueueLetter {
+                peer: gone.peer,
+                sub: gone.sub,
+                matter: Matter::Ended(Box::new(failure.clone())),
+            });
+            queue.members.remove(member);
+        }
+        self.rest(key, log);
+    }
+
+    /// A queue's last member is gone.
+    fn rest(&mut self, key: u32, log: &mut impl Source) {
+        let queue = &mut self.queues[key as usize];
+        let others = &mut self.patterns[queue.pattern];
+        others.retain(|other| *other != key);
+        if others.is_empty() {
+            self.patterns.remove(queue.pattern);
+        }
+        let readers = queue.lots.iter().filter(|lot| lot.reading.is_some());
+        let readers: Vec<_> = readers.map(|lot| queue.reader(key, lot.partition)).collect();
+        for reader in readers {
+            log.forget_reader(reader);
+        }
+        for lot in &mut queue.lots {
+            lot.reading = None;
+            lot.retry_us = 0;
+            self.ahead_bytes -= lot.drop_ahead();
+            lot.ledger.rest();
+            keep_cursor(&queue.name, lot, self.now_us, log);
+        }
+        self.active -= 1;
+        self.resting_entries += entries_of(queue);
+        self.resting.push_back((key, queue.serial));
+        while self.queues.len() - self.active > RESTING_MAX || self.resting_entries > RESTING_ENTRIES_MAX {
+            let Some((key, serial)) = self.resting.pop_front() else {
+                break;
+            };
+            self.forget(key, serial);
+        }
+        // Those that came back stand in it still: not more of them than there are queues.
+        if self.resting.len() > 2 * self.queues.len() + 64 {
+            let queues = &self.queues;
+            self.resting
+                .retain(|&(key, serial)| is_resting(queues, key, serial));
+        }
+    }
+
+    /// Forgets what a queue without members knows, but for its cursor.
+    fn forget(&mut self, key: u32, serial: u64) {
+        if !is_resting(&self.queues, key, serial) {
+            return;
+        }
+        let queue = self.queues.remove(key as usize);
+        self.resting_entries -= entries_of(&queue);
+        self.by_name.remove(&queue.name);
+    }
+
+    /// What was to be done at a time for one partition of a queue.
+    fn rang(&mut self, at_us: u64, key: u32, partition: u16, log: &mut impl Source) {
+        let Some(queue) = self.queues.get_mut(key as usize) else {
+            return;
+        };
+        let Ok(at) = queue.lots.binary_search_by_key(&partition, |lot| lot.partition) else {
+            return;
+        };
+        let lot = &mut queue.lots[at];
+        if lot.alarm_us != Some(at_us) {
+            return;
+        }
+        lot.alarm_us = None;
+        while let Some(member) = lot.ledger.expire(self.now_us) {
+            queue.members.free(member, 1);
+        }
+        if lot.cursor_us.is_some_and(|at_us| at_us <= self.now_us) {
+            keep_cursor(&queue.name, lot, self.now_us, log);
+        }
+        if lot.retry_us <= self.now_us {
+            lot.retry_us = 0;
+        }
+        self.stir(key);
+    }
+
+    /// Sets the alarms of a queue's partitions.
+    fn watch(&mut self, key: u32) {
+        let Some(queue) = self.queues.get_mut(key as usize) else {
+            return;
+        };
+        for lot in &mut queue.lots {
+            if lot.ledger.is_moved() && lot.cursor_us.is_none() {
+                lot.cursor_us = Some(self.now_us + CURSOR_US);
+            }
+            let retry_us = Some(lot.retry_us).filter(|retry_us| *retry_us > 0);
+            let times = [lot.ledger.due_us(), lot.cursor_us, retry_us];
+            let Some(at_us) = times.into_iter().flatten().min() else {
+                continue;
+            };
+            if lot.alarm_us.is_none_or(|alarm_us| at_us < alarm_us) {
+                lot.alarm_us = Some(at_us);
+                self.alarms.push(Reverse((at_us, key, lot.partition)));
+            }
+        }
+    }
+
+    /// Moves the cursors of quiet queues on, so that the log may be cut behind them, and says which are in use.
+    fn sweep(&mut self, log: &mut impl Source) {
+        let mut moved = Vec::new();
+        for (key, queue) in &mut self.queues {
+            if queue.members.is_empty() {
+                continue;
+            }
+            for lot in &mut queue.lots {
+                let heard = self.heard[usize::from(lot.partition / self.cores)];
+                if lot.is_quiet && heard > lot.ledger.read() {
+                    lot.ledger.pass(heard);
+                    moved.push(key as u32);
+                }
+            }
+            if self.now_us.saturating_sub(queue.touched_us) >= TOUCH_US {
+                queue.touched_us = self.now_us;
+                for lot in &queue.lots {
+                    let (acked, beyond) = lot.ledger.cursor();
+                    // If it cannot be kept now, there is another time.
+                    let _ = log.set_cursor(lot.partition, &queue.name, CursorState { acked, beyond });
+                }
+            }
+        }
+        for key in moved {
+            self.stir(key);
+        }
+    }
+
+    /// There may be something to do for a queue.
+    fn stir(&mut self, key: u32) {
+        if let Some(queue) = self.queues.get_mut(key as usize)
+            && !std::mem::replace(&mut queue.is_dirty, true)
+        {
+            self.dirty.push(key);
+        }
+    }
+
+    /// Does something with a queue and what it needs.
+    fn at_desk<T>(&mut self, key: u32, work: impl FnOnce(&mut Queue, &mut Desk<'_>) -> T) -> Option<T> {
+        let settings = self.settings.as_ref()?;
+        let queue = self.queues.get_mut(key as usize)?;
+        let mut asides = Vec::new();
+        let mut desk = Desk {
+            key,
+            settings,
+            now_us: self.now_us,
+            unix_ms: self.unix_ms,
+            ahead_bytes: &mut self.ahead_bytes,
+            letters: &mut self.letters,
+            asides: &mut asides,
+            given_up: &mut self.given_up,
+        };
+        let came = work(queue, &mut desk);
+        let serial = queue.serial;
+        for (partition, offset, letter) in asides {
+            let aside = Aside {
+                queue: key,
+                serial,
+                partition,
+                offset,
+                letter: letter.clone(),
+            };
+            self.asides.insert(letter.events.id(0), aside);
+            self.appends.push_back(letter);
+        }
+        Some(came)
+    }
+}
+
+/// The partitions of a core that a pattern's topics may lie in, ascending.
+fn covered(pattern: &str, core: u16, cores: u16, partitions: u16) -> Vec<u16> {
+    if target::is_wild(pattern) {
+        return (core..partitions).step_by(usize::from(cores)).collect();
+    }
+    let partition = partition_of(pattern, partitions);
+    if owner_of(partition, cores) == core {
+        vec![partition]
+    } else {
+        Vec::new()
+    }
+}
+
+fn keep_cursor(name: &CursorName, lot: &mut Lot, now_us: u64, log: &mut impl Source) {
+    lot.cursor_us = None;
+    if let Some((acked, beyond)) = lot.ledger.moved_cursor()
+        && log
+            .set_cursor(lot.partition, name, CursorState { acked, beyond })
+            .is_err()
+    {
+        lot.ledger.not_kept();
+        lot.cursor_us = Some(now_us + 5 * CURSOR_US);
+    }
+}
+
+fn entries_of(queue: &Queue) -> usize {
+    queue.lots.iter().map(|lot| lot.ledger.len()).sum()
+}
+
+fn is_resting(queues: &Slab<Queue>, key: u32, serial: u64) -> bool {
+    queues
+        .get(key as usize)
+        .is_some_and(|queue| queue.serial == serial && queue.members.is_empty())
+}
