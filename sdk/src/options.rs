@@ -17,6 +17,7 @@ pub(crate) struct Options {
     pub(crate) call_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) outbox_bytes: usize,
+    pub(crate) publish_unacked_bytes: usize,
     pub(crate) open_calls_max: usize,
     pub(crate) open_streams_max: usize,
     pub(crate) handlers_max: usize,
@@ -37,6 +38,7 @@ impl Default for Options {
             call_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
             outbox_bytes: 4 * 1024 * 1024,
+            publish_unacked_bytes: 4 * 1024 * 1024,
             open_calls_max: 65_536,
             open_streams_max: 1024,
             handlers_max: 1024,
@@ -116,6 +118,13 @@ macro_rules! option_methods {
         /// `try_publish` returns an error that [`is_full`](crate::Error::is_full). Default 4 MiB.
         pub fn outbox_bytes(mut self, bytes: usize) -> Self {
             self.options.outbox_bytes = bytes.max(1);
+            self
+        }
+
+        /// Most bytes of events that were published with [`Peer::event`](crate::Peer::event) and are not acknowledged
+        /// yet; each counts with 256 bytes more than it has. When it is full, further ones wait. Default 4 MiB.
+        pub fn publish_unacked_bytes(mut self, bytes: usize) -> Self {
+            self.options.publish_unacked_bytes = bytes.max(1);
             self
         }
 

@@ -12,12 +12,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 use crate::{
-    Error, Message, Origin, Request, Result, codec,
+    Error, Event, Message, Origin, Request, Result, codec,
     handlers::{self, Handlers, Serves},
     ids::Ids,
     link::{self, Link},
     offer::Serve,
     options::Options,
+    publishing::Publishing,
     receive::Refusals,
     request::Call,
     streams::{self, ItemSink, ItemStream, OpenStream},
@@ -68,6 +69,7 @@ pub(crate) struct Shared {
     pub(crate) ids: Arc<Ids>,
     pub(crate) handlers: Arc<Handlers>,
     pub(crate) subscriptions: Subscriptions,
+    pub(crate) publishing: Publishing,
     /// The connection, while there is one.
     link: RwLock<Option<Arc<Link>>>,
     state: watch::Sender<State>,
@@ -83,12 +85,14 @@ impl Shared {
         address: Arc<str>,
         handlers: Arc<Handlers>,
     ) -> Result<Arc<Self>> {
+        let publishing = Publishing::new(options.publish_unacked_bytes);
         Ok(Arc::new(Self {
             options,
             address,
             ids: Arc::new(Ids::new()?),
             handlers,
             subscriptions: Subscriptions::default(),
+            publishing,
             link: RwLock::default(),
             state: watch::Sender::new(State::Reconnecting { attempt: 1 }),
             close_requested: watch::Sender::new(false),
@@ -105,7 +109,8 @@ impl Shared {
 
     /// A connection is there. It is closed again at once if that was asked for meanwhile.
     pub(crate) fn connected(&self, link: &Arc<Link>) {
-        *self.link.write().unwrap_or_else(PoisonError::into_inner) = Some(link.clone());
+        self.publishing
+            .connected(|| *self.link.write().unwrap_or_else(PoisonError::into_inner) = Some(link.clone()));
         self.state.send_replace(State::Connected);
         if *self.close_requested.borrow() {
             link.close(None);
@@ -124,8 +129,14 @@ impl Shared {
                     .as_ref()
                     .filter(|_| !*self.close_requested.borrow()),
             );
+            let why = self.lost_because().unwrap_or_else(link::closed_here);
+            self.publishing.close(&why.at(&self.address));
         }
         self.state.send_replace(state);
+    }
+
+    pub(crate) fn watch_state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
     }
 
     fn lost_because(&self) -> Option<Error> {
@@ -307,7 +318,8 @@ impl Peer {
         OpenStream::new(self, method)
     }
 
-    /// Publishes to a topic, at most once: it is sent and not acknowledged. When the outbox is full this waits.
+    /// Publishes to a topic, at most once: it is sent and not acknowledged. When the outbox is full this waits. For
+    /// events that must not be lost there is [`Peer::event`].
     ///
     /// On a connection that a [`Server`](crate::Server) accepted there is no gateway behind it; the event is sent
     /// if the other side subscribed to its topic.
@@ -323,7 +335,7 @@ impl Peer {
             return Ok(());
         }
         link.outbox
-            .send(&self.event(topic, &payload))
+            .send(&self.plain_event(topic, &payload))
             .await
             .map_err(|why| link.not_queued(why))
     }
@@ -340,7 +352,7 @@ impl Peer {
             return Ok(());
         }
         link.outbox
-            .try_send(&self.event(topic, &payload))
+            .try_send(&self.plain_event(topic, &payload))
             .map_err(|why| link.not_queued(why))
     }
 
@@ -349,10 +361,10 @@ impl Peer {
         let Ok(link) = self.shared().link() else {
             return false;
         };
-        link.wants(topic) && link.outbox.try_send(&self.event(topic, payload)).is_ok()
+        link.wants(topic) && link.outbox.try_send(&self.plain_event(topic, payload)).is_ok()
     }
 
-    fn event<'a>(&self, topic: &'a str, payload: &'a [u8]) -> Envelope<'a> {
+    fn plain_event<'a>(&self, topic: &'a str, payload: &'a [u8]) -> Envelope<'a> {
         let id = self.shared().ids.next();
         Envelope {
             kind: Kind::Event,
@@ -363,6 +375,22 @@ impl Peer {
             payload,
             error: None,
         }
+    }
+
+    /// An event that the gateway stores in its log and acknowledges, at least once or exactly once. Await it, perhaps after
+    /// choosing more; it is sent again, with the same id, after a reconnect and when the gateway cannot take it for a moment,
+    /// for 30 s unless it says otherwise.
+    ///
+    /// ```no_run
+    /// # async fn example(client: fluxar::Client, order: u64) -> fluxar::Result<()> {
+    /// let position = client.event("orders.created", &order).exactly_once().key("7").await?;
+    /// println!("stored at {position}");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// [`Event::enqueue`] does not wait for each. Needs a gateway that keeps logs.
+    pub fn event<'a, T: Serialize + ?Sized>(&'a self, topic: &'a str, value: &T) -> Event<'a> {
+        Event::new(self, topic, value)
     }
 
     /// How many publishes the other side refused, and the last reason. It tells once a second at most, so right

@@ -178,7 +178,7 @@ impl Receiver {
             Verb::Serve => self.remember(envelope, None),
             Verb::Cancel(reference) => self.on_cancel(reference),
             Verb::Ping => self.link.accept(Kind::Ping, envelope.id, &[]),
-            Verb::Ack(reference) => self.on_publish_refused(reference, envelope),
+            Verb::Ack(reference) => self.on_publish_answered(reference, envelope),
             Verb::StreamOpen => streams::start(&self.shared, &self.link, body, envelope),
             Verb::StreamPart(reference) => {
                 if let Some(channel) = self.link.streams.get(reference) {
@@ -348,12 +348,23 @@ impl Receiver {
         }
     }
 
-    /// Publishes at qos 0 are acknowledged only when they are refused.
-    fn on_publish_refused(&self, reference: Id, envelope: &Envelope<'_>) {
-        let Some(raw) = envelope.error else { return };
-        let error = Error::from_wire(raw, &self.link.address);
-        tracing::warn!(publish = %reference, %error, "publishes were refused");
-        self.shared.note_refused_publishes(error);
+    /// A logged event was stored or refused; or an unlogged one was refused.
+    fn on_publish_answered(&self, reference: Id, envelope: &Envelope<'_>) {
+        let error = envelope
+            .error
+            .map(|raw| Error::from_wire(raw, &self.link.address));
+        let answer = match (error, envelope.meta.map(|meta| meta.at())) {
+            (Some(error), _) => Err(error),
+            (None, Some(Ok(Some(at)))) => Ok(at.into()),
+            (None, _) => return, // it says nothing
+        };
+        if let Err(error) = &answer
+            && !self.shared.publishing.is_open(reference)
+        {
+            tracing::warn!(publish = %reference, %error, "publishes were refused");
+            return self.shared.note_refused_publishes(error.clone());
+        }
+        self.shared.publishing.answered(reference, answer);
     }
 
     fn on_reject(&mut self, reject: &Reject) -> Result<(), End> {

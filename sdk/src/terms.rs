@@ -46,16 +46,6 @@ impl Terms {
     /// The meta map that says this, with so much time left.
     pub(crate) fn meta(&self, left: Option<Duration>) -> Result<Option<Vec<u8>>> {
         let unusable = |what: String| Error::from_origin(Origin::Input, Code::InvalidArgument, what);
-        for (name, bytes) in [
-            ("trace", self.trace.as_ref().map_or(0, String::len)),
-            ("key", self.key.as_ref().map_or(0, Vec::len)),
-        ] {
-            if bytes > TEXT_BYTES_MAX {
-                return Err(unusable(format!(
-                    "a {name} of {bytes} bytes; it may have {TEXT_BYTES_MAX}"
-                )));
-            }
-        }
         let mut meta = MetaWriter::new();
         if let Some(left) = left {
             meta = meta.uint("timeout_ms", whole_ms(left));
@@ -64,13 +54,10 @@ impl Terms {
             meta = meta.uint("prio", priority.into());
         }
         if let Some(trace) = &self.trace {
-            meta = meta.text("trace", trace);
+            meta = write_trace(meta, trace)?;
         }
         if let Some(key) = &self.key {
-            meta = match std::str::from_utf8(key) {
-                Ok(text) => meta.text("key", text),
-                Err(_) => meta.raw("key", &byte_string(key)),
-            };
+            meta = write_key(meta, key)?;
         }
         if self.is_idempotent {
             meta = meta.flag("idempotent", true);
@@ -94,15 +81,31 @@ impl Terms {
 }
 
 /// Milliseconds, at least one: zero would be no time at all.
-fn whole_ms(time: Duration) -> u64 {
+pub(crate) fn whole_ms(time: Duration) -> u64 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1).into()
 }
 
-/// An encoded byte string of at most 255 bytes.
-fn byte_string(content: &[u8]) -> Vec<u8> {
-    let mut item = vec![0x58, content.len() as u8];
-    item.extend_from_slice(content);
-    item
+/// Adds a `key`: text if it is some, else bytes.
+pub(crate) fn write_key(meta: MetaWriter, key: &[u8]) -> Result<MetaWriter> {
+    check_len("key", key.len())?;
+    Ok(match std::str::from_utf8(key) {
+        Ok(text) => meta.text("key", text),
+        Err(_) => meta.bytes("key", key),
+    })
+}
+
+/// Adds a trace context.
+pub(crate) fn write_trace(meta: MetaWriter, trace: &str) -> Result<MetaWriter> {
+    check_len("trace", trace.len())?;
+    Ok(meta.text("trace", trace))
+}
+
+fn check_len(name: &str, bytes: usize) -> Result<()> {
+    if bytes <= TEXT_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("a {name} of {bytes} bytes; it may have {TEXT_BYTES_MAX}");
+    Err(Error::from_origin(Origin::Input, Code::InvalidArgument, message))
 }
 
 #[cfg(test)]

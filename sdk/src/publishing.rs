@@ -1,0 +1,441 @@
+//! Events that are logged: published, kept until the gateway says that they are stored, and sent again until then.
+//!
+//! An [`Event`](crate::Event) enters the [`Publishing`] of its peer when there is room, leaves for the connection's outbox
+//! at once if there is one, and stays in the table until the gateway has answered or its time is over. After a
+//! reconnect everything in the table is sent again, with the ids that it had, in the order in which it was published.
+//! What the gateway refuses for a while is held back by topic, so that its order stays; other topics go on. One task a
+//! peer ([`pump`]) sends what could not be sent at once and ends what took too long.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use fluxar_protocol::{Code, Envelope, Id, Kind, meta::Meta};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    time::Instant,
+};
+
+use crate::{
+    Error, Origin, Position, Result, State,
+    link::{Link, Role},
+    outbox::NotQueued,
+    peer::Shared,
+};
+
+/// What an event holds beyond its bytes: its place in the table, and who waits for it.
+const OVERHEAD_BYTES: usize = 256;
+/// The first pause before a refused event is sent again, when the gateway has not said how long.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+/// The longest such pause.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The longest that the gateway can hold an event back.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
+/// The bytes of an event that is kept to be sent again: topic, meta and payload, one after the other.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    bytes: Box<[u8]>,
+    meta_at: usize,
+    payload_at: usize,
+}
+
+impl Kept {
+    pub(crate) fn new(topic: &str, meta: &[u8], payload: &[u8]) -> Self {
+        Self {
+            bytes: [topic.as_bytes(), meta, payload].concat().into(),
+            meta_at: topic.len(),
+            payload_at: topic.len() + meta.len(),
+        }
+    }
+
+    fn topic(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.meta_at]).unwrap_or_default() // it was a &str
+    }
+
+    fn envelope(&self, id: Id) -> Envelope<'_> {
+        Envelope {
+            kind: Kind::Event,
+            id,
+            reference: None,
+            target: Some(self.topic()),
+            meta: Some(Meta::from_checked(&self.bytes[self.meta_at..self.payload_at])),
+            payload: &self.bytes[self.payload_at..],
+            error: None,
+        }
+    }
+}
+
+/// Told what became of an event.
+pub(crate) type Outcome = oneshot::Sender<Result<Position>>;
+
+/// An event that is not known to be stored.
+#[derive(Debug)]
+struct Open {
+    kept: Kept,
+    outcome: Outcome,
+    deadline: Instant,
+    timeout: Duration,
+    /// How often the gateway has refused it for a while, and why the last time.
+    refusals: u32,
+    refused_because: Option<Error>,
+    /// Its share of the bound.
+    _room: OwnedSemaphorePermit,
+}
+
+/// Events of one topic that the gateway refused for a while, and those published behind them.
+#[derive(Debug)]
+struct Held {
+    until: Instant,
+    ids: BTreeSet<Id>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    open: HashMap<Id, Open, foldhash::fast::RandomState>,
+    /// Not sent on this connection, in the order of their ids, which is that of publication.
+    unsent: VecDeque<Id>,
+    held: HashMap<String, Held, foldhash::fast::RandomState>,
+    /// No deadline of the table is earlier.
+    next_deadline: Option<Instant>,
+    closed: Option<Error>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Publishing {
+    table: Mutex<Table>,
+    room: Arc<Semaphore>,
+    bytes_max: u32,
+    /// For the pump: there is something to send, or a deadline that is earlier.
+    work: Notify,
+    is_pumped: AtomicBool,
+}
+
+/// How far the pump has come.
+enum Step {
+    /// Nothing to send before then.
+    Idle(Option<Instant>),
+    /// This connection's outbox is full.
+    Full(Arc<Link>, Option<Instant>),
+}
+
+impl Publishing {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        let bytes_max = u32::try_from(bytes_max)
+            .unwrap_or(u32::MAX)
+            .min((Semaphore::MAX_PERMITS as u64).try_into().unwrap_or(u32::MAX));
+        Self {
+            table: Mutex::default(),
+            room: Arc::new(Semaphore::new(bytes_max as usize)),
+            bytes_max,
+            work: Notify::new(),
+            is_pumped: AtomicBool::new(false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an event when there is room for it, and sends it as soon as there is a connection.
+    pub(crate) async fn publish(
+        shared: &Arc<Shared>,
+        kept: Kept,
+        timeout: Duration,
+        outcome: Outcome,
+    ) -> Result<()> {
+        let this = &shared.publishing;
+        let now = Instant::now();
+        let deadline = now
+            .checked_add(timeout)
+            .unwrap_or_else(|| now + Duration::from_secs(86_400));
+        let bytes = u32::try_from(kept.bytes.len() + OVERHEAD_BYTES)
+            .unwrap_or(u32::MAX)
+            .min(this.bytes_max);
+        let room = match this.room.clone().try_acquire_many_owned(bytes) {
+            Ok(room) => Ok(room),
+            Err(_) => {
+                let waiting = this.room.clone().acquire_many_owned(bytes);
+                tokio::time::timeout_at(deadline, waiting)
+                    .await
+                    .map_err(|_| this.full(shared))?
+            }
+        };
+        let room = room.map_err(|_| this.full(shared))?; // the semaphore is never closed
+        let open = Open {
+            kept,
+            outcome,
+            deadline,
+            timeout,
+            refusals: 0,
+            refused_because: None,
+            _room: room,
+        };
+        this.add(shared, open)?;
+        if !this.is_pumped.swap(true, Ordering::Relaxed) {
+            tokio::spawn(pump(shared.clone()));
+        }
+        Ok(())
+    }
+
+    fn full(&self, shared: &Shared) -> Error {
+        let message = format!(
+            "events of {} bytes wait for their acknowledgements, which is the bound",
+            self.bytes_max
+        );
+        Error::from_origin(Origin::Full, Code::ResourceExhausted, message).at(&shared.address)
+    }
+
+    fn add(&self, shared: &Shared, open: Open) -> Result<()> {
+        let mut table = self.lock();
+        if let Some(why) = &table.closed {
+            return Err(why.clone());
+        }
+        let link = shared.link().ok();
+        if link.as_ref().is_some_and(|link| link.role == Role::Answerer) {
+            let message = "an acknowledged event needs a gateway; this is a direct peer";
+            return Err(Error::from_origin(Origin::Input, Code::Unimplemented, message).at(&shared.address));
+        }
+        // Drawn under the lock, so that ids ascend as events are sent.
+        let id = shared.ids.next();
+        let is_earlier = table.next_deadline.is_none_or(|next| open.deadline < next);
+        let is_held = !table.held.is_empty() && table.held.contains_key(open.kept.topic());
+        let mut needs_pump = is_earlier;
+        if is_held {
+            if let Some(held) = table.held.get_mut(open.kept.topic()) {
+                held.ids.insert(id);
+            }
+        } else {
+            let sent = match &link {
+                Some(link) if table.unsent.is_empty() => link.outbox.try_send(&open.kept.envelope(id)),
+                _ => Err(NotQueued::Full),
+            };
+            match sent {
+                Ok(()) => {}
+                Err(too_large @ NotQueued::TooLarge { .. }) => {
+                    return Err(match link {
+                        Some(link) => link.not_queued(too_large),
+                        None => self.full(shared), // only a link says so
+                    });
+                }
+                Err(NotQueued::Full | NotQueued::Closed) => {
+                    table.unsent.push_back(id);
+                    needs_pump = true;
+                }
+            }
+        }
+        if is_earlier {
+            table.next_deadline = Some(open.deadline);
+        }
+        table.open.insert(id, open);
+        drop(table);
+        if needs_pump {
+            self.work.notify_one();
+        }
+        Ok(())
+    }
+
+    /// There is a new connection: `connect` makes it the peer's, and everything that is open is to be sent on it.
+    pub(crate) fn connected(&self, connect: impl FnOnce()) {
+        let mut table = self.lock();
+        let mut ids: Vec<Id> = table.open.keys().copied().collect();
+        ids.sort_unstable();
+        table.unsent = ids.into();
+        table.held.clear();
+        connect();
+        drop(table);
+        self.work.notify_one();
+    }
+
+    /// The peer is closed: what is open fails, and nothing more is taken.
+    pub(crate) fn close(&self, why: &Error) {
+        let open = {
+            let mut table = self.lock();
+            table.closed = Some(why.clone());
+            table.unsent.clear();
+            table.held.clear();
+            std::mem::take(&mut table.open)
+        };
+        for open in open.into_values() {
+            settle(open, Err(why.clone()));
+        }
+        self.work.notify_one();
+    }
+
+    /// Whether an event with this id waits for its acknowledgement.
+    pub(crate) fn is_open(&self, id: Id) -> bool {
+        self.lock().open.contains_key(&id)
+    }
+
+    /// The gateway has answered. An event that is not open any more is ignored.
+    pub(crate) fn answered(&self, id: Id, answer: Result<Position>) {
+        let mut table = self.lock();
+        let Some(open) = table.open.get_mut(&id) else {
+            return;
+        };
+        let refused_for_a_while = match &answer {
+            Err(error) => match (error.code(), error.retry_after_hint()) {
+                // Without a hint it is this event that cannot be stored: it is too large, for example.
+                (Code::ResourceExhausted, None) => None,
+                (Code::ResourceExhausted | Code::Unavailable, hint) => Some((error, hint)),
+                _ => None,
+            },
+            Ok(_) => None,
+        };
+        let Some((error, hint)) = refused_for_a_while else {
+            let open = table.open.remove(&id);
+            drop(table);
+            if let Some(open) = open {
+                settle(open, answer);
+            }
+            return;
+        };
+        let pause = hint.unwrap_or_else(|| PAUSE_FIRST * 2_u32.pow(open.refusals.min(10)).min(50));
+        let pause = match hint {
+            Some(_) => pause.min(RETRY_AFTER_MAX),
+            None => pause.min(PAUSE_MAX),
+        };
+        open.refusals = open.refusals.saturating_add(1);
+        open.refused_because = Some(error.clone());
+        tracing::debug!(publish = %id, %error, pause_ms = pause.as_millis() as u64, "an event was refused; it is sent again");
+        let topic = open.kept.topic().to_owned();
+        let until = Instant::now() + pause;
+        let held = table.held.entry(topic).or_insert_with(|| Held {
+            until,
+            ids: BTreeSet::new(),
+        });
+        held.until = held.until.max(until);
+        held.ids.insert(id);
+        drop(table);
+        self.work.notify_one();
+    }
+
+    /// Sends what can be sent now, and ends what took too long.
+    fn step(&self, shared: &Shared, now: Instant) -> Step {
+        let mut guard = self.lock();
+        let table = &mut *guard;
+        let expired = expire(table, now);
+        let wake_at = release_held(table, now)
+            .into_iter()
+            .chain(table.next_deadline)
+            .min();
+        let step = match shared.link() {
+            Err(_) => Step::Idle(wake_at),
+            Ok(link) => loop {
+                let Some(&id) = table.unsent.front() else {
+                    break Step::Idle(wake_at);
+                };
+                let Some(open) = table.open.get(&id) else {
+                    table.unsent.pop_front();
+                    continue;
+                };
+                match link.outbox.try_send(&open.kept.envelope(id)) {
+                    Ok(()) => drop(table.unsent.pop_front()),
+                    Err(NotQueued::Full) => break Step::Full(link, wake_at),
+                    Err(NotQueued::Closed) => break Step::Idle(wake_at), // another connection comes, or the end
+                    Err(too_large) => {
+                        table.unsent.pop_front();
+                        if let Some(open) = table.open.remove(&id) {
+                            settle(open, Err(link.not_queued(too_large)));
+                        }
+                    }
+                }
+            },
+        };
+        drop(guard);
+        for open in expired {
+            let message = format!(
+                "not acknowledged within {} ms, and it may be stored all the same",
+                open.timeout.as_millis()
+            );
+            let error =
+                Error::from_origin(Origin::Timeout, Code::DeadlineExceeded, message).at(&shared.address);
+            let error = match open.refused_because.clone() {
+                Some(why) => error.because(why),
+                None => error,
+            };
+            settle(open, Err(error));
+        }
+        step
+    }
+}
+
+/// Takes out what is over. The scan is of the whole table, and due when the earliest deadline that it has seen has passed:
+/// usually that event is long gone.
+fn expire(table: &mut Table, now: Instant) -> Vec<Open> {
+    if table.next_deadline.is_none_or(|next| now < next) {
+        return Vec::new();
+    }
+    let expired = table.open.extract_if(|_, open| open.deadline <= now);
+    let expired = expired.map(|(_, open)| open).collect();
+    table.next_deadline = table.open.values().map(|open| open.deadline).min();
+    expired
+}
+
+/// Moves what has been held back for long enough to what is to be sent. Returns when the next is due.
+fn release_held(table: &mut Table, now: Instant) -> Option<Instant> {
+    if table.held.is_empty() {
+        return None;
+    }
+    let due: Vec<Held> = table
+        .held
+        .extract_if(|_, held| held.until <= now)
+        .map(|(_, held)| held)
+        .collect();
+    for held in due {
+        table.unsent.extend(held.ids);
+    }
+    table.held.values().map(|held| held.until).min()
+}
+
+/// Tells who waits for an event what became of it.
+fn settle(open: Open, outcome: Result<Position>) {
+    if let Err(Err(error)) = open.outcome.send(outcome) {
+        tracing::warn!(topic = open.kept.topic(), %error, "an event was not stored, and nobody waited for it");
+    }
+}
+
+/// Sends what could not be sent at once, until the peer is closed.
+async fn pump(shared: Arc<Shared>) {
+    let mut state = shared.watch_state();
+    let this = &shared.publishing;
+    while *state.borrow_and_update() != State::Closed {
+        let work = this.work.notified();
+        tokio::pin!(work);
+        work.as_mut().enable();
+        match this.step(&shared, Instant::now()) {
+            Step::Idle(until) => tokio::select! {
+                () = &mut work => {}
+                () = wait_until(until) => {}
+                _ = state.changed() => {}
+            },
+            Step::Full(link, until) => {
+                let drained = link.outbox.drained();
+                tokio::pin!(drained);
+                drained.as_mut().enable(); // from here on no drain is missed
+                if !matches!(this.step(&shared, Instant::now()), Step::Full(..)) {
+                    continue;
+                }
+                tokio::select! {
+                    () = &mut drained => {}
+                    () = wait_until(until) => {}
+                    _ = state.changed() => {}
+                }
+            }
+        }
+    }
+}
+
+/// Without an instant, for ever.
+async fn wait_until(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
