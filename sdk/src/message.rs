@@ -2,14 +2,18 @@
 
 use std::{
     fmt, str,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use fluxar_protocol::{Code, Envelope, Id, meta::Meta};
+use fluxar_protocol::{
+    Code, Envelope, Id,
+    meta::{Asked, Meta},
+};
 use serde::de::DeserializeOwned;
 
-use crate::{Error, ItemStream, Origin, Peer, Result, codec, streams::End};
+use crate::{Error, ItemStream, Origin, Peer, Position, Result, codec, logged::Delivery, streams::End};
 
 /// The fields that events and requests have in common. All share the memory of the frame that they arrived in, so a
 /// message that is kept for long keeps up to 64 KiB (or its frame, if that is larger).
@@ -55,17 +59,34 @@ impl fmt::Debug for Fields {
 }
 
 /// An event that was delivered to a subscription.
-#[derive(Debug, Clone)]
-pub struct Message(Fields);
+#[derive(Clone)]
+pub struct Message {
+    fields: Fields,
+    delivery: Option<Arc<Delivery>>,
+}
 
 impl Message {
     pub(crate) fn new(frame: &Bytes, envelope: &Envelope<'_>) -> Self {
-        Self(Fields::new(frame, envelope))
+        Self {
+            fields: Fields::new(frame, envelope),
+            delivery: None,
+        }
+    }
+
+    pub(crate) fn logged(frame: &Bytes, envelope: &Envelope<'_>, delivery: Arc<Delivery>) -> Self {
+        Self {
+            fields: Fields::new(frame, envelope),
+            delivery: Some(delivery),
+        }
+    }
+
+    pub(crate) fn delivery(&self) -> Option<&Delivery> {
+        self.delivery.as_deref()
     }
 
     /// The topic that it was published to.
     pub fn topic(&self) -> &str {
-        self.0.target()
+        self.fields.target()
     }
 
     /// The payload as `T`.
@@ -73,31 +94,64 @@ impl Message {
     /// # Errors
     /// If it is something else. That costs this message only.
     pub fn payload<T: DeserializeOwned>(&self) -> Result<T> {
-        codec::decode(&self.0.payload)
+        codec::decode(&self.fields.payload)
     }
 
     /// The payload as it came: one encoded CBOR item.
     pub fn payload_bytes(&self) -> &Bytes {
-        &self.0.payload
+        &self.fields.payload
     }
 
     /// The id that the publisher gave it, 16 bytes.
     pub fn id(&self) -> [u8; 16] {
-        self.0.id.0
+        self.fields.id.0
     }
 
     /// The W3C trace context that came with it.
     pub fn trace(&self) -> Option<&str> {
-        self.0.text("trace")
+        self.fields.text("trace")
     }
 
-    /// Acknowledges it. At most once delivery, the only one so far, needs no acknowledgement: nothing is sent, and
-    /// programs that are written with it stay right when their subscription asks for more.
+    /// What the event is about, if its publisher said so: the `key` of [`Event::key`](crate::Event::key).
+    pub fn key(&self) -> Option<&[u8]> {
+        let meta = Meta::from_checked(self.fields.meta.as_deref()?);
+        Asked::read(Some(&meta)).ok()?.key
+    }
+
+    /// Where it stands in the gateway's log; `None` for an event that came as it passed (qos 0).
+    pub fn position(&self) -> Option<Position> {
+        Some(self.delivery()?.at())
+    }
+
+    /// How often it may have been given to somebody before. Not 0 in a group after a member did not acknowledge it in
+    /// time or was lost.
+    pub fn dup(&self) -> u64 {
+        self.delivery().map_or(0, Delivery::dup)
+    }
+
+    /// Acknowledges it: the gateway need not deliver it again. A handler that returns `Ok` does so by itself. Of a plain
+    /// subscription the gateway is told when all events before it in its partition are acknowledged as well; in a group
+    /// it is told of exactly this one. Acknowledgements travel together, so this waits for nothing; after a reconnect what
+    /// the gateway does not know of is told again. For an event that came as it passed (qos 0) this does nothing.
     ///
     /// # Errors
     /// None so far.
     pub async fn ack(&self) -> Result<()> {
+        if let Some(delivery) = self.delivery() {
+            delivery.ack();
+        }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Message");
+        shown.field("event", &self.fields);
+        if let Some(at) = self.position() {
+            shown.field("position", &at);
+        }
+        shown.finish_non_exhaustive()
     }
 }
 

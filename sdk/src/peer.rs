@@ -16,6 +16,7 @@ use crate::{
     handlers::{self, Handlers, Serves},
     ids::Ids,
     link::{self, Link},
+    logged,
     offer::Serve,
     options::Options,
     publishing::Publishing,
@@ -148,7 +149,11 @@ impl Shared {
 
     fn request_close(&self) {
         self.close_requested.send_replace(true);
-        if let Some(link) = &*self.link.read().unwrap_or_else(PoisonError::into_inner) {
+        if let Ok(link) = self.link() {
+            // What was acknowledged counts.
+            for entry in self.subscriptions.snapshot().iter() {
+                logged::tell_on(&link, &entry.sub);
+            }
             link.close(None);
         }
     }

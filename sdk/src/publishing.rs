@@ -335,6 +335,11 @@ impl Publishing {
                     table.unsent.pop_front();
                     continue;
                 };
+                if let Some(held) = table.held.get_mut(open.kept.topic()) {
+                    held.ids.insert(id); // not before those that were refused
+                    table.unsent.pop_front();
+                    continue;
+                }
                 match link.outbox.try_send(&open.kept.envelope(id)) {
                     Ok(()) => drop(table.unsent.pop_front()),
                     Err(NotQueued::Full) => break Step::Full(link, wake_at),

@@ -7,13 +7,15 @@ use bytes::Bytes;
 use fluxar_protocol::{
     Batch, Code, Envelope, Fault, Id, Kind, Reject,
     exchange::{self, Verb},
+    meta,
 };
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
-    Error, Message, Origin, codec, handlers,
+    Error, Message, Origin, Position, codec, handlers,
     link::{Interest, Link, Phase, Role},
+    logged,
     peer::Shared,
     stall::StallBudget,
     streams::{self, Aftermath, Channel, Fate},
@@ -39,15 +41,37 @@ pub(crate) enum End {
     MisusedWebSocket(CloseCode, Error),
 }
 
+/// Events that belong to one subscription alone [P-5.4].
+#[derive(Debug)]
+struct Run {
+    /// `None`: it was cancelled meanwhile, and they are skipped.
+    entry: Option<Entry>,
+    /// How many came.
+    taken: u64,
+    count: u64,
+    /// Logged ones are in this partition, and may have been given to somebody so often before.
+    logged: Option<(u16, u64)>,
+}
+
 pub(crate) struct Receiver {
     shared: Arc<Shared>,
     link: Arc<Link>,
     reader: Reader,
     stall: StallBudget,
-    /// The subscription to which the next so many envelopes of this frame belong.
-    run: Option<(Option<Entry>, u64)>,
+    /// The next envelopes of this frame belong to it.
+    run: Option<Run>,
+    /// The offsets of the run, if it is a logged one; kept to be filled again.
+    offsets: Vec<u64>,
     refused_publishes: u64,
     refusal_told_at: Option<Instant>,
+}
+
+impl Run {
+    /// One of its events came; `None` if that was the last.
+    fn go_on(mut self) -> Option<Self> {
+        self.taken += 1;
+        (self.taken < self.count).then_some(self)
+    }
 }
 
 impl Receiver {
@@ -58,6 +82,7 @@ impl Receiver {
             reader,
             stall: StallBudget::new(link.options.stall),
             run: None,
+            offsets: Vec::new(),
             refused_publishes: 0,
             refusal_told_at: None,
         }
@@ -142,21 +167,24 @@ impl Receiver {
         for envelope in Batch::new(&body) {
             match envelope {
                 Ok(decoded) => self.on_envelope(&body, &decoded.envelope).await?,
-                Err(reject) => self.on_reject(&reject)?,
+                Err(reject) => {
+                    // One that cannot be read is one of its run all the same.
+                    self.run = self.run.take().and_then(Run::go_on);
+                    self.on_reject(&reject)?;
+                }
             }
         }
         Ok(())
     }
 
     async fn on_envelope(&mut self, body: &Bytes, envelope: &Envelope<'_>) -> Result<(), End> {
-        if let Some((entry, left)) = self.run.take() {
-            self.run = (left > 1).then(|| (entry.clone(), left - 1));
+        if let Some(run) = self.run.take() {
             if envelope.kind == Kind::Event && envelope.reference.is_none() {
-                if let Some(entry) = entry {
-                    entry.deliver(Message::new(body, envelope), &mut self.stall).await;
-                }
+                self.on_event_of_run(&run, body, envelope).await;
+                self.run = run.go_on();
                 return Ok(());
             }
+            self.run = run.go_on();
         }
         let verb = match exchange::verb(envelope) {
             Ok(verb) => verb,
@@ -225,13 +253,44 @@ impl Receiver {
         }
     }
 
+    async fn on_event_of_run(&mut self, run: &Run, body: &Bytes, envelope: &Envelope<'_>) {
+        let Some(entry) = &run.entry else { return };
+        let offset = usize::try_from(run.taken)
+            .ok()
+            .and_then(|taken| self.offsets.get(taken));
+        match (run.logged, offset) {
+            (Some((partition, dup)), Some(&offset)) if entry.sub.logged.is_some() => {
+                let at = Position { partition, offset };
+                logged::deliver(entry, &self.shared, &self.link, body, envelope, at, dup).await;
+            }
+            _ => entry.deliver(Message::new(body, envelope), &mut self.stall).await,
+        }
+    }
+
+    /// The header of a run.
+    fn begin_run(&mut self, subscription: Id, header: meta::Run<'_>, dup: u64) {
+        self.offsets.clear();
+        let logged = match header {
+            meta::Run::Counted(_) => None,
+            meta::Run::Logged(positions) => {
+                self.offsets.extend(positions.offsets());
+                Some((positions.partition(), dup))
+            }
+        };
+        self.run = (header.count() > 0).then(|| Run {
+            entry: self.entry(subscription),
+            taken: 0,
+            count: header.count(),
+            logged,
+        });
+    }
+
     /// About a subscription or an offer of this side.
     fn on_note(&mut self, reference: Id, body: &Bytes, envelope: &Envelope<'_>) {
         let meta = envelope.meta;
-        if let Some(count) = meta.and_then(|meta| meta.run_count().ok().flatten()) {
-            // A run for a subscription that was cancelled meanwhile is skipped, not handed to others.
-            self.run = (count > 0).then(|| (self.entry(reference), count));
-            return;
+        if let Some(header) = meta.and_then(|meta| meta.run().ok().flatten()) {
+            let dup = meta.and_then(|meta| meta.uint("dup").ok().flatten());
+            return self.begin_run(reference, header, dup.unwrap_or(0));
         }
         if let Some(total) = meta.and_then(|meta| meta.uint("dropped").ok().flatten()) {
             if let Some(entry) = self.entry(reference) {
@@ -245,7 +304,16 @@ impl Receiver {
             && envelope.error.is_none()
             && let Some(entry) = &entry
         {
+            if let Some(Ok(Some(to))) = meta.map(|meta| meta.at()) {
+                if let Some(logged) = &entry.sub.logged {
+                    logged.lock().moved(to.into());
+                }
+                return;
+            }
             entry.accepted(&self.shared.handlers);
+            if let Err(error) = logged::accepted(&entry.sub, &self.link, envelope.payload) {
+                return self.give_up(reference, error);
+            }
         }
         // Who takes an offer back waits for its end; others for the acceptance, as long as they want it.
         if (has_ended || entry.is_some()) && self.link.complete(reference, self.answer(body, envelope)) {
@@ -258,11 +326,26 @@ impl Receiver {
         let error = envelope
             .error
             .map(|raw| Error::from_wire(raw, &self.link.address));
+        if let (Some(error), Some(entry)) = (&error, &entry)
+            && let Some(pause) = logged::pause_of(&entry.sub, error)
+        {
+            tracing::debug!(pattern = entry.sub.pattern, %error, "a subscription is asked for again in a moment");
+            return logged::ask_later(&self.shared, &self.link, &entry.sub, pause);
+        }
         if has_ended || error.is_some() {
             if let Some(error) = &error {
                 tracing::warn!(subscription = %reference, %error, "the other side ended a subscription");
             }
             self.shared.subscriptions.remove(reference, error);
+        }
+    }
+
+    /// Ends a subscription of this side that cannot go on.
+    fn give_up(&self, subscription: Id, error: Error) {
+        tracing::warn!(%subscription, %error, "a subscription cannot go on");
+        self.link.cancel(subscription);
+        if !self.link.complete(subscription, Err(error.clone())) {
+            self.shared.subscriptions.remove(subscription, Some(error));
         }
     }
 

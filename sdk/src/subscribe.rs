@@ -6,19 +6,31 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
-use fluxar_protocol::Id;
+use fluxar_protocol::{Code, Id, limits::NAME_TEXT_BYTES_MAX, meta::Qos};
 use futures_util::FutureExt;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::Instant,
+};
 
 use crate::{
-    Error, Message, Origin, Peer, Result, handlers,
+    Begin, Cursor, Error, Message, Origin, Peer, Result, handlers,
+    link::Link,
+    logged::{self, Delivery, LoggedWish},
     subscriptions::{Entry, Sink, Sub, Wish},
 };
 
 pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type EventHandler = Box<dyn Fn(Message) -> Boxed<Result<()>> + Send + Sync>;
+
+/// The first pause before a handler is given a logged event again that it has failed at.
+const HANDLE_AGAIN_FIRST: Duration = Duration::from_millis(100);
+/// The longest.
+const HANDLE_AGAIN_MAX: Duration = Duration::from_secs(10);
 
 /// What both ways of subscribing can choose.
 #[derive(Debug, Clone)]
@@ -27,6 +39,11 @@ struct Choice {
     pattern: String,
     group: Option<String>,
     queue: usize,
+    qos: Qos,
+    durable: Option<String>,
+    begin: Option<Begin>,
+    is_table: bool,
+    in_flight: Option<u32>,
 }
 
 impl Choice {
@@ -37,13 +54,59 @@ impl Choice {
             pattern: pattern.to_owned(),
             group: None,
             queue,
+            qos: Qos::AtMostOnce,
+            durable: None,
+            begin: None,
+            is_table: false,
+            in_flight: None,
         }
     }
 
+    fn raise(&mut self, qos: Qos) {
+        self.qos = self.qos.max(qos);
+    }
+
+    fn check(&self) -> Result<()> {
+        let unusable = |what: String| Err(Error::from_origin(Origin::Input, Code::InvalidArgument, what));
+        for (what, name) in [("group", &self.group), ("durable subscription", &self.durable)] {
+            if name
+                .as_ref()
+                .is_some_and(|name| !(1..=NAME_TEXT_BYTES_MAX).contains(&name.len()))
+            {
+                return unusable(format!(
+                    "the name of a {what} has 1 to {NAME_TEXT_BYTES_MAX} bytes"
+                ));
+            }
+        }
+        if self.in_flight.is_some() && self.group.is_none() {
+            return unusable("`in_flight` is for the members of a group; choose one with `group`".to_owned());
+        }
+        if self.is_table && self.group.is_some() {
+            return unusable(
+                "`retain` brings a whole table, and a member of a group gets a part; choose one".to_owned(),
+            );
+        }
+        Ok(())
+    }
+
     async fn open(self) -> Result<(Peer, Arc<Sub>, mpsc::Receiver<Message>)> {
+        self.check()?;
         let id = self.peer.shared().ids.next();
-        let sub = Sub::new(id, &self.pattern, Wish::Events { group: self.group });
-        let (queue, events) = mpsc::channel(self.queue);
+        let (wish, queue) = if self.qos == Qos::AtMostOnce {
+            (Wish::Events { group: self.group }, self.queue)
+        } else {
+            let wish = LoggedWish {
+                qos: self.qos,
+                group: self.group,
+                durable: self.durable,
+                begin: self.begin,
+                is_table: self.is_table,
+                in_flight: self.in_flight,
+            };
+            (Wish::Logged(wish), logged::QUEUE)
+        };
+        let sub = Sub::new(id, &self.pattern, wish);
+        let (queue, events) = mpsc::channel(queue);
         ask(
             &self.peer,
             Entry {
@@ -54,6 +117,73 @@ impl Choice {
         .await?;
         Ok((self.peer, sub, events))
     }
+}
+
+/// Adds the builder methods that both ways of subscribing have in common. `$choice` is the field that holds them.
+macro_rules! choice_methods {
+    ($choice:tt) => {
+        /// Joins a group: of its members, each event goes to one. Needs a gateway. With
+        /// [`at_least_once`](Self::at_least_once) it is a work queue: an event that a member does not acknowledge
+        /// in time (30 s, the gateway's `log.ack_ms`), or that was with a member that is lost, goes to another.
+        pub fn group(mut self, group: impl Into<String>) -> Self {
+            self.$choice.group = Some(group.into());
+            self
+        }
+
+        /// Most events that wait here, of a subscription to events as they pass. Of one to logged events the gateway
+        /// holds back what is not acknowledged yet.
+        pub fn queue(mut self, events: usize) -> Self {
+            self.$choice.queue = events.max(1);
+            self
+        }
+
+        /// Logged events, at least once (qos 1): those that were published with [`Peer::event`]. They come with
+        /// positions, and are to be acknowledged. After a reconnect it goes on where it was.
+        pub fn at_least_once(mut self) -> Self {
+            self.$choice.raise(Qos::AtLeastOnce);
+            self
+        }
+
+        /// Logged events, each handled once (qos 2): as [`durable`](Self::durable) with this name, and the gateway has
+        /// stored each event once if it was published [`exactly_once`](crate::Event::exactly_once). A process
+        /// that ends between handling an event and acknowledging it gets that one again; who needs more than that
+        /// writes the [position](Message::position) together with what the event leads to.
+        pub fn exactly_once(mut self, name: impl Into<String>) -> Self {
+            self.$choice.raise(Qos::ExactlyOnce);
+            self.durable(name)
+        }
+
+        /// Logged events, with a cursor of this name that the gateway keeps: a subscription with the same name, pattern and
+        /// group, even of another process, goes on behind what was acknowledged. The newest holder of a
+        /// name wins; the one before it is ended with `aborted`. 1 to 255 bytes.
+        pub fn durable(mut self, name: impl Into<String>) -> Self {
+            self.$choice.raise(Qos::AtLeastOnce);
+            self.$choice.durable = Some(name.into());
+            self
+        }
+
+        /// Logged events, from this place on. Of a durable subscription it overrides the cursor.
+        pub fn from(mut self, begin: Begin) -> Self {
+            self.$choice.raise(Qos::AtLeastOnce);
+            self.$choice.begin = Some(begin);
+            self
+        }
+
+        /// Logged events, and before them, as they were published with [`retain`](crate::Event::retain), the last for each
+        /// key: a table, then its changes. A null payload says that a key was removed.
+        pub fn retain(mut self) -> Self {
+            self.$choice.raise(Qos::AtLeastOnce);
+            self.$choice.is_table = true;
+            self
+        }
+
+        /// Logged events, for a member of a group: most that it has at a time and has not acknowledged. Default 256.
+        pub fn in_flight(mut self, events: u32) -> Self {
+            self.$choice.raise(Qos::AtLeastOnce);
+            self.$choice.in_flight = Some(events.max(1));
+            self
+        }
+    };
 }
 
 /// Asks for a subscription or offers to serve, and waits until that is accepted.
@@ -68,7 +198,7 @@ pub(crate) async fn ask(peer: &Peer, entry: Entry) -> Result<()> {
         entry,
         is_settled: false,
     };
-    let answer = sub.ask(&link).await;
+    let answer = ask_patiently(&sub, &link).await;
     match &answer {
         Ok(()) => asked.is_settled = true,
         Err(error) if error.origin() == Origin::Answer => {
@@ -78,6 +208,22 @@ pub(crate) async fn ask(peer: &Peer, entry: Entry) -> Result<()> {
         Err(_) => {}
     }
     answer
+}
+
+/// Asks, and asks again while the other side says that it cannot take it up at the moment, for as long as a call waits.
+async fn ask_patiently(sub: &Sub, link: &Link) -> Result<()> {
+    let deadline = Instant::now() + link.options.call_timeout;
+    loop {
+        let answer = sub.ask(link).await;
+        let pause = answer
+            .as_ref()
+            .err()
+            .and_then(|error| logged::pause_of(sub, error));
+        match pause {
+            Some(pause) if Instant::now() + pause < deadline => tokio::time::sleep(pause).await,
+            _ => return answer,
+        }
+    }
 }
 
 /// Takes back a subscription or offer whose answer did not come, or whose asker did not wait for it.
@@ -98,9 +244,11 @@ impl Drop for Asked<'_> {
 
 /// Ends a subscription or offer; the other side is told if there is a connection.
 pub(crate) fn withdraw(peer: &Peer, id: Id) {
-    if peer.shared().subscriptions.remove(id, None)
-        && let Ok(link) = peer.shared().link()
+    let shared = peer.shared();
+    if let Some(entry) = shared.subscriptions.take(id, None)
+        && let Ok(link) = shared.link()
     {
+        logged::tell_on(&link, &entry.sub); // what was acknowledged counts
         link.cancel(id);
     }
 }
@@ -124,17 +272,7 @@ impl Subscribe {
         }
     }
 
-    /// Joins a group: of its members, each event goes to one. Needs a gateway.
-    pub fn group(mut self, group: impl Into<String>) -> Self {
-        self.choice.group = Some(group.into());
-        self
-    }
-
-    /// Most events that wait for the handler.
-    pub fn queue(mut self, events: usize) -> Self {
-        self.choice.queue = events.max(1);
-        self
-    }
+    choice_methods!(choice);
 }
 
 impl IntoFuture for Subscribe {
@@ -144,10 +282,20 @@ impl IntoFuture for Subscribe {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let (peer, sub, events) = self.choice.open().await?;
-            tokio::spawn(handle_events(sub.pattern.clone(), events, self.handler));
+            let (stop, stopped) = watch::channel(false);
+            let handling = if sub.logged.is_some() {
+                tokio::spawn(handle_logged(sub.clone(), events, self.handler, stopped))
+            } else {
+                tokio::spawn(handle_events(sub.pattern.clone(), events, self.handler))
+            };
             // The handle holds no peer, so that a forgotten one does not keep the connection open.
             let shared = Arc::downgrade(peer.shared());
-            Ok(Subscribed { sub, shared })
+            Ok(Subscribed {
+                sub,
+                shared,
+                stop,
+                handling,
+            })
         })
     }
 }
@@ -179,15 +327,81 @@ where
     }
 }
 
+/// Runs a handler for one logged event after the other, until the subscription ends. An event that was handled is
+/// acknowledged.
+async fn handle_logged(
+    sub: Arc<Sub>,
+    mut events: mpsc::Receiver<Message>,
+    handler: EventHandler,
+    mut stopped: watch::Receiver<bool>,
+) {
+    loop {
+        // A stopped or ended one is over at once: what waits is not acknowledged, and comes again where it can.
+        let message = tokio::select! {
+            biased;
+            () = stop(&mut stopped) => return,
+            message = events.recv() => message,
+        };
+        let Some(message) = message.filter(|_| !sub.has_ended()) else {
+            return;
+        };
+        if !is_current(&message) {
+            continue;
+        }
+        let mut pause = HANDLE_AGAIN_FIRST;
+        while !handle_once(&sub, &handler, &message).await {
+            // In a group somebody else may do better, when the time for it is over.
+            if sub.is_group() {
+                break;
+            }
+            tokio::select! {
+                () = stop(&mut stopped) => return,
+                _ = sub.ended() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(HANDLE_AGAIN_MAX);
+        }
+    }
+}
+
+/// Whether an event that waited is still to be handled: in a group another member may have it by now.
+fn is_current(message: &Message) -> bool {
+    message.delivery().is_none_or(Delivery::is_current)
+}
+
+/// Whether the event is done with.
+async fn handle_once(sub: &Sub, handler: &EventHandler, message: &Message) -> bool {
+    let pattern = &sub.pattern;
+    let handled = AssertUnwindSafe(async { handler(message.clone()).await })
+        .catch_unwind()
+        .await;
+    let at = message.position().map(tracing::field::display);
+    match handled {
+        Ok(Ok(())) => message.delivery().into_iter().for_each(Delivery::ack),
+        Ok(Err(error)) => tracing::warn!(pattern, at, %error, "an event's handler failed"),
+        Err(_) => tracing::error!(pattern, at, "an event's handler panicked"),
+    }
+    message.delivery().is_none_or(Delivery::is_acked)
+}
+
+/// Completes when the program wants no more events.
+async fn stop(stopped: &mut watch::Receiver<bool>) {
+    if stopped.wait_for(|stopped| *stopped).await.is_err() {
+        std::future::pending::<()>().await; // the handle was dropped: it goes on for ever
+    }
+}
+
 /// A subscription whose events a handler takes. Dropping it changes nothing.
 #[derive(Debug)]
 pub struct Subscribed {
     sub: Arc<Sub>,
     shared: std::sync::Weak<crate::peer::Shared>,
+    stop: watch::Sender<bool>,
+    handling: JoinHandle<()>,
 }
 
 impl Subscribed {
-    /// How many events were lost on the way, on this side or before it.
+    /// How many events were lost on the way, on this side or before it. Logged ones are not.
     pub fn dropped(&self) -> u64 {
         self.sub.dropped()
     }
@@ -197,11 +411,31 @@ impl Subscribed {
         self.sub.end()
     }
 
-    /// Ends it. Events that have arrived are still handled.
+    /// Completes when it has ended, with the reason if that was an error. It survives reconnects; one to logged events
+    /// ends with `out_of_range` or `data_loss` when the log does not hold what comes next, and never goes on behind a
+    /// gap by itself.
+    pub async fn ended(&self) -> Option<Error> {
+        self.sub.ended().await
+    }
+
+    /// What was handled, of a subscription to logged events without a group.
+    pub fn cursor(&self) -> Option<Cursor> {
+        self.sub.cursor()
+    }
+
+    /// Ends it. Events that have arrived are still handled; of logged ones, only the one that is being handled now: this
+    /// waits until that is done and acknowledged, and the others come again to who goes on with the durable name or the
+    /// cursor. Called by the handler itself it does not wait.
     ///
     /// # Errors
     /// None so far.
     pub async fn cancel(self) -> Result<()> {
+        if self.sub.logged.is_some() {
+            self.stop.send_replace(true);
+            if tokio::task::try_id() != Some(self.handling.id()) {
+                drop(self.handling.await); // an error would say that it panicked, outside of the handler
+            }
+        }
         if let Some(peer) = self.shared.upgrade().and_then(|shared| shared.peer()) {
             withdraw(&peer, self.sub.id);
         }
@@ -219,17 +453,7 @@ impl SubscribeStream {
         Self(Choice::new(peer, pattern))
     }
 
-    /// Joins a group: of its members, each event goes to one. Needs a gateway.
-    pub fn group(mut self, group: impl Into<String>) -> Self {
-        self.0.group = Some(group.into());
-        self
-    }
-
-    /// Most events that wait to be taken.
-    pub fn queue(mut self, events: usize) -> Self {
-        self.0.queue = events.max(1);
-        self
-    }
+    choice_methods!(0);
 
     /// Asks for it and waits until it is accepted.
     ///
@@ -273,8 +497,25 @@ pub struct Subscription {
 impl Subscription {
     /// The next event; `None` when the subscription has ended. It survives reconnects, so the program need not
     /// look out for them. Nothing is lost when the future is dropped.
+    ///
+    /// Logged events are the program's to [acknowledge](Message::ack), in any order. One that never is holds back the
+    /// acknowledgement of those behind it in its partition, and when too many are not acknowledged (4,096 or 256 KiB,
+    /// the gateway's settings) no more come.
     pub async fn next(&mut self) -> Option<Message> {
-        self.events.recv().await
+        loop {
+            let message = self.events.recv().await?;
+            if self.sub.logged.is_some() && self.sub.has_ended() {
+                return None; // what still waits could not be acknowledged any more
+            }
+            if is_current(&message) {
+                return Some(message);
+            }
+        }
+    }
+
+    /// What was acknowledged, of a subscription to logged events without a group. [`Begin::Behind`] goes on there.
+    pub fn cursor(&self) -> Option<Cursor> {
+        self.sub.cursor()
     }
 
     /// How many events were lost on the way, on this side or before it.
@@ -282,7 +523,7 @@ impl Subscription {
         self.sub.dropped()
     }
 
-    /// Why it ended, if it ended with an error.
+    /// Why it ended, if it ended with an error: `out_of_range` or `data_loss` where the log does not hold what comes next.
     pub fn end(&self) -> Option<Error> {
         self.sub.end()
     }

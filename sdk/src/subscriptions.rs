@@ -15,17 +15,20 @@ use fluxar_protocol::{Envelope, Id, Kind, meta::Meta, meta::MetaWriter, target};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    Error, Message, Result,
+    Cursor, Error, Message, Result,
     handlers::{Handlers, Serves},
     link::Link,
+    logged::{Logged, LoggedWish},
     stall::StallBudget,
 };
 
 /// What a subscription asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wish {
-    /// Events, perhaps as a member of a group.
+    /// Events as they pass, perhaps as a member of a group.
     Events { group: Option<String> },
+    /// Events out of the gateway's log.
+    Logged(LoggedWish),
     /// Calls and streams.
     Serve(Share),
     /// Events that the other side sends unasked; nothing is sent for it.
@@ -54,16 +57,23 @@ pub(crate) struct Sub {
     dropped_here: AtomicU64,
     /// Its queue was full when the budget was spent, and is not half empty yet.
     is_dropping: AtomicBool,
+    /// How far it has come in the logs.
+    pub(crate) logged: Option<Logged>,
     /// Whether it is over, and why.
     end: watch::Sender<Option<Option<Error>>>,
 }
 
 impl Sub {
     pub(crate) fn new(id: Id, pattern: &str, wish: Wish) -> Arc<Self> {
+        let logged = match &wish {
+            Wish::Logged(wish) => Some(Logged::new(wish)),
+            _ => None,
+        };
         Arc::new(Self {
             id,
             pattern: pattern.to_owned(),
             wish,
+            logged,
             dropped_there: AtomicU64::new(0),
             dropped_before: AtomicU64::new(0),
             dropped_here: AtomicU64::new(0),
@@ -74,26 +84,30 @@ impl Sub {
 
     /// Asks for it on this connection and waits until it is accepted.
     pub(crate) async fn ask(&self, link: &Link) -> Result<()> {
-        let meta = self.meta();
+        let meta = self.meta()?;
         link.exchange(&self.envelope(meta.as_deref()), link.options.call_timeout)
             .await?;
         Ok(())
     }
 
-    /// Asks for it on a new connection; a refusal ends it when it comes.
-    pub(crate) fn ask_again(&self, link: &Link) {
+    /// Asks for it on a new connection; a refusal ends it when it comes. `Err`: it cannot be asked for, and is over.
+    pub(crate) fn ask_again(&self, link: &Link) -> Result<()> {
         if self.wish == Wish::Unasked {
-            return;
+            return Ok(());
         }
         // A new connection counts its drops from zero.
         let told = self.dropped_there.swap(0, Ordering::Relaxed);
         self.dropped_before.fetch_add(told, Ordering::Relaxed);
-        let meta = self.meta();
+        let meta = self.meta()?;
         link.send_control(&self.envelope(meta.as_deref()));
+        Ok(())
     }
 
-    fn meta(&self) -> Option<Vec<u8>> {
+    fn meta(&self) -> Result<Option<Vec<u8>>> {
         let meta = MetaWriter::new();
+        if let (Wish::Logged(wish), Some(logged)) = (&self.wish, &self.logged) {
+            return logged.ask(wish, meta).map(Some);
+        }
         let meta = match &self.wish {
             Wish::Events { group: Some(group) } => meta.text("group", group),
             Wish::Serve(share) => {
@@ -109,9 +123,9 @@ impl Sub {
                 }
                 meta
             }
-            Wish::Events { group: None } | Wish::Unasked => meta,
+            Wish::Events { group: None } | Wish::Logged(_) | Wish::Unasked => meta,
         };
-        meta.finish()
+        Ok(meta.finish())
     }
 
     fn envelope<'a>(&'a self, meta: Option<&'a [u8]>) -> Envelope<'a> {
@@ -124,6 +138,20 @@ impl Sub {
             payload: &[],
             error: None,
         }
+    }
+
+    /// Whether it is a member of a group.
+    pub(crate) fn is_group(&self) -> bool {
+        match &self.wish {
+            Wish::Events { group } => group.is_some(),
+            Wish::Logged(wish) => wish.group.is_some(),
+            Wish::Serve(_) | Wish::Unasked => false,
+        }
+    }
+
+    /// What is done with, in the logs.
+    pub(crate) fn cursor(&self) -> Option<Cursor> {
+        self.logged.as_ref().filter(|_| !self.is_group())?.cursor()
     }
 
     /// Whether events come to it without a header.
@@ -148,6 +176,11 @@ impl Sub {
             "events were dropped before \
             they reached this subscription: it, or its connection, is too slow"
         );
+    }
+
+    /// Whether it is over.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.end.borrow().is_some()
     }
 
     /// Why it ended, if it ended with an error.
@@ -272,20 +305,26 @@ impl Subscriptions {
 
     /// Takes it out, which ends its queue. False if it was not there any more.
     pub(crate) fn remove(&self, id: Id, why: Option<Error>) -> bool {
+        self.take(id, why).is_some()
+    }
+
+    /// The same, and hands it out.
+    pub(crate) fn take(&self, id: Id, why: Option<Error>) -> Option<Entry> {
         let mut entries = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(at) = entries.iter().position(|entry| entry.sub.id == id) else {
-            return false;
-        };
+        let at = entries.iter().position(|entry| entry.sub.id == id)?;
         let entry = Arc::make_mut(&mut entries).remove(at);
         entry.sub.end.send_replace(Some(why));
-        true
+        Some(entry)
     }
 
     /// Asks for all of them on a new connection, before others can use it, and returns which those were.
     pub(crate) fn ask_again(&self, link: &Link) -> Arc<Vec<Entry>> {
         let entries = self.snapshot();
         for entry in entries.iter() {
-            entry.sub.ask_again(link);
+            if let Err(error) = entry.sub.ask_again(link) {
+                tracing::warn!(pattern = entry.sub.pattern, %error, "a subscription cannot go on");
+                self.remove(entry.sub.id, Some(error));
+            }
         }
         entries
     }
