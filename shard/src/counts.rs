@@ -31,10 +31,20 @@ pub struct Counts {
     pub passed: usize,
     /// Bytes of calls and opens that wait or may be sent again.
     pub held_bytes: usize,
+    /// Subscriptions at qos 1 and 2 of this core's connections.
+    pub logged_subscriptions: usize,
+    /// Distinct patterns that they have, and that cores follow at this one.
+    pub logged_patterns: usize,
+    /// Durable cursors of this core's partitions that somebody holds.
+    pub cursor_holders: usize,
+    /// Bytes handed to them and not acknowledged, or being read for them.
+    pub unacked_bytes: usize,
     /// Ever: answers that were late or made up.
     pub late_answers: u64,
     /// Ever: events that nobody wanted.
     pub unheard_events: u64,
     /// Ever: events for a group whose members had left in the meantime.
     pub orphaned_events: u64,
+    /// Ever: events of qos 0 on topics that are always logged, which the log did not take.
+    pub unlogged_events: u64,
 }

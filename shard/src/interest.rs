@@ -208,7 +208,9 @@ impl Shard {
                 self.offer_withdrawn(peer, &pattern);
             }
         }
-        Some(self.unsubscribe(at))
+        let ended = self.unsubscribe(at);
+        self.pump_log();
+        Some(ended)
     }
 
     /// A connection of this core is gone, and with it its subscriptions and offers. Calls that it opened are
@@ -228,6 +230,8 @@ impl Shard {
         while let Some(&at) = self.subscriptions.of(peer).last() {
             self.unsubscribe(at);
         }
+        self.readers_busy(peer, false);
+        self.pump_log();
     }
 
     /// Appends each subscription of the peer that missed events since the last time, with how many it missed ever.
@@ -297,7 +301,7 @@ impl Shard {
     }
 
     /// An id names one thing of its sender's at a time, whatever its kind [P-3.3].
-    fn no_call_has(&self, peer: PeerId, id: Id) -> Result<(), Refusal> {
+    pub(crate) fn no_call_has(&self, peer: PeerId, id: Id) -> Result<(), Refusal> {
         match self.exchanges.find(peer, id) {
             None => Ok(()),
             Some(_) => Err(Refusal::fixed(
@@ -310,9 +314,14 @@ impl Shard {
     /// Says whether a connection's queue is full. A member of a group that is busy gets events only when every other
     /// member is busy too, so that each event of a group finds one that keeps up.
     pub fn set_busy(&mut self, peer: PeerId, busy: bool) {
+        self.readers_busy(peer, busy);
         for nth in 0..self.subscriptions.of(peer).len() {
             let at = self.subscriptions.of(peer)[nth];
             let sub = &self.subscriptions[at];
+            if let Role::Reader(reader) = sub.role {
+                self.reader_busy(reader, busy);
+                continue;
+            }
             let (Role::Member(group), seat) = (sub.role, sub.seat as usize) else {
                 continue;
             };
@@ -329,15 +338,23 @@ impl Shard {
             taken.push(at);
             self.subscriptions.rest(at, busy, taken.len() as u32 - 1);
         }
+        self.pump_log();
     }
 
     /// Takes a subscription out of its list; an offer was withdrawn already.
-    fn unsubscribe(&mut self, at: u32) -> Ended {
+    pub(crate) fn unsubscribe(&mut self, at: u32) -> Ended {
         let (sub, dropped) = self.subscriptions.remove(at);
         let seats = match sub.role {
             Role::Plain => &mut self.topics.patterns[sub.pattern].plain,
             Role::Member(group) => self.groups[group].seats(sub.resting),
             Role::Server(_) => return Ended { serve: true, dropped },
+            Role::Reader(reader) => {
+                self.reader_ended(reader);
+                return Ended {
+                    serve: false,
+                    dropped,
+                };
+            }
         };
         seats.swap_remove(sub.seat as usize);
         if let Some(&moved) = seats.get(sub.seat as usize) {
@@ -396,7 +413,7 @@ impl Shard {
     }
 }
 
-fn check_group(group: Option<&str>) -> Result<(), Refusal> {
+pub(crate) fn check_group(group: Option<&str>) -> Result<(), Refusal> {
     match group {
         Some(name) if name.is_empty() || name.len() > GROUP_BYTES_MAX => Err(Refusal::fixed(
             Code::InvalidArgument,
@@ -406,7 +423,7 @@ fn check_group(group: Option<&str>) -> Result<(), Refusal> {
     }
 }
 
-fn check_pattern(pattern: &str) -> Result<(), Refusal> {
+pub(crate) fn check_pattern(pattern: &str) -> Result<(), Refusal> {
     target::check_pattern(pattern)
         .map_err(|fault| Refusal::worded(Code::InvalidArgument, format!("the pattern `{pattern}`: {fault}")))
 }

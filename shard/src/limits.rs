@@ -38,10 +38,10 @@ pub struct Limits {
     pub call_bytes_held_per_core: usize,
     /// Bytes of chunks that may be under way to one side of a stream.
     pub stream_window_bytes: u32,
-    /// Bytes of logged events that a subscription was handed and has not acknowledged. Beyond it, it gets no more until it
-    /// acknowledges.
+    /// Bytes of events that a subscription at qos 1 or 2 may have unacknowledged; one larger event may be alone. Beyond it
+    /// the subscription waits, and reads on from the log.
     pub unacked_bytes_per_subscription: usize,
-    /// The same in events.
+    /// Likewise the number of events.
     pub unacked_events_per_subscription: u32,
     /// Topics, and likewise methods, whose receivers are remembered; up to twice as many for a while. The ones
     /// unused for longest are forgotten and found again when they are needed.

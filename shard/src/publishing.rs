@@ -30,8 +30,15 @@ impl Shard {
         }
     }
 
-    /// Ends the run that is being built: at the end of one connection's input.
+    /// Ends the runs that are being built: at the end of one connection's input.
+    #[inline]
     pub fn flush_run(&mut self) {
+        self.flush_plain();
+        self.flush_logged();
+    }
+
+    /// Ends the run of plain events that is being built.
+    pub(crate) fn flush_plain(&mut self) {
         let Some(sealed) = self.run.seal() else { return };
         let (run, receivers) = (sealed.run, sealed.receivers);
         for &core in &receivers.cores {

@@ -16,6 +16,7 @@ use crate::groups::Groups;
 use crate::ids::Ids;
 use crate::letter::{Arrival, Letter};
 use crate::limits::{CORES_MAX, Limits};
+use crate::logged::Logged;
 use crate::peer::PeerId;
 use crate::post::Post;
 use crate::runs::RunBuilder;
@@ -47,6 +48,7 @@ pub struct Shard {
     pub(crate) serving: Serving,
     pub(crate) exchanges: Exchanges,
     pub(crate) run: RunBuilder,
+    pub(crate) logged: Logged,
     pub(crate) post: Post,
     pub(crate) ready: VecDeque<Delivery>,
     pub(crate) out: VecDeque<Outgoing>,
@@ -88,6 +90,7 @@ impl Shard {
             serving: Serving::new(core, hasher, !seed.ids.rotate_left(32), limits.names_remembered),
             exchanges: Exchanges::new(core, hasher, limits),
             run: RunBuilder::default(),
+            logged: Logged::new(core, cores, hasher, limits),
             post: Post::new(core, cores),
             ready: VecDeque::new(),
             out: VecDeque::new(),
@@ -131,6 +134,11 @@ impl Shard {
             late_answers: self.late_answers,
             unheard_events: self.unheard_events,
             orphaned_events: self.orphaned_events,
+            logged_subscriptions: self.logged.readers.len(),
+            logged_patterns: self.logged.readers.patterns() + self.logged.owner.followed.len(),
+            cursor_holders: self.logged.owner.holders(),
+            unacked_bytes: self.logged.readers.unacked_bytes(),
+            unlogged_events: self.logged.unlogged_events,
         }
     }
 
@@ -234,7 +242,10 @@ impl Shard {
             Letter::Left { server, reference } => {
                 self.left_gate(server, reference);
             }
-            Letter::Log(_letter) => {}
+            Letter::Log(letter) => {
+                self.log_letter(from, letter);
+                self.pump_log();
+            }
             Letter::Queue(_letter) => {}
         }
         Arrival::Taken
@@ -249,6 +260,7 @@ impl Shard {
     /// The next letter to post, and the core it is for. Runs and changes of interest keep their order between any two
     /// cores each for itself; a letter that cannot be posted yet is the caller's to keep.
     pub fn poll_letter(&mut self) -> Option<(u16, Letter)> {
+        self.tell_acked();
         while let Some(news) = self.post.next_news() {
             if let Some(letter) = self.word(news) {
                 self.post.circulate(letter);

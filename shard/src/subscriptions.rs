@@ -37,6 +37,8 @@ pub(crate) enum Role {
     Member(u32),
     /// Under the offer with this number.
     Server(u32),
+    /// A reader of the logs, with this number.
+    Reader(u32),
 }
 
 #[derive(Debug)]

@@ -94,6 +94,7 @@ impl Shard {
     pub fn handle_time(&mut self, now_us: u64) {
         self.now_us = self.now_us.max(now_us);
         self.serving.handle_time(self.now_us);
+        self.logged_time();
         while let Some(slot) = self.exchanges.deadlines.expired(self.now_us) {
             if self.exchanges[slot].role == Role::Stream {
                 self.stream_time_up(slot);
@@ -106,7 +107,11 @@ impl Shard {
     /// When [`Shard::handle_time`] has something to do, ms; `None` while no exchange waits for a time.
     #[must_use]
     pub fn poll_timeout_ms(&self) -> Option<u64> {
-        let times_us = [self.exchanges.deadlines.next_us(), self.serving.next_back_us()];
+        let times_us = [
+            self.exchanges.deadlines.next_us(),
+            self.serving.next_back_us(),
+            self.logged_due_us(),
+        ];
         Some(times_us.into_iter().flatten().min()?.div_ceil(1_000))
     }
 

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
+use super::pieces::Piece;
 use crate::log::class::Class;
-use crate::log::{CursorName, Events, LogRefusal, Reading, Settled, Stored};
+use crate::log::{CursorName, Events, LogRefusal, Settled, Stored};
 use crate::peer::PeerId;
 
 /// How a home core finds one of its subscriptions again; stale ones are recognised.
@@ -75,7 +76,7 @@ pub enum LogLetter {
         /// Where.
         partition: u16,
         /// What.
-        reading: Reading,
+        fetched: Fetched,
     },
     /// To the owner: how far the holder of a durable cursor has come.
     Acked {
@@ -166,13 +167,6 @@ pub enum BeginRefusal {
         /// The last that was.
         committed: u64,
     },
-    /// What comes behind the position is not held any more.
-    Gone {
-        /// Where.
-        partition: u16,
-        /// The first offset that is held.
-        first: u64,
-    },
     /// Somebody asked for the same cursor later.
     Superseded,
     /// The log keeps no more cursors.
@@ -190,8 +184,42 @@ pub struct Fetch {
     pub partition: u16,
     /// Behind this offset.
     pub after: u64,
-    /// The last offset of the retained events, of which this is to be the next piece; `None`: the log itself.
-    pub table_until: Option<u64>,
+    /// Up to this one, `u64::MAX`: as far as it goes.
+    pub until: u64,
+    /// Of the retained events, instead of all.
+    pub of_table: bool,
+    /// Nothing older than this, ms since 1970, before the first that is not.
+    pub since_ms: u64,
     /// At most so many bytes, or one event.
     pub bytes_max: u32,
+    /// At most so many events.
+    pub events_max: u32,
+}
+
+/// See [`LogLetter::Fetched`].
+#[derive(Debug, Clone)]
+pub enum Fetched {
+    /// What matches, in order. Nothing else does up to `until`.
+    Events {
+        /// The events; there may be none.
+        pieces: Vec<Piece>,
+        /// The position that is reached with them.
+        until: u64,
+    },
+    /// Nothing is committed behind the position.
+    End,
+    /// What comes behind the position is not held any more.
+    Gone {
+        /// The first offset that is held.
+        first: u64,
+    },
+    /// What comes behind the position was damaged on the disk.
+    Damaged {
+        /// The first offset of the damage.
+        first: u64,
+        /// The last.
+        last: u64,
+    },
+    /// It could not be read now.
+    Failed,
 }

@@ -11,111 +11,283 @@
 //! The owner orders the events and knows which cores follow which patterns; it tells a core of each run that matches, once,
 //! whoever is there. Everything about one subscription (what it was handed, what it acknowledged, whether it keeps up) is
 //! known at its home core. One that does not keep up costs no memory: it reads from the log.
+//!
+//! What a core has to tell itself goes the same way as what it tells others, through a queue instead of a mailbox: there is
+//! one order of things, and nothing calls back into what is being worked on.
 
+mod fetching;
 pub mod letters;
 mod news;
+mod owner;
+mod patterns;
+pub mod pieces;
+mod plain;
+mod publishing;
 #[allow(dead_code)]
 mod queue;
+mod readers;
 mod wish;
 
 pub use letters::LogLetter;
 pub use news::LoggedNews;
+pub use pieces::Piece;
 pub use queue::{GivenUp, QueueLetter};
 pub use wish::{From, LoggedPublish, LoggedWish};
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use fluxar_protocol::{Code, Id};
+use fluxar_protocol::Id;
+use foldhash::fast::FixedState;
 
-use crate::log::Settings;
+use crate::letter::Letter;
+use crate::limits::Limits;
 use crate::log::disk::{DiskDone, DiskOp};
+use crate::log::{Log, Settings, Settled};
 use crate::peer::PeerId;
-use crate::refusal::Refusal;
+use crate::post::Post;
 use crate::shard::Shard;
+use owner::Owner;
+use publishing::Publishing;
+use readers::{Readers, Window};
+
+/// The logged part of a shard.
+#[derive(Debug)]
+pub(crate) struct Logged {
+    pub(crate) log: Log,
+    publishing: Option<Publishing>,
+    pub(crate) owner: Owner,
+    pub(crate) readers: Readers,
+    news: VecDeque<LoggedNews>,
+    /// What this core tells itself.
+    local: VecDeque<LogLetter>,
+    /// Since 1970, ms.
+    unix_ms: u64,
+    /// Ever: events of qos 0 on a topic that is always logged, which the log did not take.
+    pub(crate) unlogged_events: u64,
+    core: u16,
+    cores: u16,
+    hasher: FixedState,
+    limits: Limits,
+}
+
+impl Logged {
+    pub(crate) fn new(core: u16, cores: u16, hasher: &FixedState, limits: Limits) -> Self {
+        Self {
+            log: Log::new(core, cores, None, hasher),
+            publishing: None,
+            owner: Owner::new(hasher, limits.names_remembered, cores),
+            readers: Readers::new(hasher, limits.names_remembered, window(&limits), 0),
+            news: VecDeque::new(),
+            local: VecDeque::new(),
+            unix_ms: 0,
+            unlogged_events: 0,
+            core,
+            cores,
+            hasher: hasher.clone(),
+            limits,
+        }
+    }
+
+    fn set(&mut self, settings: Option<Arc<Settings>>) {
+        let names = self.limits.names_remembered;
+        let partitions = settings.as_ref().map_or(0, |settings| settings.partitions);
+        self.log = Log::new(self.core, self.cores, settings.clone(), &self.hasher);
+        self.publishing = settings.map(|settings| Publishing::new(settings, &self.hasher, names));
+        self.readers = Readers::new(&self.hasher, names, window(&self.limits), partitions);
+    }
+}
+
+fn window(limits: &Limits) -> Window {
+    Window {
+        bytes: limits.unacked_bytes_per_subscription.max(1),
+        events: limits.unacked_events_per_subscription.max(1),
+    }
+}
+
+/// Posts a letter, or keeps it for this core itself.
+fn say(core: u16, local: &mut VecDeque<LogLetter>, post: &mut Post, to: u16, letter: LogLetter) {
+    if to == core {
+        local.push_back(letter);
+    } else {
+        post.send(to, Letter::Log(letter));
+    }
+}
 
 impl Shard {
     /// What the log is configured with; `None`: there is no data directory, and nothing is logged. Before anything else.
-    pub fn set_log(&mut self, _settings: Option<Arc<Settings>>) {}
+    pub fn set_log(&mut self, settings: Option<Arc<Settings>>) {
+        self.logged.set(settings);
+    }
 
     /// Whether anything is logged.
     #[must_use]
     pub fn has_log(&self) -> bool {
-        false
+        self.logged.log.settings().is_some()
     }
 
-    /// Whether what is published at qos 0 to this topic is logged, too.
-    pub fn always_logged(&mut self, _topic: &str) -> bool {
-        false
+    /// This core's part of the log is new and empty: a data directory that was just made.
+    pub fn handle_empty_log(&mut self) {
+        self.logged.log.handle_empty(self.epoch);
+        self.pump_log();
     }
 
-    /// Takes an event to be logged; what becomes of it is told by [`Shard::poll_logged`], behind [`Shard::flush_run`].
-    /// `event` is a whole compact envelope without ref, whose target is `topic`, both checked by the caller.
-    pub fn publish_logged(&mut self, _peer: PeerId, _topic: &str, _event: &[u8], _how: LoggedPublish) {}
-
-    /// Subscribes a connection of this core at qos 1 or 2. Whether it is accepted is told by [`Shard::poll_logged`].
-    ///
-    /// # Errors
-    /// As [`Shard::subscribe`]; `failed_precondition` without a log.
-    pub fn subscribe_logged(
-        &mut self,
-        _peer: PeerId,
-        _sub: Id,
-        _pattern: &str,
-        _wish: LoggedWish<'_>,
-    ) -> Result<(), Refusal> {
-        Err(Refusal::fixed(
-            Code::FailedPrecondition,
-            "this gateway has no log",
-        ))
-    }
-
-    /// A subscriber has handled everything up to this position; a member of a group, exactly these: `first`, and behind
-    /// it each delta from the one before. What was never handed out is ignored.
-    pub fn acknowledge(
-        &mut self,
-        _peer: PeerId,
-        _sub: Id,
-        _partition: u16,
-        _first: u64,
-        _deltas: impl Iterator<Item = u64>,
-    ) {
-    }
-
-    /// Ends a logged subscription of this core's, because its connection cannot take the next event. Nothing is told but
-    /// to the owners; the caller tells its peer.
+    /// Ends a logged subscription of this core's, because its connection cannot take the next event. The caller tells its
+    /// peer.
     pub fn abandon_logged(&mut self, peer: PeerId, sub: Id) {
         let _ = self.end_subscription(peer, sub);
+        self.pump_log();
     }
 
-    /// The session behind a connection was cut and goes on: what its subscriptions have not acknowledged comes again, with
-    /// `dup`.
-    pub fn rewind_logged(&mut self, _peer: PeerId) {}
-
-    /// The next thing for a connection of this core. Poll until `None` after each input.
+    /// The next thing for a connection of this core. Poll until `None` after each input: what one input leads to is bounded
+    /// by that input and by what the subscriptions have room for.
     pub fn poll_logged(&mut self) -> Option<LoggedNews> {
-        None
+        self.logged.news.pop_front()
     }
 
     /// The next thing for the disk. Polled at the end of a turn: what one turn appends is one write.
     pub fn poll_disk(&mut self) -> Option<DiskOp> {
-        None
+        self.logged.log.poll_disk()
     }
 
     /// What came of something that [`Shard::poll_disk`] gave.
-    pub fn handle_disk(&mut self, _done: DiskDone) {}
+    pub fn handle_disk(&mut self, done: DiskDone) {
+        self.logged.log.handle_disk(done);
+        self.pump_log();
+    }
 
     /// The wall clock, ms since 1970: before each [`Shard::handle_time`].
-    pub fn set_unix_ms(&mut self, _unix_ms: u64) {}
+    pub fn set_unix_ms(&mut self, unix_ms: u64) {
+        self.logged.unix_ms = unix_ms;
+    }
 
     /// A part of what recovery found.
     pub fn handle_recovered(&mut self, _share: crate::log::recovery::Recovered) {}
 
     /// Writes, syncs and seals what was taken, and takes no more.
-    pub fn stop_log(&mut self) {}
+    pub fn stop_log(&mut self) {
+        self.tell_acked();
+        self.pump_log();
+        self.logged.log.stop();
+        self.pump_log();
+    }
 
     /// Whether the log has stopped.
     #[must_use]
     pub fn is_log_stopped(&self) -> bool {
-        true
+        !self.has_log() || self.logged.log.is_stopped()
+    }
+
+    /// The time was told.
+    pub(crate) fn logged_time(&mut self) {
+        if !self.has_log() {
+            return;
+        }
+        self.logged.log.handle_time(self.now_us, self.logged.unix_ms);
+        self.tell_quiet();
+        self.readers_time();
+        self.tell_acked();
+        self.pump_log();
+    }
+
+    /// When [`Shard::logged_time`] has something to do, us.
+    pub(crate) fn logged_due_us(&self) -> Option<u64> {
+        let log_us = self.logged.log.poll_timeout_ms().map(|ms| ms * 1_000);
+        [log_us, self.quiet_due_us(), self.readers_due_us()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Tells another core, or this one, something of the logs.
+    pub(crate) fn say(&mut self, to: u16, letter: LogLetter) {
+        say(self.core, &mut self.logged.local, &mut self.post, to, letter);
+    }
+
+    /// Takes a letter about the logs.
+    pub(crate) fn log_letter(&mut self, from: u16, letter: LogLetter) {
+        match letter {
+            LogLetter::Append {
+                from,
+                partition,
+                class,
+                events,
+            } => self.append(from, partition, class, events),
+            LogLetter::Settled(settled) => self.settled(settled),
+            LogLetter::AppendRefused {
+                from,
+                events,
+                refusal,
+            } => self.not_stored(Some(from), events, &refusal),
+            LogLetter::Begin(begin) => self.begin_here(from, *begin),
+            LogLetter::Began { sub, result } => self.began(sub, result),
+            LogLetter::Unfollow { pattern } => self.unfollowed(from, &pattern),
+            LogLetter::Logged {
+                partition,
+                after,
+                until,
+                stored,
+            } => self.hear(partition, after, until, stored.as_ref()),
+            LogLetter::Fetch(fetch) => self.fetch_here(from, fetch),
+            LogLetter::Fetched {
+                sub,
+                partition,
+                fetched,
+            } => self.fetched(sub, partition, fetched),
+            LogLetter::Acked { cursor, sub, at } => self.acked_here(from, &cursor, sub, &at),
+            LogLetter::Released { cursor, sub } => self.released_here(from, &cursor, sub),
+            LogLetter::Superseded { sub } => self.reader_superseded(sub),
+        }
+    }
+
+    /// Passes on what the log has, and what this core told itself, until there is nothing.
+    pub(crate) fn pump_log(&mut self) {
+        loop {
+            if let Some(letter) = self.logged.local.pop_front() {
+                self.log_letter(self.core, letter);
+            } else if let Some(committed) = self.logged.log.poll_committed() {
+                self.committed(committed);
+            } else if let Some(settled) = self.logged.log.poll_settled() {
+                self.settled(settled);
+            } else if let Some((reader, reading)) = self.logged.log.poll_read() {
+                self.fetch_read(reader, reading);
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Events are stored: their publisher is told, here or at its home core.
+    fn settled(&mut self, settled: Settled) {
+        let (Settled::Stored { from, .. } | Settled::Again { from, .. }) = &settled;
+        if from.core != self.core {
+            let home = from.core;
+            self.say(home, LogLetter::Settled(settled));
+            return;
+        }
+        self.logged.news.push_back(match settled {
+            Settled::Stored {
+                from,
+                partition,
+                first,
+                events,
+            } => LoggedNews::Stored {
+                to: from,
+                partition,
+                first,
+                events,
+            },
+            Settled::Again {
+                from,
+                id,
+                partition,
+                offset,
+            } => LoggedNews::StoredBefore {
+                to: from,
+                id,
+                partition,
+                offset,
+            },
+        });
     }
 }

@@ -1,0 +1,315 @@
+//! The owner's side of followers: which cores follow which patterns, what each was told, who holds which durable cursor.
+//!
+//! For each core and partition the owner remembers the position up to which that core was told ([`Owner::told`]). A core is
+//! told in one unbroken row: each [`LogLetter::Logged`] and each [`Begun`] says from where to where, and in between lies
+//! nothing that the core follows. So a reader whose position is in that row or ahead of it misses nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use fluxar_protocol::target;
+use foldhash::fast::FixedState;
+use slab::Slab;
+
+use super::LogLetter;
+use super::fetching::Pending;
+use super::letters::{Begin, BeginRefusal, Begun, Start, SubHandle};
+use super::patterns::FollowedPatterns;
+use super::pieces::topic_of;
+use crate::log::{Committed, CursorName, CursorState, Log, owner_of, partition_of};
+use crate::shard::Shard;
+
+/// How often a core that was told nothing for a while hears how far the partitions are, us.
+pub(crate) const QUIET_US: u64 = 10_000_000;
+/// Low bits of an epoch: which start of the gateway on its data directory; the others name the directory.
+const EPOCH_STARTS_BITS: u32 = 20;
+/// After a crash offsets go on at the next multiple of this.
+const OFFSETS_JUMP: u64 = 1_000_000;
+
+#[derive(Debug)]
+pub(crate) struct Owner {
+    /// The cores that follow each pattern, this one included.
+    pub(crate) followed: FollowedPatterns<Vec<u16>>,
+    /// By core, then by partition of this core (`partition / cores`): the position up to which it was told. Made when a core
+    /// first follows something.
+    told: Vec<Box<[u64]>>,
+    holders: HashMap<Arc<CursorName>, Holder, FixedState>,
+    pub(super) fetches: Slab<Pending>,
+    /// When quiet cores are told next, us.
+    quiet_at_us: u64,
+    /// Cores that a run goes to; empty between two runs.
+    cores: Vec<u16>,
+}
+
+/// Who holds a durable cursor.
+#[derive(Debug, Clone, Copy)]
+struct Holder {
+    core: u16,
+    sub: SubHandle,
+    stamp: (u64, u16),
+}
+
+impl Owner {
+    pub(crate) fn new(hasher: &FixedState, names_remembered: usize, cores: u16) -> Self {
+        Self {
+            followed: FollowedPatterns::new(hasher, names_remembered),
+            told: vec![Box::default(); usize::from(cores)],
+            holders: HashMap::with_hasher(hasher.clone()),
+            fetches: Slab::new(),
+            quiet_at_us: QUIET_US,
+            cores: Vec::new(),
+        }
+    }
+
+    pub(crate) fn holders(&self) -> usize {
+        self.holders.len()
+    }
+
+    /// A core is told up to here: from where. `None` if it never followed anything.
+    fn tell(&mut self, core: u16, at: usize, until: u64) -> Option<u64> {
+        let told = self.told[usize::from(core)].get_mut(at)?;
+        Some(std::mem::replace(told, until))
+    }
+}
+
+/// The partitions that a pattern covers.
+pub(crate) fn covered(pattern: &str, partitions: u16) -> std::ops::Range<u16> {
+    if target::is_wild(pattern) {
+        return 0..partitions;
+    }
+    let partition = partition_of(pattern, partitions);
+    partition..partition + 1
+}
+
+impl Shard {
+    /// Events of a partition of this core are committed: whoever follows gets them, each core once.
+    pub(crate) fn committed(&mut self, committed: Committed) {
+        let Committed {
+            partition, stored, ..
+        } = committed;
+        let until = stored.last();
+        self.publish_committed(&stored);
+        let place = usize::from(partition / self.post.cores());
+        let owner = &mut self.logged.owner;
+        if owner.followed.len() == 0 {
+            return;
+        }
+        let mut cores = std::mem::take(&mut owner.cores);
+        let mut last_topic: &str = "";
+        for at in 0..stored.events.len() {
+            let topic = topic_of(stored.events.get(at));
+            if topic == last_topic {
+                continue;
+            }
+            last_topic = topic;
+            let matching = owner.followed.matching(topic).clone();
+            for &pattern in matching.iter() {
+                for &core in &owner.followed[pattern] {
+                    if !cores.contains(&core) {
+                        cores.push(core);
+                    }
+                }
+            }
+        }
+        for &core in &cores {
+            let Some(after) = self.logged.owner.tell(core, place, until) else {
+                continue;
+            };
+            let stored = Some(stored.clone());
+            self.say(
+                core,
+                LogLetter::Logged {
+                    partition,
+                    after,
+                    until,
+                    stored,
+                },
+            );
+        }
+        cores.clear();
+        self.logged.owner.cores = cores;
+    }
+
+    /// A subscription of some core begins.
+    pub(crate) fn begin_here(&mut self, core: u16, begin: Begin) {
+        let sub = begin.sub;
+        let owner = &mut self.logged.owner;
+        let pattern = owner.followed.entry(&begin.pattern);
+        if !owner.followed[pattern].contains(&core) {
+            owner.followed[pattern].push(core);
+        }
+        let result = self.begun(core, &begin);
+        self.say(core, LogLetter::Began { sub, result });
+    }
+
+    fn begun(&mut self, core: u16, begin: &Begin) -> Result<Vec<Begun>, BeginRefusal> {
+        let cores = self.post.cores();
+        let Some(settings) = self.logged.log.settings() else {
+            return Err(BeginRefusal::Log(crate::log::LogRefusal::NoLog));
+        };
+        let partitions = settings.partitions;
+        let ours =
+            covered(&begin.pattern, partitions).filter(|&partition| owner_of(partition, cores) == self.core);
+        let log = &self.logged.log;
+        let mut places = Vec::new();
+        for partition in ours {
+            if !log.is_ready(partition) {
+                return Err(BeginRefusal::Recovering);
+            }
+            places.push(place_of(log, self.epoch, partition, begin)?);
+        }
+        if let Some(cursor) = &begin.cursor {
+            self.hold(core, cursor, begin)?;
+            // The place is kept from the beginning, so that it is there even if nothing is ever acknowledged.
+            for place in places.iter().filter(|place| !place.has_table) {
+                let state = CursorState {
+                    acked: place.position,
+                    beyond: Vec::new(),
+                };
+                let kept = self.logged.log.set_cursor(place.partition, cursor, state);
+                kept.map_err(BeginRefusal::Log)?;
+            }
+        }
+        let told = &mut self.logged.owner.told[usize::from(core)];
+        if told.is_empty() {
+            let ours = (self.core..partitions).step_by(usize::from(cores)).count();
+            *told = vec![0; ours].into();
+        }
+        for place in &mut places {
+            let told = &mut told[usize::from(place.partition / cores)];
+            place.after = std::mem::replace(told, place.until);
+        }
+        Ok(places)
+    }
+
+    /// Gives a durable cursor to whoever asked for it last.
+    fn hold(&mut self, core: u16, cursor: &Arc<CursorName>, begin: &Begin) -> Result<(), BeginRefusal> {
+        let new = Holder {
+            core,
+            sub: begin.sub,
+            stamp: begin.stamp,
+        };
+        let Some(holder) = self.logged.owner.holders.get_mut(cursor) else {
+            self.logged.owner.holders.insert(cursor.clone(), new);
+            return Ok(());
+        };
+        if holder.stamp > new.stamp {
+            return Err(BeginRefusal::Superseded);
+        }
+        let old = std::mem::replace(holder, new);
+        self.say(old.core, LogLetter::Superseded { sub: old.sub });
+        Ok(())
+    }
+
+    /// A core follows a pattern no more.
+    pub(crate) fn unfollowed(&mut self, core: u16, pattern: &str) {
+        let followed = &mut self.logged.owner.followed;
+        let Some(pattern) = followed.get(pattern) else {
+            return;
+        };
+        followed[pattern].retain(|&other| other != core);
+        if followed[pattern].is_empty() {
+            followed.remove(pattern);
+        }
+    }
+
+    /// The holder of a durable cursor has come so far.
+    pub(crate) fn acked_here(&mut self, core: u16, cursor: &CursorName, sub: SubHandle, at: &[(u16, u64)]) {
+        let holder = self.logged.owner.holders.get(cursor);
+        if holder.is_none_or(|holder| (holder.core, holder.sub) != (core, sub)) {
+            return; // somebody else holds it now, and may have begun elsewhere
+        }
+        for &(partition, acked) in at {
+            let state = CursorState {
+                acked,
+                beyond: Vec::new(),
+            };
+            // It exists, so there is room for it; a log that stops keeps what it had.
+            let _ = self.logged.log.set_cursor(partition, cursor, state);
+        }
+    }
+
+    /// The holder of a durable cursor is gone.
+    pub(crate) fn released_here(&mut self, core: u16, cursor: &CursorName, sub: SubHandle) {
+        let holders = &mut self.logged.owner.holders;
+        if holders
+            .get(cursor)
+            .is_some_and(|holder| (holder.core, holder.sub) == (core, sub))
+        {
+            holders.remove(cursor);
+        }
+    }
+
+    /// Tells cores that heard nothing for a while how far the partitions are, so that cursors of quiet subscriptions move.
+    pub(crate) fn tell_quiet(&mut self) {
+        if self.now_us < self.logged.owner.quiet_at_us {
+            return;
+        }
+        self.logged.owner.quiet_at_us = self.now_us + QUIET_US;
+        let cores = self.post.cores();
+        for core in 0..cores {
+            for at in 0..self.logged.owner.told[usize::from(core)].len() {
+                let partition = self.core + at as u16 * cores;
+                let until = self.logged.log.bounds(partition).committed;
+                let told = self.logged.owner.told[usize::from(core)][at];
+                if told < until {
+                    self.logged.owner.told[usize::from(core)][at] = until;
+                    self.say(
+                        core,
+                        LogLetter::Logged {
+                            partition,
+                            after: told,
+                            until,
+                            stored: None,
+                        },
+                    );
+                }
+            }
+        }
+    }
+
+    /// When [`Shard::tell_quiet`] is due, us.
+    pub(crate) fn quiet_due_us(&self) -> Option<u64> {
+        let owner = &self.logged.owner;
+        (owner.followed.len() > 0).then_some(owner.quiet_at_us)
+    }
+}
+
+/// Where a subscription begins in a partition.
+fn place_of(log: &Log, epoch: u64, partition: u16, begin: &Begin) -> Result<Begun, BeginRefusal> {
+    let bounds = log.bounds(partition);
+    let cursor = begin.cursor.as_ref().and_then(|name| log.cursor(partition, name));
+    let (position, is_known) = match (&begin.start, cursor) {
+        (Start::Default, Some(cursor)) => (cursor.acked, true),
+        (Start::Default, None) | (Start::New, _) => (bounds.committed, false),
+        (Start::All, _) => (bounds.first.saturating_sub(1), false),
+        (Start::TimeMs(time_ms), _) => (log.position_at(partition, *time_ms), false),
+        (Start::Epoch { epoch: theirs, at }, _) => {
+            let is_ours = theirs >> EPOCH_STARTS_BITS == epoch >> EPOCH_STARTS_BITS && *theirs <= epoch;
+            if !is_ours {
+                return Err(BeginRefusal::UnknownEpoch);
+            }
+            match at.binary_search_by_key(&partition, |&(partition, _)| partition) {
+                Ok(found) => {
+                    let offset = at[found].1;
+                    // What a crash took back may have been given out, but never more than one jump of it.
+                    if offset > (bounds.committed / OFFSETS_JUMP + 2) * OFFSETS_JUMP {
+                        return Err(BeginRefusal::NeverGivenOut {
+                            partition,
+                            committed: bounds.committed,
+                        });
+                    }
+                    (offset, true)
+                }
+                Err(_) => (bounds.first.saturating_sub(1), false),
+            }
+        }
+    };
+    Ok(Begun {
+        partition,
+        position,
+        has_table: begin.retain && !is_known,
+        after: 0,
+        until: bounds.committed,
+    })
+}

@@ -1,0 +1,199 @@
+//! Pieces: stored events as they go behind one header, with their positions, made once for all that get the same.
+//!
+//! A piece shares the bytes that the events were stored in where those that are wanted stand one behind the other there.
+//! Where others lie between them, or where small batches meet, the wanted ones are copied together, so that a reader
+//! that catches up gets few large pieces.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use fluxar_protocol::envelope;
+use fluxar_protocol::limits::{POSITIONS_BYTES_MAX, RUN_BYTES_MAX};
+use fluxar_protocol::position::write_positions;
+
+use crate::log::Stored;
+
+/// Most bytes of events behind one header; one larger event has a header of its own. The header fits into the rest of what
+/// every receiver takes.
+pub(crate) const PIECE_BYTES_MAX: usize = RUN_BYTES_MAX - 4 * 1024;
+/// Most events behind one header when each offset is one more than the one before.
+pub(crate) const PIECE_EVENTS_MAX: usize = POSITIONS_BYTES_MAX - POSITIONS_HEAD_BYTES_MAX;
+/// Array head, partition, first offset.
+const POSITIONS_HEAD_BYTES_MAX: usize = 3 + 3 + 9;
+
+const _: () = assert!(PIECE_BYTES_MAX + POSITIONS_BYTES_MAX + 256 <= RUN_BYTES_MAX);
+
+/// Events with the header's positions. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    /// `meta.run`, encoded.
+    pub positions: Bytes,
+    /// The events back to back.
+    pub events: Bytes,
+    /// How many.
+    pub count: u32,
+    /// The offset of the last.
+    pub last: u64,
+}
+
+/// The topic of a compact event without ref: its target's text stands behind array head, type, id, null and its own head.
+pub(crate) fn topic_of(event: &[u8]) -> &str {
+    const HEAD_AT: usize = 1 + 1 + 17 + 1;
+    let text = match event.get(HEAD_AT..) {
+        Some(&[head @ 0x60..=0x77, ref rest @ ..]) => rest.get(..usize::from(head & 0x1f)),
+        Some(&[0x78, len, ref rest @ ..]) => rest.get(..usize::from(len)),
+        _ => None,
+    };
+    text.and_then(|text| std::str::from_utf8(text).ok())
+        .unwrap_or_default() // it was checked before it was stored
+}
+
+/// Whether an event that was appended at `time_ms` is worthless now.
+pub(crate) fn is_expired(event: &[u8], time_ms: u64, now_ms: u64) -> bool {
+    let ttl_ms = envelope::decode(event)
+        .ok()
+        .and_then(|decoded| decoded.envelope.meta)
+        .and_then(|meta| meta.uint("ttl_ms").ok().flatten());
+    ttl_ms.is_some_and(|ttl_ms| now_ms >= time_ms.saturating_add(ttl_ms))
+}
+
+/// Cuts stored events of one partition into pieces.
+#[derive(Debug)]
+pub(crate) struct Cutter {
+    partition: u16,
+    pieces: Vec<Piece>,
+    offsets: Vec<u64>,
+    /// What the positions take without their first three.
+    deltas_bytes: usize,
+    /// Events that stand one behind the other in stored bytes; empty if they are being copied, or there are none.
+    span: Option<(Bytes, Range<usize>)>,
+    copied: BytesMut,
+}
+
+impl Cutter {
+    pub(crate) fn new(partition: u16) -> Self {
+        Self {
+            partition,
+            pieces: Vec::new(),
+            offsets: Vec::new(),
+            deltas_bytes: 0,
+            span: None,
+            copied: BytesMut::new(),
+        }
+    }
+
+    /// Adds the event that stands there in a stored batch.
+    pub(crate) fn push(&mut self, batch: &Bytes, at: Range<usize>, offset: u64) {
+        let delta_bytes = self
+            .offsets
+            .last()
+            .map_or(0, |last| uint_bytes(offset.wrapping_sub(*last)));
+        let is_full = self.bytes() + at.len() > PIECE_BYTES_MAX
+            || POSITIONS_HEAD_BYTES_MAX + self.deltas_bytes + delta_bytes > POSITIONS_BYTES_MAX;
+        if is_full && !self.offsets.is_empty() {
+            self.seal();
+        } else {
+            self.deltas_bytes += delta_bytes;
+        }
+        self.offsets.push(offset);
+        match &mut self.span {
+            Some((bytes, span)) if span.end == at.start && is_same(bytes, batch) => span.end = at.end,
+            None if self.copied.is_empty() => self.span = Some((batch.clone(), at)),
+            _ => {
+                if let Some((bytes, span)) = self.span.take() {
+                    self.copied.extend_from_slice(&bytes[span]);
+                }
+                self.copied.extend_from_slice(&batch[at]);
+            }
+        }
+    }
+
+    /// How large the piece that is being made is.
+    fn bytes(&self) -> usize {
+        self.span
+            .as_ref()
+            .map_or(self.copied.len(), |(_, span)| span.len())
+    }
+
+    fn seal(&mut self) {
+        let (Some(&first), Some(&last)) = (self.offsets.first(), self.offsets.last()) else {
+            return;
+        };
+        let mut positions = Vec::with_capacity(POSITIONS_HEAD_BYTES_MAX + self.deltas_bytes);
+        let deltas = self.offsets.windows(2).map(|pair| pair[1] - pair[0]);
+        write_positions(self.partition, first, deltas, &mut positions);
+        let events = match self.span.take() {
+            // A small rest of something large is not to keep all of it in memory.
+            Some((bytes, span)) if span.len() < bytes.len() / 2 => Bytes::copy_from_slice(&bytes[span]),
+            Some((bytes, span)) => bytes.slice(span),
+            None => self.copied.split().freeze(),
+        };
+        self.pieces.push(Piece {
+            positions: positions.into(),
+            events,
+            count: self.offsets.len() as u32,
+            last,
+        });
+        self.offsets.clear();
+        self.deltas_bytes = 0;
+    }
+
+    pub(crate) fn finish(mut self) -> Vec<Piece> {
+        self.seal();
+        self.pieces
+    }
+}
+
+/// Adds the events of a batch that are wanted, and says how many there were.
+pub(crate) fn cut(cutter: &mut Cutter, stored: &Stored, mut wanted: impl FnMut(&[u8], u64) -> bool) {
+    let bytes = &stored.events.bytes;
+    let mut start = 0;
+    for (offset, &end) in stored.offsets().zip(stored.events.ends.iter()) {
+        let end = end as usize;
+        if wanted(&bytes[start..end], offset) {
+            cutter.push(bytes, start..end, offset);
+        }
+        start = end;
+    }
+}
+
+fn is_same(one: &Bytes, other: &Bytes) -> bool {
+    one.as_ptr() == other.as_ptr() && one.len() == other.len()
+}
+
+/// A batch of which everything is wanted as one piece, if it can be one.
+pub(crate) fn whole(partition: u16, stored: &Stored) -> Option<Piece> {
+    let count = stored.events.len();
+    let bytes = stored.events.bytes.len();
+    if stored.deltas.is_some()
+        || count == 0
+        || count > PIECE_EVENTS_MAX
+        || (bytes > PIECE_BYTES_MAX && count > 1)
+    {
+        return None;
+    }
+    let mut positions = Vec::with_capacity(POSITIONS_HEAD_BYTES_MAX + count - 1);
+    write_positions(
+        partition,
+        stored.first,
+        std::iter::repeat_n(1, count - 1),
+        &mut positions,
+    );
+    Some(Piece {
+        positions: positions.into(),
+        events: stored.events.bytes.clone(),
+        count: count as u32,
+        last: stored.last(),
+    })
+}
+
+/// Bytes of an encoded unsigned integer.
+fn uint_bytes(value: u64) -> usize {
+    match value {
+        0..=23 => 1,
+        24..=0xff => 2,
+        0x100..=0xffff => 3,
+        0x1_0000..=0xffff_ffff => 5,
+        _ => 9,
+    }
+}

@@ -1,0 +1,254 @@
+//! How a subscription begins: its owners say where, each for its partitions; when all have, it is accepted.
+
+use std::sync::Arc;
+
+use fluxar_protocol::limits::NAME_TEXT_BYTES_MAX;
+use fluxar_protocol::meta::Qos;
+use fluxar_protocol::{Code, Id};
+
+use super::owners;
+use super::reader::{Phase, Place, Reader};
+use crate::interest::{check_group, check_pattern};
+use crate::log::{CursorName, LogRefusal, Settings};
+use crate::logged::LogLetter;
+use crate::logged::letters::{Begin, BeginRefusal, Begun, Start, SubHandle};
+use crate::logged::news::LoggedNews;
+use crate::logged::publishing::refusal_words;
+use crate::logged::wish::{From, LoggedWish};
+use crate::peer::PeerId;
+use crate::refusal::Refusal;
+use crate::shard::Shard;
+use crate::subscriptions::Role;
+
+impl Shard {
+    /// Subscribes a connection of this core at qos 1 or 2. Whether it is accepted is told by [`Shard::poll_logged`].
+    ///
+    /// # Errors
+    /// As [`Shard::subscribe`]; `failed_precondition` without a log; `invalid_argument` for qos 2 without a name, and for a
+    /// name that is empty or too long.
+    pub fn subscribe_logged(
+        &mut self,
+        peer: PeerId,
+        sub: Id,
+        pattern: &str,
+        wish: LoggedWish<'_>,
+    ) -> Result<(), Refusal> {
+        let Some(settings) = self.logged.log.settings().cloned() else {
+            let (code, message, _) = refusal_words(&LogRefusal::NoLog);
+            return Err(Refusal { code, message });
+        };
+        check_pattern(pattern)?;
+        check_group(wish.group)?;
+        if wish
+            .durable
+            .is_some_and(|name| name.is_empty() || name.len() > NAME_TEXT_BYTES_MAX)
+        {
+            return Err(Refusal::fixed(
+                Code::InvalidArgument,
+                "a `durable` name has 1 to 255 bytes",
+            ));
+        }
+        if wish.qos == Qos::ExactlyOnce && wish.durable.is_none() && wish.group.is_none() {
+            return Err(Refusal::fixed(
+                Code::InvalidArgument,
+                "a subscription at qos 2 needs a `durable` name: without one nothing tells what was handled before",
+            ));
+        }
+        self.no_call_has(peer, sub)?;
+        self.begin_reader(&settings, peer, sub, pattern, wish)?;
+        self.pump_log();
+        Ok(())
+    }
+
+    fn begin_reader(
+        &mut self,
+        settings: &Settings,
+        peer: PeerId,
+        sub: Id,
+        pattern: &str,
+        wish: LoggedWish<'_>,
+    ) -> Result<(), Refusal> {
+        let text_bytes = pattern.len() + wish.durable.map_or(0, |name| name.len() + wish.principal.len());
+        self.subscriptions.admit(peer, sub, text_bytes, false)?;
+        let cursor = wish.durable.map(|name| {
+            Arc::new(CursorName {
+                principal: wish.principal.into(),
+                name: name.into(),
+                pattern: pattern.into(),
+                group: "".into(),
+            })
+        });
+        let start = start_of(&wish.from);
+        let owners = owners(pattern, settings.partitions, self.post.cores());
+        let phase = Phase::Beginning {
+            start: start.clone(),
+            owners_left: owners.len() as u16,
+            begun: Vec::new(),
+        };
+        let readers = &mut self.logged.readers;
+        let number = readers.followed.entry(pattern);
+        let text = readers.followed.text(number).clone();
+        let mut reader = Reader::new(peer, sub, number, cursor.clone(), phase);
+        reader.is_busy = readers.busy.contains(&peer);
+        let at = readers.add(reader);
+        let handle = readers.handle(at);
+        self.subscriptions
+            .add(peer, sub, Role::Reader(at), 0, 0, text_bytes);
+        for owner in owners {
+            let begin = Begin {
+                sub: handle,
+                stamp: (self.now_us, self.core),
+                pattern: text.clone(),
+                cursor: cursor.clone(),
+                start: start.clone(),
+                retain: wish.retain,
+            };
+            self.say(owner, LogLetter::Begin(Box::new(begin)));
+        }
+        Ok(())
+    }
+
+    /// An owner says where a subscription begins, or that it does not.
+    pub(crate) fn began(&mut self, sub: SubHandle, result: Result<Vec<Begun>, BeginRefusal>) {
+        // What its owner told with it holds for all of this core, whatever became of the subscription.
+        if let Ok(begun) = &result {
+            for place in begun {
+                self.hear(place.partition, place.after, place.until, None);
+            }
+        }
+        let Some(at) = self.logged.readers.find(sub) else {
+            return;
+        };
+        let begun_here = match result {
+            Ok(begun) => begun,
+            Err(refusal) => {
+                let (code, message, retry_after_ms, details) = words(&refusal);
+                self.refuse_reader(at, code, message, retry_after_ms, details);
+                return;
+            }
+        };
+        let Phase::Beginning {
+            owners_left, begun, ..
+        } = &mut self.logged.readers[at].phase
+        else {
+            return;
+        };
+        begun.extend(begun_here);
+        *owners_left -= 1;
+        if *owners_left == 0 {
+            self.open_reader(at);
+        }
+    }
+
+    /// All owners have said where it begins.
+    fn open_reader(&mut self, at: u32) {
+        let epoch = self.epoch;
+        let readers = &mut self.logged.readers;
+        let reader = &mut readers.held[at as usize];
+        let Phase::Beginning { start, mut begun, .. } = std::mem::replace(&mut reader.phase, Phase::Open)
+        else {
+            return;
+        };
+        begun.sort_unstable_by_key(|place| place.partition);
+        let since_ms = match start {
+            Start::TimeMs(time_ms) => time_ms,
+            _ => 0,
+        };
+        reader.places = begun.iter().map(|begun| Place::new(begun, since_ms)).collect();
+        reader.behind = begun.len() as u32;
+        for (nth, begun) in begun.iter().enumerate() {
+            if !begun.has_table && begun.position >= readers.heard[usize::from(begun.partition)] {
+                reader.catches_up(nth);
+            }
+        }
+        self.logged.news.push_back(LoggedNews::Accepted {
+            to: reader.peer,
+            sub: reader.id,
+            epoch,
+            at: begun
+                .iter()
+                .map(|place| (place.partition, place.position))
+                .collect(),
+        });
+        self.fetch_on(at);
+    }
+
+    /// A subscription does not begin.
+    pub(super) fn refuse_reader(
+        &mut self,
+        at: u32,
+        code: Code,
+        message: String,
+        retry_after_ms: Option<u32>,
+        details: Option<Vec<u8>>,
+    ) {
+        let Reader { peer, id, .. } = self.logged.readers[at];
+        if let Some(sub) = self.subscriptions.find(peer, id) {
+            self.unsubscribe(sub);
+        }
+        self.logged.news.push_back(LoggedNews::RefusedSub {
+            to: peer,
+            sub: id,
+            code,
+            message: message.into(),
+            retry_after_ms,
+            details,
+        });
+    }
+}
+
+/// The start of a wish, to be sent. Of a partition that is named twice, the last counts.
+pub(crate) fn start_of(from: &From<'_>) -> Start {
+    match from {
+        From::Default => Start::Default,
+        From::New => Start::New,
+        From::All => Start::All,
+        From::TimeMs(time_ms) => Start::TimeMs(*time_ms),
+        From::Epoch { epoch, at } => {
+            let mut sorted: Vec<(u16, u64)> = at.iter().rev().copied().collect();
+            sorted.sort_by_key(|&(partition, _)| partition);
+            sorted.dedup_by_key(|&mut (partition, _)| partition);
+            Start::Epoch {
+                epoch: *epoch,
+                at: sorted.into(),
+            }
+        }
+    }
+}
+
+/// What a peer is told.
+pub(crate) fn words(refusal: &BeginRefusal) -> (Code, String, Option<u32>, Option<Vec<u8>>) {
+    match refusal {
+        BeginRefusal::Recovering => {
+            let (code, message, retry_after_ms) = refusal_words(&LogRefusal::Recovering);
+            (code, message.into_owned(), retry_after_ms, None)
+        }
+        BeginRefusal::Log(refusal) => {
+            let (code, message, retry_after_ms) = refusal_words(refusal);
+            (code, message.into_owned(), retry_after_ms, None)
+        }
+        BeginRefusal::UnknownEpoch => (
+            Code::OutOfRange,
+            "that epoch is not one of this gateway's log: its positions mean nothing here; subscribe with `from` \"all\" \
+             or \"new\""
+                .to_owned(),
+            None,
+            None,
+        ),
+        BeginRefusal::NeverGivenOut { partition, committed } => (
+            Code::OutOfRange,
+            format!(
+                "no event of partition {partition} ever had that offset; the last one has {committed}: subscribe with \
+                 `from` \"all\" or \"new\""
+            ),
+            None,
+            Some(super::details(*partition, *committed, None)),
+        ),
+        BeginRefusal::Superseded => (
+            Code::Aborted,
+            "a newer subscription with the same `durable` name, pattern and principal was faster".to_owned(),
+            None,
+            None,
+        ),
+    }
+}

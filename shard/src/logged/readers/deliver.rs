@@ -1,0 +1,282 @@
+//! Handing out: what comes in goes to the places that are live, and what was fetched to those that are behind.
+
+use std::rc::Rc;
+
+use fluxar_protocol::Code;
+
+use super::reader::{Phase, State, Window};
+use super::{Readers, details, run};
+use crate::log::Stored;
+use crate::log::owner_of;
+use crate::logged::letters::{Fetch, Fetched, SubHandle};
+use crate::logged::news::LoggedNews;
+use crate::logged::pieces::{Cutter, Piece, cut, is_expired, topic_of, whole};
+use crate::logged::{LogLetter, say};
+use crate::shard::Shard;
+use std::collections::VecDeque;
+
+impl Shard {
+    /// An owner tells how far a partition is, and what came that some pattern of this core matches.
+    pub(crate) fn hear(&mut self, partition: u16, after: u64, until: u64, stored: Option<&Stored>) {
+        let now_ms = self.logged.unix_ms;
+        let readers = &mut self.logged.readers;
+        let Some(heard) = readers.heard.get_mut(usize::from(partition)) else {
+            return;
+        };
+        debug_assert_eq!(*heard, after, "what a core hears of a partition has no gaps");
+        *heard = until;
+        let Some(stored) = stored else { return };
+        let fallen = readers.deliver(partition, after, stored, now_ms, &mut self.logged.news);
+        for at in fallen {
+            self.fetch_on(at);
+        }
+    }
+
+    /// What a place of a subscription fetched has come.
+    pub(crate) fn fetched(&mut self, sub: SubHandle, partition: u16, fetched: Fetched) {
+        let readers = &mut self.logged.readers;
+        let Some(at) = readers.find(sub) else { return };
+        let heard = readers.heard[usize::from(partition)];
+        let reader = &mut readers.held[at as usize];
+        let Some(place) = reader.place(partition) else {
+            return;
+        };
+        if !reader.fetched(place) {
+            self.fetch_on(at);
+            return;
+        }
+        match fetched {
+            Fetched::Events { pieces, until } => {
+                let dup = u32::from(reader.is_again(place));
+                if !pieces.is_empty() {
+                    reader.places[place].since_ms = 0;
+                }
+                for piece in &pieces {
+                    reader.hand(place, piece.last, piece.into());
+                    self.logged.news.push_back(run(
+                        reader,
+                        &piece.positions,
+                        &piece.events,
+                        piece.count,
+                        dup,
+                    ));
+                }
+                reader.reaches(place, until);
+            }
+            Fetched::End => {}
+            Fetched::Gone { first } => {
+                let message = format!(
+                    "the events behind position {} of partition {partition} are not held any more; the first that is has \
+                     offset {first}: subscribe again with `from` \"all\", or from there",
+                    reader.places[place].at
+                );
+                self.end_reader(
+                    at,
+                    Code::OutOfRange,
+                    message,
+                    Some(details(partition, first, None)),
+                );
+                return;
+            }
+            Fetched::Damaged { first, last } => {
+                let message = format!(
+                    "events {first} to {last} of partition {partition} are damaged on the gateway's disk; subscribe again \
+                     with `from` behind {last} to go on without them"
+                );
+                let details = details(partition, first, Some(last));
+                self.end_reader(at, Code::DataLoss, message, Some(details));
+                return;
+            }
+            Fetched::Failed => {
+                reader.places[place].state = State::Stalled;
+                readers.stalled.push_back((sub, partition));
+                return;
+            }
+        }
+        let is_reading_table = reader.places[place]
+            .table
+            .as_ref()
+            .is_some_and(|table| !table.is_read);
+        if !is_reading_table && reader.places[place].at >= heard {
+            reader.catches_up(place);
+        }
+        self.fetch_on(at);
+    }
+
+    /// Fetches for the places of a subscription that are behind, as there is room.
+    pub(crate) fn fetch_on(&mut self, at: u32) {
+        let readers = &mut self.logged.readers;
+        let sub = readers.handle(at);
+        let Readers {
+            held,
+            followed,
+            window,
+            ..
+        } = readers;
+        let reader = &mut held[at as usize];
+        if reader.behind == 0 || reader.is_busy {
+            return;
+        }
+        for place in reader.in_turn() {
+            let Some(wanted) = reader.wants(place, *window) else {
+                continue;
+            };
+            let fetch = Fetch {
+                sub,
+                pattern: followed.text(reader.pattern).clone(),
+                partition: wanted.partition,
+                after: wanted.after,
+                until: wanted.until,
+                of_table: wanted.of_table,
+                since_ms: wanted.since_ms,
+                bytes_max: wanted.bytes_max,
+                events_max: wanted.events_max,
+            };
+            let owner = owner_of(wanted.partition, self.post.cores());
+            let letter = LogLetter::Fetch(Box::new(fetch));
+            say(self.core, &mut self.logged.local, &mut self.post, owner, letter);
+        }
+    }
+}
+
+impl Readers {
+    /// Hands newly committed events to the live places of those whose pattern matches. Who has no room falls behind, and is
+    /// in the answer.
+    fn deliver(
+        &mut self,
+        partition: u16,
+        after: u64,
+        stored: &Stored,
+        now_ms: u64,
+        news: &mut VecDeque<LoggedNews>,
+    ) -> Vec<u32> {
+        let mut fallen = Vec::new();
+        let Some(first) = self.matching_all(stored) else {
+            self.deliver_mixed(partition, after, stored, now_ms, news, &mut fallen);
+            return fallen;
+        };
+        if first.is_empty() {
+            return fallen;
+        }
+        let pieces = match whole(partition, stored).filter(|_| !stored.expires) {
+            Some(piece) => Pieces::One(piece),
+            None => Pieces::Many(pick(partition, stored, now_ms, |_| true)),
+        };
+        for &pattern in first.iter() {
+            self.hand_out(
+                pattern,
+                partition,
+                after,
+                stored,
+                pieces.as_slice(),
+                news,
+                &mut fallen,
+            );
+        }
+        fallen
+    }
+
+    /// The patterns that match all of the events, if they have one topic.
+    fn matching_all(&mut self, stored: &Stored) -> Option<Rc<[u32]>> {
+        let events = &stored.events;
+        let topic = topic_of(events.get(0));
+        let is_one = (1..events.len()).all(|at| topic_of(events.get(at)) == topic);
+        is_one.then(|| self.followed.matching(topic).clone())
+    }
+
+    /// Events of several topics: each pattern gets those that it matches.
+    fn deliver_mixed(
+        &mut self,
+        partition: u16,
+        after: u64,
+        stored: &Stored,
+        now_ms: u64,
+        news: &mut VecDeque<LoggedNews>,
+        fallen: &mut Vec<u32>,
+    ) {
+        let events = &stored.events;
+        let mut patterns: Vec<u32> = Vec::new();
+        for at in 0..events.len() {
+            let matching = self.followed.matching(topic_of(events.get(at))).clone();
+            patterns.extend_from_slice(&matching);
+            if at % 64 == 63 {
+                patterns.sort_unstable();
+                patterns.dedup();
+            }
+        }
+        patterns.sort_unstable();
+        patterns.dedup();
+        for pattern in patterns {
+            let text = self.followed.text(pattern).clone();
+            let pieces = pick(partition, stored, now_ms, |topic| {
+                fluxar_protocol::target::matches(&text, topic)
+            });
+            self.hand_out(pattern, partition, after, stored, &pieces, news, fallen);
+        }
+    }
+
+    /// Hands the same pieces to all that have one pattern.
+    #[allow(clippy::too_many_arguments)]
+    fn hand_out(
+        &mut self,
+        pattern: u32,
+        partition: u16,
+        after: u64,
+        stored: &Stored,
+        pieces: &[Piece],
+        news: &mut VecDeque<LoggedNews>,
+        fallen: &mut Vec<u32>,
+    ) {
+        let window: Window = self.window;
+        for &at in &self.followed[pattern] {
+            let reader = &mut self.held[at as usize];
+            if !matches!(reader.phase, Phase::Open) {
+                continue; // where it begins is not settled; it begins behind
+            }
+            let Some(place) = reader.place(partition) else {
+                continue;
+            };
+            if reader.places[place].state != State::Live {
+                continue;
+            }
+            let mut reached = after;
+            let mut is_behind = reader.is_busy || reader.places[place].at >= stored.first;
+            for piece in pieces.iter().filter(|_| !is_behind) {
+                if !reader.takes(place, piece, window) {
+                    is_behind = true;
+                    break;
+                }
+                news.push_back(run(reader, &piece.positions, &piece.events, piece.count, 0));
+                reached = piece.last;
+            }
+            if is_behind {
+                reader.fall_behind(place, reached);
+                fallen.push(at);
+            }
+        }
+    }
+}
+
+/// One piece without a list around it.
+enum Pieces {
+    One(Piece),
+    Many(Vec<Piece>),
+}
+
+impl Pieces {
+    fn as_slice(&self) -> &[Piece] {
+        match self {
+            Self::One(piece) => std::slice::from_ref(piece),
+            Self::Many(pieces) => pieces,
+        }
+    }
+}
+
+/// The events whose topics are wanted, without those that have expired.
+fn pick(partition: u16, stored: &Stored, now_ms: u64, wanted: impl Fn(&str) -> bool) -> Vec<Piece> {
+    let mut cutter = Cutter::new(partition);
+    cut(&mut cutter, stored, |event, _| {
+        wanted(topic_of(event)) && !(stored.expires && is_expired(event, stored.time_ms, now_ms))
+    });
+    cutter.finish()
+}

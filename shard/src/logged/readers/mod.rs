@@ -1,0 +1,343 @@
+//! The home side of subscriptions at qos 1 and 2: what each was handed, what it acknowledged, whether it keeps up.
+//!
+//! A subscription has a [`Place`] in each partition that it covers:
+//!
+//! ```text
+//!             ┌──────── no room, or its connection is busy ───────┐
+//!             │                                                   v
+//!     Live: gets what the owner tells                  Behind: fetches from the log behind `at`,
+//!     this core, as it comes                           a piece at a time, as there is room
+//!             ^                                                   │
+//!             └────── `at` has reached what this core heard ──────┘
+//! ```
+//!
+//! What was handed out and is not acknowledged is counted, not kept: the log has it.
+
+mod begin;
+mod deliver;
+mod quiet;
+mod reader;
+
+use std::collections::{HashSet, VecDeque};
+use std::ops::{Index, IndexMut};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fluxar_protocol::{Code, Id};
+use foldhash::fast::FixedState;
+use slab::Slab;
+
+use super::LogLetter;
+use super::letters::SubHandle;
+use super::news::LoggedNews;
+use super::owner::covered;
+use super::patterns::FollowedPatterns;
+use crate::log::owner_of;
+use crate::peer::PeerId;
+use crate::shard::Shard;
+use crate::subscriptions::Role;
+pub(crate) use reader::Window;
+use reader::{Phase, Place, Reader};
+
+#[derive(Debug)]
+pub(crate) struct Readers {
+    /// Patterns with the subscriptions that have them.
+    followed: FollowedPatterns<Vec<u32>>,
+    held: Slab<Reader>,
+    serial: u32,
+    /// By partition: what this core was told up to.
+    heard: Vec<u64>,
+    /// The bounds of what one subscription may have unacknowledged.
+    window: Window,
+    /// Connections that take nothing at the moment.
+    busy: HashSet<PeerId, FixedState>,
+    /// Holders of durable cursors that acknowledged something since their owners were told.
+    acked: Vec<u32>,
+    /// Places that could not be read; tried again at the next tick.
+    stalled: VecDeque<(SubHandle, u16)>,
+    /// Where the walk over quiet subscriptions goes on.
+    walked: usize,
+    tick_at_us: u64,
+}
+
+impl Readers {
+    pub(crate) fn new(hasher: &FixedState, names_remembered: usize, window: Window, partitions: u16) -> Self {
+        Self {
+            followed: FollowedPatterns::new(hasher, names_remembered),
+            held: Slab::new(),
+            serial: 0,
+            heard: vec![0; usize::from(partitions)],
+            window,
+            busy: HashSet::with_hasher(hasher.clone()),
+            acked: Vec::new(),
+            stalled: VecDeque::new(),
+            walked: 0,
+            tick_at_us: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    pub(crate) fn patterns(&self) -> usize {
+        self.followed.len()
+    }
+
+    /// Bytes handed out and not acknowledged, or being fetched.
+    pub(crate) fn unacked_bytes(&self) -> usize {
+        self.held
+            .iter()
+            .map(|(_, reader)| reader.unacked.bytes + reader.fetching.bytes)
+            .sum()
+    }
+
+    fn handle(&self, at: u32) -> SubHandle {
+        let serial = self.held[at as usize].serial;
+        SubHandle { at, serial }
+    }
+
+    /// The subscription with this handle, if it is still there.
+    fn find(&self, handle: SubHandle) -> Option<u32> {
+        let reader = self.held.get(handle.at as usize)?;
+        (reader.serial == handle.serial).then_some(handle.at)
+    }
+
+    /// Enters one, which begins.
+    fn add(&mut self, mut reader: Reader) -> u32 {
+        self.serial = self.serial.wrapping_add(1);
+        reader.serial = self.serial;
+        let pattern = reader.pattern;
+        let followers = &mut self.followed[pattern];
+        reader.seat = followers.len() as u32;
+        let at = self.held.insert(reader) as u32;
+        followers.push(at);
+        at
+    }
+
+    /// Takes one out, and says whether its pattern went with it.
+    fn remove(&mut self, at: u32) -> (Reader, Option<Arc<str>>) {
+        let reader = self.held.remove(at as usize);
+        let followers = &mut self.followed[reader.pattern];
+        followers.swap_remove(reader.seat as usize);
+        if let Some(&moved) = followers.get(reader.seat as usize) {
+            self.held[moved as usize].seat = reader.seat;
+        }
+        let gone = followers.is_empty().then(|| {
+            let text = self.followed.text(reader.pattern).clone();
+            self.followed.remove(reader.pattern);
+            text
+        });
+        (reader, gone)
+    }
+}
+
+impl Index<u32> for Readers {
+    type Output = Reader;
+
+    fn index(&self, at: u32) -> &Reader {
+        &self.held[at as usize]
+    }
+}
+
+impl IndexMut<u32> for Readers {
+    fn index_mut(&mut self, at: u32) -> &mut Reader {
+        &mut self.held[at as usize]
+    }
+}
+
+/// The cores that own something of what a pattern covers.
+fn owners(pattern: &str, partitions: u16, cores: u16) -> std::ops::Range<u16> {
+    let covered = covered(pattern, partitions);
+    match covered.len() {
+        1 => {
+            let owner = owner_of(covered.start, cores);
+            owner..owner + 1
+        }
+        _ => 0..cores.min(partitions),
+    }
+}
+
+impl Shard {
+    /// A subscriber has handled everything up to this position; a member of a group, exactly these: `first`, and behind
+    /// it each delta from the one before. What was never handed out is ignored.
+    pub fn acknowledge(
+        &mut self,
+        peer: PeerId,
+        sub: Id,
+        partition: u16,
+        first: u64,
+        deltas: impl Iterator<Item = u64>,
+    ) {
+        let _ = deltas;
+        let Some(at) = self.subscriptions.find(peer, sub) else {
+            return;
+        };
+        if let Role::Reader(at) = self.subscriptions[at].role {
+            self.reader_acked(at, partition, first);
+        }
+        self.pump_log();
+    }
+
+    /// A plain subscription acknowledges everything up to an offset.
+    fn reader_acked(&mut self, at: u32, partition: u16, offset: u64) {
+        let readers = &mut self.logged.readers;
+        let reader = &mut readers.held[at as usize];
+        if !reader.acknowledge(partition, offset) {
+            return;
+        }
+        if reader.cursor.is_some() && !std::mem::replace(&mut reader.is_acked, true) {
+            readers.acked.push(at);
+        }
+        self.fetch_on(at);
+    }
+
+    /// A connection takes nothing at the moment, or does again.
+    pub(crate) fn reader_busy(&mut self, at: u32, busy: bool) {
+        self.logged.readers[at].is_busy = busy;
+        if !busy {
+            self.fetch_on(at);
+        }
+    }
+
+    /// A connection's own state, for subscriptions that it begins later.
+    pub(crate) fn readers_busy(&mut self, peer: PeerId, busy: bool) {
+        if busy {
+            self.logged.readers.busy.insert(peer);
+        } else {
+            self.logged.readers.busy.remove(&peer);
+        }
+    }
+
+    /// The session behind a connection was cut and goes on: what its subscriptions have not acknowledged comes again, with
+    /// `dup`.
+    pub fn rewind_logged(&mut self, peer: PeerId) {
+        for nth in 0..self.subscriptions.of(peer).len() {
+            let sub = self.subscriptions.of(peer)[nth];
+            if let Role::Reader(at) = self.subscriptions[sub].role {
+                self.logged.readers[at].rewind();
+                self.fetch_on(at);
+            }
+        }
+        self.pump_log();
+    }
+
+    /// A subscription that was taken out of its connection's list is over: its owners are told.
+    pub(crate) fn reader_ended(&mut self, at: u32) {
+        self.tell_acked_of(at, true);
+        let handle = self.logged.readers.handle(at);
+        let cores = self.post.cores();
+        let readers = &mut self.logged.readers;
+        let partitions = readers.heard.len() as u16;
+        let text = readers.followed.text(readers[at].pattern).clone();
+        let (reader, gone) = readers.remove(at);
+        if let Some(cursor) = reader.cursor {
+            for owner in owners(&text, partitions, cores) {
+                let cursor = cursor.clone();
+                self.say(owner, LogLetter::Released { cursor, sub: handle });
+            }
+        }
+        if let Some(pattern) = gone {
+            for owner in owners(&pattern, partitions, cores) {
+                let pattern = pattern.clone();
+                self.say(owner, LogLetter::Unfollow { pattern });
+            }
+        }
+    }
+
+    /// Ends a subscription by the gateway's own will.
+    fn end_reader(&mut self, at: u32, code: Code, message: String, details: Option<Vec<u8>>) {
+        let Reader { peer, id, .. } = self.logged.readers[at];
+        if let Some(sub) = self.subscriptions.find(peer, id) {
+            self.unsubscribe(sub);
+        }
+        self.logged.news.push_back(LoggedNews::Ended {
+            to: peer,
+            sub: id,
+            code,
+            message: message.into(),
+            details,
+        });
+    }
+
+    /// Somebody else holds its cursor now.
+    pub(crate) fn reader_superseded(&mut self, sub: SubHandle) {
+        let Some(at) = self.logged.readers.find(sub) else {
+            return;
+        };
+        let message = "a newer subscription with the same `durable` name, pattern and principal took over; this one is over";
+        if matches!(self.logged.readers[at].phase, Phase::Beginning { .. }) {
+            self.refuse_reader(at, Code::Aborted, message.to_owned(), None, None);
+        } else {
+            self.end_reader(at, Code::Aborted, message.to_owned(), None);
+        }
+    }
+
+    /// Tells the owners of durable cursors what their holders acknowledged.
+    pub(crate) fn tell_acked(&mut self) {
+        while let Some(at) = self.logged.readers.acked.pop() {
+            // It may be gone, and its place given to another one, which then has nothing to tell.
+            if self.logged.readers.held.contains(at as usize) {
+                self.tell_acked_of(at, false);
+            }
+        }
+    }
+
+    /// Likewise of one of them; with `all` even what the owners know, so that they know that it was in use.
+    fn tell_acked_of(&mut self, at: u32, all: bool) {
+        let cores = self.post.cores();
+        let sub = self.logged.readers.handle(at);
+        let readers = &mut self.logged.readers;
+        let heard = &readers.heard;
+        let reader = &mut readers.held[at as usize];
+        reader.is_acked = false;
+        let Some(cursor) = reader.cursor.clone() else {
+            return;
+        };
+        let mut letters: Vec<(u16, Vec<(u16, u64)>)> = Vec::new();
+        for place in &mut reader.places {
+            if all {
+                place.catch_up(heard[usize::from(place.partition)]);
+            }
+            let Some(acked) = place.untold(all) else { continue };
+            let owner = owner_of(place.partition, cores);
+            match letters.iter_mut().find(|(core, _)| *core == owner) {
+                Some((_, places)) => places.push((place.partition, acked)),
+                None => letters.push((owner, vec![(place.partition, acked)])),
+            }
+        }
+        for (owner, at) in letters {
+            let cursor = cursor.clone();
+            self.say(owner, LogLetter::Acked { cursor, sub, at });
+        }
+    }
+}
+
+/// `{"partition": p, "first": f}`, or with `last`.
+fn details(partition: u16, first: u64, last: Option<u64>) -> Vec<u8> {
+    use fluxar_protocol::meta::MetaWriter;
+    let mut map = MetaWriter::new()
+        .uint("partition", partition.into())
+        .uint("first", first);
+    if let Some(last) = last {
+        map = map.uint("last", last);
+    }
+    map.finish().unwrap_or_default()
+}
+
+/// Hands one piece to a subscription.
+fn run(reader: &Reader, positions: &Bytes, events: &Bytes, count: u32, dup: u32) -> LoggedNews {
+    LoggedNews::Run {
+        to: reader.peer,
+        sub: reader.id,
+        positions: positions.clone(),
+        count,
+        dup,
+        events: events.clone(),
+    }
+}
+
+const _: () = assert!(
+    size_of::<Place>() <= 128,
+    "there is one for each subscription and partition"
+);

@@ -1,0 +1,97 @@
+//! What happens to subscriptions while nothing comes for them: their cursors move on, so that none ages out; and what could
+//! not be read is tried again.
+
+use super::reader::Phase;
+use super::reader::State;
+use crate::logged::news::LoggedNews;
+use crate::logged::owner::QUIET_US;
+use crate::shard::Shard;
+
+/// How often, us.
+const TICK_US: u64 = 500_000;
+/// In so many ticks every subscription is visited.
+const TICKS: usize = (QUIET_US / TICK_US) as usize;
+/// A durable cursor that does not move is said to be in use this often, us.
+const IN_USE_US: u64 = 3_600_000_000;
+
+impl Shard {
+    pub(crate) fn readers_time(&mut self) {
+        let readers = &mut self.logged.readers;
+        if readers.held.is_empty() || self.now_us < readers.tick_at_us {
+            return;
+        }
+        readers.tick_at_us = self.now_us + TICK_US;
+        self.retry_stalled();
+        self.walk();
+    }
+
+    /// When [`Shard::readers_time`] has something to do, us.
+    pub(crate) fn readers_due_us(&self) -> Option<u64> {
+        let readers = &self.logged.readers;
+        (!readers.held.is_empty()).then_some(readers.tick_at_us)
+    }
+
+    fn retry_stalled(&mut self) {
+        for _ in 0..self.logged.readers.stalled.len() {
+            let readers = &mut self.logged.readers;
+            let Some((sub, partition)) = readers.stalled.pop_front() else {
+                return;
+            };
+            let Some(at) = readers.find(sub) else { continue };
+            let reader = &mut readers.held[at as usize];
+            if let Some(place) = reader.place(partition)
+                && reader.places[place].state == State::Stalled
+            {
+                reader.places[place].state = State::Behind;
+                self.fetch_on(at);
+            }
+        }
+    }
+
+    /// Visits the next part of the subscriptions.
+    fn walk(&mut self) {
+        let slots = self.logged.readers.held.capacity();
+        for _ in 0..slots.div_ceil(TICKS) {
+            let readers = &mut self.logged.readers;
+            let at = readers.walked;
+            readers.walked = if at + 1 < slots { at + 1 } else { 0 };
+            if readers.held.contains(at) {
+                self.visit(at as u32);
+            }
+        }
+    }
+
+    /// Moves the cursor of a subscription that has acknowledged all that it was handed.
+    fn visit(&mut self, at: u32) {
+        let now_us = self.now_us;
+        let logged = &mut self.logged;
+        let readers = &mut logged.readers;
+        let reader = &mut readers.held[at as usize];
+        if !matches!(reader.phase, Phase::Open) {
+            return;
+        }
+        let mut is_moved = false;
+        for place in &mut reader.places {
+            place.catch_up(readers.heard[usize::from(place.partition)]);
+            if place.known < place.acked {
+                place.known = place.acked;
+                is_moved = true;
+                logged.news.push_back(LoggedNews::Moved {
+                    to: reader.peer,
+                    sub: reader.id,
+                    partition: place.partition,
+                    offset: place.acked,
+                });
+            }
+        }
+        if reader.cursor.is_none() {
+            return;
+        }
+        if now_us >= reader.in_use_told_us + IN_USE_US {
+            reader.in_use_told_us = now_us;
+            self.tell_acked_of(at, true);
+        } else if is_moved && !std::mem::replace(&mut reader.is_acked, true) {
+            readers.acked.push(at);
+        }
+    }
+}
