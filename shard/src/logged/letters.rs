@@ -48,6 +48,8 @@ pub enum LogLetter {
     Began {
         /// Which.
         sub: SubHandle,
+        /// The incarnation of the logs.
+        epoch: u64,
         /// In each of the owner's partitions that it covers; or why not.
         result: Result<Vec<Begun>, BeginRefusal>,
     },

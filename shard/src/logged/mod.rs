@@ -43,6 +43,7 @@ use foldhash::fast::FixedState;
 use crate::letter::Letter;
 use crate::limits::Limits;
 use crate::log::disk::{DiskDone, DiskOp};
+use crate::log::recovery::Recovered;
 use crate::log::{Log, Settings, Settled};
 use crate::peer::PeerId;
 use crate::post::Post;
@@ -127,8 +128,8 @@ impl Shard {
     }
 
     /// This core's part of the log is new and empty: a data directory that was just made.
-    pub fn handle_empty_log(&mut self) {
-        self.logged.log.handle_empty(self.epoch);
+    pub fn handle_empty_log(&mut self, epoch: u64) {
+        self.logged.log.handle_empty(epoch);
         self.pump_log();
     }
 
@@ -162,7 +163,10 @@ impl Shard {
     }
 
     /// A part of what recovery found.
-    pub fn handle_recovered(&mut self, _share: crate::log::recovery::Recovered) {}
+    pub fn handle_recovered(&mut self, share: Recovered) {
+        self.logged.log.handle_empty(share.epoch);
+        self.pump_log();
+    }
 
     /// Writes, syncs and seals what was taken, and takes no more.
     pub fn stop_log(&mut self) {
@@ -220,7 +224,7 @@ impl Shard {
                 refusal,
             } => self.not_stored(Some(from), events, &refusal),
             LogLetter::Begin(begin) => self.begin_here(from, *begin),
-            LogLetter::Began { sub, result } => self.began(sub, result),
+            LogLetter::Began { sub, epoch, result } => self.began(sub, epoch, result),
             LogLetter::Unfollow { pattern } => self.unfollowed(from, &pattern),
             LogLetter::Logged {
                 partition,

@@ -138,8 +138,9 @@ impl Shard {
         if !owner.followed[pattern].contains(&core) {
             owner.followed[pattern].push(core);
         }
+        let epoch = self.logged.log.epoch();
         let result = self.begun(core, &begin);
-        self.say(core, LogLetter::Began { sub, result });
+        self.say(core, LogLetter::Began { sub, epoch, result });
     }
 
     fn begun(&mut self, core: u16, begin: &Begin) -> Result<Vec<Begun>, BeginRefusal> {
@@ -156,7 +157,7 @@ impl Shard {
             if !log.is_ready(partition) {
                 return Err(BeginRefusal::Recovering);
             }
-            places.push(place_of(log, self.epoch, partition, begin)?);
+            places.push(place_of(log, partition, begin)?);
         }
         if let Some(cursor) = &begin.cursor {
             self.hold(core, cursor, begin)?;
@@ -276,7 +277,7 @@ impl Shard {
 }
 
 /// Where a subscription begins in a partition.
-fn place_of(log: &Log, epoch: u64, partition: u16, begin: &Begin) -> Result<Begun, BeginRefusal> {
+fn place_of(log: &Log, partition: u16, begin: &Begin) -> Result<Begun, BeginRefusal> {
     let bounds = log.bounds(partition);
     let cursor = begin.cursor.as_ref().and_then(|name| log.cursor(partition, name));
     let (position, is_known) = match (&begin.start, cursor) {
@@ -285,6 +286,7 @@ fn place_of(log: &Log, epoch: u64, partition: u16, begin: &Begin) -> Result<Begu
         (Start::All, _) => (bounds.first.saturating_sub(1), false),
         (Start::TimeMs(time_ms), _) => (log.position_at(partition, *time_ms), false),
         (Start::Epoch { epoch: theirs, at }, _) => {
+            let epoch = log.epoch();
             let is_ours = theirs >> EPOCH_STARTS_BITS == epoch >> EPOCH_STARTS_BITS && *theirs <= epoch;
             if !is_ours {
                 return Err(BeginRefusal::UnknownEpoch);

@@ -109,7 +109,7 @@ impl Shard {
     }
 
     /// An owner says where a subscription begins, or that it does not.
-    pub(crate) fn began(&mut self, sub: SubHandle, result: Result<Vec<Begun>, BeginRefusal>) {
+    pub(crate) fn began(&mut self, sub: SubHandle, epoch: u64, result: Result<Vec<Begun>, BeginRefusal>) {
         // What its owner told with it holds for all of this core, whatever became of the subscription.
         if let Ok(begun) = &result {
             for place in begun {
@@ -136,13 +136,12 @@ impl Shard {
         begun.extend(begun_here);
         *owners_left -= 1;
         if *owners_left == 0 {
-            self.open_reader(at);
+            self.open_reader(at, epoch);
         }
     }
 
     /// All owners have said where it begins.
-    fn open_reader(&mut self, at: u32) {
-        let epoch = self.epoch;
+    fn open_reader(&mut self, at: u32, epoch: u64) {
         let readers = &mut self.logged.readers;
         let reader = &mut readers.held[at as usize];
         let Phase::Beginning { start, mut begun, .. } = std::mem::replace(&mut reader.phase, Phase::Open)
