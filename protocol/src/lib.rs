@@ -2,8 +2,8 @@
 //!
 //! Nothing here knows a socket, a clock, a source of randomness or an executor. A message comes in as bytes
 //! that some transport received ([`frame`]), is cut into envelopes ([`batch`], [`envelope`]), understood
-//! ([`exchange`], [`hello`], [`meta`]) and leaves as bytes again. `docs/protocol.md` numbers the clauses that
-//! the code cites as `[P-…]`.
+//! ([`exchange`], [`hello`], [`meta`]) and leaves as bytes again; [`session`] keeps what must outlive a connection.
+//! `docs/protocol.md` numbers the clauses that the code cites as `[P-…]`.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![deny(unsafe_code)]
 
@@ -21,6 +21,7 @@ pub mod limits;
 pub mod meta;
 pub mod position;
 pub mod reader;
+pub mod session;
 pub mod stream;
 pub mod target;
 
