@@ -7,8 +7,8 @@
 //! What may be relied on:
 //! - Operations are under way at the same time and end in any order. Two writes to the same bytes, or a read of bytes that
 //!   are being written, are the user's to keep apart.
-//! - [`DiskOp::Create`], [`DiskOp::Truncate`] and [`DiskOp::Remove`] survive a power cut once they are done. A write does once
-//!   a [`DiskOp::Sync`] is done that was asked for behind the write's [`DiskDone::Wrote`].
+//! - [`DiskOp::Create`], [`DiskOp::Truncate`] and [`DiskOp::Remove`] survive a power cut once they are done. A write does if it
+//!   says so, or once a [`DiskOp::Sync`] is done that was asked for behind the write's [`DiskDone::Wrote`].
 //! - After a write or a sync has failed nobody knows what of the file is on the disk, and a later sync that succeeds does not
 //!   say so: the kernel reports a lost page once. Whoever needs those bytes writes them to another file.
 //! - A file is closed behind everything that was asked of it before.
@@ -57,6 +57,9 @@ pub enum DiskOp {
         at: u64,
         /// What, back to back.
         slices: Vec<Bytes>,
+        /// Whether it is done only when it survives a power cut: this write alone, not those before. It costs less than a
+        /// write and a [`DiskOp::Sync`] behind it: up to 1,024 slices are one operation for the kernel.
+        sync: bool,
     },
     /// Has what was written survive a power cut. The file's times are left out.
     Sync {

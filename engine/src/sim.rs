@@ -4,7 +4,7 @@
 //! network that cuts reads and writes short, delivers completions late and in another order, runs out of receive
 //! buffers, fails accepts and resets connections, as often as [`Faults`] says, and never breaks what TCP promises:
 //! bytes of a connection arrive in order, once, until it ends or is reset. Cores dial its listeners, too
-//! ([`World::address`]). It proves nothing about the kernel.
+//! ([`World::address`]). There is a disk, too ([`World::disk`]). It proves nothing about the kernel.
 //!
 //! ```text
 //!   test code: ClientSocket::{write, read, …}        cores: Reactor over SimDriver, stepped by the test
@@ -35,6 +35,7 @@
 //! ```
 
 mod client;
+pub mod disk;
 mod driver;
 mod faults;
 mod link;
@@ -47,6 +48,7 @@ use crate::listener::{Address, ListenerId};
 use crate::mail::Wake;
 
 pub use client::{ClientSocket, ClientState};
+pub use disk::{DiskFaults, SimDisk};
 pub use driver::{SimDriver, SimLease, SimSocket};
 pub use faults::Faults;
 pub use random::Random;
@@ -115,9 +117,15 @@ impl World {
         }
     }
 
-    /// A core's driver. To be taken once a core.
+    /// A core's driver. To be taken once a core, and again when that one was dropped: a core that starts anew.
     pub fn driver(&mut self, core: usize) -> SimDriver {
         SimDriver::new(core, self.network.clone())
+    }
+
+    /// The disk, which outlives the cores that write to it.
+    #[must_use]
+    pub fn disk(&self) -> SimDisk {
+        SimDisk::new(self.network.clone())
     }
 
     /// Wakes a core, as the main thread does with a letter; see [`crate::mail::Control::attach`].

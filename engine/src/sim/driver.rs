@@ -22,6 +22,8 @@ use super::network::{LinkId, Outcome};
 #[derive(Debug)]
 pub struct SimDriver {
     core: usize,
+    /// Which of the core's drivers this is.
+    life: u32,
     network: Shared,
     now_ns: u64,
     outcomes: VecDeque<Outcome>,
@@ -72,18 +74,19 @@ impl Drop for SimLease {
 
 impl Drop for SimDriver {
     fn drop(&mut self) {
-        self.network.lock().retire(self.core);
+        self.network.lock().retire(self.core, self.life);
     }
 }
 
 impl SimDriver {
     pub(super) fn new(core: usize, network: Shared) -> SimDriver {
-        let (now_ns, (buffers, buffers_lent)) = {
-            let network = network.lock();
-            (network.now_ns(), network.buffers(core))
+        let (life, now_ns, (buffers, buffers_lent)) = {
+            let mut network = network.lock();
+            (network.enlist(core), network.now_ns(), network.buffers(core))
         };
         SimDriver {
             core,
+            life,
             network,
             now_ns,
             outcomes: VecDeque::new(),
@@ -156,8 +159,7 @@ impl Driver for SimDriver {
     }
 
     fn disk(&mut self, op: DiskOp) {
-        let error = io::Error::from(io::ErrorKind::Unsupported);
-        self.outcomes.push_back(Outcome::Disk(op.failed(error)));
+        self.network.lock().disk(self.core, op);
     }
 
     fn wake(&mut self, core: usize) {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::listener::ListenerId;
 
+use super::disk::Disk;
 use super::link::Link;
 use super::{Faults, Random, Step};
 
@@ -33,6 +34,7 @@ pub(super) struct Network {
     faults: Faults,
     digest: u64,
     cores: Vec<Core>,
+    disk: Disk,
     /// By listener: when a connection may be accepted, and which.
     backlogs: Vec<VecDeque<(u64, LinkId)>>,
     links: BTreeMap<LinkId, Link>,
@@ -63,6 +65,8 @@ struct Core {
     woken: bool,
     /// Its driver was dropped.
     retired: bool,
+    /// How many drivers it had.
+    lives: u32,
     deadline_ns: Option<u64>,
     buffers: usize,
     buffers_lent: Arc<AtomicUsize>,
@@ -76,6 +80,7 @@ impl Network {
             parked: false,
             woken: false,
             retired: false,
+            lives: 0,
             deadline_ns: None,
             buffers: faults.buffers,
             buffers_lent: Arc::default(),
@@ -85,6 +90,7 @@ impl Network {
             random: Random::new(seed),
             digest: seed,
             cores: (0..cores).map(|_| core()).collect(),
+            disk: Disk::new(seed, cores),
             faults,
             backlogs: Vec::new(),
             links: BTreeMap::new(),
@@ -176,8 +182,26 @@ impl Network {
         }
     }
 
+    /// A core gets a driver: which of its lives begins.
+    pub(super) fn enlist(&mut self, core: usize) -> u32 {
+        let buffers = self.faults.buffers;
+        let core = &mut self.cores[core];
+        core.lives += 1;
+        if std::mem::take(&mut core.retired) {
+            core.parked = false;
+            core.woken = false;
+            core.buffers = buffers;
+            core.buffers_lent = Arc::default();
+        }
+        core.lives
+    }
+
     /// The core's driver is gone: it runs no more, and what it had under way with it.
-    pub(super) fn retire(&mut self, core: usize) {
+    pub(super) fn retire(&mut self, core: usize, life: u32) {
+        if self.cores[core].lives != life {
+            return;
+        }
+        self.disk_now().abandon(core);
         let core = &mut self.cores[core];
         core.operations.clear();
         core.accepting.clear();
@@ -203,6 +227,7 @@ impl Network {
             || deadline_ns.is_some_and(|at_ns| at_ns <= self.now_ns)
             || operations.iter().any(|operation| self.is_ready(operation))
             || accepting.iter().any(|accepting| self.can_accept(*accepting))
+            || self.disk.is_ready(core, self.now_ns)
     }
 
     /// A core's turn: everything of it that is ready, in any order that keeps each socket's own.
@@ -223,6 +248,10 @@ impl Network {
                 runs.push(run);
             }
         }
+        let now_ns = self.now_ns;
+        for done in self.disk_now().tell(core, now_ns) {
+            runs.push(VecDeque::from([Outcome::Disk(done)]));
+        }
         let accepted = self.accept_some(core);
         if !accepted.is_empty() {
             runs.push(accepted);
@@ -240,6 +269,12 @@ impl Network {
         core.deadline_ns = park_until_ns;
         core.parked = outcomes.is_empty() && !woken && park_until_ns.is_none_or(|until_ns| until_ns > now_ns);
         self.note(3, outcomes.len() as u64);
+    }
+
+    /// The disk, as it is at this moment.
+    pub(super) fn disk_now(&mut self) -> &mut Disk {
+        self.disk.advance(self.now_ns);
+        &mut self.disk
     }
 
     /// When bytes that are sent now arrive.

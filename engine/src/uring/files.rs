@@ -235,6 +235,7 @@ mod tests {
             file: 7,
             at: 0,
             slices: vec![Bytes::from_static(b"x")],
+            sync: false,
         }
     }
 

@@ -566,6 +566,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::disk::DiskDone;
 
     /// A kernel without messages between rings, and a core whose ring is not known: both are told by eventfd.
     #[test]
@@ -614,5 +615,48 @@ mod tests {
         let mut count = [0; 8];
         assert_eq!(rustix::io::read(hub.eventfd(1), &mut count), Ok(8));
         assert_eq!(u64::from_ne_bytes(count), 1);
+    }
+
+    /// A kernel whose ring does not cut files.
+    #[test]
+    fn a_file_is_cut_without_the_ring_where_it_cannot() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("a");
+        let hub = UringHub::new(1).expect("hub");
+        let mut driver = UringDriver::new(&hub, 0, &UringConfig::default()).expect("driver");
+        driver.owners.files = Files::new(false);
+        let mut ask = |op| {
+            driver.disk(op);
+            loop {
+                match driver.poll() {
+                    Some(Completion::Disk(done)) => return done,
+                    Some(other) => panic!("{other:?}"),
+                    None => driver.turn(None).expect("turn"),
+                }
+            }
+        };
+        let created = ask(DiskOp::Create {
+            file: 1,
+            path: path.clone(),
+            bytes: 8192,
+        });
+        assert!(
+            matches!(created, DiskDone::Opened { result: Ok(()), .. }),
+            "{created:?}"
+        );
+        let cut = ask(DiskOp::Truncate { file: 1, bytes: 100 });
+        assert!(
+            matches!(cut, DiskDone::Truncated { result: Ok(()), .. }),
+            "{cut:?}"
+        );
+        assert_eq!(std::fs::metadata(&path).expect("there").len(), 100);
+        let refused = ask(DiskOp::Truncate {
+            file: 1,
+            bytes: 1 << 62,
+        });
+        assert!(
+            matches!(refused, DiskDone::Truncated { result: Err(_), .. }),
+            "{refused:?}"
+        );
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use crate::dial::Remote;
+use crate::disk::DiskOp;
 use crate::driver::Token;
 use crate::gather::Gather;
 use crate::listener::ListenerId;
@@ -105,6 +106,13 @@ impl Network {
         self.asked(core)
             .operations
             .push(Operation::Send { token, end, gather });
+    }
+
+    pub(in crate::sim) fn disk(&mut self, core: usize, op: DiskOp) {
+        let now_ns = self.now_ns;
+        let told_at_ns = self.disk_now().begin(core, op, now_ns);
+        self.moments.push(Reverse((told_at_ns, Moment::Operation)));
+        self.asked(core);
     }
 
     pub(in crate::sim) fn shutdown_write(&mut self, id: LinkId, end: End) {

@@ -3,7 +3,7 @@
 //! ```text
 //!   Create    open (it must be new) ─> allocate ─> sync it ─> open its directory ─> sync that
 //!                                          └─ any failure from here on: remove it again
-//!   Write     write, and again from where a short one ended
+//!   Write     write, and again from where a short one ended; if it is to be synced and took several steps: sync it
 //!   Read      read, and again until all is there or the file ends
 //!   Truncate  truncate ─> sync it
 //!   Remove    unlink ─> open its directory ─> sync that
@@ -60,6 +60,7 @@ pub(super) enum Work {
         next: (usize, usize),
         written: u64,
         vectors: Vec<libc::iovec>,
+        sync: Durability,
     },
     Sync {
         file: u64,
@@ -92,6 +93,19 @@ pub(super) enum Work {
         unlinked: bool,
         directory: Option<OwnedFd>,
     },
+}
+
+/// How a write comes to survive a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// Not by itself.
+    None,
+    /// It is wanted.
+    Wanted,
+    /// The step at hand writes all of it, and syncs that.
+    WithWrite,
+    /// The step at hand syncs the file, of which all is written.
+    Behind,
 }
 
 /// How far a create is.
@@ -193,7 +207,12 @@ impl Work {
             return Err(op.failed(io::Error::from_raw_os_error(libc::EINVAL)));
         }
         Ok(match op {
-            DiskOp::Write { file, at, slices } => Work::Write {
+            DiskOp::Write {
+                file,
+                at,
+                slices,
+                sync,
+            } => Work::Write {
                 file,
                 at,
                 descriptor,
@@ -201,6 +220,11 @@ impl Work {
                 next: (0, 0),
                 written: 0,
                 vectors: Vec::new(),
+                sync: if sync {
+                    Durability::Wanted
+                } else {
+                    Durability::None
+                },
             },
             DiskOp::Sync { file } => Work::Sync { file, descriptor },
             DiskOp::Read {
@@ -273,8 +297,27 @@ impl Work {
                 next,
                 written,
                 vectors,
+                sync,
                 ..
-            } => write(descriptor, *at + *written, slices, *next, vectors),
+            } => {
+                if *sync == Durability::Behind {
+                    return sync_data(descriptor);
+                }
+                let whole = *next == (0, 0) && slices.len() <= VECTORS_MAX;
+                if *sync != Durability::None {
+                    *sync = if whole {
+                        Durability::WithWrite
+                    } else {
+                        Durability::Wanted
+                    };
+                }
+                let flags = if *sync == Durability::WithWrite {
+                    libc::RWF_DSYNC
+                } else {
+                    0
+                };
+                write(descriptor, *at + *written, slices, *next, vectors, flags)
+            }
             Work::Sync { descriptor, .. } => sync_data(descriptor),
             Work::Read {
                 at,
@@ -525,6 +568,7 @@ impl Work {
             slices,
             next,
             written,
+            sync,
             ..
         } = &mut self
         else {
@@ -538,6 +582,7 @@ impl Work {
             })
         };
         let taken = match checked(result) {
+            Ok(_) if *sync == Durability::Behind => return over(Ok(())),
             Ok(taken) => taken as usize,
             Err(error) => return over(Err(error)),
         };
@@ -549,14 +594,18 @@ impl Work {
             offset -= slice.len();
             index += 1;
         }
-        if index == slices.len() {
-            return over(Ok(()));
+        if index < slices.len() {
+            if taken == 0 {
+                return over(Err(io::ErrorKind::WriteZero.into()));
+            }
+            *next = (index, offset);
+            return Advance::Again(self);
         }
-        if taken == 0 {
-            return over(Err(io::ErrorKind::WriteZero.into()));
+        if *sync == Durability::Wanted {
+            *sync = Durability::Behind;
+            return Advance::Again(self);
         }
-        *next = (index, offset);
-        Advance::Again(self)
+        over(Ok(()))
     }
 }
 
@@ -567,6 +616,7 @@ fn write(
     slices: &[Bytes],
     next: (usize, usize),
     vectors: &mut Vec<libc::iovec>,
+    flags: i32,
 ) -> squeue::Entry {
     let fd = Fd(descriptor.as_raw_fd());
     let (first, skipped) = next;
@@ -589,10 +639,12 @@ fn write(
             let len = u32::try_from(one.iov_len).unwrap_or(u32::MAX);
             opcode::Write::new(fd, one.iov_base.cast_const().cast(), len)
                 .offset(at)
+                .rw_flags(flags)
                 .build()
         }
         many => opcode::Writev::new(fd, many.as_ptr(), many.len() as u32)
             .offset(at)
+            .rw_flags(flags)
             .build(),
     }
 }
@@ -620,4 +672,95 @@ fn checked(result: i32) -> io::Result<i32> {
 /// Whether a file system has no syncing of directories; it keeps names by other means, or not at all.
 fn cannot_sync_directories(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_a_directory() {
+        for (path, directory) in [
+            ("/data/log/a", "/data/log"),
+            ("/a", "/"),
+            ("log/a", "log"),
+            ("a", "."),
+        ] {
+            let name = Name::new(Path::new(path)).expect("no zero in it");
+            assert_eq!(name.directory.to_str(), Ok(directory), "{path}");
+        }
+        assert!(Name::new(Path::new("a\0b")).is_err());
+    }
+
+    fn write_of(slices: &[&'static [u8]], sync: bool) -> Work {
+        let op = DiskOp::Write {
+            file: 1,
+            at: 100,
+            slices: slices.iter().map(|slice| Bytes::from_static(slice)).collect(),
+            sync,
+        };
+        let descriptor = OwnedFd::from(std::fs::File::open("/dev/null").expect("open"));
+        Work::on_file(op, Rc::new(descriptor)).expect("a write")
+    }
+
+    /// What is left to write, as the kernel would see it.
+    fn left(work: &mut Work) -> Vec<u8> {
+        let _ = work.entry(true);
+        let Work::Write { vectors, .. } = work else {
+            panic!("{work:?}")
+        };
+        let slices = vectors.iter().map(|vector| {
+            // SAFETY: they point into the work's slices, which are there.
+            unsafe { std::slice::from_raw_parts(vector.iov_base.cast::<u8>(), vector.iov_len) }
+        });
+        slices.flatten().copied().collect()
+    }
+
+    fn advance(work: Work, result: i32) -> Advance {
+        // SAFETY: a write's result carries nothing, and no kernel has the operation.
+        unsafe { work.advance(result) }
+    }
+
+    #[test]
+    fn a_short_write_goes_on_where_it_ended_and_is_synced_as_a_whole() {
+        for first in 0..=9 {
+            let mut work = write_of(&[b"abc", b"", b"defg", b"hi"], true);
+            assert_eq!(left(&mut work), b"abcdefghi");
+            if first == 0 {
+                let Advance::Over(DiskDone::Wrote { result, .. }) = advance(work, 0) else {
+                    panic!("nothing was taken")
+                };
+                assert_eq!(result.expect_err("no progress").kind(), io::ErrorKind::WriteZero);
+                continue;
+            }
+            let mut advanced = advance(work, first);
+            if first < 9 {
+                let Advance::Again(mut work) = advanced else {
+                    panic!("{advanced:?}")
+                };
+                assert_eq!(left(&mut work), b"abcdefghi"[first as usize..]);
+                let Advance::Again(interrupted) = advance(work, -libc::EINTR) else {
+                    panic!("again")
+                };
+                advanced = advance(interrupted, 9 - first);
+                let Advance::Again(mut work) = advanced else {
+                    panic!("a sync behind it: {advanced:?}")
+                };
+                let sync = work.entry(true);
+                assert_eq!(sync.get_opcode(), u32::from(opcode::Fsync::CODE));
+                advanced = advance(work, 0);
+            }
+            assert!(
+                matches!(
+                    advanced,
+                    Advance::Over(DiskDone::Wrote {
+                        file: 1,
+                        at: 100,
+                        result: Ok(())
+                    })
+                ),
+                "{first}: {advanced:?}"
+            );
+        }
+    }
 }
