@@ -38,6 +38,7 @@ pub(crate) fn to_engine(op: DiskOp, directory: &Path) -> engine::DiskOp {
             file: key_of(segment),
             at,
             slices,
+            sync: false,
         },
         DiskOp::Sync { segment } => engine::DiskOp::Sync {
             file: key_of(segment),
