@@ -1,9 +1,12 @@
 //! What can be typed.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use fluxar::{Auth, Client, ClientBuilder};
+use fluxar::{Auth, Begin, Client, ClientBuilder, Cursor};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -94,6 +97,23 @@ pub(crate) struct Pub {
     /// The payload is text as it stands, not JSON
     #[arg(long)]
     pub(crate) raw_text: bool,
+
+    /// 0: sent, not acknowledged. 1: stored at least once. 2: stored exactly once. Stored ones are sent again until the
+    /// gateway says so, for --timeout (30 s)
+    #[arg(long, default_value_t = 0, value_name = "0-2", value_parser = clap::value_parser!(u8).range(..3))]
+    pub(crate) qos: u8,
+
+    /// What the event is about; with --retain the last one for each key is kept
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+
+    /// Keep it as the last one for its key: `sub --retain` gets it first; a null payload takes the key out
+    #[arg(long)]
+    pub(crate) retain: bool,
+
+    /// Do not deliver it any more so long after it was stored
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) ttl: Option<Duration>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -109,6 +129,32 @@ pub(crate) struct Sub {
     /// End after so many events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
+
+    /// 0: events as they pass. 1: stored events, at least once. 2: each once; needs --durable. --durable, --from,
+    /// --retain and --in-flight mean 1
+    #[arg(long, value_name = "0-2", value_parser = clap::value_parser!(u8).range(..3))]
+    pub(crate) qos: Option<u8>,
+
+    /// Name of a cursor that the gateway keeps: whoever comes with it goes on behind what was acknowledged
+    #[arg(long, value_name = "NAME")]
+    pub(crate) durable: Option<String>,
+
+    /// Where to begin: `new`, `all`, so long ago (`15m`), a time (2026-11-22T09:30:00Z), or behind a place
+    /// (EPOCH:PARTITION@OFFSET,… as -v prints it at the end)
+    #[arg(long, value_parser = begin, value_name = "PLACE")]
+    pub(crate) from: Option<Begin>,
+
+    /// First the last event for each key, as it was published with --retain
+    #[arg(long, conflicts_with = "group")]
+    pub(crate) retain: bool,
+
+    /// Of a group: take at most so many events that are not acknowledged
+    #[arg(long, value_name = "N", requires = "group", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) in_flight: Option<u32>,
+
+    /// Do not acknowledge what was printed: it comes again. Then no more than the gateway lets be open come at all
+    #[arg(long)]
+    pub(crate) no_ack: bool,
 
     #[command(flatten)]
     pub(crate) style: Style,
@@ -320,6 +366,66 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
 }
 
+/// Reads where a subscription begins.
+fn begin(text: &str) -> Result<Begin, String> {
+    match text {
+        "new" => return Ok(Begin::New),
+        "all" => return Ok(Begin::All),
+        _ => {}
+    }
+    if text.contains('@') {
+        let cursor: Cursor = text
+            .parse()
+            .map_err(|error: fluxar::Error| error.message().to_owned())?;
+        return Ok(Begin::Behind(cursor));
+    }
+    if let Ok(ago) = duration(text) {
+        let time = SystemTime::now().checked_sub(ago);
+        return time
+            .map(Begin::Time)
+            .ok_or_else(|| "that is too long ago".to_owned());
+    }
+    time(text).map(Begin::Time).ok_or_else(|| {
+        "new, all, so long ago (15m), a time (2026-11-22T09:30:00Z), or EPOCH:PARTITION@OFFSET,…".to_owned()
+    })
+}
+
+/// Reads a time of day in UTC, as RFC 3339 writes it: `2026-11-22T09:30:00Z`, perhaps with a fraction.
+fn time(text: &str) -> Option<SystemTime> {
+    let (date, clock) = text.strip_suffix('Z')?.split_once('T')?;
+    let numbers = |text: &str, separator| -> Option<[u64; 3]> {
+        let numbers: Option<Vec<u64>> = text.split(separator).map(|number| number.parse().ok()).collect();
+        numbers?.try_into().ok()
+    };
+    let [year, month, day] = numbers(date, '-')?;
+    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
+    let [hour, minute, second] = numbers(clock, ':')?;
+    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let days_of = |month| match month {
+        2 => 28 + u64::from(is_leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    let is_valid = (1970..10_000).contains(&year)
+        && (1..=12).contains(&month)
+        && (1..=days_of(month)).contains(&day)
+        && hour < 24
+        && minute < 60
+        && second < 60;
+    if !is_valid {
+        return None;
+    }
+    let before = year - 1;
+    let leap_days = |year: u64| year / 4 - year / 100 + year / 400;
+    let days = (year - 1970) * 365 + leap_days(before) - leap_days(1969)
+        + (1..month).map(days_of).sum::<u64>()
+        + day
+        - 1;
+    let seconds = Duration::from_secs(((days * 24 + hour) * 60 + minute) * 60 + second);
+    let fraction: f64 = format!("0.{fraction}").parse().ok()?;
+    UNIX_EPOCH.checked_add(seconds + Duration::try_from_secs_f64(fraction).ok()?)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -338,5 +444,48 @@ mod tests {
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert!(duration("5").unwrap_err().contains("unit is missing"));
         assert!(duration("5d").is_err() && duration("s").is_err() && duration("-1s").is_err());
+    }
+
+    #[test]
+    fn beginnings_are_words_times_and_places() {
+        assert_eq!(begin("all"), Ok(Begin::All));
+        let Ok(Begin::Behind(cursor)) = begin("97216:12@3051,13@0") else {
+            panic!("a place");
+        };
+        assert_eq!(cursor.to_string(), "97216:12@3051,13@0");
+        let Ok(Begin::Time(ago)) = begin("15m") else {
+            panic!("a time");
+        };
+        let passed = ago.elapsed().unwrap();
+        assert!(passed >= Duration::from_secs(900) && passed < Duration::from_secs(1000));
+        for (text, seconds) in [
+            ("1970-01-01T00:00:00Z", 0.0),
+            ("2000-03-01T00:00:00Z", 951_868_800.0),
+            ("2024-02-29T23:59:59.5Z", 1_709_251_199.5),
+            ("2026-11-22T09:30:00Z", 1_795_339_800.0),
+            ("2100-03-01T00:00:00Z", 4_107_542_400.0),
+        ] {
+            let Ok(Begin::Time(time)) = begin(text) else {
+                panic!("{text}");
+            };
+            assert_eq!(
+                time.duration_since(UNIX_EPOCH).unwrap(),
+                Duration::from_secs_f64(seconds),
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            "old",
+            "5",
+            "7:1@x",
+            "2026-11-22",
+            "2026-02-29T00:00:00Z",
+            "2026-11-22T24:00:00Z",
+            "2026-11-22T09:30:00+01:00",
+            "1969-12-31T00:00:00Z",
+        ] {
+            assert!(begin(text).is_err(), "{text}");
+        }
     }
 }

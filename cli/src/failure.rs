@@ -16,6 +16,8 @@ pub(crate) enum Failure {
     Here(String),
     /// The other side, in the words of this one.
     Refused(String),
+    /// Options that do not go together.
+    Usage(String),
     /// `--timeout` is over.
     Timeout(String),
     /// Nobody reads what is printed any more. That is how pipes end.
@@ -31,6 +33,7 @@ impl Failure {
         match self {
             Self::BrokenPipe => 0,
             Self::Refused(_) => 1,
+            Self::Usage(_) => 2,
             Self::Timeout(_) => 4,
             Self::Here(_) => 5,
             Self::Fluxar(error) => match error.origin() {
@@ -49,7 +52,7 @@ impl Failure {
         let code = self.exit_code();
         match self {
             Self::BrokenPipe => {}
-            Self::Here(message) | Self::Refused(message) | Self::Timeout(message) => {
+            Self::Here(message) | Self::Refused(message) | Self::Usage(message) | Self::Timeout(message) => {
                 eprintln!("fluxar: {message}")
             }
             Self::Fluxar(error) => {

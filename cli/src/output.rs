@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use ciborium::Value;
+use fluxar::Message;
 use serde::Serialize;
 
 use crate::{
@@ -23,11 +24,21 @@ pub(crate) struct Output {
 #[derive(Serialize)]
 struct Line<'a> {
     topic: &'a str,
+    /// Of a stored event: partition@offset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<String>,
+    /// How often it may have been given to somebody before.
+    #[serde(skip_serializing_if = "is_zero")]
+    dup: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<Shown<'a>>,
     /// In place of a payload that JSON cannot show.
     #[serde(skip_serializing_if = "Option::is_none")]
     diag: Option<String>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Output {
@@ -70,11 +81,17 @@ impl Output {
     }
 
     /// An event. A payload that does not decode is shown in diagnostic notation: it costs that event only.
-    pub(crate) fn event(self, topic: &str, payload: &[u8]) -> Result<()> {
+    pub(crate) fn event(self, event: &Message) -> Result<()> {
+        let (topic, payload) = (event.topic(), event.payload_bytes());
         let shown = if self.has_colour {
             format!("\x1b[36m{topic}\x1b[0m")
         } else {
             topic.to_owned()
+        };
+        let shown = match event.position() {
+            Some(position) if event.dup() > 0 => format!("{position} (again) {shown}"),
+            Some(position) => format!("{position} {shown}"),
+            None => shown,
         };
         if self.is_diag {
             return print(&format!("{shown} {}", diagnostic(payload)));
@@ -87,6 +104,8 @@ impl Output {
         let diag = value.is_none().then(|| diagnostic(payload));
         let line = Line {
             topic,
+            position: event.position().map(|position| position.to_string()),
+            dup: event.dup(),
             payload: value.as_ref().map(Shown),
             diag,
         };

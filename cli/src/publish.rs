@@ -3,9 +3,11 @@
 use std::{fs, time::Duration};
 
 use ciborium::Value;
-use fluxar::Client;
+use fluxar::{Client, Receipt};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
+    sync::mpsc,
+    task::JoinHandle,
     time::{Interval, MissedTickBehavior},
 };
 
@@ -13,7 +15,11 @@ use crate::{
     args::{Args, Pub},
     failure::{Failure, Result},
     json,
+    output::tell,
 };
+
+/// Events on their way to be stored; the SDK bounds their bytes.
+const RECEIPTS: usize = 16_384;
 
 pub(crate) async fn run(args: &Args, command: &Pub) -> Result<()> {
     let payload = match (&command.payload, &command.file) {
@@ -26,41 +32,138 @@ pub(crate) async fn run(args: &Args, command: &Pub) -> Result<()> {
         }
         (None, None) => Some(Value::Null),
     };
-    let client = args.client().build().await?;
-    let mut pace = command.interval.map(pace);
+    let mut way = Way::open(args, command).await?;
     match payload {
         Some(payload) => {
             for _ in 0..command.count {
-                publish(&client, &command.topic, &payload, &mut pace).await?;
+                if !way.publish(&payload).await? {
+                    break;
+                }
             }
         }
         None => {
             let mut lines = BufReader::new(tokio::io::stdin()).lines();
             let mut number = 0u64;
-            while let Some(line) = lines.next_line().await? {
+            'lines: while let Some(line) = lines.next_line().await? {
                 number += 1;
                 if line.trim().is_empty() && !command.raw_text {
                     continue;
                 }
                 let payload = parse(&line, command.raw_text, &format!("line {number} of stdin"))?;
                 for _ in 0..command.count {
-                    publish(&client, &command.topic, &payload, &mut pace).await?;
+                    if !way.publish(&payload).await? {
+                        break 'lines;
+                    }
                 }
             }
         }
     }
+    way.finish().await
+}
+
+/// How the events leave.
+struct Way<'a> {
+    client: Client,
+    command: &'a Pub,
+    timeout: Option<Duration>,
+    pace: Option<Interval>,
+    /// Stored events are tracked by a task of their own, so that many are on their way at once.
+    tracked: Option<(mpsc::Sender<Receipt>, JoinHandle<Result<()>>)>,
+}
+
+impl<'a> Way<'a> {
+    async fn open(args: &Args, command: &'a Pub) -> Result<Self> {
+        let is_stored = command.qos > 0;
+        if !is_stored && (command.retain || command.key.is_some() || command.ttl.is_some()) {
+            let what = "--key, --retain and --ttl are for events that the gateway stores: add --qos 1";
+            return Err(Failure::Usage(what.to_owned()));
+        }
+        // What is stored is sent again on a new connection, until its time is over.
+        let client = args.client().reconnect(is_stored).build().await?;
+        let tracked = is_stored.then(|| {
+            let (sender, receipts) = mpsc::channel(RECEIPTS);
+            (sender, tokio::spawn(track(receipts, args.verbose)))
+        });
+        Ok(Self {
+            client,
+            command,
+            timeout: args.timeout,
+            pace: command.interval.map(pace),
+            tracked,
+        })
+    }
+
+    /// False: one was not stored, and there is no use in going on.
+    async fn publish(&mut self, payload: &Value) -> Result<bool> {
+        if let Some(pace) = &mut self.pace {
+            pace.tick().await; // the first comes at once
+        }
+        let command = self.command;
+        let Some((tracked, _)) = &self.tracked else {
+            self.client.publish(&command.topic, payload).await?;
+            return Ok(true);
+        };
+        let mut event = self.client.event(&command.topic, payload);
+        if command.qos == 2 {
+            event = event.exactly_once();
+        }
+        if let Some(key) = &command.key {
+            event = event.key(key);
+        }
+        if command.retain {
+            event = event.retain();
+        }
+        if let Some(ttl) = command.ttl {
+            event = event.ttl(ttl);
+        }
+        if let Some(timeout) = self.timeout {
+            event = event.timeout(timeout);
+        }
+        Ok(tracked.send(event.enqueue().await?).await.is_ok())
+    }
+
+    async fn finish(self) -> Result<()> {
+        if let Some((receipts, tracking)) = self.tracked {
+            drop(receipts);
+            let stored = tracking
+                .await
+                .unwrap_or_else(|error| Err(Failure::here(error.to_string())));
+            self.client.close().await;
+            return stored;
+        }
+        arrived(&self.client).await
+    }
+}
+
+/// Waits for each event in turn; the first that was not stored ends it.
+async fn track(mut receipts: mpsc::Receiver<Receipt>, is_verbose: bool) -> Result<()> {
+    let mut stored = 0u64;
+    while let Some(receipt) = receipts.recv().await {
+        match receipt.await {
+            Ok(position) => {
+                stored += 1;
+                if is_verbose {
+                    tell(&format!("stored at {position}"));
+                }
+            }
+            Err(error) => {
+                if stored > 0 {
+                    tell(&format!("{stored} events before it were stored"));
+                }
+                return Err(error.into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that events which are not stored have arrived.
+async fn arrived(client: &Client) -> Result<()> {
     // An answer to this shows that everything before it has arrived, and what of it was refused.
     client.ping().await?;
     let (_, refused) = client.refused_publishes();
     client.close().await;
     refused.map_or(Ok(()), |error| Err(error.into()))
-}
-
-async fn publish(client: &Client, topic: &str, payload: &Value, pace: &mut Option<Interval>) -> Result<()> {
-    if let Some(pace) = pace {
-        pace.tick().await; // the first comes at once
-    }
-    Ok(client.publish(topic, payload).await?)
 }
 
 fn pace(interval: Duration) -> Interval {

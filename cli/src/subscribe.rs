@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use fluxar::{Client, Error, Message, State, Subscription};
-use tokio::sync::mpsc;
+use fluxar::{Client, Cursor, Error, Message, State, SubscribeStream, Subscription};
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     args::{Args, Sub},
@@ -25,12 +25,12 @@ enum News {
 pub(crate) async fn run(args: &Args, command: &Sub) -> Result<()> {
     let client = args.client().reconnect(true).build().await?;
     let (sender, mut news) = mpsc::channel(MERGED_EVENTS);
+    let mut cursors = Vec::new();
     for pattern in &command.patterns {
-        let mut subscription = client.subscription(pattern);
-        if let Some(group) = &command.group {
-            subscription = subscription.group(group);
-        }
-        tokio::spawn(follow(subscription.open().await?, sender.clone()));
+        let subscription = chosen(client.subscription(pattern), command)?.open().await?;
+        let (tell_cursor, cursor) = watch::channel(subscription.cursor());
+        cursors.push((pattern, cursor));
+        tokio::spawn(follow(subscription, sender.clone(), tell_cursor));
     }
     drop(sender);
     if args.verbose {
@@ -48,7 +48,10 @@ pub(crate) async fn run(args: &Args, command: &Sub) -> Result<()> {
         tokio::select! {
             said = news.recv() => match said {
                 Some(News::Event(event)) => {
-                    output.event(event.topic(), event.payload_bytes())?;
+                    output.event(&event)?;
+                    if !command.no_ack {
+                        event.ack().await?;
+                    }
                     printed += 1;
                     if Some(printed) == command.count {
                         break Ok(());
@@ -81,11 +84,57 @@ pub(crate) async fn run(args: &Args, command: &Sub) -> Result<()> {
         }
     };
     client.close().await;
+    if args.verbose {
+        // The subscriptions tell the last they know when they have ended.
+        for (pattern, mut cursor) in cursors {
+            while cursor.changed().await.is_ok() {}
+            if let Some(cursor) = &*cursor.borrow() {
+                tell(&format!("to go on with {pattern}: --from {cursor}"));
+            }
+        }
+    }
     done
 }
 
-/// Passes on what a subscription brings, and once a second what it has lost.
-async fn follow(mut subscription: Subscription, news: mpsc::Sender<News>) {
+/// With what the options ask for.
+fn chosen(mut subscription: SubscribeStream, command: &Sub) -> Result<SubscribeStream> {
+    let has_log =
+        command.durable.is_some() || command.from.is_some() || command.retain || command.in_flight.is_some();
+    match (command.qos, &command.durable) {
+        (Some(0), _) if has_log => {
+            let what = "--durable, --from, --retain and --in-flight are for stored events, not for --qos 0";
+            return Err(Failure::Usage(what.to_owned()));
+        }
+        (Some(2), None) => {
+            let what = "--qos 2 needs a name for its cursor: add --durable NAME";
+            return Err(Failure::Usage(what.to_owned()));
+        }
+        (Some(2), Some(name)) => subscription = subscription.exactly_once(name),
+        (_, Some(name)) => subscription = subscription.durable(name),
+        (Some(1), None) => subscription = subscription.at_least_once(),
+        (_, None) => {}
+    }
+    if let Some(group) = &command.group {
+        subscription = subscription.group(group);
+    }
+    if let Some(begin) = &command.from {
+        subscription = subscription.from(begin.clone());
+    }
+    if command.retain {
+        subscription = subscription.retain();
+    }
+    if let Some(in_flight) = command.in_flight {
+        subscription = subscription.in_flight(in_flight);
+    }
+    Ok(subscription)
+}
+
+/// Passes on what a subscription brings, and once a second what it has lost. At the end it tells how far it came.
+async fn follow(
+    mut subscription: Subscription,
+    news: mpsc::Sender<News>,
+    cursor: watch::Sender<Option<Cursor>>,
+) {
     let mut known = 0;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     loop {
@@ -93,6 +142,7 @@ async fn follow(mut subscription: Subscription, news: mpsc::Sender<News>) {
             event = subscription.next() => match event {
                 Some(event) => News::Event(event),
                 None => {
+                    cursor.send_replace(subscription.cursor());
                     drop(news.send(News::Ended(subscription.end())).await);
                     return;
                 }
@@ -108,6 +158,7 @@ async fn follow(mut subscription: Subscription, news: mpsc::Sender<News>) {
             }
         };
         if news.send(said).await.is_err() {
+            cursor.send_replace(subscription.cursor());
             return;
         }
     }
