@@ -60,6 +60,12 @@ impl Failure {
                 if let Some(details) = error.details::<ciborium::Value>() {
                     eprintln!("        details: {}", crate::json::compact(&details));
                 }
+                // What was refused until its time was over says why.
+                if error.origin() == Origin::Timeout
+                    && let Some(cause) = std::error::Error::source(&error)
+                {
+                    eprintln!("        because: {cause}");
+                }
                 if let Some(hint) = hint(&error) {
                     eprintln!("        {hint}");
                 }
