@@ -65,8 +65,8 @@ struct Membership {
     is_accepted: bool,
     /// Its connection takes nothing at the moment.
     rests: bool,
-    /// Came while it rests: no more than it takes at a time.
-    held: VecDeque<Piece>,
+    /// Came while it rests, and when, us: no more than it takes at a time.
+    held: VecDeque<(u64, Piece)>,
 }
 
 /// The members among this core's connections.
@@ -79,10 +79,13 @@ pub(crate) struct Memberships {
     by_peer: HashMap<PeerId, Vec<u32>, FixedState>,
     letters: VecDeque<(u16, QueueLetter)>,
     news: VecDeque<(PeerId, Id, News)>,
+    /// How long an event is with one member before it goes to another, us.
+    ack_us: u64,
+    now_us: u64,
 }
 
 impl Memberships {
-    pub(crate) fn new(core: u16, cores: u16, hasher: &FixedState) -> Self {
+    pub(crate) fn new(core: u16, cores: u16, ack_us: u64, hasher: &FixedState) -> Self {
         Self {
             core,
             cores,
@@ -91,7 +94,14 @@ impl Memberships {
             by_peer: HashMap::with_hasher(hasher.clone()),
             letters: VecDeque::new(),
             news: VecDeque::new(),
+            ack_us,
+            now_us: 0,
         }
+    }
+
+    /// Tells the time, us.
+    pub(crate) fn handle_time(&mut self, now_us: u64) {
+        self.now_us = now_us;
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -182,6 +192,8 @@ impl Memberships {
             by_peer,
             letters,
             news,
+            ack_us,
+            now_us,
             ..
         } = self;
         for &key in by_peer.get(&peer).into_iter().flatten() {
@@ -194,8 +206,12 @@ impl Memberships {
                 letters.push_back((owner.core, member.letter(Matter::Rests(busy))));
             }
             if !busy {
-                let held = member.held.drain(..);
-                news.extend(held.map(|piece| (peer, member.sub, News::Work(piece))));
+                for (since_us, piece) in member.held.drain(..) {
+                    // What lay here for too long went to another member.
+                    if since_us + *ack_us > *now_us {
+                        news.push_back((peer, member.sub, News::Work(piece)));
+                    }
+                }
             }
         }
     }
@@ -243,7 +259,7 @@ impl Memberships {
         };
         let member = &mut self.members[key as usize];
         match matter {
-            Matter::Work(piece) if member.rests => member.held.push_back(piece),
+            Matter::Work(piece) if member.rests => member.held.push_back((self.now_us, piece)),
             Matter::Work(piece) => self.news.push_back((peer, sub, News::Work(piece))),
             Matter::Joined(at) => {
                 member.at.extend(at);
@@ -315,11 +331,15 @@ impl Memberships {
                     .push_back((member.owners[nth].core, member.letter(room)));
             }
         }
+        self.share(key);
     }
 
     /// Shares out anew: to the owners that are short.
     fn share(&mut self, key: u32) {
         let member = &mut self.members[key as usize];
+        if !member.is_accepted {
+            return;
+        }
         let short = member.owners.iter().filter(|owner| owner.is_short).count() as u32;
         if short == 0 {
             return;

@@ -25,6 +25,8 @@ mod ledger;
 mod letters;
 mod lot;
 mod members;
+#[cfg(test)]
+mod model;
 mod owner;
 mod pieces;
 mod source;
@@ -62,10 +64,13 @@ pub(crate) struct Queues {
 
 impl Queues {
     pub(crate) fn new(core: u16, cores: u16, settings: Option<Arc<Settings>>, hasher: &FixedState) -> Self {
+        let (partitions, ack_ms) = settings
+            .as_ref()
+            .map_or((0, 0), |settings| (settings.partitions, settings.ack_ms));
         Self {
             core,
-            partitions: settings.as_ref().map_or(0, |settings| settings.partitions),
-            home: Memberships::new(core, cores, hasher),
+            partitions,
+            home: Memberships::new(core, cores, u64::from(ack_ms) * 1_000, hasher),
             owner: WorkQueues::new(core, cores, settings, hasher),
             letters: VecDeque::new(),
         }
@@ -148,6 +153,7 @@ impl Queues {
 
     /// Tells the time: monotonic, us, and since 1970, ms.
     pub(crate) fn handle_time(&mut self, now_us: u64, unix_ms: u64, log: &mut impl Source) {
+        self.home.handle_time(now_us);
         self.owner.handle_time(now_us, unix_ms, log);
     }
 
@@ -234,6 +240,12 @@ impl Queues {
     /// Hands all cursors to the log, which is about to stop.
     pub(crate) fn stop(&mut self, log: &mut impl Source) {
         self.owner.stop(log);
+    }
+
+    /// Whether [`Queues::work`] has something to do.
+    #[cfg(test)]
+    fn owner_letters_left(&self) -> bool {
+        self.home.has_letters() || self.owner.is_dirty() || !self.letters.is_empty()
     }
 
     /// Members among this core's connections, queues over its partitions, and their members.
