@@ -39,6 +39,8 @@ pub struct Counts {
     pub cursor_holders: usize,
     /// Bytes handed to them and not acknowledged, or being read for them.
     pub unacked_bytes: usize,
+    /// Members of work queues: among this core's connections, and of the queues over its partitions.
+    pub queue_members: usize,
     /// Ever: answers that were late or made up.
     pub late_answers: u64,
     /// Ever: events that nobody wanted.

@@ -315,6 +315,7 @@ impl Shard {
     /// member is busy too, so that each event of a group finds one that keeps up.
     pub fn set_busy(&mut self, peer: PeerId, busy: bool) {
         self.readers_busy(peer, busy);
+        self.logged.queues.set_busy(peer, busy);
         for nth in 0..self.subscriptions.of(peer).len() {
             let at = self.subscriptions.of(peer)[nth];
             let sub = &self.subscriptions[at];
@@ -350,6 +351,13 @@ impl Shard {
             Role::Server(_) => return Ended { serve: true, dropped },
             Role::Reader(reader) => {
                 self.reader_ended(reader);
+                return Ended {
+                    serve: false,
+                    dropped,
+                };
+            }
+            Role::Worker => {
+                self.logged.queues.leave(sub.peer, sub.id);
                 return Ended {
                     serve: false,
                     dropped,

@@ -138,6 +138,7 @@ impl Shard {
             logged_patterns: self.logged.readers.patterns() + self.logged.owner.followed.len(),
             cursor_holders: self.logged.owner.holders(),
             unacked_bytes: self.logged.readers.unacked_bytes(),
+            queue_members: self.logged.queues.members(),
             unlogged_events: self.logged.unlogged_events,
         }
     }
@@ -246,7 +247,10 @@ impl Shard {
                 self.log_letter(from, letter);
                 self.pump_log();
             }
-            Letter::Queue(_letter) => {}
+            Letter::Queue(letter) => {
+                self.queue_letter(from, letter);
+                self.pump_log();
+            }
         }
         Arrival::Taken
     }
@@ -261,6 +265,9 @@ impl Shard {
     /// cores each for itself; a letter that cannot be posted yet is the caller's to keep.
     pub fn poll_letter(&mut self) -> Option<(u16, Letter)> {
         self.tell_acked();
+        if self.logged.queues.has_work() {
+            self.pump_log();
+        }
         while let Some(news) = self.post.next_news() {
             if let Some(letter) = self.word(news) {
                 self.post.circulate(letter);

@@ -39,6 +39,15 @@ pub(crate) enum Role {
     Server(u32),
     /// A reader of the logs, with this number.
     Reader(u32),
+    /// A member of a work queue.
+    Worker,
+}
+
+impl Role {
+    /// Whether it shares its events with others of a group.
+    fn is_member(self) -> bool {
+        matches!(self, Self::Member(_) | Self::Worker)
+    }
 }
 
 #[derive(Debug)]
@@ -184,7 +193,7 @@ impl Subscriptions {
             text_bytes,
         }) as u32;
         holder.held.push(sub);
-        holder.members += u32::from(matches!(role, Role::Member(_)));
+        holder.members += u32::from(role.is_member());
         self.text_bytes += text_bytes as usize;
         let Self {
             held,
@@ -209,7 +218,7 @@ impl Subscriptions {
             named.remove();
         }
         if let Some(holder) = self.holders.get_mut(&sub.peer) {
-            holder.members -= u32::from(matches!(sub.role, Role::Member(_)));
+            holder.members -= u32::from(sub.role.is_member());
             holder.held.swap_remove(sub.place as usize);
             if let Some(&moved) = holder.held.get(sub.place as usize) {
                 self.held[moved as usize].place = sub.place;

@@ -23,8 +23,8 @@ mod patterns;
 pub mod pieces;
 mod plain;
 mod publishing;
-#[allow(dead_code)]
 mod queue;
+mod queueing;
 mod readers;
 mod wish;
 
@@ -50,6 +50,8 @@ use crate::post::Post;
 use crate::shard::Shard;
 use owner::Owner;
 use publishing::Publishing;
+use queue::Queues;
+use queueing::{is_of_queues, is_queue_reader};
 use readers::{Readers, Window};
 
 /// The logged part of a shard.
@@ -59,6 +61,7 @@ pub(crate) struct Logged {
     publishing: Option<Publishing>,
     pub(crate) owner: Owner,
     pub(crate) readers: Readers,
+    pub(crate) queues: Queues,
     news: VecDeque<LoggedNews>,
     /// What this core tells itself.
     local: VecDeque<LogLetter>,
@@ -79,6 +82,7 @@ impl Logged {
             publishing: None,
             owner: Owner::new(hasher, limits.names_remembered, cores),
             readers: Readers::new(hasher, limits.names_remembered, window(&limits), 0),
+            queues: Queues::new(core, cores, None, hasher),
             news: VecDeque::new(),
             local: VecDeque::new(),
             unix_ms: 0,
@@ -94,6 +98,7 @@ impl Logged {
         let names = self.limits.names_remembered;
         let partitions = settings.as_ref().map_or(0, |settings| settings.partitions);
         self.log = Log::new(self.core, self.cores, settings.clone(), &self.hasher);
+        self.queues = Queues::new(self.core, self.cores, settings.clone(), &self.hasher);
         self.publishing = settings.map(|settings| Publishing::new(settings, &self.hasher, names));
         self.readers = Readers::new(&self.hasher, names, window(&self.limits), partitions);
     }
@@ -143,6 +148,9 @@ impl Shard {
     /// The next thing for a connection of this core. Poll until `None` after each input: what one input leads to is bounded
     /// by that input and by what the subscriptions have room for.
     pub fn poll_logged(&mut self) -> Option<LoggedNews> {
+        if self.logged.news.is_empty() && self.logged.queues.has_work() {
+            self.pump_log();
+        }
         self.logged.news.pop_front()
     }
 
@@ -172,6 +180,7 @@ impl Shard {
     pub fn stop_log(&mut self) {
         self.tell_acked();
         self.pump_log();
+        self.logged.queues.stop(&mut self.logged.log);
         self.logged.log.stop();
         self.pump_log();
     }
@@ -191,13 +200,18 @@ impl Shard {
         self.tell_quiet();
         self.readers_time();
         self.tell_acked();
+        let logged = &mut self.logged;
+        logged
+            .queues
+            .handle_time(self.now_us, logged.unix_ms, &mut logged.log);
         self.pump_log();
     }
 
     /// When [`Shard::logged_time`] has something to do, us.
     pub(crate) fn logged_due_us(&self) -> Option<u64> {
         let log_us = self.logged.log.poll_timeout_ms().map(|ms| ms * 1_000);
-        [log_us, self.quiet_due_us(), self.readers_due_us()]
+        let queues_us = self.logged.queues.due_us();
+        [log_us, self.quiet_due_us(), self.readers_due_us(), queues_us]
             .into_iter()
             .flatten()
             .min()
@@ -250,12 +264,18 @@ impl Shard {
             if let Some(letter) = self.logged.local.pop_front() {
                 self.log_letter(self.core, letter);
             } else if let Some(committed) = self.logged.log.poll_committed() {
+                self.logged.queues.committed(&committed);
                 self.committed(committed);
             } else if let Some(settled) = self.logged.log.poll_settled() {
                 self.settled(settled);
             } else if let Some((reader, reading)) = self.logged.log.poll_read() {
-                self.fetch_read(reader, reading);
-            } else {
+                if is_queue_reader(reader) {
+                    let logged = &mut self.logged;
+                    logged.queues.read_done(reader, reading, &mut logged.log);
+                } else {
+                    self.fetch_read(reader, reading);
+                }
+            } else if !self.logged.queues.has_work() || !self.pump_queues() {
                 return;
             }
         }
@@ -267,6 +287,13 @@ impl Shard {
         if from.core != self.core {
             let home = from.core;
             self.say(home, LogLetter::Settled(settled));
+            return;
+        }
+        if is_of_queues(*from) {
+            match settled {
+                Settled::Stored { events, .. } => self.logged.queues.aside_stored(events.id(0)),
+                Settled::Again { id, .. } => self.logged.queues.aside_stored(id),
+            }
             return;
         }
         self.logged.news.push_back(match settled {

@@ -15,6 +15,7 @@ use super::wish::LoggedPublish;
 use super::{LogLetter, LoggedNews};
 use crate::log::class::{Class, Level, terms_of};
 use crate::log::{Events, LogRefusal, Settings, owner_of, partition_of};
+use crate::logged::queueing::is_of_queues;
 use crate::peer::PeerId;
 use crate::shard::Shard;
 use crate::topics::cache::NameCache;
@@ -326,6 +327,10 @@ impl Shard {
             self.logged.unlogged_events += events.len() as u64;
             return;
         };
+        if is_of_queues(to) {
+            self.logged.queues.aside_refused(events.id(0));
+            return;
+        }
         let (code, message, retry_after_ms) = refusal_words(refusal);
         self.logged.news.push_back(LoggedNews::Refused {
             to,

@@ -5,7 +5,7 @@
 //! or everything waits for the disk.
 
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use fluxar_protocol::{Position, target};
@@ -15,10 +15,10 @@ use super::ledger::{ENTRIES_MAX, MemberKey};
 use super::letters::{Matter, QueueLetter};
 use super::lot::{Ahead, Broken, Lot, Purpose, broken_by, has_expired};
 use super::members::Members;
-use super::pieces::{Draft, Place, topic_of};
 use super::source::Source;
 use crate::log::class::{TopicTerms, terms_of};
-use crate::log::{CursorName, ReaderId, Reading, Settings, Stored};
+use crate::log::{CursorName, Events, ReaderId, Reading, Settings, Stored};
+use crate::logged::pieces::{Cutter, topic_of};
 
 /// What is read at a time, bytes.
 const READ_BYTES: usize = 60 * 1024;
@@ -85,9 +85,11 @@ struct LastTopic {
 
 /// An event that was looked at: given, or done with at once.
 struct Pick {
-    place: Place,
+    /// Which of the runs that were read.
+    run: usize,
+    /// Where in it.
+    place: Range<usize>,
     offset: u64,
-    bytes: usize,
     /// `None`: it has expired, or was done in an earlier life.
     deliveries_max: Option<u32>,
 }
@@ -288,9 +290,9 @@ impl Queue {
                         lot.ledger.is_restored(offset) || has_expired(&ahead.stored, event, desk.unix_ms);
                     given += usize::from(!is_done);
                     picks.push(Pick {
-                        place: Place { run, nth },
+                        run,
+                        place: place_of(&ahead.stored.events, nth),
                         offset,
-                        bytes: event.len(),
                         deliveries_max: (!is_done).then_some(terms.terms.deliveries_max),
                     });
                 }
@@ -303,9 +305,7 @@ impl Queue {
             members.take(key, events as u32);
         }
         let due_us = desk.due_us();
-        let mut drafts = Drafts::new(lot.partition, members);
-        let ahead = &lot.ahead;
-        let run = |run: usize| &ahead[run].stored;
+        let mut drafts = Drafts::new(lot.partition);
         let mut shares = shares.into_iter();
         let (mut member, mut share) = (MemberKey::MAX, 0);
         for pick in picks {
@@ -318,9 +318,9 @@ impl Queue {
             }
             share -= 1;
             let dup = lot.ledger.give_new(pick.offset, deliveries_max, member, due_us);
-            drafts.add_to_last(member, dup, &pick, run, desk);
+            drafts.add(member, dup, &lot.ahead[pick.run].stored, pick.place, pick.offset);
         }
-        drafts.finish(run, desk);
+        drafts.send(members, desk);
         match left {
             Some((run, nth, offset)) => {
                 for gone in lot.ahead.drain(..run) {
@@ -342,9 +342,9 @@ impl Queue {
         let Self { members, lots, .. } = self;
         let lot = &mut lots[at];
         let due_us = desk.due_us();
-        let mut dealt = Vec::new();
+        let mut drafts = Drafts::new(lot.partition);
         let mut is_all = true;
-        'runs: for (run, stored) in stored.iter().enumerate() {
+        'runs: for stored in stored {
             for (nth, offset) in stored.offsets().enumerate() {
                 let Some(again) = lot.ledger.again(offset) else {
                     continue;
@@ -360,21 +360,11 @@ impl Queue {
                 };
                 lot.ledger.give_again(offset, member, due_us);
                 members.take(member, 1);
-                let pick = Pick {
-                    place: Place { run, nth },
-                    offset,
-                    bytes: event.len(),
-                    deliveries_max: None,
-                };
-                dealt.push((member, again.deliveries, pick));
+                let place = place_of(&stored.events, nth);
+                drafts.add(member, again.deliveries, stored, place, offset);
             }
         }
-        let run = |run: usize| &stored[run];
-        let mut drafts = Drafts::new(lot.partition, members);
-        for (member, dup, pick) in dealt {
-            drafts.add(member, dup, &pick, run, desk);
-        }
-        drafts.finish(run, desk);
+        drafts.send(members, desk);
         // What was read holds everything up to `until`: what is not there is no more.
         while is_all && let Some(offset) = lot.ledger.next_again(from).filter(|offset| *offset <= until) {
             lot.ledger.done(offset);
@@ -390,10 +380,11 @@ impl Queue {
             let nth = run.offsets().position(|found| found == offset)?;
             Some(run.events.get(nth))
         });
-        let Some((event, topic)) = found.and_then(|event| Some((event, topic_of(event)?))) else {
+        let Some(event) = found else {
             lot.ledger.done(offset);
             return;
         };
+        let topic = topic_of(event);
         let position = Position {
             partition: lot.partition,
             offset,
@@ -438,9 +429,7 @@ impl Desk<'_> {
 impl LastTopic {
     /// Looks at an event's topic; whether it is one of the queue's. What the rules say of it stands in `terms` then.
     fn look(&mut self, event: &[u8], queue: &CursorName, settings: &Settings) -> bool {
-        let Some(topic) = topic_of(event) else {
-            return false;
-        };
+        let topic = topic_of(event);
         if topic != self.topic {
             self.matches = target::matches(&queue.pattern, topic);
             if self.matches {
@@ -453,74 +442,51 @@ impl LastTopic {
     }
 }
 
-/// Pieces in the making, at most one for each member and number of deliveries.
-struct Drafts<'a> {
+/// Pieces in the making: one for each member and number of deliveries.
+struct Drafts {
     partition: u16,
-    members: &'a Members,
-    open: Vec<Draft>,
+    open: Vec<(MemberKey, u32, Cutter)>,
 }
 
-impl<'a> Drafts<'a> {
-    fn new(partition: u16, members: &'a Members) -> Self {
+impl Drafts {
+    fn new(partition: u16) -> Self {
         Self {
             partition,
-            members,
             open: Vec::new(),
         }
     }
 
-    /// Adds an event to the piece of its member.
-    fn add<'r>(
-        &mut self,
-        member: MemberKey,
-        dup: u32,
-        pick: &Pick,
-        run: impl Fn(usize) -> &'r Stored,
-        desk: &mut Desk<'_>,
-    ) {
-        let fits = |draft: &Draft| draft.member == member && draft.dup == dup;
-        let at = self.open.iter().position(fits);
-        let at = at.unwrap_or_else(|| {
-            self.open.push(Draft::begin(member, dup));
-            self.open.len() - 1
-        });
-        if !self.open[at].add(pick.offset, pick.place, pick.bytes) {
-            let full = std::mem::replace(&mut self.open[at], Draft::begin(member, dup));
-            self.send(full, run, desk);
-            self.open[at].add(pick.offset, pick.place, pick.bytes);
-        }
+    /// Adds an event for a member, behind those that it has got.
+    fn add(&mut self, member: MemberKey, dup: u32, stored: &Stored, place: Range<usize>, offset: u64) {
+        let fits = |draft: &(MemberKey, u32, Cutter)| (draft.0, draft.1) == (member, dup);
+        let last = self.open.len().wrapping_sub(1);
+        let at = if self.open.last().is_some_and(fits) {
+            last
+        } else {
+            self.open.iter().position(fits).unwrap_or_else(|| {
+                self.open.push((member, dup, Cutter::new(self.partition)));
+                last.wrapping_add(1)
+            })
+        };
+        self.open[at].2.push(&stored.events.bytes, place, offset);
     }
 
-    /// Likewise, for events that are dealt in a row: what the row before was for is finished.
-    fn add_to_last<'r>(
-        &mut self,
-        member: MemberKey,
-        dup: u32,
-        pick: &Pick,
-        run: impl Fn(usize) -> &'r Stored,
-        desk: &mut Desk<'_>,
-    ) {
-        let is_other = |draft: &mut Draft| draft.member != member || draft.dup != dup;
-        if let Some(draft) = self.open.pop_if(is_other) {
-            self.send(draft, &run, desk);
+    fn send(self, members: &Members, desk: &mut Desk<'_>) {
+        for (member, dup, cutter) in self.open {
+            let member = members.get(member);
+            for piece in cutter.finish() {
+                desk.letters.push_back(QueueLetter {
+                    peer: member.peer,
+                    sub: member.sub,
+                    matter: Matter::Work { piece, dup },
+                });
+            }
         }
-        self.add(member, dup, pick, run, desk);
     }
+}
 
-    fn finish<'r>(mut self, run: impl Fn(usize) -> &'r Stored, desk: &mut Desk<'_>) {
-        for draft in std::mem::take(&mut self.open) {
-            self.send(draft, &run, desk);
-        }
-    }
-
-    fn send<'r>(&self, draft: Draft, run: impl Fn(usize) -> &'r Stored, desk: &mut Desk<'_>) {
-        let member = self.members.get(draft.member);
-        if let Some(piece) = draft.finish(self.partition, run) {
-            desk.letters.push_back(QueueLetter {
-                peer: member.peer,
-                sub: member.sub,
-                matter: Matter::Work(piece),
-            });
-        }
-    }
+/// Where an event stands in its run's bytes.
+fn place_of(events: &Events, nth: usize) -> Range<usize> {
+    let start = nth.checked_sub(1).map_or(0, |before| events.ends[before]);
+    start as usize..events.ends[nth] as usize
 }

@@ -6,9 +6,7 @@ use fluxar_protocol::meta::MetaWriter;
 use super::letters::Failure;
 use super::lot::Broken;
 use crate::log::LogRefusal;
-
-/// When it is worth another try, if what is in the way passes by itself, ms.
-const RETRY_AFTER_MS: u32 = 1_000;
+use crate::logged::publishing::refusal_words;
 
 impl Failure {
     /// What was to come next is not there any more, or not whole.
@@ -42,43 +40,12 @@ impl Failure {
 
     /// The log does not keep a cursor for this queue.
     pub(crate) fn refused(refusal: &LogRefusal) -> Self {
-        let (code, message, again) = match refusal {
-            LogRefusal::Recovering => (
-                Code::Unavailable,
-                "the log is being recovered; join again in a moment".into(),
-                true,
-            ),
-            LogRefusal::Stopping => (
-                Code::Unavailable,
-                "the gateway is shutting down; join again after its restart".into(),
-                true,
-            ),
-            LogRefusal::NoLog => (
-                Code::FailedPrecondition,
-                "this gateway has no log: set `log.dir`".into(),
-                false,
-            ),
-            LogRefusal::DiskFailed(why) => (
-                Code::Unavailable,
-                format!("the log's disk fails: {why}").into(),
-                true,
-            ),
-            LogRefusal::TooManyCursors => (
-                Code::ResourceExhausted,
-                "the log keeps no more cursors (`log.cursors`)".into(),
-                false,
-            ),
-            LogRefusal::Behind | LogRefusal::DiskFull | LogRefusal::TooManyIds | LogRefusal::TooManyRows => (
-                Code::ResourceExhausted,
-                "the log takes nothing at the moment; join again in a moment".into(),
-                true,
-            ),
-        };
+        let (code, message, retry_after_ms) = refusal_words(refusal);
         Self {
             code,
             message,
             details: None,
-            retry_after_ms: again.then_some(RETRY_AFTER_MS),
+            retry_after_ms,
         }
     }
 

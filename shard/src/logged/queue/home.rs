@@ -17,9 +17,9 @@ use foldhash::fast::FixedState;
 use slab::Slab;
 
 use super::letters::{Failure, Join, Matter, QueueLetter};
-use super::pieces::Piece;
 use crate::log::{CursorName, owner_of, partition_of};
 use crate::logged::letters::Start;
+use crate::logged::pieces::Piece;
 use crate::peer::PeerId;
 
 /// How many events a member that does not say takes at a time.
@@ -35,7 +35,7 @@ pub(crate) enum News {
     /// It has not joined.
     Refused(Failure),
     /// It has got work.
-    Work(Piece),
+    Work { piece: Piece, dup: u32 },
     /// It is no member any more.
     Ended(Failure),
 }
@@ -66,7 +66,7 @@ struct Membership {
     /// Its connection takes nothing at the moment.
     rests: bool,
     /// Came while it rests, and when, us: no more than it takes at a time.
-    held: VecDeque<(u64, Piece)>,
+    held: VecDeque<(u64, Piece, u32)>,
 }
 
 /// The members among this core's connections.
@@ -178,13 +178,6 @@ impl Memberships {
         true
     }
 
-    /// A connection of this core is gone.
-    pub(crate) fn peer_lost(&mut self, peer: PeerId) {
-        while let Some(&key) = self.by_peer.get(&peer).and_then(|held| held.last()) {
-            self.remove(key, None);
-        }
-    }
-
     /// A connection takes nothing more at the moment, or does again.
     pub(crate) fn set_busy(&mut self, peer: PeerId, busy: bool) {
         let Self {
@@ -206,13 +199,26 @@ impl Memberships {
                 letters.push_back((owner.core, member.letter(Matter::Rests(busy))));
             }
             if !busy {
-                for (since_us, piece) in member.held.drain(..) {
+                for (since_us, piece, dup) in member.held.drain(..) {
                     // What lay here for too long went to another member.
                     if since_us + *ack_us > *now_us {
-                        news.push_back((peer, member.sub, News::Work(piece)));
+                        news.push_back((peer, member.sub, News::Work { piece, dup }));
                     }
                 }
             }
+        }
+    }
+
+    /// What a member has and has not acknowledged may not have reached it: it goes back to its queue.
+    pub(crate) fn rewind(&mut self, peer: PeerId, sub: Id) {
+        let Some(&key) = self.by_name.get(&(peer, sub)) else {
+            return;
+        };
+        let member = &mut self.members[key as usize];
+        member.held.clear();
+        for owner in &member.owners {
+            self.letters
+                .push_back((owner.core, member.letter(Matter::Rewind)));
         }
     }
 
@@ -259,8 +265,10 @@ impl Memberships {
         };
         let member = &mut self.members[key as usize];
         match matter {
-            Matter::Work(piece) if member.rests => member.held.push_back((self.now_us, piece)),
-            Matter::Work(piece) => self.news.push_back((peer, sub, News::Work(piece))),
+            Matter::Work { piece, dup } if member.rests => {
+                member.held.push_back((self.now_us, piece, dup));
+            }
+            Matter::Work { piece, dup } => self.news.push_back((peer, sub, News::Work { piece, dup })),
             Matter::Joined(at) => {
                 member.at.extend(at);
                 if let Some(owner) = member.owners.iter_mut().find(|owner| owner.core == from) {
@@ -292,10 +300,15 @@ impl Memberships {
             }
             Matter::Join(_)
             | Matter::Leave
+            | Matter::Rewind
             | Matter::Worked { .. }
             | Matter::Room { .. }
             | Matter::Rests(_) => debug_assert!(false, "a letter to an owner"),
         }
+    }
+
+    pub(crate) fn has_news(&self) -> bool {
+        !self.news.is_empty()
     }
 
     pub(crate) fn has_letters(&self) -> bool {

@@ -132,12 +132,6 @@ impl Ledger {
         self.entries.len()
     }
 
-    /// How many events are with members.
-    #[cfg(test)]
-    pub(crate) fn given(&self) -> usize {
-        self.given
-    }
-
     /// The first event at this offset or behind it that is to be given again.
     pub(crate) fn next_again(&self, from: u64) -> Option<u64> {
         self.again.range(from..).next().copied()
@@ -203,11 +197,6 @@ impl Ledger {
         self.given += 1;
         self.remind(offset, before + 1, due_us);
         before
-    }
-
-    /// Whether a new event at this offset may have been given before.
-    pub(crate) fn is_doubtful(&self, offset: u64) -> bool {
-        offset <= self.doubtful.0 && self.doubtful.1 > 0
     }
 
     /// An event that was not looked at yet, and is done all the same: expired, or done in an earlier life. It has an

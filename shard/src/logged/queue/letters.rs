@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use fluxar_protocol::{Code, Id};
 
-use super::pieces::Piece;
 use crate::log::CursorName;
 use crate::logged::letters::Start;
+use crate::logged::pieces::Piece;
 use crate::peer::PeerId;
 
 /// A letter about a member of a work queue: its connection and its subscription name it on all cores.
@@ -33,7 +33,14 @@ pub enum Matter {
     /// To an owner: it is gone.
     Leave,
     /// From an owner: work for it.
-    Work(Piece),
+    Work {
+        /// The events.
+        piece: Piece,
+        /// How often each of them may have been given before.
+        dup: u32,
+    },
+    /// To an owner: what it has and has not acknowledged may not have reached it.
+    Rewind,
     /// To an owner: it has handled exactly these.
     Worked {
         /// Where.
@@ -65,10 +72,17 @@ impl Matter {
     /// Whether it is for the owner of a partition, not for the member's home core.
     pub(crate) fn is_for_owner(&self) -> bool {
         match self {
-            Self::Join(_) | Self::Leave | Self::Worked { .. } | Self::Room { .. } | Self::Rests(_) => true,
-            Self::Joined(_) | Self::NotJoined(_) | Self::Work(_) | Self::Spare { .. } | Self::Ended(_) => {
-                false
-            }
+            Self::Join(_)
+            | Self::Leave
+            | Self::Rewind
+            | Self::Worked { .. }
+            | Self::Room { .. }
+            | Self::Rests(_) => true,
+            Self::Joined(_)
+            | Self::NotJoined(_)
+            | Self::Work { .. }
+            | Self::Spare { .. }
+            | Self::Ended(_) => false,
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 
-use fluxar_protocol::{Id, envelope};
+use fluxar_protocol::Id;
 
 use super::ledger::Ledger;
 use super::letters::Failure;
 use super::source::Source;
 use crate::log::{Reading, Stored};
 use crate::logged::letters::Start;
+use crate::logged::pieces::is_expired;
 
 /// What a read is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,14 +168,7 @@ fn is_known(epoch: u64, ours: u64) -> bool {
 
 /// Whether an event has expired.
 pub(crate) fn has_expired(stored: &Stored, event: &[u8], unix_ms: u64) -> bool {
-    if !stored.expires {
-        return false;
-    }
-    let ttl_ms = envelope::decode(event)
-        .ok()
-        .and_then(|decoded| decoded.envelope.meta)
-        .and_then(|meta| meta.uint("ttl_ms").ok().flatten());
-    ttl_ms.is_some_and(|ttl_ms| stored.time_ms.saturating_add(ttl_ms) <= unix_ms)
+    stored.expires && is_expired(event, stored.time_ms, unix_ms)
 }
 
 /// Whether a reading ends a queue.

@@ -28,7 +28,6 @@ mod members;
 #[cfg(test)]
 mod model;
 mod owner;
-mod pieces;
 mod source;
 
 use std::collections::VecDeque;
@@ -39,7 +38,6 @@ use foldhash::fast::FixedState;
 
 pub(crate) use aside::DeadLetter;
 pub use dealing::GivenUp;
-#[allow(unused_imports)]
 pub(crate) use dealing::QUEUE_READERS;
 pub use letters::QueueLetter;
 
@@ -101,11 +99,6 @@ impl Queues {
         self.home.leave(peer, sub)
     }
 
-    /// A connection of this core is gone.
-    pub(crate) fn peer_lost(&mut self, peer: PeerId) {
-        self.home.peer_lost(peer);
-    }
-
     /// A connection of this core takes nothing more at the moment, or does again.
     pub(crate) fn set_busy(&mut self, peer: PeerId, busy: bool) {
         self.home.set_busy(peer, busy);
@@ -120,6 +113,11 @@ impl Queues {
         offsets: impl Iterator<Item = u64>,
     ) -> bool {
         self.home.acknowledge(peer, sub, partition, offsets)
+    }
+
+    /// A member's session was cut and goes on: what it has not acknowledged goes back to its queue.
+    pub(crate) fn rewind(&mut self, peer: PeerId, sub: Id) {
+        self.home.rewind(peer, sub);
     }
 
     /// Takes a letter of another core.
@@ -209,12 +207,12 @@ impl Queues {
                 retry_after_ms: failure.retry_after_ms,
                 details: failure.details,
             },
-            News::Work(piece) => LoggedNews::Run {
+            News::Work { piece, dup } => LoggedNews::Run {
                 to,
                 sub,
                 positions: piece.positions,
                 count: piece.count,
-                dup: piece.dup,
+                dup,
                 events: piece.events,
             },
             News::Ended(failure) => LoggedNews::Ended {
@@ -242,15 +240,17 @@ impl Queues {
         self.owner.stop(log);
     }
 
-    /// Whether [`Queues::work`] has something to do.
-    #[cfg(test)]
-    fn owner_letters_left(&self) -> bool {
-        self.home.has_letters() || self.owner.is_dirty() || !self.letters.is_empty()
+    /// Whether [`Queues::work`] has something to do, or there is something to poll.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.letters.is_empty()
+            || self.home.has_letters()
+            || self.home.has_news()
+            || self.owner.has_output()
+            || self.owner.is_dirty()
     }
 
-    /// Members among this core's connections, queues over its partitions, and their members.
-    pub(crate) fn counts(&self) -> (usize, usize, usize) {
-        let (queues, members) = self.owner.len();
-        (self.home.len(), queues, members)
+    /// Members among this core's connections, and those of the queues over its partitions.
+    pub(crate) fn members(&self) -> usize {
+        self.home.len() + self.owner.members()
     }
 }

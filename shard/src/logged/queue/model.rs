@@ -11,7 +11,7 @@ use fluxar_protocol::{Batch, Code, Envelope, Form, Id, Kind, target};
 use foldhash::fast::FixedState;
 
 use super::source::Source;
-use super::{Queues, QueueLetter};
+use super::{QueueLetter, Queues};
 use crate::ids::Ids;
 use crate::log::class::{Class, TopicRule};
 use crate::log::{
@@ -176,7 +176,10 @@ impl Source for FakeLog {
     }
 
     fn read(&mut self, reader: ReaderId, partition: u16, after: u64, bytes_max: usize) -> Reading {
-        assert!(self.later.iter().all(|(other, _)| *other != reader), "one read at a time");
+        assert!(
+            self.later.iter().all(|(other, _)| *other != reader),
+            "one read at a time"
+        );
         self.reads += 1;
         let bounds = self.bounds(partition);
         let reading = if after >= bounds.committed {
@@ -236,7 +239,10 @@ impl Source for FakeLog {
     ) -> Result<(), LogRefusal> {
         assert_eq!(owner_of(partition, self.cores), self.core);
         assert!(state.beyond.is_sorted_by(|one, other| one < other), "{state:?}");
-        assert!(state.beyond.iter().all(|offset| *offset > state.acked), "{state:?}");
+        assert!(
+            state.beyond.iter().all(|offset| *offset > state.acked),
+            "{state:?}"
+        );
         let key = (partition, name.clone());
         if let Some(before) = self.cursors.get(&key) {
             assert!(state.acked >= before.acked, "a cursor goes back");
@@ -418,14 +424,9 @@ impl Town {
         (peer, sub)
     }
 
-    fn lose(&mut self, member: (PeerId, Id), by_peer: bool) {
+    fn lose(&mut self, member: (PeerId, Id)) {
         self.members.remove(&member);
-        let queues = &mut self.queues[usize::from(member.0.core)];
-        if by_peer {
-            queues.peer_lost(member.0);
-        } else {
-            assert!(queues.leave(member.0, member.1));
-        }
+        assert!(self.queues[usize::from(member.0.core)].leave(member.0, member.1));
         self.work(member.0.core);
     }
 
@@ -478,7 +479,7 @@ impl Town {
             self.set_aside
                 .insert((queue, (given_up.at.partition, given_up.at.offset)));
         }
-        if self.queues[at].owner_letters_left() {
+        if self.queues[at].has_work() {
             self.work(core);
         }
     }
@@ -515,10 +516,18 @@ impl Town {
                 events,
             } => self.run((to, sub), &positions, count, dup, &events),
             LoggedNews::Ended {
-                to, sub, code, details, ..
+                to,
+                sub,
+                code,
+                details,
+                ..
             }
             | LoggedNews::RefusedSub {
-                to, sub, code, details, ..
+                to,
+                sub,
+                code,
+                details,
+                ..
             } => {
                 self.members.remove(&(to, sub));
                 self.ended.push((to, sub, code, details));
@@ -533,10 +542,7 @@ impl Town {
         if floor <= begun {
             return;
         }
-        for (place, known) in self
-            .events
-            .range((partition, begun + 1)..=(partition, floor))
-        {
+        for (place, known) in self.events.range((partition, begun + 1)..=(partition, floor)) {
             if target::matches(queue.0, known.topic) {
                 assert!(self.is_done(queue, *place), "{queue:?} stands behind {place:?}");
             }
@@ -556,7 +562,9 @@ impl Town {
         let known = &self.events[&place];
         fate.is_some_and(|fate| fate.acked)
             || self.set_aside.contains(&(queue, place))
-            || known.ttl_ms.is_some_and(|ttl_ms| known.time_ms + ttl_ms <= self.now_ms)
+            || known
+                .ttl_ms
+                .is_some_and(|ttl_ms| known.time_ms + ttl_ms <= self.now_ms)
             || fate.is_some_and(|fate| self.is_spent(queue, place, fate))
     }
 
@@ -583,7 +591,10 @@ impl Town {
             let place = (positions.partition(), offset);
             let envelope = envelopes.next().unwrap().unwrap().envelope;
             let known = &self.events[&place];
-            assert_eq!((envelope.target, envelope.id), (Some(known.topic), id(known.number)));
+            assert_eq!(
+                (envelope.target, envelope.id),
+                (Some(known.topic), id(known.number))
+            );
             assert!(target::matches(queue.0, known.topic));
             assert!(offset > self.begun(queue, place.0), "before it began");
             let fate = self.fates.entry((queue, place)).or_default();
@@ -598,7 +609,10 @@ impl Town {
                 };
                 if holder.queue == queue && !lenient && !self.rested_lately(*other) {
                     let age_ms = now_ms - since_ms;
-                    assert!(age_ms >= u64::from(ACK_MS), "{place:?} is with {other:?} for {age_ms} ms");
+                    assert!(
+                        age_ms >= u64::from(ACK_MS),
+                        "{place:?} is with {other:?} for {age_ms} ms"
+                    );
                 }
             }
             self.members.get_mut(&to).unwrap().held.insert(place, now_ms);
@@ -692,8 +706,9 @@ impl Town {
         let queues: BTreeSet<_> = self.members.values().map(|member| member.queue).collect();
         for queue in queues {
             let members = || self.members.values().filter(|member| member.queue == queue);
-            let has_room =
-                |member: &Member| !member.is_busy && self.live(member) + self.overdue(member) < member.in_flight;
+            let has_room = |member: &Member| {
+                !member.is_busy && self.live(member) + self.overdue(member) < member.in_flight
+            };
             if members().any(|member| member.rested_ms.is_some()) || !members().any(has_room) {
                 continue;
             }
@@ -785,7 +800,10 @@ fn random_town(cores: u16, seed: u64, trouble: bool) {
             0..25 => {
                 let topic = TOPICS[town.random.below(TOPICS.len())];
                 let count = 1 + town.random.below(12);
-                let ttl_ms = town.random.chance(10).then(|| 1 + town.random.below(3_000) as u64);
+                let ttl_ms = town
+                    .random
+                    .chance(10)
+                    .then(|| 1 + town.random.below(3_000) as u64);
                 town.publish(topic, count, ttl_ms);
                 if town.random.chance(70) {
                     let core = owner_of(partition_of(topic, PARTITIONS), cores);
@@ -801,16 +819,14 @@ fn random_town(cores: u16, seed: u64, trouble: bool) {
             }
             38..44 => {
                 if let Some(member) = town.random_member() {
-                    let by_peer = town.random.chance(50);
-                    town.lose(member, by_peer || !town.members[&member].is_accepted);
+                    town.lose(member);
                 }
             }
             44..70 => {
                 if let Some(member) = town.random_member() {
                     let part = 20 + town.random.below(80);
                     let held: Vec<_> = town.members[&member].held.keys().copied().collect();
-                    let mut places: Vec<_> =
-                        held.into_iter().filter(|_| town.random.chance(part)).collect();
+                    let mut places: Vec<_> = held.into_iter().filter(|_| town.random.chance(part)).collect();
                     if town.random.chance(50) {
                         places.reverse();
                     }

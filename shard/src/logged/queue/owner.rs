@@ -19,12 +19,12 @@ use super::dealing::{Desk, GivenUp, Queue};
 use super::ledger::{Ledger, MemberKey};
 use super::letters::{Failure, Join, Matter, QueueLetter};
 use super::lot::{Broken, Lot, position_of};
-use super::pieces::topic_of;
 use super::source::Source;
 use crate::log::{
     Committed, CursorName, CursorState, LogRefusal, ReaderId, Reading, Settings, owner_of, partition_of,
 };
 use crate::logged::letters::Start;
+use crate::logged::pieces::topic_of;
 use crate::peer::PeerId;
 use crate::topics::table::PatternTable;
 
@@ -123,6 +123,12 @@ impl WorkQueues {
         match (matter, found) {
             (Matter::Join(join), None) => self.join(peer, sub, &join, log),
             (Matter::Leave, Some((key, member))) => self.leave(key, member, log),
+            (Matter::Rewind, Some((key, member))) => {
+                let queue = &mut self.queues[key as usize];
+                let back = queue.lots.iter_mut().map(|lot| lot.ledger.lose(member)).sum();
+                queue.members.free(member, back);
+                self.stir(key);
+            }
             (Matter::Worked { partition, offsets }, Some((key, _))) => {
                 self.worked(key, partition, &offsets);
             }
@@ -135,7 +141,14 @@ impl WorkQueues {
                 self.stir(key);
             }
             // It was ended here, and its home core will hear of it.
-            (Matter::Leave | Matter::Worked { .. } | Matter::Room { .. } | Matter::Rests(_), None) => {}
+            (
+                Matter::Leave
+                | Matter::Rewind
+                | Matter::Worked { .. }
+                | Matter::Room { .. }
+                | Matter::Rests(_),
+                None,
+            ) => {}
             _ => debug_assert!(false, "a letter to a home core, or one that joins twice"),
         }
     }
@@ -158,7 +171,7 @@ impl WorkQueues {
         } = self;
         let mut last = "";
         for (nth, offset) in committed.stored.offsets().enumerate() {
-            let topic = topic_of(committed.stored.events.get(nth)).unwrap_or_default();
+            let topic = topic_of(committed.stored.events.get(nth));
             // The first event of a queue's topics is what it needs to hear of.
             if topic == last {
                 continue;
@@ -277,6 +290,11 @@ impl WorkQueues {
         !self.dirty.is_empty()
     }
 
+    /// Whether there is a letter or an event to be polled.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.letters.is_empty() || !self.appends.is_empty()
+    }
+
     /// Hands all cursors to the log, which is about to stop.
     pub(crate) fn stop(&mut self, log: &mut impl Source) {
         for (_, queue) in &mut self.queues {
@@ -302,9 +320,9 @@ impl WorkQueues {
         self.given_up.pop_front()
     }
 
-    /// How many queues are known, and how many members they have.
-    pub(crate) fn len(&self) -> (usize, usize) {
-        (self.queues.len(), self.by_member.len())
+    /// How many members the queues have.
+    pub(crate) fn members(&self) -> usize {
+        self.by_member.len()
     }
 
     fn join(&mut self, peer: PeerId, sub: Id, join: &Join, log: &mut impl Source) {

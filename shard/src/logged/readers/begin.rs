@@ -55,7 +55,11 @@ impl Shard {
             ));
         }
         self.no_call_has(peer, sub)?;
-        self.begin_reader(&settings, peer, sub, pattern, wish)?;
+        if let Some(group) = wish.group {
+            self.join_queue(peer, sub, pattern, group, start_of(&wish.from), &wish)?;
+        } else {
+            self.begin_reader(&settings, peer, sub, pattern, wish)?;
+        }
         self.pump_log();
         Ok(())
     }

@@ -80,6 +80,11 @@ impl Readers {
         self.held.len()
     }
 
+    /// Whether a connection takes nothing at the moment.
+    pub(crate) fn is_busy(&self, peer: PeerId) -> bool {
+        self.busy.contains(&peer)
+    }
+
     pub(crate) fn patterns(&self) -> usize {
         self.followed.len()
     }
@@ -169,14 +174,26 @@ impl Shard {
         first: u64,
         deltas: impl Iterator<Item = u64>,
     ) {
-        let _ = deltas;
         let Some(at) = self.subscriptions.find(peer, sub) else {
             return;
         };
-        if let Role::Reader(at) = self.subscriptions[at].role {
-            self.reader_acked(at, partition, first);
+        match self.subscriptions[at].role {
+            Role::Reader(at) => {
+                self.reader_acked(at, partition, first);
+                self.pump_log();
+            }
+            // Often one by one, many in a row: what they free is given away when the input is done.
+            Role::Worker => {
+                let mut offset = first;
+                let behind = deltas.map(|delta| {
+                    offset = offset.saturating_add(delta);
+                    offset
+                });
+                let offsets = std::iter::once(first).chain(behind);
+                self.logged.queues.acknowledge(peer, sub, partition, offsets);
+            }
+            Role::Plain | Role::Member(_) | Role::Server(_) => {}
         }
-        self.pump_log();
     }
 
     /// A plain subscription acknowledges everything up to an offset.
@@ -214,9 +231,16 @@ impl Shard {
     pub fn rewind_logged(&mut self, peer: PeerId) {
         for nth in 0..self.subscriptions.of(peer).len() {
             let sub = self.subscriptions.of(peer)[nth];
-            if let Role::Reader(at) = self.subscriptions[sub].role {
-                self.logged.readers[at].rewind();
-                self.fetch_on(at);
+            match self.subscriptions[sub].role {
+                Role::Reader(at) => {
+                    self.logged.readers[at].rewind();
+                    self.fetch_on(at);
+                }
+                Role::Worker => {
+                    let id = self.subscriptions[sub].id;
+                    self.logged.queues.rewind(peer, id);
+                }
+                Role::Plain | Role::Member(_) | Role::Server(_) => {}
             }
         }
         self.pump_log();
