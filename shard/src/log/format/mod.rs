@@ -18,7 +18,7 @@ pub mod head;
 pub mod rows;
 pub mod segment;
 #[cfg(test)]
-mod tests;
+pub(in crate::log) mod tests;
 pub mod writer;
 
 pub use body::{Body, BodyFault};
@@ -50,7 +50,8 @@ const OFFSETS_JUMP: u64 = 1_000_000;
 /// that is known, so that no offset is used twice.
 #[must_use]
 pub fn offset_after_crash(last: u64) -> u64 {
-    last.saturating_add(crate::log::UNSYNCED_OFFSETS_MAX) / OFFSETS_JUMP * OFFSETS_JUMP + OFFSETS_JUMP + 1
+    let jumps = last.saturating_add(crate::log::UNSYNCED_OFFSETS_MAX) / OFFSETS_JUMP + 1;
+    jumps.saturating_mul(OFFSETS_JUMP).saturating_add(1)
 }
 
 /// The bytes that a batch with such a body takes, its zeros included.

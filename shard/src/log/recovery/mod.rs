@@ -1,9 +1,405 @@
-//! From the files of a log to what its cores know of it: run once at a start, blocking, over [`super::files::Files`], on a
-//! thread of its own while the gateway already answers.
+//! From the files of a log to what its cores know of it: run once at a start, blocking, over [`Files`], on a thread of its
+//! own while the gateway already answers.
+//!
+//! ```text
+//!   open: meta (this start's epoch) ─> step: segment after segment (footer, or scan) ─> joining by partition ─> Recovered
+//!                                        │ unsealed: cut where it is torn                 one a core, handed out as it is done
+//! ```
+//!
+//! Nothing is held of events or topics: offsets, places, cursors, retained rows and young ids are all that a core needs.
 
+mod joining;
+pub mod meta;
 pub mod recovered;
+mod rows;
+mod segment;
+#[cfg(test)]
+mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::{fmt, io};
+
+use super::{
+    Settings,
+    disk::SegmentId,
+    files::Files,
+    format::{HeadlessSegment, SEGMENT_HEAD_BYTES, SegmentHead},
+    owner_of,
+    scan::Tail,
+};
+use joining::Joining;
+pub use meta::{META, Meta, PartitionEnd};
 pub use recovered::{
     HeldExtent, Hole, HoleCause, OnceId, Recovered, RecoveredCursor, RecoveredPartition, RecoveredRow,
     RecoveredSegment,
 };
+use rows::RowTable;
+use segment::{Asked, SegmentFacts, read_segment};
+
+/// Why a log cannot be opened.
+#[derive(Debug)]
+pub enum RecoveryFault {
+    /// The system refuses.
+    Disk {
+        /// What was to be done.
+        verb: &'static str,
+        /// With which file.
+        name: String,
+        /// As it says.
+        error: io::Error,
+    },
+    /// There are segments and no `meta`.
+    MetaMissing,
+    /// `meta` is not what was written.
+    MetaDamaged(String),
+    /// It was written by another version.
+    Version(u64),
+}
+
+impl RecoveryFault {
+    fn disk(verb: &'static str, name: &str, error: io::Error) -> Self {
+        let name = name.to_owned();
+        Self::Disk { verb, name, error }
+    }
+}
+
+impl fmt::Display for RecoveryFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk { verb, name, error } => write!(f, "cannot {verb} {name} of the log: {error}"),
+            Self::MetaMissing => f.write_str(
+                "the log's directory has segments but no file `meta`, without which they cannot be read: \
+                 restore it, or start with an empty directory",
+            ),
+            Self::MetaDamaged(why) => write!(
+                f,
+                "the file `meta` of the log's directory is damaged ({why}): restore it, or start with an empty directory"
+            ),
+            Self::Version(version) => write!(
+                f,
+                "the log was written in format {version}, and this gateway reads format {}: start one that reads it, \
+                 or start with an empty directory",
+                super::format::VERSION
+            ),
+        }
+    }
+}
+
+impl std::error::Error for RecoveryFault {}
+
+/// How far a recovery is, bytes of all that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Read, or known not to be needed.
+    pub done_bytes: u64,
+    /// Of all segments.
+    pub all_bytes: u64,
+}
+
+/// A data directory that was opened, and what of it is still to be read.
+#[derive(Debug)]
+pub struct Recovery<F: Files> {
+    files: F,
+    /// Of this start.
+    meta: Meta,
+    /// Of the one before.
+    before: Meta,
+    cores: u16,
+    once_since_ms: u64,
+    segments: Vec<SegmentId>,
+    /// Each core's stream holds partitions of that core alone: one can be handed out before the next is read.
+    is_by_core: bool,
+    /// Of a core that is handed out next; all, if it is not by core.
+    facts: Vec<SegmentFacts>,
+    core_next: u16,
+    progress: Progress,
+}
+
+impl<F: Files> Recovery<F> {
+    /// Opens a data directory, or makes it: reads `meta` and counts this start in it. Fast; the rest is for [`Self::step`].
+    /// `random` names and salts a directory that is made now.
+    ///
+    /// # Errors
+    /// It cannot be used. Nothing was changed.
+    pub fn open(
+        mut files: F,
+        cores: u16,
+        settings: &Settings,
+        random: [u8; 16],
+        unix_ms: u64,
+    ) -> Result<Self, RecoveryFault> {
+        let names = files
+            .names()
+            .map_err(|error| RecoveryFault::disk("list", ".", error))?;
+        let mut segments: Vec<SegmentId> = names
+            .iter()
+            .filter_map(|name| SegmentId::from_name(name))
+            .collect();
+        segments.sort_unstable();
+        let before = match Meta::read(&files)? {
+            Some(meta) => meta,
+            None if segments.is_empty() => Meta::new(random, settings.partitions.max(1)),
+            None => return Err(RecoveryFault::MetaMissing),
+        };
+        let mut all_bytes = 0;
+        let mut is_by_core = true;
+        for segment in &segments {
+            let name = segment.name();
+            let fault = |error| RecoveryFault::disk("read", &name, error);
+            all_bytes += files.length(&name).map_err(fault)?;
+            let mut head = [0; SEGMENT_HEAD_BYTES];
+            let read = files.read(&name, 0, &mut head).map_err(fault)?;
+            match SegmentHead::decode(&head[..read]) {
+                Ok(head) => is_by_core &= head.cores == cores,
+                Err(HeadlessSegment::Version(version)) => return Err(RecoveryFault::Version(version.into())),
+                Err(HeadlessSegment::Damaged) => is_by_core = false,
+                Err(HeadlessSegment::Empty) => {}
+            }
+        }
+        let mut meta = before.clone();
+        meta.begin(cores);
+        meta.write(&mut files)?;
+        Ok(Self {
+            files,
+            meta,
+            before,
+            cores: cores.max(1),
+            once_since_ms: unix_ms.saturating_sub(u64::from(settings.once_ms)),
+            segments,
+            is_by_core,
+            facts: Vec::new(),
+            core_next: 0,
+            progress: Progress {
+                done_bytes: 0,
+                all_bytes,
+            },
+        })
+    }
+
+    /// This start's.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.meta.epoch()
+    }
+
+    /// How many partitions the topics are hashed onto: what the directory says, whatever is configured.
+    #[must_use]
+    pub fn partitions(&self) -> u16 {
+        self.meta.partitions
+    }
+
+    /// Whether the directory was made just now.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.before.starts == 0
+    }
+
+    /// Whether the start before this one was stopped in good order.
+    #[must_use]
+    pub fn was_clean(&self) -> bool {
+        self.before.is_clean
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// Reads on until the next core's share is whole; `None`: all were handed out.
+    ///
+    /// # Errors
+    /// The disk fails. What was handed out is good.
+    pub fn step(&mut self, mut progress: impl FnMut(Progress)) -> Result<Option<Recovered>, RecoveryFault> {
+        if self.core_next == self.cores {
+            return Ok(None);
+        }
+        let core = self.core_next;
+        if self.is_by_core {
+            self.facts.clear();
+            self.read(Some(core), &mut progress)?;
+        } else if core == 0 {
+            self.read(None, &mut progress)?;
+        }
+        let share = self.share(core);
+        for partition in share.partitions.iter().filter(|partition| partition.last > 0) {
+            let end = PartitionEnd {
+                last: partition.last,
+                next: partition.next,
+            };
+            self.meta.partition_ends.insert(partition.partition, end);
+        }
+        self.core_next += 1;
+        if self.core_next == self.cores {
+            self.meta.recovered = self.meta.starts - 1;
+        }
+        // Before anything is served of it: what was held now and is not later is damage, not a torn tail.
+        self.meta.write(&mut self.files)?;
+        Ok(Some(share))
+    }
+
+    /// Reads the segments of a stream, or of all.
+    fn read(&mut self, core: Option<u16>, tell: &mut dyn FnMut(Progress)) -> Result<(), RecoveryFault> {
+        for &id in self
+            .segments
+            .iter()
+            .filter(|id| core.is_none_or(|core| id.core == core))
+        {
+            let asked = Asked {
+                secret: self.meta.secret,
+                tail: self.tail_of(id)?,
+                once_since_ms: self.once_since_ms,
+            };
+            let progress = &mut self.progress;
+            let mut told = |bytes| {
+                progress.done_bytes += bytes;
+                tell(*progress);
+            };
+            let facts = read_segment(&self.files, id, asked, &mut told)
+                .map_err(|error| RecoveryFault::disk("read", &id.name(), error))?
+                .map_err(|version| RecoveryFault::Version(version.into()))?;
+            if !facts.is_sealed && facts.torn.is_some() || facts.bytes < facts.file_bytes || !facts.is_sealed
+            {
+                // Cuts off what does not count, and makes what does survive power loss.
+                self.files
+                    .truncate(&id.name(), facts.bytes)
+                    .map_err(|error| RecoveryFault::disk("cut", &id.name(), error))?;
+            }
+            self.facts.push(facts);
+        }
+        // As they were written: starts one after the other, and in each its streams, of which only one holds a partition.
+        self.facts.sort_by_key(|facts| (facts.epoch, facts.id.number));
+        Ok(())
+    }
+
+    /// A segment that was there when an earlier start was recovered is whole, or damaged.
+    fn tail_of(&self, id: SegmentId) -> Result<Tail, RecoveryFault> {
+        let mut head = [0; SEGMENT_HEAD_BYTES];
+        let read = self
+            .files
+            .read(&id.name(), 0, &mut head)
+            .map_err(|error| RecoveryFault::disk("read", &id.name(), error))?;
+        let epoch = SegmentHead::decode(&head[..read]).map(|head| head.epoch);
+        let is_recovered = epoch.is_ok_and(|epoch| {
+            epoch >> 20 != self.before.epoch() >> 20 || Meta::start_of(epoch) <= self.before.recovered
+        });
+        Ok(if is_recovered {
+            Tail::IsWhole
+        } else {
+            Tail::MayBeTorn
+        })
+    }
+}
+
+impl<F: Files> Recovery<F> {
+    /// Puts together what a core is to know.
+    fn share(&mut self, core: u16) -> Recovered {
+        let cores = self.cores;
+        let is_ours = |partition: u16| owner_of(partition, cores) == core;
+        let mut joinings: BTreeMap<u16, Joining> = (0..self.meta.partitions)
+            .filter(|partition| is_ours(*partition))
+            .map(|partition| (partition, Joining::default()))
+            .collect();
+        let mut rows = RowTable::default();
+        let mut streams_begun = BTreeSet::new();
+        for facts in &mut self.facts {
+            // The oldest that is left of a stream, though not its first: retention takes the oldest.
+            let was_cut = streams_begun.insert(facts.id.core) && facts.id.number > 1;
+            for base in facts.bases.iter().filter(|base| is_ours(base.partition)) {
+                if let Some(joining) = joinings.get_mut(&base.partition) {
+                    joining.take_base(*base, was_cut);
+                }
+            }
+            for (partition, promised) in &facts.promised {
+                if let Some(joining) = joinings.get_mut(partition) {
+                    joining.promise(*promised);
+                }
+            }
+            for (partition, part) in std::mem::take(&mut facts.parts) {
+                match joinings.get_mut(&partition) {
+                    Some(joining) => joining.take_part(facts.id, part),
+                    None => drop(facts.parts.insert(partition, part)),
+                }
+            }
+            for (partition, cursor) in facts.cursors.extract_if(.., |(partition, _)| is_ours(*partition)) {
+                if let Some(joining) = joinings.get_mut(&partition) {
+                    joining.take_cursor(cursor, facts.id);
+                }
+            }
+            for (partition, id) in facts.once.extract_if(.., |(partition, _)| is_ours(*partition)) {
+                if let Some(joining) = joinings.get_mut(&partition) {
+                    joining.take_once(id);
+                }
+            }
+            rows.append(facts.rows.extract(is_ours));
+        }
+        let mut partitions = Vec::with_capacity(joinings.len());
+        for (partition, mut joining) in joinings {
+            if let Some(end) = self.before.partition_ends.get(&partition) {
+                joining.take_end(*end);
+            }
+            let stream = owner_of(partition, self.before.cores.max(1));
+            let (is_clean, lost_bytes) = self.end_of_stream(stream);
+            partitions.push(joining.finish(partition, is_clean, lost_bytes));
+        }
+        for (partition, row) in rows.into_rows() {
+            let found = partitions.binary_search_by_key(&partition, |found| found.partition);
+            if let Ok(index) = found {
+                partitions[index].rows.push(row);
+            }
+        }
+        for partition in &mut partitions {
+            partition.rows.sort_by_key(|row| row.offset);
+        }
+        Recovered {
+            core,
+            cores,
+            epoch: self.meta.epoch(),
+            secret: self.meta.secret,
+            partition_count: self.meta.partitions,
+            next_number: self.next_number(core),
+            partitions,
+            segments: self.segments_of(core),
+        }
+    }
+
+    /// Whether the stream of a core of the last start was stopped in good order, and how many bytes of it are damaged so
+    /// that nobody knows what they held.
+    fn end_of_stream(&self, core: u16) -> (bool, u64) {
+        let epoch = self.before.epoch();
+        let of_stream = || {
+            self.facts
+                .iter()
+                .filter(move |facts| facts.id.core == core && facts.epoch == epoch)
+        };
+        let is_clean = match of_stream().next_back() {
+            Some(newest) => newest.is_sealed && newest.is_last,
+            None => self.before.is_clean,
+        };
+        (is_clean, of_stream().map(|facts| facts.unknown_bytes).sum())
+    }
+
+    fn next_number(&self, core: u16) -> u64 {
+        let numbers = self
+            .segments
+            .iter()
+            .filter(|id| id.core == core)
+            .map(|id| id.number);
+        numbers.max().unwrap_or(0) + 1
+    }
+
+    /// The segments that a core looks after from now on.
+    fn segments_of(&self, core: u16) -> Vec<RecoveredSegment> {
+        self.facts
+            .iter()
+            .filter(|facts| facts.id.core % self.cores == core)
+            .map(|facts| RecoveredSegment {
+                id: facts.id,
+                bytes: facts.bytes,
+                is_sealed: facts.is_sealed,
+                newest_ms: facts.newest_ms(),
+                partitions: facts.partitions.clone(),
+            })
+            .collect()
+    }
+}

@@ -1,1 +1,0 @@
-//! What is written comes back; what was altered does not.

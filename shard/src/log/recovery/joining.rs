@@ -1,0 +1,213 @@
+//! From what segments hold to what a partition is: which offsets are held where, which are missing, which never were.
+//!
+//! Segments are taken in the order in which they were written. Each says, by its first batch, how far the partition was
+//! before it ([`Base`]): what lies between that and what is held was lost or removed, and what lies between its `last` and
+//! its `next` never was. Where a log wrote events again after a failed write, two segments hold the same offsets, and the
+//! later one counts.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
+use super::meta::PartitionEnd;
+use super::recovered::{HeldExtent, Hole, HoleCause, OnceId, RecoveredCursor, RecoveredPartition};
+use super::segment::Part;
+use crate::log::{
+    CursorName,
+    disk::SegmentId,
+    format::{Base, CursorEntry, EVENT_BYTES_MIN, offset_after_crash},
+};
+
+/// Offsets that one segment holds.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    first: u64,
+    last: u64,
+    /// Which of the parts.
+    part: usize,
+}
+
+/// A partition while its segments are read.
+#[derive(Debug, Default)]
+pub(super) struct Joining {
+    /// Ascending, without overlap.
+    pieces: Vec<Piece>,
+    parts: Vec<(SegmentId, Part)>,
+    /// Intervals, each with its first and last offset: never were.
+    never: Vec<(u64, u64)>,
+    /// Were removed, although something older is held.
+    removed_later: Vec<(u64, u64)>,
+    /// The last offset that was removed before anything that is held.
+    removed: Option<u64>,
+    /// The last offset that some event had.
+    last: u64,
+    /// All before this one may have been given away.
+    next: u64,
+    cursors: HashMap<CursorName, (CursorEntry, SegmentId), RandomState>,
+    once: Vec<OnceId>,
+}
+
+impl Joining {
+    /// Takes what the next segment says about where it begins. `was_cut`: earlier segments of its stream were removed.
+    pub(super) fn take_base(&mut self, base: Base, was_cut: bool) {
+        if self.removed.is_none() && self.pieces.is_empty() {
+            self.removed = Some(base.last);
+        } else if was_cut && base.last > self.last {
+            self.removed_later.push((self.last + 1, base.last));
+        }
+        if base.next > base.last.saturating_add(1) {
+            self.never.push((base.last + 1, base.next - 1));
+        }
+        self.last = self.last.max(base.last);
+        self.next = self.next.max(base.next);
+    }
+
+    /// Takes what the next segment holds.
+    pub(super) fn take_part(&mut self, segment: SegmentId, part: Part) {
+        let index = self.parts.len();
+        for &(first, last) in &part.ranges {
+            self.insert(Piece {
+                first,
+                last,
+                part: index,
+            });
+            self.last = self.last.max(last);
+        }
+        self.parts.push((segment, part));
+    }
+
+    /// Some events had these offsets, whether they are held or not; said before [`Self::take_part`] of their segment.
+    pub(super) fn promise(&mut self, (first, last): (u64, u64)) {
+        if self.removed.is_none() && self.pieces.is_empty() {
+            // What its segment said about what came before is lost.
+            self.removed = Some(first.saturating_sub(1));
+        }
+        self.last = self.last.max(last);
+    }
+
+    pub(super) fn take_cursor(&mut self, cursor: CursorEntry, segment: SegmentId) {
+        match cursor.state {
+            Some(_) => drop(self.cursors.insert(cursor.name.clone(), (cursor, segment))),
+            None => drop(self.cursors.remove(&cursor.name)),
+        }
+    }
+
+    pub(super) fn take_once(&mut self, id: OnceId) {
+        self.once.push(id);
+    }
+
+    /// What an earlier recovery knew.
+    pub(super) fn take_end(&mut self, end: PartitionEnd) {
+        if self.removed.is_none() && self.pieces.is_empty() {
+            // Nothing is left of it, not even a segment that says where it was.
+            self.removed = Some(end.last.max(self.last));
+        }
+        self.last = self.last.max(end.last);
+        self.next = self.next.max(end.next);
+    }
+
+    /// The partition. `is_clean`: the log that had it was stopped in good order; if not, `lost_bytes` of its stream are
+    /// damaged so that nobody knows which offsets they held.
+    pub(super) fn finish(mut self, partition: u16, is_clean: bool, lost_bytes: u64) -> RecoveredPartition {
+        let given = self.last.max(self.next.saturating_sub(1));
+        let next = if is_clean {
+            given.saturating_add(1)
+        } else {
+            offset_after_crash(given.saturating_add(lost_bytes / EVENT_BYTES_MIN))
+        };
+        let removed = self
+            .removed
+            .unwrap_or_else(|| self.pieces.first().map_or(self.last, |piece| piece.first - 1));
+        let holes = self.holes(removed);
+        let extents = self.extents();
+        let cursors = self.cursors.into_values();
+        let mut cursors: Vec<RecoveredCursor> = cursors
+            .map(|(entry, segment)| RecoveredCursor { entry, segment })
+            .collect();
+        cursors.sort_by(|one, other| one.entry.name.cmp(&other.entry.name));
+        self.once.sort_by_key(|id| id.offset);
+        self.once.dedup_by_key(|id| id.offset);
+        RecoveredPartition {
+            partition,
+            last: self.last,
+            removed,
+            next,
+            extents,
+            holes,
+            cursors,
+            rows: Vec::new(),
+            once: self.once,
+        }
+    }
+
+    /// Puts a piece where it belongs; what older ones hold of its offsets does not count any more.
+    fn insert(&mut self, piece: Piece) {
+        let begin = self.pieces.partition_point(|held| held.last < piece.first);
+        let end = self.pieces.partition_point(|held| held.first <= piece.last);
+        let before = self.pieces[begin..end].first().copied();
+        let behind = self.pieces[begin..end].last().copied();
+        let before = before.filter(|held| held.first < piece.first).map(|held| Piece {
+            last: piece.first - 1,
+            ..held
+        });
+        let behind = behind.filter(|held| held.last > piece.last).map(|held| Piece {
+            first: piece.last + 1,
+            ..held
+        });
+        let new = before.into_iter().chain([piece]).chain(behind);
+        self.pieces.splice(begin..end, new);
+    }
+
+    /// What is neither held nor removed nor never was.
+    fn holes(&self, removed: u64) -> Vec<Hole> {
+        let mut known: Vec<(u64, u64)> = self
+            .pieces
+            .iter()
+            .map(|piece| (piece.first, piece.last))
+            .chain(self.never.iter().copied())
+            .collect();
+        known.sort_unstable();
+        let mut holes = Vec::new();
+        let mut next = removed.saturating_add(1);
+        for (first, last) in known.into_iter().chain([(self.last.saturating_add(1), u64::MAX)]) {
+            if first > next {
+                self.split_hole(next, first - 1, &mut holes);
+            }
+            next = next.max(last.saturating_add(1));
+        }
+        holes
+    }
+
+    /// Says of each part of a hole why it is one.
+    fn split_hole(&self, mut first: u64, last: u64, holes: &mut Vec<Hole>) {
+        let mut add = |first, last, cause| {
+            if first <= last {
+                holes.push(Hole { first, last, cause });
+            }
+        };
+        for &(removed_first, removed_last) in &self.removed_later {
+            let (from, until) = (removed_first.max(first), removed_last.min(last));
+            if from <= until {
+                add(first, from - 1, HoleCause::Damaged);
+                add(from, until, HoleCause::Removed);
+                first = until + 1;
+            }
+        }
+        add(first, last, HoleCause::Damaged);
+    }
+
+    /// What is held, an extent for all that follows each other in one segment: holes are listed on their own.
+    fn extents(&self) -> Vec<HeldExtent> {
+        let same_part = |one: &Piece, other: &Piece| one.part == other.part;
+        let of_segment = |pieces: &[Piece]| {
+            let (segment, part) = &self.parts[pieces[0].part];
+            let mut extent = part.extent.clone();
+            (extent.first, extent.last) = (pieces[0].first, pieces[pieces.len() - 1].last);
+            HeldExtent {
+                segment: *segment,
+                extent,
+            }
+        };
+        self.pieces.chunk_by(same_part).map(of_segment).collect()
+    }
+}

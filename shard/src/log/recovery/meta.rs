@@ -1,0 +1,215 @@
+//! The `meta` file of a data directory: what the directory is, how often it was started, and how far each partition was at
+//! the last start. Plain text, replaced as a whole.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::RecoveryFault;
+use crate::log::{files::Files, format::VERSION};
+
+/// The file's name.
+pub const META: &str = "meta";
+/// Bits of an epoch that count starts.
+const STARTS_BITS: u32 = 20;
+/// Bits of an epoch that name the directory.
+const DIR_ID_BITS: u32 = 40;
+
+/// What a data directory says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meta {
+    /// Names the directory: 40 random bits.
+    pub dir_id: u64,
+    /// From which the salts of its segments are made.
+    pub secret: u64,
+    /// How many partitions the topics are hashed onto: never changes.
+    pub partitions: u16,
+    /// How often it was started.
+    pub starts: u64,
+    /// With how many cores it was started last.
+    pub cores: u16,
+    /// Whether that start was stopped in good order.
+    pub is_clean: bool,
+    /// The ends of all streams were looked at after this start, and cut where they were torn.
+    pub recovered: u64,
+    /// How far each partition was; those that never had an event are left out.
+    pub partition_ends: BTreeMap<u16, PartitionEnd>,
+}
+
+/// How far a partition was when it was recovered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PartitionEnd {
+    /// The last offset that an event had.
+    pub last: u64,
+    /// The first offset that was to be given away.
+    pub next: u64,
+}
+
+impl Meta {
+    /// Of a directory that is made now.
+    #[must_use]
+    pub fn new(random: [u8; 16], partitions: u16) -> Self {
+        let random = u128::from_le_bytes(random);
+        Self {
+            dir_id: random as u64 & ((1 << DIR_ID_BITS) - 1),
+            secret: (random >> 64) as u64,
+            partitions,
+            starts: 0,
+            cores: 0,
+            is_clean: true,
+            recovered: 0,
+            partition_ends: BTreeMap::new(),
+        }
+    }
+
+    /// Names the newest start, and with it the positions of the log. Later starts have larger ones.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.dir_id << STARTS_BITS | self.starts
+    }
+
+    /// Which start of its directory an epoch names.
+    #[must_use]
+    pub fn start_of(epoch: u64) -> u64 {
+        epoch & ((1 << STARTS_BITS) - 1)
+    }
+
+    /// Counts one more start.
+    pub(super) fn begin(&mut self, cores: u16) {
+        self.starts += 1;
+        if self.starts >> STARTS_BITS != 0 {
+            // A million starts: another directory from now on, as far as positions go. Still larger than before.
+            self.starts = 1;
+            self.recovered = 0;
+            self.dir_id = (self.dir_id + 1) & ((1 << DIR_ID_BITS) - 1);
+        }
+        self.cores = cores;
+        self.is_clean = false;
+    }
+
+    /// Reads the directory's; `None`: it has none.
+    ///
+    /// # Errors
+    /// It cannot be read, is not what was written, or is of another version.
+    pub fn read<F: Files + ?Sized>(files: &F) -> Result<Option<Self>, RecoveryFault> {
+        let names = files
+            .names()
+            .map_err(|error| RecoveryFault::disk("list", ".", error))?;
+        if !names.iter().any(|name| name == META) {
+            return Ok(None);
+        }
+        let bytes = files
+            .length(META)
+            .map_err(|error| RecoveryFault::disk("read", META, error))?;
+        // 65,536 partitions of 50 bytes.
+        if bytes > 4 << 20 {
+            return Err(RecoveryFault::MetaDamaged("it is too large".to_owned()));
+        }
+        let mut text = vec![0; bytes as usize];
+        let read = files
+            .read(META, 0, &mut text)
+            .map_err(|error| RecoveryFault::disk("read", META, error))?;
+        Self::decode(&text[..read]).map(Some)
+    }
+
+    /// Replaces the directory's.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write<F: Files + ?Sized>(&self, files: &mut F) -> Result<(), RecoveryFault> {
+        files
+            .replace(META, self.encode().as_bytes())
+            .map_err(|error| RecoveryFault::disk("write", META, error))
+    }
+
+    /// Notes that all cores have stopped their logs in good order, so that offsets go on without a jump although nothing was
+    /// written. Without it they jump, which loses nothing.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
+    pub fn mark_clean<F: Files + ?Sized>(files: &mut F) -> Result<(), RecoveryFault> {
+        let mut meta = Self::read(files)?.ok_or(RecoveryFault::MetaMissing)?;
+        meta.is_clean = true;
+        meta.write(files)
+    }
+
+    fn encode(&self) -> String {
+        let mut text = String::from(
+            "# The log of a Fluxar Gateway. Replaced at each start; without it the segments cannot be read.\n",
+        );
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "format = {VERSION}\ndir_id = {:010x}\nsecret = {:016x}\npartitions = {}\nstarts = {}\ncores = {}\n\
+             clean = {}\nrecovered = {}\n",
+            self.dir_id, self.secret, self.partitions, self.starts, self.cores, self.is_clean, self.recovered,
+        );
+        for (partition, end) in &self.partition_ends {
+            let _ = writeln!(text, "partition.{partition} = {} {}", end.last, end.next);
+        }
+        let crc = crc32c::crc32c(text.as_bytes());
+        let _ = writeln!(text, "crc = {crc:08x}");
+        text
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecoveryFault> {
+        let damaged = |why: &str| RecoveryFault::MetaDamaged(why.to_owned());
+        let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
+        let crc_at = text
+            .rfind("crc = ")
+            .ok_or_else(|| damaged("its last line, the checksum, is missing"))?;
+        let (body, crc) = text.split_at(crc_at);
+        let crc = crc.trim_end().strip_prefix("crc = ").unwrap_or_default();
+        if u32::from_str_radix(crc, 16) != Ok(crc32c::crc32c(body.as_bytes())) {
+            return Err(damaged("its checksum is wrong"));
+        }
+        let mut values = BTreeMap::new();
+        let mut partition_ends = BTreeMap::new();
+        for line in body
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.is_empty())
+        {
+            let (key, value) = line
+                .split_once(" = ")
+                .ok_or_else(|| damaged("a line is no `key = value`"))?;
+            if let Some(partition) = key.strip_prefix("partition.") {
+                let end =
+                    read_end(partition, value).ok_or_else(|| damaged("a partition's end is unreadable"))?;
+                partition_ends.insert(end.0, end.1);
+            } else {
+                values.insert(key, value);
+            }
+        }
+        let value = |key: &str, radix: u32| {
+            let value = values.get(key)?;
+            u64::from_str_radix(value, radix).ok()
+        };
+        let version = value("format", 10).ok_or_else(|| damaged("it does not say its format"))?;
+        if version != u64::from(VERSION) {
+            return Err(RecoveryFault::Version(version));
+        }
+        let read = || {
+            Some(Self {
+                dir_id: value("dir_id", 16)?,
+                secret: value("secret", 16)?,
+                partitions: u16::try_from(value("partitions", 10)?)
+                    .ok()
+                    .filter(|count| *count > 0)?,
+                starts: value("starts", 10)?,
+                cores: u16::try_from(value("cores", 10)?).ok()?,
+                is_clean: values.get("clean")?.parse().ok()?,
+                recovered: value("recovered", 10)?,
+                partition_ends,
+            })
+        };
+        read().ok_or_else(|| damaged("a value is missing or unreadable"))
+    }
+}
+
+fn read_end(partition: &str, value: &str) -> Option<(u16, PartitionEnd)> {
+    let (last, next) = value.split_once(' ')?;
+    let end = PartitionEnd {
+        last: last.parse().ok()?,
+        next: next.parse().ok()?,
+    };
+    Some((partition.parse().ok()?, end))
+}

@@ -1,0 +1,104 @@
+//! The newest of each row, whatever order rows are found in.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
+use super::recovered::RecoveredRow;
+use crate::log::{disk::SegmentId, footer::FooterRow};
+
+/// What a row is known by.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct RowKey {
+    partition: u16,
+    topic: Box<str>,
+    key: Box<[u8]>,
+}
+
+/// Where the newest event of a row is.
+#[derive(Debug, Clone, Copy)]
+struct Newest {
+    offset: u64,
+    time_ms: u64,
+    at: u64,
+    index: u32,
+    is_removal: bool,
+    segment: SegmentId,
+}
+
+/// Rows of one or more partitions; of each only the newest is kept.
+#[derive(Debug, Default)]
+pub(super) struct RowTable(HashMap<RowKey, Newest, RandomState>);
+
+impl RowTable {
+    /// Takes a row; of the same event in two segments, the one that comes later counts.
+    pub(super) fn take(&mut self, row: FooterRow, segment: SegmentId) {
+        let newest = Newest {
+            offset: row.offset,
+            time_ms: row.time_ms,
+            at: row.at,
+            index: row.index,
+            is_removal: row.is_removal,
+            segment,
+        };
+        let key = RowKey {
+            partition: row.partition,
+            topic: row.topic,
+            key: row.key,
+        };
+        self.0
+            .entry(key)
+            .and_modify(|known| {
+                if known.offset <= newest.offset {
+                    *known = newest;
+                }
+            })
+            .or_insert(newest);
+    }
+
+    /// Takes all of another table, found later.
+    pub(super) fn append(&mut self, other: Self) {
+        for (key, newest) in other.0 {
+            let row = FooterRow {
+                partition: key.partition,
+                offset: newest.offset,
+                time_ms: newest.time_ms,
+                at: newest.at,
+                index: newest.index,
+                is_removal: newest.is_removal,
+                topic: key.topic,
+                key: key.key,
+            };
+            self.take(row, newest.segment);
+        }
+    }
+
+    /// Takes out the rows of these partitions.
+    pub(super) fn extract(&mut self, is_wanted: impl Fn(u16) -> bool) -> Self {
+        Self(self.0.extract_if(|key, _| is_wanted(key.partition)).collect())
+    }
+
+    /// The partitions that have any, more than once.
+    pub(super) fn partitions(&self) -> impl Iterator<Item = u16> {
+        self.0.keys().map(|key| key.partition)
+    }
+
+    /// What is there, with its partition, in no order. Removed rows are not.
+    pub(super) fn into_rows(self) -> impl Iterator<Item = (u16, RecoveredRow)> {
+        self.0
+            .into_iter()
+            .filter(|(_, newest)| !newest.is_removal)
+            .map(|(key, newest)| {
+                let row = RecoveredRow {
+                    topic: key.topic,
+                    key: key.key,
+                    offset: newest.offset,
+                    time_ms: newest.time_ms,
+                    segment: newest.segment,
+                    at: newest.at,
+                    index: newest.index,
+                };
+                (key.partition, row)
+            })
+    }
+}

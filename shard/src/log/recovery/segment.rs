@@ -1,0 +1,351 @@
+//! What one segment holds, as recovery needs it: of a sealed one by its footer, of others by a scan.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use fluxar_protocol::Id;
+
+use super::recovered::OnceId;
+use super::rows::RowTable;
+use crate::log::{
+    disk::SegmentId,
+    files::Files,
+    footer::{Extent, Extents, Footer, FooterRow, decode_trailer},
+    format::{
+        BATCH_HEAD_BYTES, Base, BatchHead, Body, CursorEntry, HeadlessSegment, Kind, SEGMENT_HEAD_BYTES,
+        SegmentHead, TRAILER_BYTES, row_of, salt_of,
+    },
+    scan::{Bad, Found, Scan, Tail},
+};
+
+/// A cursor, and of which partition.
+pub(super) type PartitionCursor = (u16, CursorEntry);
+
+/// What is to be found out about a segment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) secret: u64,
+    pub(super) tail: Tail,
+    /// Ids of events that are younger are read.
+    pub(super) once_since_ms: u64,
+}
+
+/// What a segment holds of one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) extent: Extent,
+    /// The offsets whose events are there, ascending.
+    pub(super) ranges: Vec<(u64, u64)>,
+}
+
+/// What a segment holds.
+#[derive(Debug)]
+pub(super) struct SegmentFacts {
+    pub(super) id: SegmentId,
+    /// 0: nothing in it says.
+    pub(super) epoch: u64,
+    /// So many bytes of it count.
+    pub(super) bytes: u64,
+    pub(super) file_bytes: u64,
+    pub(super) is_sealed: bool,
+    /// It says that the log was stopped behind it in good order.
+    pub(super) is_last: bool,
+    pub(super) created_ms: u64,
+    pub(super) bases: Vec<Base>,
+    pub(super) parts: BTreeMap<u16, Part>,
+    /// The first and last offset of each partition that it held when it was written, as far as that is known.
+    pub(super) promised: BTreeMap<u16, (u64, u64)>,
+    /// Bytes of it that are damaged, so that nobody knows what they were.
+    pub(super) unknown_bytes: u64,
+    pub(super) rows: RowTable,
+    /// In the order in which they were written.
+    pub(super) cursors: Vec<PartitionCursor>,
+    pub(super) once: Vec<(u16, OnceId)>,
+    /// Partitions of which it has anything.
+    pub(super) partitions: Vec<u16>,
+    /// Parts of it that were lost, and what was torn off.
+    pub(super) damage: Vec<Bad>,
+    pub(super) torn: Option<Bad>,
+}
+
+/// Reads a segment.
+pub(super) fn read_segment<F: Files + ?Sized>(
+    files: &F,
+    id: SegmentId,
+    asked: Asked,
+    progress: &mut dyn FnMut(u64),
+) -> io::Result<Result<SegmentFacts, u16>> {
+    let file_bytes = files.length(&id.name())?;
+    let mut facts = SegmentFacts::new(id, file_bytes);
+    let mut begin = [0; SEGMENT_HEAD_BYTES];
+    let read = files.read(&id.name(), 0, &mut begin)?;
+    let head = match SegmentHead::decode(&begin[..read]) {
+        Err(HeadlessSegment::Version(version)) => return Ok(Err(version)),
+        head => head.ok().filter(|head| head.id == id),
+    };
+    if let Some(head) = head {
+        (facts.epoch, facts.created_ms) = (head.epoch, head.created_ms);
+    }
+    let salt = head.map_or(salt_of(asked.secret, id), |head| head.salt);
+    let footer = read_footer(files, id, salt, file_bytes)?;
+    let is_read = match footer {
+        Some(footer) => facts.take_footer(files, footer, salt, asked)?,
+        None => false,
+    };
+    if is_read {
+        progress(file_bytes);
+    } else {
+        facts.scan(files, asked, progress)?;
+    }
+    facts.finish();
+    Ok(Ok(facts))
+}
+
+/// The footer of a sealed segment, if the file ends with its trailer and it is as it was written.
+pub(super) fn read_footer<F: Files + ?Sized>(
+    files: &F,
+    id: SegmentId,
+    salt: u64,
+    file_bytes: u64,
+) -> io::Result<Option<Footer>> {
+    let Some(trailer_at) = file_bytes.checked_sub(TRAILER_BYTES as u64) else {
+        return Ok(None);
+    };
+    let mut trailer = [0; TRAILER_BYTES];
+    if files.read(&id.name(), trailer_at, &mut trailer)? < TRAILER_BYTES {
+        return Ok(None);
+    }
+    let Some(footer_at) = decode_trailer(&trailer, salt, file_bytes) else {
+        return Ok(None);
+    };
+    let body = read_batch(files, id, salt, footer_at)?;
+    Ok(body
+        .filter(|body| body.head().kind == Kind::Footer)
+        .and_then(|body| Footer::decode(body.bytes()).ok()))
+}
+
+/// The batch at a place, if it is as it was written.
+fn read_batch<F: Files + ?Sized>(files: &F, id: SegmentId, salt: u64, at: u64) -> io::Result<Option<Body>> {
+    let mut head = [0; BATCH_HEAD_BYTES];
+    let read = files.read(&id.name(), at, &mut head)?;
+    let Ok(head) = BatchHead::decode(&head[..read], salt, at) else {
+        return Ok(None);
+    };
+    let mut body = vec![0; head.body_bytes as usize];
+    let read = files.read(&id.name(), at + BATCH_HEAD_BYTES as u64, &mut body)?;
+    body.truncate(read);
+    Ok(Body::check(head, &body.into()).ok())
+}
+
+impl SegmentFacts {
+    fn new(id: SegmentId, file_bytes: u64) -> Self {
+        Self {
+            id,
+            epoch: 0,
+            bytes: file_bytes,
+            file_bytes,
+            is_sealed: false,
+            is_last: false,
+            created_ms: 0,
+            bases: Vec::new(),
+            parts: BTreeMap::new(),
+            promised: BTreeMap::new(),
+            unknown_bytes: 0,
+            rows: RowTable::default(),
+            cursors: Vec::new(),
+            once: Vec::new(),
+            partitions: Vec::new(),
+            damage: Vec::new(),
+            torn: None,
+        }
+    }
+
+    /// When its newest event was appended.
+    pub(super) fn newest_ms(&self) -> u64 {
+        let newest = self.parts.values().map(|part| part.extent.newest_ms).max();
+        newest.unwrap_or(self.created_ms)
+    }
+
+    /// Whether the footer says all that is asked; what it says counts in any case.
+    fn take_footer<F: Files + ?Sized>(
+        &mut self,
+        files: &F,
+        footer: Footer,
+        salt: u64,
+        asked: Asked,
+    ) -> io::Result<bool> {
+        self.is_sealed = true;
+        self.is_last = footer.is_last;
+        self.bases = footer.bases;
+        for extent in &footer.extents {
+            self.promise(extent.partition, extent.first, extent.last);
+        }
+        let has_young_ids = footer
+            .extents
+            .iter()
+            .any(|extent| extent.once_newest_ms > 0 && extent.once_newest_ms >= asked.once_since_ms);
+        let (Some(rows), Some(cursors_at), false) = (footer.rows, footer.cursors_at, has_young_ids) else {
+            return Ok(false);
+        };
+        for at in cursors_at {
+            // One that is damaged now leaves an older state in place: what was acknowledged comes again.
+            if let Some(body) = read_batch(files, self.id, salt, at)? {
+                self.take_cursors(&body);
+            }
+        }
+        for row in rows {
+            self.rows.take(row, self.id);
+        }
+        for extent in footer.extents {
+            let ranges = vec![(extent.first, extent.last)];
+            self.parts.insert(extent.partition, Part { extent, ranges });
+        }
+        Ok(true)
+    }
+
+    fn scan<F: Files + ?Sized>(
+        &mut self,
+        files: &F,
+        asked: Asked,
+        progress: &mut dyn FnMut(u64),
+    ) -> io::Result<()> {
+        let mut scan = Scan::open(files, self.id, asked.secret, asked.tail)?;
+        let mut extents = Extents::default();
+        let mut ranges: BTreeMap<u16, Vec<(u64, u64)>> = BTreeMap::new();
+        let mut told = 0;
+        while let Some(found) = scan.step()? {
+            match found {
+                Found::Batch { at, body } => {
+                    let head = *body.head();
+                    self.epoch = self.epoch.max(head.epoch);
+                    match head.kind {
+                        Kind::Events => {
+                            let ranges = ranges.entry(head.partition).or_default();
+                            if take_range(ranges, &head) {
+                                extents.push(&head, at);
+                                self.take_events(at, &body, asked);
+                            }
+                        }
+                        Kind::Kept => self.take_kept(at, &body),
+                        Kind::Cursors => self.take_cursors(&body),
+                        Kind::Bases => self.bases = body.bases().unwrap_or_default(),
+                        Kind::Footer => {}
+                    }
+                }
+                Found::Damage(bad) => self.take_damage(bad),
+            }
+            progress(scan.at() - told);
+            told = scan.at();
+        }
+        let ending = scan.ending();
+        if let Some(footer) = ending.footer {
+            self.is_sealed = true;
+            self.is_last = footer.is_last;
+            self.bases = footer.bases;
+            for extent in footer.extents {
+                self.promise(extent.partition, extent.first, extent.last);
+            }
+        }
+        self.bytes = ending.bytes;
+        self.torn = ending.torn;
+        progress(self.file_bytes.saturating_sub(told));
+        for extent in extents.into_vec() {
+            let ranges = ranges.remove(&extent.partition).unwrap_or_default();
+            self.parts.insert(extent.partition, Part { extent, ranges });
+        }
+        Ok(())
+    }
+
+    fn promise(&mut self, partition: u16, first: u64, last: u64) {
+        let promised = self.promised.entry(partition).or_insert((first, last));
+        *promised = (promised.0.min(first), promised.1.max(last));
+    }
+
+    fn take_damage(&mut self, bad: Bad) {
+        match bad.head {
+            Some(head) if head.kind == Kind::Events => {
+                self.promise(head.partition, head.first, head.last());
+            }
+            Some(_) => {}
+            None => self.unknown_bytes += bad.end - bad.at,
+        }
+        self.damage.push(bad);
+    }
+
+    fn take_events(&mut self, at: u64, body: &Body, asked: Asked) {
+        let head = body.head();
+        let has_young_ids = head.class.once && head.time_ms >= asked.once_since_ms;
+        if !has_young_ids && !head.class.retain {
+            return;
+        }
+        let Ok(Some(stored)) = body.events() else { return };
+        for index in 0..stored.events.len() {
+            let offset = stored.first + index as u64;
+            if has_young_ids {
+                let id = stored.events.id(index);
+                self.once
+                    .push((head.partition, once_id(id, offset, head.time_ms)));
+            }
+            if head.class.retain {
+                let event = stored.events.get(index);
+                self.take_row(head.partition, offset, head.time_ms, (at, index), event);
+            }
+        }
+    }
+
+    fn take_kept(&mut self, at: u64, body: &Body) {
+        for (index, kept) in body.kept().unwrap_or_default().into_iter().enumerate() {
+            let partition = body.head().partition;
+            self.take_row(partition, kept.offset, kept.time_ms, (at, index), &kept.event);
+        }
+    }
+
+    fn take_row(&mut self, partition: u16, offset: u64, time_ms: u64, place: (u64, usize), event: &[u8]) {
+        let Some(row) = row_of(event) else { return };
+        let row = FooterRow {
+            partition,
+            offset,
+            time_ms,
+            at: place.0,
+            index: place.1 as u32,
+            is_removal: row.is_removal,
+            topic: row.topic.into(),
+            key: row.key.into(),
+        };
+        self.rows.take(row, self.id);
+    }
+
+    fn take_cursors(&mut self, body: &Body) {
+        let partition = body.head().partition;
+        let cursors = body.cursors().unwrap_or_default();
+        self.cursors
+            .extend(cursors.into_iter().map(|cursor| (partition, cursor)));
+    }
+
+    fn finish(&mut self) {
+        let mut partitions: Vec<u16> = self.parts.keys().copied().collect();
+        partitions.extend(self.rows.partitions());
+        partitions.extend(self.cursors.iter().map(|(partition, _)| *partition));
+        partitions.sort_unstable();
+        partitions.dedup();
+        self.partitions = partitions;
+    }
+}
+
+fn once_id(id: Id, offset: u64, time_ms: u64) -> OnceId {
+    OnceId { id, offset, time_ms }
+}
+
+/// Adds a batch's offsets; whether they are new. A segment never goes back: what would is no batch of this log's.
+fn take_range(ranges: &mut Vec<(u64, u64)>, head: &BatchHead) -> bool {
+    let (first, last) = (head.first, head.last());
+    if head.count == 0 {
+        return false;
+    }
+    match ranges.last_mut() {
+        Some(range) if first <= range.1 => return false,
+        Some(range) if first == range.1 + 1 => range.1 = last,
+        _ => ranges.push((first, last)),
+    }
+    true
+}

@@ -1,1 +1,0 @@
-//! Walks the bytes of one segment through a small window: batches, damage, where it ends.
