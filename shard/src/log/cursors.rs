@@ -1,0 +1,305 @@
+//! The durable cursors of a core's partitions: in memory, and written with whatever is written next.
+//!
+//! ```text
+//!           set                 written
+//!   idle ─────────> due ────────────────────> cooling (CURSOR_MS)
+//!     ^              ^    changed meanwhile      │
+//!     │              └───────────────────────────┤
+//!     └──────────────────────────────────────────┘ unchanged
+//! ```
+//!
+//! A cursor is written at most once every [`CURSOR_MS`], however often it moves.
+
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use slab::Slab;
+
+use super::disk::SegmentId;
+use super::events::{CursorName, CursorState};
+use super::format::CursorEntry;
+
+/// A cursor is written no more often than this, and no later than this after it moved, ms.
+pub(super) const CURSOR_MS: u64 = 200;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Due,
+    Cooling,
+}
+
+#[derive(Debug)]
+struct Cursor {
+    partition: u16,
+    name: CursorName,
+    /// `None`: it was forgotten, and that is still to be written.
+    state: Option<CursorState>,
+    /// When it was used last, ms since 1970.
+    used_ms: u64,
+    /// As it was written last.
+    written_used_ms: u64,
+    /// Counts changes.
+    version: u32,
+    /// The version that was handed to the disk last.
+    issued: u32,
+    phase: Phase,
+    /// The segment with its newest record that is on the disk.
+    segment: Option<SegmentId>,
+}
+
+/// A record that was handed to the disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct IssuedCursor {
+    slot: u32,
+    version: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Cursors {
+    hasher: FixedState,
+    slots: Slab<Cursor>,
+    names: HashTable<u32>,
+    due: VecDeque<u32>,
+    /// Since when the first of them is due, monotonic, ms.
+    due_since_ms: u64,
+    /// With the time when each may be written again.
+    cooling: VecDeque<(u64, u32)>,
+}
+
+impl Cursors {
+    pub(super) fn new(hasher: FixedState) -> Self {
+        Self {
+            hasher,
+            slots: Slab::new(),
+            names: HashTable::new(),
+            due: VecDeque::new(),
+            due_since_ms: 0,
+            cooling: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn find(&self, partition: u16, name: &CursorName) -> Option<u32> {
+        let hash = self.hasher.hash_one((partition, name));
+        let is_it = |slot: &u32| {
+            let cursor = &self.slots[*slot as usize];
+            cursor.partition == partition && cursor.name == *name
+        };
+        self.names.find(hash, is_it).copied()
+    }
+
+    pub(super) fn get(&self, partition: u16, name: &CursorName) -> Option<&CursorState> {
+        let slot = self.find(partition, name)?;
+        self.slots[slot as usize].state.as_ref()
+    }
+
+    /// Adds one that was found on the disk.
+    pub(super) fn recover(&mut self, partition: u16, entry: CursorEntry, segment: SegmentId) {
+        if entry.state.is_none() || self.find(partition, &entry.name).is_some() {
+            return;
+        }
+        self.insert(Cursor {
+            partition,
+            name: entry.name,
+            state: entry.state,
+            used_ms: entry.used_ms,
+            written_used_ms: entry.used_ms,
+            version: 0,
+            issued: 0,
+            phase: Phase::Idle,
+            segment: Some(segment),
+        });
+    }
+
+    /// Moves a cursor, or makes it if there is room; whether it was done. `now_ms` is monotonic.
+    pub(super) fn set(
+        &mut self,
+        (partition, name): (u16, &CursorName),
+        state: CursorState,
+        (now_ms, unix_ms): (u64, u64),
+        settings: &super::Settings,
+    ) -> bool {
+        let slot = match self.find(partition, name) {
+            Some(slot) => slot,
+            None if self.slots.len() >= settings.cursors_max => return false,
+            None => self.insert(Cursor {
+                partition,
+                name: name.clone(),
+                state: None,
+                used_ms: unix_ms,
+                written_used_ms: 0,
+                version: 0,
+                issued: 0,
+                phase: Phase::Idle,
+                segment: None,
+            }),
+        };
+        let cursor = &mut self.slots[slot as usize];
+        cursor.used_ms = cursor.used_ms.max(unix_ms);
+        // One that is used and does not move must not look forgotten after a restart.
+        let is_stale = cursor.used_ms - cursor.written_used_ms.min(cursor.used_ms) > settings.cursor_ms / 8;
+        if cursor.state.as_ref() != Some(&state) || is_stale {
+            cursor.state = Some(state);
+            self.touch(slot, now_ms);
+        }
+        true
+    }
+
+    fn insert(&mut self, cursor: Cursor) -> u32 {
+        let hash = self.hasher.hash_one((cursor.partition, &cursor.name));
+        let slot = self.slots.insert(cursor) as u32;
+        let (hasher, slots) = (&self.hasher, &self.slots);
+        self.names.insert_unique(hash, slot, |&slot| {
+            let cursor = &slots[slot as usize];
+            hasher.hash_one((cursor.partition, &cursor.name))
+        });
+        slot
+    }
+
+    /// Has it written.
+    fn touch(&mut self, slot: u32, now_ms: u64) {
+        let cursor = &mut self.slots[slot as usize];
+        cursor.version = cursor.version.wrapping_add(1);
+        if cursor.phase == Phase::Idle {
+            self.make_due(slot, now_ms);
+        }
+    }
+
+    fn make_due(&mut self, slot: u32, now_ms: u64) {
+        self.slots[slot as usize].phase = Phase::Due;
+        if self.due.is_empty() {
+            self.due_since_ms = now_ms;
+        }
+        self.due.push_back(slot);
+    }
+
+    /// Whether some may be written.
+    pub(super) fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// When some are to be written even if nothing else is, monotonic, ms.
+    pub(super) fn write_by_ms(&self) -> Option<u64> {
+        self.has_due().then_some(self.due_since_ms + CURSOR_MS)
+    }
+
+    /// When there is something to do at the latest, monotonic, ms.
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        let cooled = self.cooling.front().map(|&(cooled_ms, _)| cooled_ms);
+        self.write_by_ms().into_iter().chain(cooled).min()
+    }
+
+    pub(super) fn handle_time(&mut self, now_ms: u64) {
+        while let Some(&(cooled_ms, slot)) = self.cooling.front()
+            && cooled_ms <= now_ms
+        {
+            self.cooling.pop_front();
+            let Some(cursor) = self.slots.get_mut(slot as usize) else {
+                continue;
+            };
+            if cursor.phase != Phase::Cooling {
+                continue;
+            }
+            cursor.phase = Phase::Idle;
+            if cursor.version != cursor.issued {
+                self.make_due(slot, now_ms);
+            }
+        }
+    }
+
+    /// All that may be written, by partition.
+    pub(super) fn take_due(&mut self, now_ms: u64) -> Vec<(u16, IssuedCursor, CursorEntry)> {
+        let mut taken = Vec::with_capacity(self.due.len());
+        while let Some(slot) = self.due.pop_front() {
+            let Some(cursor) = self.slots.get_mut(slot as usize) else {
+                continue;
+            };
+            if cursor.phase != Phase::Due {
+                continue;
+            }
+            cursor.phase = Phase::Cooling;
+            cursor.issued = cursor.version;
+            cursor.written_used_ms = cursor.used_ms;
+            self.cooling.push_back((now_ms + CURSOR_MS, slot));
+            let issued = IssuedCursor {
+                slot,
+                version: cursor.version,
+            };
+            let entry = CursorEntry {
+                name: cursor.name.clone(),
+                state: cursor.state.clone(),
+                used_ms: cursor.used_ms,
+            };
+            taken.push((cursor.partition, issued, entry));
+        }
+        taken.sort_by_key(|(partition, ..)| *partition);
+        taken
+    }
+
+    /// A record is on the disk.
+    pub(super) fn synced(&mut self, issued: IssuedCursor, segment: SegmentId) {
+        let Some(cursor) = self.slots.get_mut(issued.slot as usize) else {
+            return;
+        };
+        cursor.segment = Some(segment);
+        if cursor.state.is_none() && cursor.version == issued.version {
+            self.remove(issued.slot);
+        }
+    }
+
+    /// A record was lost: it is due again.
+    pub(super) fn lost(&mut self, issued: IssuedCursor, now_ms: u64) {
+        let Some(cursor) = self.slots.get_mut(issued.slot as usize) else {
+            return;
+        };
+        if cursor.phase != Phase::Due {
+            self.make_due(issued.slot, now_ms);
+        }
+    }
+
+    /// Has those written again whose newest record is in this segment; whether there are any. Those of partitions of other
+    /// cores are not known here.
+    pub(super) fn leave(&mut self, segment: SegmentId, now_ms: u64) -> bool {
+        let there: Vec<u32> = self
+            .slots
+            .iter()
+            .filter(|(_, cursor)| cursor.segment == Some(segment))
+            .map(|(slot, _)| slot as u32)
+            .collect();
+        for &slot in &there {
+            let cursor = &self.slots[slot as usize];
+            if cursor.phase == Phase::Idle {
+                self.touch(slot, now_ms);
+            }
+        }
+        !there.is_empty()
+    }
+
+    /// Forgets those that nobody used since this time, ms since 1970.
+    pub(super) fn expire(&mut self, before_ms: u64, now_ms: u64) {
+        let old: Vec<u32> = self
+            .slots
+            .iter()
+            .filter(|(_, cursor)| cursor.state.is_some() && cursor.used_ms < before_ms)
+            .map(|(slot, _)| slot as u32)
+            .collect();
+        for slot in old {
+            self.slots[slot as usize].state = None;
+            self.touch(slot, now_ms);
+        }
+    }
+
+    fn remove(&mut self, slot: u32) {
+        let cursor = self.slots.remove(slot as usize);
+        let hash = self.hasher.hash_one((cursor.partition, &cursor.name));
+        if let Ok(entry) = self.names.find_entry(hash, |&known| known == slot) {
+            entry.remove();
+        }
+    }
+}
