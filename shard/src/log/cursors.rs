@@ -179,6 +179,12 @@ impl Cursors {
         self.due.push_back(slot);
     }
 
+    /// Has everything that changed written now.
+    pub(super) fn hurry(&mut self, now_ms: u64) {
+        self.cooling.iter_mut().for_each(|(cooled_ms, _)| *cooled_ms = 0);
+        self.handle_time(now_ms);
+    }
+
     /// Whether some may be written.
     pub(super) fn has_due(&self) -> bool {
         !self.due.is_empty()
@@ -279,6 +285,15 @@ impl Cursors {
             }
         }
         !there.is_empty()
+    }
+
+    /// Forgets one.
+    pub(super) fn forget(&mut self, partition: u16, name: &CursorName, now_ms: u64) {
+        if let Some(slot) = self.find(partition, name)
+            && self.slots[slot as usize].state.take().is_some()
+        {
+            self.touch(slot, now_ms);
+        }
     }
 
     /// Forgets those that nobody used since this time, ms since 1970.

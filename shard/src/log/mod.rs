@@ -13,22 +13,30 @@
 //!
 //! Pure state: what the disk is to do comes out of `poll_disk`, what came of it goes into `handle_disk`.
 
+mod appending;
 pub mod class;
+mod cursors;
 pub mod disk;
 mod events;
 pub mod files;
 pub mod footer;
 pub mod format;
-#[allow(dead_code)]
+mod once;
+mod opened;
 mod order;
-#[allow(dead_code)]
 mod partition;
+mod reading;
 pub mod recovery;
+mod retained;
+mod retention;
 pub mod scan;
+mod segments;
 mod settings;
-#[allow(dead_code)]
+mod starting;
+mod stream;
 mod tail;
 pub mod verify;
+mod writing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -39,14 +47,20 @@ pub use events::{
     Bounds, Committed, CursorName, CursorState, Events, LogRefusal, ReaderId, Reading, RetainedRow, Settled,
     Stored,
 };
+
 pub use settings::{Settings, owner_of, partition_of};
 
-use crate::peer::PeerId;
-use class::Class;
-use disk::{DiskDone, DiskOp};
+use appending::Again;
+use cursors::Cursors;
+use disk::{DiskOp, SegmentId};
+use once::Once;
+use opened::Opened;
 use order::Order;
 use partition::Partition;
-use tail::Held;
+use reading::Readers;
+use retention::Retention;
+use segments::Segments;
+use stream::Stream;
 
 /// Offsets of one partition that may be given and not be on the disk. After a crash offsets go on further away than that, so
 /// that none is given twice.
@@ -58,17 +72,79 @@ pub struct Log {
     core: u16,
     cores: u16,
     settings: Option<Arc<Settings>>,
+    hasher: FixedState,
     epoch: u64,
+    /// From which the salts of segments are made.
+    secret: u64,
+    /// Of all cores together.
+    partition_count: u16,
     /// This core's, by `partition / cores`.
     partitions: Vec<Partition>,
+    /// There is a segment of this start: offsets can be given, since a recovery will see that there was one.
+    is_open: bool,
     order: Order,
     committed: VecDeque<Committed>,
     settled: VecDeque<Settled>,
+    once: Once,
+    again: VecDeque<Again>,
+    cursors: Cursors,
+    /// Retained events and removals, of all partitions together.
+    rows: usize,
+    /// Rows of which the segment is not known yet.
+    recovered_kept: Vec<(SegmentId, u16, u64)>,
+    stream: Stream,
+    segments: Segments,
+    opened: Opened,
+    readers: Readers,
+    retention: Retention,
+    ops: VecDeque<DiskOp>,
+    /// Of the write that is put together: runs by partition. Kept for its room.
+    sorted: Vec<(u16, u64)>,
     /// Monotonic, us.
     now_us: u64,
     /// Since 1970, ms.
     unix_ms: u64,
     stopping: bool,
+    /// Ever: events appended, and duplicates that were not.
+    appended: u64,
+    duplicates: u64,
+}
+
+/// A log in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogCounts {
+    /// Segments that this core looks after, the one being written included.
+    pub segments: usize,
+    /// Their bytes.
+    pub segment_bytes: u64,
+    /// Bytes of events in memory.
+    pub held_bytes: usize,
+    /// Bytes of events that are not on the disk.
+    pub unsynced_bytes: usize,
+    /// Readers that wait for the disk.
+    pub readers: usize,
+    /// Durable cursors.
+    pub cursors: usize,
+    /// Retained events.
+    pub rows: usize,
+    /// Ids of qos 2 that are remembered.
+    pub once_ids: usize,
+    /// Ranges of offsets that were damaged on the disk.
+    pub holes: usize,
+    /// Whether the disk takes nothing at the moment.
+    pub is_in_trouble: bool,
+    /// Ever: events appended.
+    pub appended: u64,
+    /// Ever: qos 2 events that came again.
+    pub duplicates: u64,
+    /// Ever: writes.
+    pub writes: u64,
+    /// Ever: syncs.
+    pub syncs: u64,
+    /// Ever: what the disk refused.
+    pub failures: u64,
+    /// Ever: segments that retention removed.
+    pub segments_removed: u64,
 }
 
 impl Log {
@@ -76,21 +152,39 @@ impl Log {
     /// is refused with [`LogRefusal::NoLog`].
     #[must_use]
     pub fn new(core: u16, cores: u16, settings: Option<Arc<Settings>>, hasher: &FixedState) -> Self {
-        let _ = hasher;
-        let all = settings.as_ref().map_or(0, |settings| settings.partitions);
-        let ours = (core..all).step_by(usize::from(cores.max(1))).count();
+        let cores = cores.max(1);
+        let partition_count = settings.as_ref().map_or(0, |settings| settings.partitions);
+        let ours = (core..partition_count).step_by(usize::from(cores)).count();
         Self {
             core,
-            cores: cores.max(1),
+            cores,
             settings,
             epoch: 0,
+            secret: 0,
+            partition_count,
             partitions: std::iter::repeat_with(Partition::default).take(ours).collect(),
+            is_open: false,
             order: Order::default(),
             committed: VecDeque::new(),
             settled: VecDeque::new(),
+            once: Once::new(hasher.clone()),
+            again: VecDeque::new(),
+            cursors: Cursors::new(hasher.clone()),
+            rows: 0,
+            recovered_kept: Vec::new(),
+            stream: Stream::new(),
+            segments: Segments::new(hasher.clone()),
+            opened: Opened::new(hasher.clone()),
+            readers: Readers::new(hasher.clone()),
+            retention: Retention::default(),
+            ops: VecDeque::new(),
+            sorted: Vec::new(),
+            hasher: hasher.clone(),
             now_us: 0,
             unix_ms: 0,
             stopping: false,
+            appended: 0,
+            duplicates: 0,
         }
     }
 
@@ -100,15 +194,13 @@ impl Log {
         self.settings.as_ref()
     }
 
-    /// Has all partitions ready and empty, in this epoch: a data directory that was just made, or a test.
-    pub fn handle_empty(&mut self, epoch: u64) {
-        self.epoch = epoch;
-        for partition in &mut self.partitions {
-            partition.ready = true;
-        }
+    /// How many partitions the topics are hashed onto: what the data directory says, once it was read.
+    #[must_use]
+    pub fn partition_count(&self) -> u16 {
+        self.partition_count
     }
 
-    /// Whether a partition of this core can be appended to and read.
+    /// Whether a partition of this core can be read. It can be appended to a moment later, when there is a segment for it.
     #[must_use]
     pub fn is_ready(&self, partition: u16) -> bool {
         self.partition(partition).is_some_and(|partition| partition.ready)
@@ -118,51 +210,6 @@ impl Log {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch
-    }
-
-    /// Appends events to a partition of this core. `from` None: nobody waits to hear that they are stored.
-    ///
-    /// # Errors
-    /// None was taken.
-    pub fn append(
-        &mut self,
-        partition: u16,
-        class: Class,
-        events: Events,
-        from: Option<PeerId>,
-    ) -> Result<(), LogRefusal> {
-        let Some(settings) = &self.settings else {
-            return Err(LogRefusal::NoLog);
-        };
-        if self.stopping {
-            return Err(LogRefusal::Stopping);
-        }
-        let Some(at) = self.index(partition).filter(|&at| self.partitions[at].ready) else {
-            return Err(LogRefusal::Recovering);
-        };
-        let cost = order::cost(events.bytes.len(), events.len());
-        let held = &mut self.partitions[at];
-        let unsynced = held.last - held.synced + events.len() as u64;
-        if self.order.unsynced_bytes() + cost > settings.unsynced_bytes_max || unsynced > UNSYNCED_OFFSETS_MAX
-        {
-            return Err(LogRefusal::Behind);
-        }
-        if events.is_empty() {
-            return Ok(());
-        }
-        let first = held.last + 1;
-        held.last += events.len() as u64;
-        held.tail.push(Held {
-            seq: self.order.next(),
-            first,
-            events,
-            time_ms: self.unix_ms,
-            class,
-            from,
-        });
-        self.order.push(partition, cost);
-        self.commit(at);
-        Ok(())
     }
 
     /// The next events that readers see from now on.
@@ -175,65 +222,21 @@ impl Log {
         self.settled.pop_front()
     }
 
-    /// What a partition of this core holds.
-    #[must_use]
-    pub fn bounds(&self, partition: u16) -> Bounds {
-        match self.partition(partition) {
-            Some(partition) => partition.bounds(),
-            None => Bounds {
-                first: 1,
-                committed: 0,
-            },
-        }
-    }
-
-    /// A position before the first event that was appended at this time or later, and not much before it.
+    /// A position before the first event that was appended at this time (ms since 1970) or later, and not long before it.
     #[must_use]
     pub fn position_at(&self, partition: u16, time_ms: u64) -> u64 {
-        let Some(partition) = self.partition(partition) else {
-            return 0;
-        };
-        let first = partition.tail.first_at(time_ms);
-        first.map_or(partition.committed, |first| first - 1)
-    }
-
-    /// Reads what is behind a position, about so many bytes. [`Reading::Later`]: what was read comes out of
-    /// [`Log::poll_read`], and until then this reader asks for nothing else.
-    pub fn read(&mut self, reader: ReaderId, partition: u16, after: u64, bytes_max: usize) -> Reading {
-        let _ = reader;
-        let Some(partition) = self.partition(partition).filter(|partition| partition.ready) else {
-            return Reading::Failed("this partition is being recovered".to_owned());
-        };
-        if after >= partition.committed {
-            return Reading::End;
-        }
-        let first = partition.tail.first().unwrap_or(partition.committed + 1);
-        if after + 1 < first {
-            return Reading::Gone { first };
-        }
-        let stored = partition.tail.read(after, bytes_max);
-        let until = stored.last().map_or(after, Stored::last);
-        Reading::Events { stored, until }
-    }
-
-    /// Forgets what this reader asked for.
-    pub fn forget_reader(&mut self, reader: ReaderId) {
-        let _ = reader;
-    }
-
-    /// What a reader asked for and had to wait for.
-    pub fn poll_read(&mut self) -> Option<(ReaderId, Reading)> {
-        None
+        self.partition(partition)
+            .map_or(0, |partition| partition.position_at(time_ms))
     }
 
     /// How far a durable cursor is in a partition of this core.
     #[must_use]
     pub fn cursor(&self, partition: u16, name: &CursorName) -> Option<&CursorState> {
-        let _ = (partition, name);
-        None
+        self.cursors.get(partition, name)
     }
 
-    /// Moves a durable cursor, or makes it. Written a little later, with others.
+    /// Moves a durable cursor, or makes it. It is written a little later, with others. One that does not move is in use as
+    /// long as this is called now and then.
     ///
     /// # Errors
     /// It is new and there is no room for it, or it cannot be kept.
@@ -243,85 +246,125 @@ impl Log {
         name: &CursorName,
         state: CursorState,
     ) -> Result<(), LogRefusal> {
-        let _ = (partition, name, state);
-        Ok(())
+        let Some(settings) = &self.settings else {
+            return Err(LogRefusal::NoLog);
+        };
+        if self.stopping {
+            return Err(LogRefusal::Stopping);
+        }
+        if !self.is_ready(partition) {
+            return Err(LogRefusal::Recovering);
+        }
+        let now = (self.now_us / 1000, self.unix_ms);
+        if self.cursors.set((partition, name), state, now, settings) {
+            Ok(())
+        } else {
+            Err(LogRefusal::TooManyCursors)
+        }
     }
 
-    /// The retained events of a partition of this core whose topics match, by offset.
+    /// Forgets a durable cursor.
+    pub fn forget_cursor(&mut self, partition: u16, name: &CursorName) {
+        self.cursors.forget(partition, name, self.now_us / 1000);
+    }
+
+    /// The retained events of a partition of this core whose topics match, with `after < offset <= until`, by offset, so many
+    /// at most.
     #[must_use]
-    pub fn retained(&self, partition: u16, pattern: &str) -> Vec<RetainedRow> {
-        let _ = (partition, pattern);
-        Vec::new()
-    }
-
-    /// Reads retained events, ascending; those that were replaced meanwhile are left out. What comes is a first part of them,
-    /// up to `until`: ask again for the rest.
-    pub fn read_rows(&mut self, reader: ReaderId, partition: u16, offsets: &[u64]) -> Reading {
-        let _ = (reader, partition, offsets);
-        Reading::End
-    }
-
-    /// What the disk is to do next.
-    pub fn poll_disk(&mut self) -> Option<DiskOp> {
-        None
-    }
-
-    /// What came of it.
-    pub fn handle_disk(&mut self, done: DiskDone) {
-        let _ = done;
+    pub fn retained(
+        &self,
+        partition: u16,
+        pattern: &str,
+        after: u64,
+        until: u64,
+        rows_max: usize,
+    ) -> Vec<RetainedRow> {
+        let retained = self
+            .partition(partition)
+            .and_then(|partition| partition.retained.as_deref());
+        retained.map_or_else(Vec::new, |retained| {
+            retained.matching(pattern, after, until, rows_max)
+        })
     }
 
     /// Tells the time: monotonic, us, and since 1970, ms.
     pub fn handle_time(&mut self, now_us: u64, unix_ms: u64) {
         self.now_us = now_us;
         self.unix_ms = unix_ms;
+        self.cursors.handle_time(now_us / 1000);
+        self.look_after_retention();
     }
 
-    /// When [`Log::handle_time`] is due at the latest, monotonic, ms.
+    /// When [`Log::handle_time`] and then [`Log::poll_disk`] are due at the latest, monotonic, ms.
     #[must_use]
     pub fn poll_timeout_ms(&self) -> Option<u64> {
-        None
+        if self.stream.next_number == 0 {
+            return None;
+        }
+        self.next_write_ms()
+            .into_iter()
+            .chain([self.retention.next_ms()])
+            .min()
     }
 
-    /// Writes what there is, and seals it; nothing is taken any more. [`Log::is_stopped`] says when that is done.
-    pub fn stop(&mut self) {
-        self.stopping = true;
-    }
-
-    /// Whether everything is on the disk and sealed.
+    /// How much there is of everything.
     #[must_use]
-    pub fn is_stopped(&self) -> bool {
-        self.stopping
-    }
-
-    /// Commits what can be committed of a partition.
-    fn commit(&mut self, at: usize) {
-        let partition = &mut self.partitions[at];
-        let number = self.core + (at as u16) * self.cores;
-        while let Some(run) = partition.tail.commit_next(self.order.reached()) {
-            partition.committed = run.last();
-            self.committed.push_back(Committed {
-                partition: number,
-                stored: run.stored(),
-                class: run.class,
-            });
-            if let Some(from) = run.from.take() {
-                self.settled.push_back(Settled::Stored {
-                    from,
-                    partition: number,
-                    first: run.first,
-                    events: run.events.clone(),
-                });
-            }
+    pub fn counts(&self) -> LogCounts {
+        LogCounts {
+            segments: self.segments.len() + usize::from(self.stream.current.is_some()),
+            segment_bytes: self.segments.bytes() + self.current_bytes(),
+            held_bytes: self.order.held_bytes(),
+            unsynced_bytes: self.order.unsynced_bytes(),
+            readers: self.readers.len(),
+            cursors: self.cursors.len(),
+            rows: self.rows,
+            once_ids: self.once.len(),
+            holes: self
+                .partitions
+                .iter()
+                .map(|partition| partition.holes.len())
+                .sum(),
+            is_in_trouble: self.stream.trouble.is_some(),
+            appended: self.appended,
+            duplicates: self.duplicates,
+            writes: self.stream.writes,
+            syncs: self.stream.syncs,
+            failures: self.stream.failures,
+            segments_removed: self.retention.removed,
         }
     }
 
+    fn now_ms(&self) -> u64 {
+        self.now_us / 1000
+    }
+
+    /// Whether events can be taken, as far as recovery and segments go.
+    fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    fn current_bytes(&self) -> u64 {
+        self.stream.current.as_ref().map_or(0, |current| current.at)
+    }
+
+    /// The place of a partition that is this core's.
     fn index(&self, partition: u16) -> Option<usize> {
         let ours = partition % self.cores == self.core;
         Some(usize::from(partition / self.cores)).filter(|&at| ours && at < self.partitions.len())
     }
 
+    /// The number of the partition at a place.
+    fn number(&self, at: usize) -> u16 {
+        self.core + at as u16 * self.cores
+    }
+
     fn partition(&self, partition: u16) -> Option<&Partition> {
         self.index(partition).map(|at| &self.partitions[at])
+    }
+
+    /// This core's partitions with their numbers.
+    fn numbered(&self) -> impl Iterator<Item = (u16, &Partition)> {
+        let partitions = self.partitions.iter().enumerate();
+        partitions.map(|(at, partition)| (self.number(at), partition))
     }
 }

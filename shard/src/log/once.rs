@@ -112,11 +112,7 @@ mod tests {
         }
         for n in 0..2000 {
             assert_eq!(once.find((n % 3) as u16, id(n)), Some(u64::from(n) + 1));
-            assert_eq!(
-                once.find((n % 3) as u16 + 1, id(n)),
-                None,
-                "of another partition"
-            );
+            assert_eq!(once.find((n % 3) as u16 + 1, id(n)), None, "of another partition");
         }
         once.expire(1_000_000);
         assert_eq!(once.len(), 1000);

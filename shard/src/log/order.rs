@@ -80,6 +80,12 @@ impl Order {
         self.waiting_bytes
     }
 
+    /// Bytes of the next run that waits, or 0.
+    pub(super) fn next_waiting_bytes(&self) -> usize {
+        let next = self.runs.get((self.issued - self.base) as usize);
+        next.map_or(0, |run| run.bytes as usize)
+    }
+
     /// Whether everything was handed to the disk.
     pub(super) fn is_all_issued(&self) -> bool {
         self.issued == self.next()

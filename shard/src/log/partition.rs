@@ -1,8 +1,19 @@
-//! One partition: which offsets it has given, and which of them readers see. O(1) while nothing is in memory; what topics it
-//! holds it does not know.
+//! One partition: which offsets it has given, which of them readers see, and where they are. O(1) while nothing happens to
+//! it, but for the index of what is on the disk; what topics it holds it does not know, but for the retained ones.
 
-use super::events::Bounds;
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use super::disk::SegmentId;
+use super::events::{Bounds, Reading};
+use super::footer::Extent;
+use super::format::{Base, BatchHead};
+use super::recovery::{HeldExtent, Hole, HoleCause};
+use super::retained::Retained;
 use super::tail::Tail;
+
+/// How much of a segment is read at once, bytes, unless a single stretch of its index is longer.
+const READ_BYTES: u64 = 256 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Partition {
@@ -12,18 +23,192 @@ pub(super) struct Partition {
     pub(super) last: u64,
     /// The last offset that readers see.
     pub(super) committed: u64,
-    /// The last offset that is on the disk.
+    /// The last offset of an event that is on the disk.
     pub(super) synced: u64,
-    /// The last offset that was held and is not any more, because its segment was removed.
+    /// The first offset of this start of the gateway: behind a crash it is not `synced + 1`.
+    pub(super) begin: u64,
+    /// The last offset that was held once and is not any more, because its segment was removed.
     pub(super) removed: u64,
     pub(super) tail: Tail,
+    /// What is on the disk and where, ascending.
+    pub(super) extents: VecDeque<HeldExtent>,
+    /// What should be there and is not, ascending.
+    pub(super) holes: Vec<Hole>,
+    pub(super) retained: Option<Box<Retained>>,
+}
+
+/// How to read on from a position.
+#[derive(Debug)]
+pub(super) enum Plan {
+    /// That is all there is to say.
+    Say(Reading),
+    /// It is in memory, behind this position.
+    Tail { after: u64 },
+    /// It is on the disk.
+    Disk(Stretch),
+}
+
+/// A part of a segment that holds events of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stretch {
+    pub(super) segment: SegmentId,
+    pub(super) at: u64,
+    pub(super) bytes: u32,
+    /// The first offset that is wanted; it is there, unless there is damage.
+    pub(super) first: u64,
+    /// The last one that may be taken from there, and is there.
+    pub(super) last: u64,
 }
 
 impl Partition {
     pub(super) fn bounds(&self) -> Bounds {
+        let extent = self.extents.front().map(|held| held.extent.first);
+        let hole = self.holes.first().map(|hole| hole.first);
+        let first = [extent, hole, self.tail.first()].into_iter().flatten().min();
         Bounds {
-            first: self.tail.first().unwrap_or(self.committed + 1),
+            first: first.map_or(self.committed + 1, |first| first.min(self.committed + 1)),
             committed: self.committed,
         }
     }
+
+    /// So many offsets are given and not on the disk.
+    pub(super) fn unsynced(&self) -> u64 {
+        self.last - self.synced.max(self.begin.saturating_sub(1)).min(self.last)
+    }
+
+    /// What a segment that is begun now says about it.
+    pub(super) fn base(&self, partition: u16) -> Base {
+        Base {
+            partition,
+            last: self.synced,
+            next: self.begin.max(self.synced + 1),
+        }
+    }
+
+    /// A batch is on the disk.
+    pub(super) fn place(&mut self, segment: SegmentId, head: &BatchHead, at: u64) {
+        match self.extents.back_mut() {
+            Some(held) if held.segment == segment => held.extent.push(head, at),
+            _ => self.extents.push_back(HeldExtent {
+                segment,
+                extent: Extent::begin(head, at),
+            }),
+        }
+        self.synced = head.last();
+        if head.class.retain
+            && let Some(retained) = &mut self.retained
+        {
+            retained.place(head.first..=head.last(), segment, at);
+        }
+    }
+
+    /// What comes behind a position.
+    pub(super) fn plan(&self, after: u64, bytes_max: usize) -> Plan {
+        if after >= self.committed {
+            return Plan::Say(Reading::End);
+        }
+        if after < self.removed {
+            let first = self.bounds().first;
+            return Plan::Say(Reading::Gone { first });
+        }
+        let tail = self.tail.first().unwrap_or(self.committed + 1);
+        if after + 1 >= tail {
+            return Plan::Tail { after };
+        }
+        let at = self.extents.partition_point(|held| held.extent.last <= after);
+        let held = self.extents.get(at);
+        let first = held
+            .map_or(tail, |held| held.extent.first.max(after + 1))
+            .min(tail);
+        let hole = self.holes.iter().find(|hole| hole.last > after);
+        if let Some(hole) = hole.filter(|hole| hole.first <= first) {
+            return Plan::Say(match hole.cause {
+                HoleCause::Damaged => Reading::Damaged {
+                    first: hole.first.max(after + 1),
+                    last: hole.last,
+                },
+                HoleCause::Removed => Reading::Gone { first: hole.last + 1 },
+            });
+        }
+        match held {
+            Some(held) if first < tail => {
+                let until = hole.map_or(u64::MAX, |hole| hole.first - 1);
+                let until = until.min(self.committed);
+                match stretch(held, first, until, bytes_max) {
+                    Some(stretch) => Plan::Disk(stretch),
+                    None => Plan::Say(Reading::Failed(format!(
+                        "the index of the log's segment {} does not say where offset {first} is",
+                        held.segment.name()
+                    ))),
+                }
+            }
+            _ if tail <= self.committed => Plan::Tail { after: tail - 1 },
+            _ => Plan::Say(Reading::Events {
+                stored: Vec::new(),
+                until: self.committed,
+            }),
+        }
+    }
+
+    /// Remembers that these offsets could not be read.
+    pub(super) fn note_damage(&mut self, first: u64, last: u64) {
+        if first > last {
+            return;
+        }
+        let mut hole = Hole {
+            first,
+            last,
+            cause: HoleCause::Damaged,
+        };
+        let touching: Range<usize> = {
+            let start = self.holes.partition_point(|hole| hole.last + 1 < first);
+            let end = self.holes.partition_point(|hole| hole.first <= last + 1);
+            start..end.max(start)
+        };
+        for old in self.holes.drain(touching.clone()) {
+            hole.first = hole.first.min(old.first);
+            hole.last = hole.last.max(old.last);
+        }
+        self.holes.insert(touching.start, hole);
+    }
+
+    /// A position before the first event that was appended at this time or later.
+    pub(super) fn position_at(&self, time_ms: u64) -> u64 {
+        let held = self.extents.iter().find(|held| held.extent.newest_ms >= time_ms);
+        if let Some(HeldExtent { extent, .. }) = held {
+            // The entry before the first one that is late enough may end with an event that is, too.
+            let entry = extent.index.iter().position(|entry| entry.time_ms >= time_ms);
+            let entry = entry.unwrap_or(extent.index.len()).saturating_sub(1);
+            let first = extent.index.get(entry).map_or(extent.first, |entry| entry.first);
+            return first.max(extent.first) - 1;
+        }
+        let first = self.tail.first_at(time_ms);
+        first.map_or(self.committed, |first| first - 1)
+    }
+}
+
+fn stretch(held: &HeldExtent, first: u64, until: u64, bytes_max: usize) -> Option<Stretch> {
+    let index = &held.extent.index;
+    let from = held.extent.entry_of(first)?;
+    let begin = index.get(from)?;
+    let mut end = begin;
+    let mut own_bytes = u64::from(begin.own_bytes);
+    let mut next = from + 1;
+    while let Some(entry) = index.get(next)
+        && entry.first <= until
+        && own_bytes < bytes_max as u64
+        && entry.end() - begin.at <= READ_BYTES
+    {
+        own_bytes += u64::from(entry.own_bytes);
+        end = entry;
+        next += 1;
+    }
+    let last = index.get(next).map_or(held.extent.last, |entry| entry.first - 1);
+    Some(Stretch {
+        segment: held.segment,
+        at: begin.at,
+        bytes: u32::try_from(end.end() - begin.at).ok()?,
+        first,
+        last: last.min(until).min(held.extent.last),
+    })
 }

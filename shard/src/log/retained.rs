@@ -36,6 +36,8 @@ pub(super) struct Row {
     /// `None`: it is not on the disk yet.
     pub(super) place: Option<RowPlace>,
     pub(super) is_removal: bool,
+    /// Its event cannot be read.
+    pub(super) is_damaged: bool,
     /// An older event of this row was carried on behind this removal, which has to be carried on, too.
     pub(super) outlives_segment: bool,
 }
@@ -89,6 +91,7 @@ impl Retained {
                 time_ms,
                 place: None,
                 is_removal: row.is_removal,
+                is_damaged: false,
                 outlives_segment: false,
             },
         );
@@ -142,7 +145,13 @@ impl Retained {
     }
 
     /// Rows whose topic matches, with `after < offset <= until`, ascending, so many at most.
-    pub(super) fn matching(&self, pattern: &str, after: u64, until: u64, rows_max: usize) -> Vec<RetainedRow> {
+    pub(super) fn matching(
+        &self,
+        pattern: &str,
+        after: u64,
+        until: u64,
+        rows_max: usize,
+    ) -> Vec<RetainedRow> {
         let rows = self.range(after.saturating_add(1)..=until);
         let seen = rows.filter(|(_, row)| !row.is_removal && target::matches(pattern, &row.topic));
         seen.take(rows_max)

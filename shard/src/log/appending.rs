@@ -1,0 +1,244 @@
+//! Appending and committing: offsets are given, duplicates of qos 2 found, retained rows replaced.
+//!
+//! Of each partition, what is committed is committed in order; a run that could be seen at once waits for one before it that
+//! has to be on the disk first.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use fluxar_protocol::Id;
+
+use super::class::{Class, Level};
+use super::disk::DiskFault;
+use super::events::{Committed, Events, LogRefusal, Settled};
+use super::format::{BODY_BYTES_MAX, row_of};
+use super::order;
+use super::retained::Retained;
+use super::tail::Held;
+use super::writing::OFFSETS_DUE;
+use super::{Log, UNSYNCED_OFFSETS_MAX};
+use crate::peer::PeerId;
+
+/// Publishers of duplicates that wait for the first to be committed. One more is refused.
+const AGAIN_MAX: usize = 64 * 1024;
+
+/// A duplicate whose first is not committed yet.
+#[derive(Debug)]
+pub(super) struct Again {
+    from: PeerId,
+    id: Id,
+    partition: u16,
+    offset: u64,
+}
+
+impl Log {
+    /// Appends events to a partition of this core. `from` None: nobody waits to hear that they are stored.
+    ///
+    /// # Errors
+    /// None was taken.
+    pub fn append(
+        &mut self,
+        partition: u16,
+        class: Class,
+        events: Events,
+        from: Option<PeerId>,
+    ) -> Result<(), LogRefusal> {
+        let at = self.admit(partition, class, &events)?;
+        let first = self.partitions[at].last + 1;
+        let events = if class.once {
+            self.without_duplicates(partition, at, first, events, from)
+        } else {
+            events
+        };
+        if events.is_empty() {
+            return Ok(());
+        }
+        let cost = order::cost(events.bytes.len(), events.len());
+        let held = &mut self.partitions[at];
+        held.last += events.len() as u64;
+        self.stream.offsets_due |= held.unsynced() > OFFSETS_DUE;
+        match class.level {
+            Level::Memory => {}
+            Level::Written => self.stream.wants_write = true,
+            Level::Synced => self.stream.wants_sync = true,
+        }
+        self.stream.waits_since_ms.get_or_insert(self.now_us / 1000);
+        self.appended += events.len() as u64;
+        held.tail.push(Held {
+            seq: self.order.next(),
+            first,
+            events,
+            time_ms: self.unix_ms,
+            class,
+            from,
+        });
+        self.order.push(partition, cost);
+        self.commit(at);
+        Ok(())
+    }
+
+    /// Whether events can be taken; the partition's place.
+    fn admit(&mut self, partition: u16, class: Class, events: &Events) -> Result<usize, LogRefusal> {
+        let Some(settings) = self.settings.clone() else {
+            return Err(LogRefusal::NoLog);
+        };
+        if self.stopping {
+            return Err(LogRefusal::Stopping);
+        }
+        if let Some(trouble) = &self.stream.trouble {
+            return Err(match &trouble.fault {
+                DiskFault::Full => LogRefusal::DiskFull,
+                DiskFault::Failed(why) => LogRefusal::DiskFailed(why.clone()),
+            });
+        }
+        let at = self
+            .index(partition)
+            .filter(|&at| self.partitions[at].ready && self.is_open);
+        let at = at.ok_or(LogRefusal::Recovering)?;
+        let cost = order::cost(events.bytes.len(), events.len());
+        if cost > BODY_BYTES_MAX {
+            let why = format!("{cost} bytes are more than the log takes at once");
+            return Err(LogRefusal::DiskFailed(why));
+        }
+        let unsynced = self.partitions[at].unsynced() + events.len() as u64;
+        if self.order.unsynced_bytes() + cost > settings.unsynced_bytes_max || unsynced > UNSYNCED_OFFSETS_MAX
+        {
+            return Err(LogRefusal::Behind);
+        }
+        if class.once {
+            self.once
+                .expire(self.unix_ms.saturating_sub(settings.once_ms.into()));
+            if self.once.len() + events.len() > settings.once_ids_max {
+                return Err(LogRefusal::TooManyIds);
+            }
+            if self.again.len() + events.len() > AGAIN_MAX {
+                return Err(LogRefusal::Behind);
+            }
+        }
+        if class.retain
+            && self.rows + events.len() > settings.rows_max
+            && self.rows + self.new_rows(at, events) > settings.rows_max
+        {
+            return Err(LogRefusal::TooManyRows);
+        }
+        Ok(at)
+    }
+
+    /// How many rows would be new with these events, at most.
+    fn new_rows(&self, at: usize, events: &Events) -> usize {
+        let retained = self.partitions[at].retained.as_deref();
+        let is_new = |event: &[u8]| {
+            let Some(row) = row_of(event) else { return false };
+            let known = retained.and_then(|retained| retained.find(row.topic, row.key));
+            known.is_none() && !row.is_removal
+        };
+        (0..events.len())
+            .filter(|&event| is_new(events.get(event)))
+            .count()
+    }
+
+    /// Remembers the ids of events that are to begin at this offset, and leaves those out that are remembered already: their
+    /// publishers hear where the first is.
+    fn without_duplicates(
+        &mut self,
+        partition: u16,
+        at: usize,
+        first: u64,
+        events: Events,
+        from: Option<PeerId>,
+    ) -> Events {
+        let mut fresh = 0;
+        let mut copy: Option<(BytesMut, Vec<u32>)> = None;
+        for event in 0..events.len() {
+            let id = events.id(event);
+            if let Some(offset) = self.once.find(partition, id) {
+                if copy.is_none() {
+                    let before = events.slice(0..event);
+                    copy = Some((BytesMut::from(&before.bytes[..]), before.ends.to_vec()));
+                }
+                self.duplicates += 1;
+                let Some(from) = from else { continue };
+                if offset <= self.partitions[at].committed {
+                    self.settled.push_back(Settled::Again {
+                        from,
+                        id,
+                        partition,
+                        offset,
+                    });
+                } else {
+                    self.again.push_back(Again {
+                        from,
+                        id,
+                        partition,
+                        offset,
+                    });
+                }
+                continue;
+            }
+            self.once.insert(partition, id, first + fresh, self.unix_ms);
+            fresh += 1;
+            if let Some((bytes, ends)) = &mut copy {
+                bytes.extend_from_slice(events.get(event));
+                ends.push(bytes.len() as u32);
+            }
+        }
+        match copy {
+            None => events,
+            Some((bytes, ends)) => Events {
+                bytes: Bytes::from(bytes),
+                ends: Arc::from(ends),
+            },
+        }
+    }
+
+    /// Commits what can be committed of a partition.
+    pub(super) fn commit(&mut self, at: usize) {
+        let number = self.number(at);
+        let partition = &mut self.partitions[at];
+        let before = partition.committed;
+        while let Some(run) = partition.tail.commit_next(self.order.reached()) {
+            partition.committed = run.last();
+            if run.class.retain {
+                let retained = partition
+                    .retained
+                    .get_or_insert_with(|| Box::new(Retained::new(self.hasher.clone())));
+                self.rows -= retained.len();
+                for event in 0..run.events.len() {
+                    if let Some(row) = row_of(run.events.get(event)) {
+                        retained.apply(run.first + event as u64, run.time_ms, row);
+                    }
+                }
+                self.rows += retained.len();
+            }
+            self.committed.push_back(Committed {
+                partition: number,
+                stored: run.stored(),
+                class: run.class,
+            });
+            if let Some(from) = run.from.take() {
+                self.settled.push_back(Settled::Stored {
+                    from,
+                    partition: number,
+                    first: run.first,
+                    events: run.events.clone(),
+                });
+            }
+        }
+        let committed = partition.committed;
+        if committed > before && !self.again.is_empty() {
+            let settled = &mut self.settled;
+            self.again.retain(|again| {
+                let is_due = again.partition == number && again.offset <= committed;
+                if is_due {
+                    settled.push_back(Settled::Again {
+                        from: again.from,
+                        id: again.id,
+                        partition: number,
+                        offset: again.offset,
+                    });
+                }
+                !is_due
+            });
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Retention: which segment goes next, and what of it lives on.
+//!
+//! ```text
+//!   too old, too many bytes, too many events ──> its current rows: read, carried on ──┐
+//!                                                its current cursors: written again ──┴─> safe? removed
+//! ```
+//!
+//! One segment at a time, always a partition's oldest. A row that was carried on keeps its offset, and is read from where it is
+//! now; events that are not retained are gone, and readers that come for them are told so.
+
+use std::collections::VecDeque;
+
+use super::Log;
+use super::disk::{DiskOp, SegmentId};
+use super::events::Reading;
+use super::format::Kept;
+use super::reading::CARRIER;
+use super::segments::Segment;
+use super::stream::CarriedBatch;
+
+/// How often it is looked whether a segment goes, ms.
+const LOOK_MS: u64 = 1_000;
+/// How often unused cursors are looked for, ms.
+const CURSORS_LOOK_MS: u64 = 60_000;
+/// How many rows are asked for at once.
+const ROWS_AT_ONCE: usize = 4096;
+
+/// A segment that goes.
+#[derive(Debug)]
+struct Removal {
+    segment: SegmentId,
+    /// What is still to be carried on, by partition and offset.
+    rows: VecDeque<(u16, u64)>,
+    is_reading: bool,
+    /// Batches that are not safe yet.
+    outstanding: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Retention {
+    removal: Option<Removal>,
+    look_ms: u64,
+    cursors_look_ms: u64,
+    /// Ever: segments removed.
+    pub(super) removed: u64,
+}
+
+impl Retention {
+    /// When to look again, monotonic, ms.
+    pub(super) fn next_ms(&self) -> u64 {
+        self.look_ms
+    }
+}
+
+impl Log {
+    pub(super) fn look_after_retention(&mut self) {
+        let now_ms = self.now_ms();
+        let Some(settings) = self.settings.clone() else {
+            return;
+        };
+        if now_ms < self.retention.look_ms || self.stopping || !self.is_open() {
+            return;
+        }
+        self.retention.look_ms = now_ms + LOOK_MS;
+        self.once
+            .expire(self.unix_ms.saturating_sub(settings.once_ms.into()));
+        if now_ms >= self.retention.cursors_look_ms {
+            self.retention.cursors_look_ms = now_ms + CURSORS_LOOK_MS;
+            let before_ms = self.unix_ms.saturating_sub(settings.cursor_ms);
+            self.cursors.expire(before_ms, now_ms);
+        }
+        if self.retention.removal.is_none()
+            && let Some(segment) = self.next_to_go(&settings)
+        {
+            self.retention.removal = Some(Removal {
+                segment,
+                rows: self.rows_of(segment),
+                is_reading: false,
+                outstanding: 0,
+            });
+        }
+        self.carry_on();
+    }
+
+    fn next_to_go(&self, settings: &super::Settings) -> Option<SegmentId> {
+        // While nothing can be written nothing can be carried on.
+        if self.stream.trouble.is_some() {
+            return None;
+        }
+        for (id, segment) in self.segments.iter() {
+            let is_ours = |number: &u16| number % self.cores == self.core;
+            if !segment.partitions.iter().all(is_ours) || !self.is_oldest(id, segment) {
+                continue;
+            }
+            return self.is_to_go(id, segment, settings).then_some(id);
+        }
+        None
+    }
+
+    /// Whether a segment holds the oldest of all its partitions.
+    fn is_oldest(&self, id: SegmentId, segment: &Segment) -> bool {
+        segment.partitions.iter().all(|&number| {
+            let extents = self.partition(number).map(|partition| &partition.extents);
+            extents.is_none_or(|extents| {
+                extents
+                    .iter()
+                    .skip_while(|held| held.segment == id)
+                    .all(|held| held.segment != id)
+            })
+        })
+    }
+
+    fn is_to_go(&self, id: SegmentId, segment: &Segment, settings: &super::Settings) -> bool {
+        let extents = || {
+            let partitions = segment
+                .partitions
+                .iter()
+                .filter_map(|&number| self.partition(number));
+            partitions.filter_map(|partition| {
+                let held = partition
+                    .extents
+                    .iter()
+                    .take_while(|held| held.segment == id)
+                    .last()?;
+                Some((partition.committed, held.extent.last))
+            })
+        };
+        let is_old =
+            settings.retain_ms > 0 && segment.newest_ms.saturating_add(settings.retain_ms) < self.unix_ms;
+        // A segment of little but carried rows would only be written again.
+        let is_mostly_events = segment.kept.len() < ROWS_AT_ONCE || extents().next().is_some();
+        let is_too_much = settings.retain_bytes > 0
+            && is_mostly_events
+            && self.segments.bytes() + self.current_bytes() > settings.retain_bytes;
+        let has_newer =
+            |(committed, last): (u64, u64)| committed.saturating_sub(last) >= settings.retain_events;
+        let is_passed = settings.retain_events > 0 && extents().next().is_some() && extents().all(has_newer);
+        let is_empty = segment.partitions.is_empty() && segment.is_sealed;
+        is_old || is_too_much || is_passed || is_empty
+    }
+
+    /// The current rows that a segment holds, and the removals that have to live on.
+    fn rows_of(&self, id: SegmentId) -> VecDeque<(u16, u64)> {
+        let mut rows = Vec::new();
+        let Some(segment) = self.segments.get(id) else {
+            return VecDeque::new();
+        };
+        for &number in &segment.partitions {
+            let Some(partition) = self.partition(number) else {
+                continue;
+            };
+            let Some(retained) = &partition.retained else {
+                continue;
+            };
+            for held in partition.extents.iter().filter(|held| held.segment == id) {
+                for (offset, row) in retained.range(held.extent.first..=held.extent.last) {
+                    let is_here = row.place.is_some_and(|place| place.segment == id);
+                    if is_here && (!row.is_removal || row.outlives_segment) {
+                        rows.push((number, offset));
+                    }
+                }
+            }
+        }
+        for &(number, offset) in &segment.kept {
+            let retained = self
+                .partition(number)
+                .and_then(|partition| partition.retained.as_ref());
+            let row = retained.and_then(|retained| retained.get(offset));
+            if row
+                .and_then(|row| row.place)
+                .is_some_and(|place| place.segment == id)
+            {
+                rows.push((number, offset));
+            }
+        }
+        rows.sort_unstable();
+        rows.dedup();
+        rows.into()
+    }
+
+    /// Does what can be done now for the segment that goes.
+    pub(super) fn carry_on(&mut self) {
+        loop {
+            let Some(removal) = &mut self.retention.removal else {
+                return;
+            };
+            if removal.is_reading || removal.outstanding > 0 || self.stopping {
+                return;
+            }
+            let Some(&(number, _)) = removal.rows.front() else {
+                break;
+            };
+            let of_one = removal.rows.iter().take_while(|(other, _)| *other == number);
+            let offsets: Vec<u64> = of_one.map(|(_, offset)| *offset).take(ROWS_AT_ONCE).collect();
+            removal.is_reading = true;
+            match self.begin_rows(CARRIER, number, &offsets, true) {
+                Reading::Later => return,
+                reading => self.take_carried(reading),
+            }
+        }
+        self.remove_segment();
+    }
+
+    /// What was to be carried on was read.
+    pub(super) fn carry_read(&mut self, reading: Reading) {
+        self.take_carried(reading);
+        self.carry_on();
+    }
+
+    fn take_carried(&mut self, reading: Reading) {
+        let Some(removal) = &mut self.retention.removal else {
+            return;
+        };
+        removal.is_reading = false;
+        let Some(&(partition, _)) = removal.rows.front() else {
+            return;
+        };
+        let (stored, until) = match reading {
+            Reading::Events { stored, until } => (stored, until),
+            // It is no row any more.
+            Reading::Damaged { last, .. } => (Vec::new(), last),
+            _ => {
+                // Nothing is removed that could not be carried on: tried again from the beginning.
+                self.retention.removal = None;
+                return;
+            }
+        };
+        while removal
+            .rows
+            .front()
+            .is_some_and(|(number, offset)| *number == partition && *offset <= until)
+        {
+            removal.rows.pop_front();
+        }
+        let mut rows = Vec::new();
+        for run in &stored {
+            for (at, offset) in run.offsets().enumerate() {
+                rows.push(Kept {
+                    offset,
+                    time_ms: run.time_ms,
+                    event: run.events.bytes.slice_ref(run.events.get(at)),
+                });
+            }
+        }
+        if !rows.is_empty() {
+            removal.outstanding += 1;
+            self.stream.carried.push_back(CarriedBatch {
+                partition,
+                rows,
+                at: 0,
+            });
+        }
+    }
+
+    /// A batch of carried rows is safe.
+    pub(super) fn carried_is_safe(&mut self) {
+        if let Some(removal) = &mut self.retention.removal {
+            removal.outstanding = removal.outstanding.saturating_sub(1);
+        }
+    }
+
+    /// Nothing of the segment that goes has to be carried on but cursors, which are written with the next write.
+    fn remove_segment(&mut self) {
+        let now_ms = self.now_ms();
+        let Some(removal) = &self.retention.removal else {
+            return;
+        };
+        let id = removal.segment;
+        if self.cursors.leave(id, now_ms) || !self.opened.is_idle(id) {
+            return;
+        }
+        let partitions = self.segments.get(id).map(|segment| segment.partitions.clone());
+        for number in partitions.unwrap_or_default() {
+            let Some(at) = self.index(number) else { continue };
+            let partition = &mut self.partitions[at];
+            while let Some(held) = partition.extents.front().filter(|held| held.segment == id) {
+                let (first, last) = (held.extent.first, held.extent.last);
+                partition.extents.pop_front();
+                partition.removed = partition.removed.max(last);
+                let Some(retained) = &mut partition.retained else {
+                    continue;
+                };
+                let gone: Vec<u64> = retained
+                    .range(first..=last)
+                    .filter(|(_, row)| row.place.is_some_and(|place| place.segment == id))
+                    .map(|(offset, _)| offset)
+                    .collect();
+                for offset in gone {
+                    retained.remove(offset);
+                    self.rows -= 1;
+                }
+            }
+            let next = partition
+                .extents
+                .front()
+                .map_or(u64::MAX, |held| held.extent.first);
+            // What was damaged before what is left is gone, too.
+            partition.removed = partition
+                .holes
+                .iter()
+                .filter(|hole| hole.last < next && hole.first <= partition.removed + 1)
+                .fold(partition.removed, |removed, hole| removed.max(hole.last));
+            let removed = partition.removed;
+            partition.holes.retain(|hole| hole.last > removed);
+        }
+        self.segments.remove(id);
+        self.opened.close(id, &mut self.ops);
+        self.ops.push_back(DiskOp::Remove { segment: id });
+        self.retention.removal = None;
+        self.retention.removed += 1;
+        // There may be another one.
+        self.retention.look_ms = now_ms;
+    }
+}

@@ -1,0 +1,142 @@
+//! How a log begins: with what recovery found.
+
+use super::Log;
+use super::disk::SegmentId;
+use super::events::Bounds;
+use super::footer::Extent;
+use super::partition::Partition;
+use super::recovery::{OnceId, Recovered, RecoveredPartition, RecoveredSegment};
+use super::retained::{Retained, Row, RowPlace};
+use super::segments::Segment;
+
+impl Log {
+    /// Takes this core's share of what recovery found. The partitions that it names can be read from now on, and appended to as
+    /// soon as there is a segment for it.
+    pub fn handle_recovered(&mut self, share: Recovered) {
+        debug_assert_eq!(
+            (share.core, share.cores),
+            (self.core, self.cores),
+            "another core's share"
+        );
+        self.epoch = share.epoch;
+        self.secret = share.secret;
+        self.set_partition_count(share.partition_count);
+        let mut once: Vec<(u16, OnceId)> = Vec::new();
+        for found in share.partitions {
+            let Some(at) = self.index(found.partition) else {
+                continue;
+            };
+            once.extend(found.once.iter().map(|id| (found.partition, *id)));
+            self.recover_partition(at, found);
+        }
+        once.sort_by_key(|(_, id)| id.time_ms);
+        for (partition, id) in once {
+            if self.once.find(partition, id.id).is_none() {
+                self.once.insert(partition, id.id, id.offset, id.time_ms);
+            }
+        }
+        for segment in share.segments {
+            self.recover_segment(segment);
+        }
+        self.stream.next_number = self.stream.next_number.max(share.next_number).max(1);
+    }
+
+    /// Has all partitions ready and empty, in this epoch, without a disk: for tests and measurements.
+    pub fn handle_empty(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        self.is_open = true;
+        self.stream.next_number = 1;
+        for partition in &mut self.partitions {
+            partition.ready = true;
+            partition.begin = 1;
+        }
+    }
+
+    fn set_partition_count(&mut self, count: u16) {
+        self.partition_count = count;
+        let ours = (self.core..count).step_by(usize::from(self.cores)).count();
+        self.partitions.resize_with(ours, Partition::default);
+    }
+
+    fn recover_partition(&mut self, at: usize, found: RecoveredPartition) {
+        let number = found.partition;
+        for cursor in found.cursors {
+            self.cursors.recover(number, cursor.entry, cursor.segment);
+        }
+        let partition = &mut self.partitions[at];
+        partition.last = found.next.saturating_sub(1);
+        partition.committed = partition.last;
+        partition.synced = found.last;
+        partition.begin = found.next;
+        partition.removed = found.removed;
+        partition.extents = found.extents.into();
+        partition.holes = found.holes;
+        partition.ready = true;
+        if found.rows.is_empty() {
+            return;
+        }
+        let mut retained = Box::new(Retained::new(self.hasher.clone()));
+        for row in found.rows {
+            let is_kept = !is_in_extents(partition.extents.iter(), row.segment, row.offset);
+            retained.insert(
+                row.offset,
+                Row {
+                    topic: (&*row.topic).into(),
+                    key: row.key,
+                    time_ms: row.time_ms,
+                    place: Some(RowPlace {
+                        segment: row.segment,
+                        at: row.at,
+                        index: row.index,
+                    }),
+                    is_removal: false,
+                    is_damaged: false,
+                    outlives_segment: false,
+                },
+            );
+            if is_kept {
+                self.recovered_kept.push((row.segment, number, row.offset));
+            }
+        }
+        self.rows += retained.len();
+        partition.retained = Some(retained);
+    }
+
+    fn recover_segment(&mut self, found: RecoveredSegment) {
+        let kept = self
+            .recovered_kept
+            .extract_if(.., |(segment, ..)| *segment == found.id);
+        let kept: Vec<(u16, u64)> = kept.map(|(_, number, offset)| (number, offset)).collect();
+        self.segments.push(
+            found.id,
+            Segment {
+                bytes: found.bytes,
+                is_sealed: found.is_sealed,
+                newest_ms: found.newest_ms,
+                partitions: found.partitions,
+                kept,
+            },
+        );
+    }
+
+    /// What a partition of this core holds.
+    #[must_use]
+    pub fn bounds(&self, partition: u16) -> Bounds {
+        match self.partition(partition) {
+            Some(partition) => partition.bounds(),
+            None => Bounds {
+                first: 1,
+                committed: 0,
+            },
+        }
+    }
+}
+
+fn is_in_extents<'a>(
+    mut extents: impl Iterator<Item = &'a super::recovery::HeldExtent>,
+    segment: SegmentId,
+    offset: u64,
+) -> bool {
+    let holds = |extent: &Extent| (extent.first..=extent.last).contains(&offset);
+    extents.any(|held| held.segment == segment && holds(&held.extent))
+}

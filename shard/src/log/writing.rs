@@ -1,0 +1,704 @@
+//! Writing: what is appended meanwhile goes into the next write, and one sync makes safe what was written meanwhile. How the
+//! log deals with a disk that fails or is full.
+
+use super::class::{Class, Level};
+use super::disk::{DiskDone, DiskFault, DiskOp, SegmentId};
+use super::events::Events;
+use super::footer::{Footer, FooterRow};
+use super::format::{Base, BatchWriter, SEGMENT_HEAD_BYTES, SegmentHead, row_of, salt_of};
+use super::retained::RowPlace;
+use super::segments::Segment;
+use super::stream::{Ahead, Current, Group, RETRY_MS, Trouble};
+use super::{Log, UNSYNCED_OFFSETS_MAX};
+
+/// What one write carries at most, bytes, but a run at least.
+const WRITE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What waits is written although a sync is under way, or nobody waits for it, once it is so many bytes.
+const WRITE_BYTES_WORTH: usize = 256 * 1024;
+/// What nobody waits for is written after so long, ms.
+const GATHER_MS: u64 = 10;
+/// Runs are put into one batch up to so many bytes.
+const BATCH_BYTES: usize = 64 * 1024;
+/// Runs appended within so many ms are put into one batch, which has the time of the first.
+const BATCH_MS: u64 = 10;
+/// Of a partition, more unsynced offsets than this are synced though nobody waits.
+pub(super) const OFFSETS_DUE: u64 = UNSYNCED_OFFSETS_MAX / 2;
+
+impl Log {
+    /// What the disk is to do next.
+    pub fn poll_disk(&mut self) -> Option<DiskOp> {
+        if self.ops.is_empty() && self.stream.next_number > 0 {
+            self.drive();
+        }
+        self.ops.pop_front()
+    }
+
+    /// What came of it.
+    pub fn handle_disk(&mut self, done: DiskDone) {
+        match done {
+            DiskDone::Opened { segment, result } => {
+                if self.stream.ahead == Ahead::Creating(segment) {
+                    self.handle_created(segment, result);
+                } else {
+                    self.handle_opened(segment, result);
+                }
+            }
+            DiskDone::Wrote { segment, result } => self.handle_wrote(segment, result),
+            DiskDone::Synced { segment, result } => self.handle_synced(segment, result),
+            DiskDone::Read { ticket, result } => self.handle_read(ticket, result),
+        }
+    }
+
+    /// Writes what there is, and seals it; nothing is taken any more. [`Log::is_stopped`] says when that is done.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.cursors.hurry(self.now_ms());
+    }
+
+    /// Whether everything is on the disk and sealed.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        let stream = &self.stream;
+        let is_sealed = stream.current.is_none() && matches!(stream.ahead, Ahead::None { .. });
+        let is_done = is_sealed && stream.is_quiet() && !self.has_waiting() && self.ops.is_empty();
+        self.stopping && (is_done || stream.next_number == 0)
+    }
+
+    /// Whether anything waits to be written.
+    fn has_waiting(&self) -> bool {
+        !self.order.is_all_issued() || !self.stream.carried.is_empty() || self.cursors.has_due()
+    }
+
+    /// Does the next thing that is due.
+    fn drive(&mut self) {
+        let now_ms = self.now_ms();
+        if let Some(current) = &self.stream.current
+            && current.failed.is_some()
+        {
+            if self.stream.write.is_none() && self.stream.syncing.is_none() {
+                self.abandon();
+            }
+            return;
+        }
+        if self
+            .stream
+            .trouble
+            .as_ref()
+            .is_some_and(|trouble| now_ms < trouble.retry_ms)
+        {
+            return;
+        }
+        if !self.has_waiting() {
+            self.stream.trouble = None;
+        }
+        self.prepare_segment();
+        if self.stream.write.is_none() && self.stream.current.is_some() {
+            self.drive_write();
+        }
+        if self.stream.syncing.is_none() && self.is_sync_due() {
+            self.begin_sync();
+        }
+    }
+
+    /// Has a segment to write to, and the next one ahead of need.
+    fn prepare_segment(&mut self) {
+        let now_ms = self.now_ms();
+        if self.stream.current.is_none()
+            && let Ahead::Ready(id) = self.stream.ahead
+            && !(self.stopping && !self.has_waiting())
+        {
+            self.stream.ahead = Ahead::None { not_before_ms: 0 };
+            self.stream.current = Some(Current {
+                head: SegmentHead {
+                    id,
+                    cores: self.cores,
+                    partitions: self.partition_count(),
+                    epoch: self.epoch,
+                    created_ms: self.unix_ms,
+                    salt: salt_of(self.secret, id),
+                },
+                at: 0,
+                written: 0,
+                synced: 0,
+                is_full: false,
+                failed: None,
+                newest_ms: 0,
+                bases: Vec::new(),
+                cursors_at: Vec::new(),
+                kept: Vec::new(),
+            });
+        }
+        match self.stream.ahead {
+            Ahead::None { not_before_ms } if now_ms >= not_before_ms => {
+                let bytes = self.segment_bytes();
+                let current = self.stream.current.as_ref();
+                let is_needed = match current {
+                    Some(current) => current.at > bytes / 2 && !self.stopping,
+                    None => !self.stopping || self.has_waiting(),
+                };
+                if is_needed {
+                    let segment = SegmentId {
+                        core: self.core,
+                        number: self.stream.next_number,
+                    };
+                    self.stream.next_number += 1;
+                    self.stream.ahead = Ahead::Creating(segment);
+                    self.ops.push_back(DiskOp::Create { segment, bytes });
+                }
+            }
+            Ahead::Ready(segment) if self.stopping && !self.has_waiting() => {
+                // Made and not needed.
+                self.stream.ahead = Ahead::None {
+                    not_before_ms: u64::MAX,
+                };
+                self.opened.close(segment, &mut self.ops);
+                self.ops.push_back(DiskOp::Remove { segment });
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_created(&mut self, segment: SegmentId, result: Result<(), DiskFault>) {
+        match result {
+            Ok(()) => {
+                self.opened.created(segment);
+                self.stream.ahead = Ahead::Ready(segment);
+                self.is_open = true;
+            }
+            Err(fault) => {
+                let retry_ms = self.now_ms() + RETRY_MS;
+                self.stream.ahead = Ahead::None {
+                    not_before_ms: retry_ms,
+                };
+                self.ops.push_back(DiskOp::Remove { segment });
+                self.stream.failures += 1;
+                if self.stream.current.is_none() {
+                    self.stream.trouble = Some(Trouble { fault, retry_ms });
+                }
+            }
+        }
+    }
+
+    fn drive_write(&mut self) {
+        let Some(current) = &self.stream.current else {
+            return;
+        };
+        let bytes = self.segment_bytes();
+        if !current.is_full && self.is_write_due() {
+            let next = current.at + self.order.next_waiting_bytes() as u64;
+            if current.at > 0 && next > bytes && !self.order.is_all_issued() {
+                self.set_full();
+            } else {
+                self.begin_write();
+            }
+        } else if self.stopping && !self.has_waiting() {
+            self.set_full();
+        }
+        let Some(current) = &self.stream.current else {
+            return;
+        };
+        if current.is_full && self.stream.write.is_none() && current.failed.is_none() {
+            let has_footer = self.stream.written.back().is_some_and(|group| group.is_footer);
+            if !has_footer {
+                self.begin_footer();
+            }
+        }
+    }
+
+    fn set_full(&mut self) {
+        if let Some(current) = &mut self.stream.current {
+            current.is_full = true;
+        }
+    }
+
+    fn is_write_due(&self) -> bool {
+        if !self.has_waiting() {
+            return false;
+        }
+        let stream = &self.stream;
+        let now_ms = self.now_ms();
+        let is_worth = self.order.waiting_bytes() >= WRITE_BYTES_WORTH;
+        if stream.wants_write || is_worth || self.stopping || stream.offsets_due {
+            return true;
+        }
+        // What becomes safe with the sync after the one under way can wait for that: one write then, not many now.
+        if stream.wants_sync && stream.syncing.is_none() {
+            return true;
+        }
+        let waits_since = |since: u64| now_ms >= since + GATHER_MS;
+        (stream.syncing.is_none() && stream.waits_since_ms.is_some_and(waits_since))
+            || !stream.carried.is_empty()
+            || self.cursors.write_by_ms().is_some_and(|by_ms| now_ms >= by_ms)
+    }
+
+    /// When something is to be handed to the disk at the latest, monotonic, ms: not what waits for the disk itself.
+    pub(super) fn next_write_ms(&self) -> Option<u64> {
+        let stream = &self.stream;
+        if let Some(trouble) = &stream.trouble {
+            return Some(trouble.retry_ms);
+        }
+        if stream
+            .current
+            .as_ref()
+            .is_some_and(|current| current.failed.is_some())
+        {
+            return None;
+        }
+        let cooled_ms = self.cursors.next_ms().filter(|_| stream.write.is_none());
+        let create_ms = match stream.ahead {
+            Ahead::None { not_before_ms } if stream.current.is_none() => Some(not_before_ms),
+            _ => None,
+        };
+        let gathered_ms = stream.waits_since_ms.map(|since_ms| since_ms + GATHER_MS);
+        let gathered_ms = gathered_ms
+            .filter(|_| stream.current.is_some() && stream.write.is_none() && stream.syncing.is_none());
+        let sync_ms = self
+            .settings
+            .as_ref()
+            .map_or(0, |settings| settings.sync_ms.into());
+        let synced_ms = stream.written.front().map(|group| group.since_ms + sync_ms);
+        let synced_ms = synced_ms.filter(|_| stream.syncing.is_none());
+        [cooled_ms, create_ms, gathered_ms, synced_ms]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Hands what waits to the disk.
+    fn begin_write(&mut self) {
+        let now_ms = self.now_ms();
+        let segment_bytes = self.segment_bytes();
+        let bases = self.bases();
+        let Some(current) = &mut self.stream.current else {
+            return;
+        };
+        let room = usize::try_from(segment_bytes.saturating_sub(current.at)).unwrap_or(usize::MAX);
+        let mut writer = BatchWriter::new(&current.head, current.at, current.synced, self.unix_ms);
+        if current.at == 0 {
+            writer.bases(&bases);
+            current.bases = bases;
+        }
+        let mut group = Group {
+            since_ms: now_ms,
+            is_awaited: self.stream.wants_sync || self.stream.offsets_due,
+            ..Group::default()
+        };
+        // Rows first: a removal that was appended before one was taken up is never behind it.
+        while let Some(mut batch) = self.stream.carried.pop_front() {
+            batch.at = writer.at();
+            writer.kept(batch.partition, CARRIED, &batch.rows);
+            group.kept.push(batch);
+            group.is_awaited = true;
+        }
+        let from = self.order.issued();
+        group.until = self.order.issue(WRITE_BYTES_MAX.min(room));
+        self.sorted.clear();
+        self.sorted
+            .extend((from..group.until).map(|seq| (self.order.partition(seq), seq)));
+        self.sorted.sort_unstable();
+        let mut rest = &self.sorted[..];
+        let mut runs: Vec<&Events> = Vec::new();
+        while let [(number, seq), ..] = *rest {
+            let partition = &self.partitions[usize::from(number / self.cores)];
+            let Some(first) = partition.tail.run(seq) else {
+                debug_assert!(false, "a run that waits is in its partition's tail");
+                rest = &rest[1..];
+                continue;
+            };
+            let mut bytes = 0;
+            runs.clear();
+            for &(_, seq) in rest.iter().take_while(|(other, _)| *other == number) {
+                let Some(run) = partition.tail.run(seq) else { break };
+                bytes += run.events.bytes.len() + 4 * run.events.len();
+                let belongs = run.class == first.class && run.time_ms.abs_diff(first.time_ms) <= BATCH_MS;
+                if !runs.is_empty() && (bytes > BATCH_BYTES || !belongs) {
+                    break;
+                }
+                runs.push(&run.events);
+            }
+            rest = &rest[runs.len()..];
+            current.newest_ms = current.newest_ms.max(first.time_ms);
+            let at = writer.at();
+            let head = writer.events(
+                number,
+                first.class,
+                first.first,
+                first.time_ms,
+                runs.iter().copied(),
+            );
+            group.batches.push((head, at));
+        }
+        let due = self.cursors.take_due(now_ms);
+        for of_one in due.chunk_by(|one, other| one.0 == other.0) {
+            let entries: Vec<_> = of_one.iter().map(|(.., entry)| entry.clone()).collect();
+            // A batch of many cursors stays far below what a batch may be.
+            for entries in entries.chunks(CURSORS_PER_BATCH) {
+                group.cursors_at.push(writer.at());
+                writer.cursors(of_one[0].0, entries);
+            }
+            group.cursors.extend(of_one.iter().map(|(_, issued, _)| *issued));
+        }
+        group.end = writer.at();
+        let (segment, at) = (current.head.id, current.at);
+        current.at = group.end;
+        self.stream.write = Some(group);
+        self.stream.writes += 1;
+        if self.order.is_all_issued() {
+            self.stream.wants_write = false;
+            self.stream.wants_sync = false;
+            self.stream.waits_since_ms = None;
+        }
+        self.ops.push_back(DiskOp::Write {
+            segment,
+            at,
+            slices: writer.finish(),
+        });
+    }
+
+    /// Where this core's partitions stand: the first batch of a segment.
+    fn bases(&self) -> Vec<Base> {
+        if self.stream.current.as_ref().is_none_or(|current| current.at > 0) {
+            return Vec::new();
+        }
+        self.numbered()
+            .filter(|(_, partition)| partition.ready)
+            .map(|(number, partition)| partition.base(number))
+            .collect()
+    }
+
+    /// Hands the footer of a full segment to the disk.
+    fn begin_footer(&mut self) {
+        // Its batches are listed once they are safe.
+        if !self.stream.is_quiet() {
+            return;
+        }
+        let Some(current) = &self.stream.current else {
+            return;
+        };
+        if current.at == 0 {
+            // Nothing was written to it.
+            let segment = current.head.id;
+            self.stream.current = None;
+            self.opened.unpin(segment);
+            self.opened.close(segment, &mut self.ops);
+            self.ops.push_back(DiskOp::Remove { segment });
+            return;
+        }
+        let id = current.head.id;
+        let mut rows = current.kept.clone();
+        let mut extents = Vec::new();
+        for (number, partition) in self.numbered().filter(|(_, partition)| partition.ready) {
+            let held = partition.extents.back().filter(|held| held.segment == id);
+            let Some(held) = held else { continue };
+            if let Some(retained) = &partition.retained {
+                for (offset, row) in retained.range(held.extent.first..=held.extent.last) {
+                    if let Some(place) = row.place.filter(|place| place.segment == id) {
+                        rows.push(FooterRow {
+                            partition: number,
+                            offset,
+                            time_ms: row.time_ms,
+                            at: place.at,
+                            index: place.index,
+                            is_removal: row.is_removal,
+                            topic: (&*row.topic).into(),
+                            key: row.key.clone(),
+                        });
+                    }
+                }
+            }
+            extents.push(held.extent.clone());
+        }
+        let footer = Footer {
+            is_last: self.stopping && !self.has_waiting(),
+            bases: current.bases.clone(),
+            extents,
+            rows: Some(rows),
+            cursors_at: Some(current.cursors_at.clone()),
+        };
+        let mut writer = BatchWriter::new(&current.head, current.at, current.synced, self.unix_ms);
+        writer.footer(&footer);
+        let group = Group {
+            until: self.order.issued(),
+            end: writer.at(),
+            is_awaited: true,
+            is_footer: true,
+            since_ms: self.now_ms(),
+            ..Group::default()
+        };
+        let at = current.at;
+        if let Some(current) = &mut self.stream.current {
+            current.at = group.end;
+        }
+        self.stream.write = Some(group);
+        self.stream.writes += 1;
+        self.ops.push_back(DiskOp::Write {
+            segment: id,
+            at,
+            slices: writer.finish(),
+        });
+    }
+
+    fn handle_wrote(&mut self, segment: SegmentId, result: Result<(), DiskFault>) {
+        let Some(current) = self
+            .stream
+            .current
+            .as_mut()
+            .filter(|current| current.head.id == segment)
+        else {
+            return;
+        };
+        let Some(group) = self.stream.write.take() else {
+            return;
+        };
+        if let Err(fault) = result {
+            current.failed = Some(fault);
+            // Kept with what has to be done again.
+            self.stream.written.push_back(group);
+            return;
+        }
+        current.written = group.end;
+        self.stream.trouble = None;
+        self.order.written(group.until);
+        for (head, _) in &group.batches {
+            if head.class.level == Level::Written
+                && let Some(at) = self.index(head.partition)
+            {
+                self.commit(at);
+            }
+        }
+        self.stream.written.push_back(group);
+    }
+
+    fn is_sync_due(&self) -> bool {
+        let written = &self.stream.written;
+        let Some(oldest) = written.front() else {
+            return false;
+        };
+        let settings = self.settings.as_deref();
+        let (sync_ms, unsynced_max) =
+            settings.map_or((0, 0), |settings| (settings.sync_ms, settings.unsynced_bytes_max));
+        self.stopping
+            || self.stream.offsets_due
+            || written.iter().any(|group| group.is_awaited)
+            || self.now_ms() >= oldest.since_ms + u64::from(sync_ms)
+            || self.order.unsynced_bytes() > unsynced_max / 2
+            || self
+                .stream
+                .current
+                .as_ref()
+                .is_some_and(|current| current.is_full)
+    }
+
+    fn begin_sync(&mut self) {
+        let Some(current) = &self.stream.current else {
+            return;
+        };
+        if current.failed.is_some() {
+            return;
+        }
+        self.stream.syncing = Some(self.stream.written.len());
+        self.stream.syncs += 1;
+        self.ops.push_back(DiskOp::Sync {
+            segment: current.head.id,
+        });
+    }
+
+    fn handle_synced(&mut self, segment: SegmentId, result: Result<(), DiskFault>) {
+        let Some(groups) = self.stream.syncing.take() else {
+            return;
+        };
+        let Some(current) = self
+            .stream
+            .current
+            .as_mut()
+            .filter(|current| current.head.id == segment)
+        else {
+            return;
+        };
+        if let Err(fault) = result {
+            current.failed = Some(fault);
+            return;
+        }
+        for _ in 0..groups {
+            let Some(group) = self.stream.written.pop_front() else {
+                break;
+            };
+            self.make_safe(segment, group);
+        }
+        self.stream.offsets_due = self
+            .partitions
+            .iter()
+            .any(|partition| partition.unsynced() > OFFSETS_DUE);
+        self.evict();
+    }
+
+    /// What one write carried survives power loss now.
+    fn make_safe(&mut self, segment: SegmentId, group: Group) {
+        self.order.written(group.until);
+        self.order.synced(group.until);
+        for (head, at) in &group.batches {
+            let Some(partition) = self.index(head.partition) else {
+                continue;
+            };
+            self.commit(partition);
+            self.partitions[partition].place(segment, head, *at);
+        }
+        for issued in group.cursors {
+            self.cursors.synced(issued, segment);
+        }
+        let mut kept = Vec::new();
+        for batch in group.kept {
+            self.place_carried(segment, &batch, &mut kept);
+            self.carried_is_safe();
+        }
+        let Some(current) = &mut self.stream.current else {
+            return;
+        };
+        current.synced = group.end;
+        current.cursors_at.extend(group.cursors_at);
+        current.kept.append(&mut kept);
+        if group.is_footer {
+            self.finish_segment(true);
+        }
+        self.carry_on();
+    }
+
+    /// Carried rows are safe at their new place.
+    fn place_carried(
+        &mut self,
+        segment: SegmentId,
+        batch: &super::stream::CarriedBatch,
+        listed: &mut Vec<FooterRow>,
+    ) {
+        let Some(at) = self.index(batch.partition) else {
+            return;
+        };
+        let Some(retained) = &mut self.partitions[at].retained else {
+            return;
+        };
+        for (index, kept) in batch.rows.iter().enumerate() {
+            let Some(row) = row_of(&kept.event) else { continue };
+            let index = index as u32;
+            if let Some(held) = retained.get_mut(kept.offset) {
+                held.place = Some(RowPlace {
+                    segment,
+                    at: batch.at,
+                    index,
+                });
+            } else if let Some(newer) = retained.find(row.topic, row.key)
+                && let Some(newer) = retained.get_mut(newer)
+                && newer.is_removal
+            {
+                // The removal may stand before what it removes.
+                newer.outlives_segment = true;
+            }
+            listed.push(FooterRow {
+                partition: batch.partition,
+                offset: kept.offset,
+                time_ms: kept.time_ms,
+                at: batch.at,
+                index,
+                is_removal: row.is_removal,
+                topic: row.topic.into(),
+                key: row.key.into(),
+            });
+        }
+    }
+
+    /// The current segment is written no more.
+    fn finish_segment(&mut self, is_sealed: bool) {
+        let Some(current) = self.stream.current.take() else {
+            return;
+        };
+        let segment = current.head.id;
+        let bytes = current.written;
+        self.opened.unpin(segment);
+        self.ops.push_back(DiskOp::Truncate { segment, bytes });
+        let mut partitions: Vec<u16> = self
+            .numbered()
+            .filter(|(_, partition)| {
+                partition
+                    .extents
+                    .back()
+                    .is_some_and(|held| held.segment == segment)
+            })
+            .map(|(number, _)| number)
+            .collect();
+        partitions.extend(current.kept.iter().map(|row| row.partition));
+        partitions.sort_unstable();
+        partitions.dedup();
+        self.segments.push(
+            segment,
+            Segment {
+                bytes,
+                is_sealed,
+                newest_ms: if current.newest_ms > 0 {
+                    current.newest_ms
+                } else {
+                    current.head.created_ms
+                },
+                partitions,
+                kept: current
+                    .kept
+                    .iter()
+                    .map(|row| (row.partition, row.offset))
+                    .collect(),
+            },
+        );
+    }
+
+    /// Gives the current segment up: what is not safe waits to be written again, to the next one.
+    fn abandon(&mut self) {
+        let Some(current) = &mut self.stream.current else {
+            return;
+        };
+        let fault = current.failed.take().unwrap_or(DiskFault::Full);
+        let retry_ms = self.now_us / 1000 + RETRY_MS;
+        self.stream.failures += 1;
+        self.order.write_again();
+        for group in self.stream.written.drain(..).rev() {
+            for issued in group.cursors {
+                self.cursors.lost(issued, self.now_us / 1000);
+            }
+            for batch in group.kept.into_iter().rev() {
+                self.stream.carried.push_front(batch);
+            }
+            self.stream.wants_sync |= group.is_awaited;
+        }
+        self.stream.wants_write = true;
+        self.stream.trouble = Some(Trouble { fault, retry_ms });
+        if current.written > SEGMENT_HEAD_BYTES as u64 {
+            self.finish_segment(false);
+        } else {
+            let segment = current.head.id;
+            self.stream.current = None;
+            self.opened.unpin(segment);
+            self.opened.close(segment, &mut self.ops);
+            self.ops.push_back(DiskOp::Remove { segment });
+        }
+    }
+
+    /// Lets go of what is safe and more than memory should keep.
+    fn evict(&mut self) {
+        let Some(settings) = &self.settings else { return };
+        while let Some(number) = self.order.evict(settings.tail_bytes) {
+            self.partitions[usize::from(number / self.cores)].tail.evict();
+        }
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        let settings = self.settings.as_deref();
+        settings.map_or(0, |settings| settings.segment_bytes)
+    }
+}
+
+/// How carried events are treated; whether one has expired is looked at again.
+const CARRIED: Class = Class {
+    level: Level::Synced,
+    once: false,
+    retain: true,
+    expires: true,
+};
+
+/// How many cursors a batch holds at most.
+const CURSORS_PER_BATCH: usize = 1024;
