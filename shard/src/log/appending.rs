@@ -93,7 +93,7 @@ impl Log {
         }
         let at = self
             .index(partition)
-            .filter(|&at| self.partitions[at].ready && self.is_open);
+            .filter(|&at| self.partitions[at].ready);
         let at = at.ok_or(LogRefusal::Recovering)?;
         let cost = order::cost(events.bytes.len(), events.len());
         if cost > BODY_BYTES_MAX {

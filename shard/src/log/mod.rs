@@ -80,8 +80,6 @@ pub struct Log {
     partition_count: u16,
     /// This core's, by `partition / cores`.
     partitions: Vec<Partition>,
-    /// There is a segment of this start: offsets can be given, since a recovery will see that there was one.
-    is_open: bool,
     order: Order,
     committed: VecDeque<Committed>,
     settled: VecDeque<Settled>,
@@ -163,7 +161,6 @@ impl Log {
             secret: 0,
             partition_count,
             partitions: std::iter::repeat_with(Partition::default).take(ours).collect(),
-            is_open: false,
             order: Order::default(),
             committed: VecDeque::new(),
             settled: VecDeque::new(),
@@ -200,7 +197,7 @@ impl Log {
         self.partition_count
     }
 
-    /// Whether a partition of this core can be read. It can be appended to a moment later, when there is a segment for it.
+    /// Whether a partition of this core can be read and appended to.
     #[must_use]
     pub fn is_ready(&self, partition: u16) -> bool {
         self.partition(partition).is_some_and(|partition| partition.ready)
@@ -336,11 +333,6 @@ impl Log {
 
     fn now_ms(&self) -> u64 {
         self.now_us / 1000
-    }
-
-    /// Whether events can be taken, as far as recovery and segments go.
-    fn is_open(&self) -> bool {
-        self.is_open
     }
 
     fn current_bytes(&self) -> u64 {

@@ -58,7 +58,7 @@ impl Log {
         let Some(settings) = self.settings.clone() else {
             return;
         };
-        if now_ms < self.retention.look_ms || self.stopping || !self.is_open() {
+        if now_ms < self.retention.look_ms || self.stopping || self.stream.next_number == 0 {
             return;
         }
         self.retention.look_ms = now_ms + LOOK_MS;

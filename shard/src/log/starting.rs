@@ -10,8 +10,7 @@ use super::retained::{Retained, Row, RowPlace};
 use super::segments::Segment;
 
 impl Log {
-    /// Takes this core's share of what recovery found. The partitions that it names can be read from now on, and appended to as
-    /// soon as there is a segment for it.
+    /// Takes this core's share of what recovery found. The partitions that it names are ready from now on.
     pub fn handle_recovered(&mut self, share: Recovered) {
         debug_assert_eq!(
             (share.core, share.cores),
@@ -44,7 +43,6 @@ impl Log {
     /// Has all partitions ready and empty, in this epoch, without a disk: for tests and measurements.
     pub fn handle_empty(&mut self, epoch: u64) {
         self.epoch = epoch;
-        self.is_open = true;
         self.stream.next_number = 1;
         for partition in &mut self.partitions {
             partition.ready = true;

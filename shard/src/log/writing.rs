@@ -163,7 +163,6 @@ impl Log {
             Ok(()) => {
                 self.opened.created(segment);
                 self.stream.ahead = Ahead::Ready(segment);
-                self.is_open = true;
             }
             Err(fault) => {
                 let retry_ms = self.now_ms() + RETRY_MS;
