@@ -91,9 +91,7 @@ impl Log {
                 DiskFault::Failed(why) => LogRefusal::DiskFailed(why.clone()),
             });
         }
-        let at = self
-            .index(partition)
-            .filter(|&at| self.partitions[at].ready);
+        let at = self.index(partition).filter(|&at| self.partitions[at].ready);
         let at = at.ok_or(LogRefusal::Recovering)?;
         let cost = order::cost(events.bytes.len(), events.len());
         if cost > BODY_BYTES_MAX {

@@ -81,11 +81,15 @@ impl Shard {
             return log.read(reader, fetch.partition, fetch.after, bytes_max);
         }
         let mut rows: Vec<u64> = log
-            .retained(fetch.partition, &fetch.pattern)
+            .retained(
+                fetch.partition,
+                &fetch.pattern,
+                fetch.after,
+                fetch.until,
+                ROWS_MAX + 1,
+            )
             .into_iter()
             .map(|row| row.offset)
-            .filter(|&offset| offset > fetch.after && offset <= fetch.until)
-            .take(ROWS_MAX + 1)
             .collect();
         let more = rows.len() > ROWS_MAX;
         rows.truncate(ROWS_MAX);
