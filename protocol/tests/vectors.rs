@@ -6,6 +6,7 @@ use fluxar_protocol::exchange::{Verb, verb};
 use fluxar_protocol::frame::Deframer;
 use fluxar_protocol::hello::{Caps, Hello, Welcome};
 use fluxar_protocol::limits::FRAME_BYTES_DEFAULT;
+use fluxar_protocol::session::{Kept, is_counted, is_counted_refused};
 use fluxar_protocol::stream::{Breach, Heard, Part, State, Stream};
 use fluxar_protocol::{Batch, Envelope, Fault, Form, Id, envelope};
 use serde_json::{Map, Value, json};
@@ -48,6 +49,8 @@ fn every_vector() {
             "stream-life" => (expected_life(vector), live(vector)),
             "hello-payload" => (expected_payload(vector, "hello"), read_hello(&vector.input)),
             "welcome-payload" => (expected_payload(vector, "welcome"), read_welcome(&vector.input)),
+            "counted" => (vector.fields["counted"].clone(), count(&vector.input)),
+            "session-life" => (expected_again(vector), send_again(vector)),
             kind => panic!("{}: unknown kind {kind}", vector.title),
         };
         if expected != found {
@@ -211,6 +214,46 @@ fn heard(stream: &mut Stream, bytes: &[u8]) -> &'static str {
         Err(Breach::BeyondCredit { .. }) => "beyond",
         Err(Breach::BehindEnd) => "behind",
     }
+}
+
+/// Whether each envelope of a body counts.
+fn count(body: &[u8]) -> Value {
+    Batch::within(body, FRAME_BYTES_DEFAULT)
+        .map(|decoded| match decoded {
+            Ok(decoded) => is_counted(&decoded.envelope),
+            Err(reject) => is_counted_refused(&reject),
+        })
+        .collect()
+}
+
+fn expected_again(vector: &Vector) -> Value {
+    let steps = vector.fields["steps"].as_array().unwrap();
+    steps
+        .iter()
+        .filter_map(|step| step.get("again").cloned())
+        .collect()
+}
+
+/// What is sent again at each resume of a session's life.
+fn send_again(vector: &Vector) -> Value {
+    let mut kept = Kept::new(usize::MAX);
+    let mut told = Vec::new();
+    for step in vector.fields["steps"].as_array().unwrap() {
+        if let Some(body) = step.get("send") {
+            for decoded in Batch::new(&bytes(body)) {
+                let decoded = decoded.unwrap();
+                if is_counted(&decoded.envelope) {
+                    kept.keep(decoded.bytes.to_vec(), 1);
+                }
+            }
+        } else if let Some(recv) = step.get("covered") {
+            kept.covered(recv.as_u64().unwrap()).unwrap();
+        } else {
+            let again = kept.resume(step["resume"].as_u64().unwrap()).ok();
+            told.push(again.map(|again| again.map(|(bytes, from)| hex(&bytes[from..])).collect::<String>()));
+        }
+    }
+    json!(told)
 }
 
 fn told_fault(fault: &Fault, answered: bool, closes: bool) -> Value {

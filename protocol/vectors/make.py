@@ -812,6 +812,86 @@ for name, payload in (
 ):
     not_a("welcome", name, payload)
 
+# --- sessions: what is counted, and what is sent again -----------------------------------------------------------------
+
+F = "sessions"
+
+
+def counts(env):
+    """P-7.7, for envelopes that are right."""
+    if env.kind in (1, 7) or (env.kind in (5, 6) and env.ref is None):
+        return False
+    return not (env.kind == 4 and env.ref is not None and env.meta and text("run") in env.meta)
+
+
+def counted(name, *parts):
+    """A body, part by part: envelopes, or (bytes of one that is refused, whether it counts)."""
+    parts = [(p.encode(), counts(p)) if isinstance(p, Env) else p for p in parts]
+    add(F, {"name": name, "clause": "P-7.7", "kind": "counted", "hex": b"".join(raw for raw, _ in parts).hex(),
+            "counted": [c for _, c in parts]})
+
+
+def session(name, *steps):
+    """What one side sends, hears of its peer's `recv`, and sends again when the peer comes back with one."""
+    sent, told, everything = [], [], b""
+    for verb, *what in steps:
+        if verb == "send":
+            body = b"".join(e.encode() for e in what)
+            sent += [e.encode() for e in what if counts(e)]
+            everything += body
+            told.append({"send": body.hex()})
+        elif verb == "covered":
+            told.append({"covered": what[0]})
+        else:
+            assert what[0] <= len(sent)
+            told.append({"resume": what[0], "again": None if what[1:] else b"".join(sent[what[0]:]).hex()})
+    add(F, {"name": name, "clause": "P-7.7", "kind": "session-life", "hex": everything.hex(), "steps": told})
+
+
+CALL = Env(2, 1, target="a.b", payload=uint(1))
+ANSWER = Env(2, 2, ref=1, payload=text("yes"))
+OPEN = Env(3, 3, target="a.b")
+CHUNK = Env(3, 4, ref=3, payload=bstr(bytes(9)))
+SUBSCRIBE = Env(4, 5, target="a.*")
+SERVE = Env(4, 6, target="a.*", meta=cmap(("serve", TRUE)))
+ACCEPTED = Env(4, 7, ref=5, payload=cmap(("epoch", uint(1)), ("at", arr())))
+EVENT = Env(5, 8, target="a.b", payload=uint(7))
+PUBLISH = Env(5, 9, target="a.b", meta=cmap(("qos", uint(1))))
+STORED = Env(5, 10, ref=9, meta=cmap(("at", arr(uint(3), uint(41)))))
+RUN = Env(4, 11, ref=5, meta=cmap(("run", uint(2))))
+LOGGED = Env(4, 12, ref=5, meta=cmap(("run", arr(uint(3), uint(41), uint(1)))))
+ACK = Env(5, 13, ref=5, meta=cmap(("ack", arr(uint(3), uint(42)))))
+MOVED = Env(4, 14, ref=5, meta=cmap(("at", arr(uint(3), uint(50)))))
+DROPPED = Env(4, 15, ref=5, meta=cmap(("dropped", uint(2))))
+OVER = Env(4, 16, ref=5, meta=cmap(("end", TRUE)))
+CANCEL = Env(6, 17, ref=1)
+GOODBYE = Env(6, 18)
+PING = Env(7, 19, meta=cmap(("recv", uint(3))))
+PONG = Env(7, 20, ref=19, meta=cmap(("recv", uint(4))))
+
+counted("calls, answers and cancels count", CALL, ANSWER, CANCEL)
+counted("streams count, part by part", OPEN, CHUNK)
+counted("subscriptions, offers and what is said of them count", SUBSCRIBE, SERVE, ACCEPTED, MOVED, DROPPED, OVER)
+counted("publishes and events do not count, acknowledgements of both kinds do", EVENT, PUBLISH, STORED, ACK)
+counted("runs do not count, neither their headers nor their events", RUN, EVENT, EVENT, LOGGED, EVENT, EVENT, CALL)
+counted("pings and a goodbye do not count", PING, PONG, GOODBYE)
+counted("a ping and an event in named form do not count, a call does",
+        Env(7, 1, named=True), Env(5, 2, target="a", named=True), Env(2, 3, target="a", named=True))
+counted("what is refused counts by its type and ref",
+        (arr(uint(2), bstr(mid(1)), NULL, text("a"), NULL, b"\x61\xff", NULL), True),
+        (arr(uint(5), bstr(mid(2)), NULL, text("a"), NULL, b"\x61\xff", NULL), False),
+        (arr(uint(5), bstr(mid(3)), bstr(mid(9)), NULL, NULL, b"\x61\xff", NULL), True),
+        (arr(uint(7), bstr(mid(4)), NULL, NULL, NULL, b"\x61\xff", NULL), False),
+        (arr(uint(9), bstr(mid(5)), NULL, NULL, NULL, NULL, NULL), True),
+        Env(2, 6, target="a..b"))
+counted("a late answer counts, though nobody waits for it", Env(2, 1, ref=999), Env(6, 2, ref=998))
+session("everything again to a peer that has nothing", ("send", CALL, ANSWER), ("send", CHUNK), ("resume", 0))
+session("what is not counted is not sent again", ("send", EVENT, CALL, RUN, EVENT, EVENT, ANSWER, PING), ("resume", 0))
+session("only what is behind recv", ("send", CALL, ANSWER, CHUNK), ("send", STORED), ("resume", 2))
+session("again and again, for answers get lost", ("send", CALL, ANSWER), ("resume", 1), ("resume", 1), ("send", CHUNK), ("resume", 1))
+session("what was covered is gone", ("send", CALL), ("send", ANSWER), ("covered", 1), ("resume", 0, "refused"), ("resume", 1))
+session("nothing is left to send again", ("send", CALL, ANSWER), ("covered", 2), ("send", PONG), ("resume", 2))
+
 # --- write -----------------------------------------------------------------------------------------------------------
 
 

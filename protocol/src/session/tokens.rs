@@ -24,24 +24,27 @@ impl Tokens {
         }
     }
 
-    /// A hello resumes with this token. If it is one of those that are valid, `next` takes its place and is to be told
-    /// in the answer; the one that was presented stays valid until [`Tokens::confirm`], because the answer may be
-    /// lost. False: it is none, and nothing has changed. How long it takes says nothing about how much of it was
-    /// right, nor which one it was.
+    /// A hello resumes with this token. If it is one of those that are valid, returns the one to tell in the answer: the
+    /// token that the peer is to come with next, `next` or, where the answer that told one may have been lost, that
+    /// one again. `None`: it is not valid, and nothing has changed. How long it takes says nothing about how much of
+    /// it was right, nor which one it was.
+    ///
+    /// That a token is told again, and not replaced once more, matters when a peer's connections overtake each other: a
+    /// hello that was delayed does not make the answer worthless that the peer has got meanwhile.
     #[must_use]
-    pub fn rotate(&mut self, presented: &[u8], next: [u8; TOKEN_BYTES]) -> bool {
-        let Ok(presented) = <[u8; TOKEN_BYTES]>::try_from(presented) else {
-            return false;
-        };
+    pub fn take_over(&mut self, presented: &[u8], next: [u8; TOKEN_BYTES]) -> Option<[u8; TOKEN_BYTES]> {
+        let presented = <[u8; TOKEN_BYTES]>::try_from(presented).ok()?;
         let is_current = is_same(&presented, &self.current);
         // Compared whether there is one or not.
         let is_previous = is_same(&presented, &self.previous.unwrap_or(self.current));
         if !(is_current | is_previous) {
-            return false;
+            return None;
         }
-        self.previous = Some(presented);
-        self.current = next;
-        true
+        if is_current {
+            self.previous = Some(self.current);
+            self.current = next;
+        }
+        Some(self.current)
     }
 
     /// The first envelope arrived on the connection that resumed: its sender has the current token.
@@ -79,40 +82,39 @@ mod tests {
     const FOURTH: [u8; TOKEN_BYTES] = [4; TOKEN_BYTES];
 
     #[test]
-    fn a_token_is_good_once_the_peer_has_the_next() {
+    fn a_token_is_good_until_the_peer_has_the_next() {
         let mut tokens = Tokens::new(FIRST);
-        assert!(tokens.rotate(&FIRST, SECOND));
+        assert_eq!(tokens.take_over(&FIRST, SECOND), Some(SECOND));
         tokens.confirm();
-        assert!(!tokens.rotate(&FIRST, THIRD));
-        assert!(tokens.rotate(&SECOND, THIRD));
+        assert_eq!(tokens.take_over(&FIRST, THIRD), None);
+        assert_eq!(tokens.take_over(&SECOND, THIRD), Some(THIRD));
     }
 
     #[test]
     fn a_lost_answer_leaves_the_token_good() {
         let mut tokens = Tokens::new(FIRST);
-        assert!(tokens.rotate(&FIRST, SECOND));
+        assert_eq!(tokens.take_over(&FIRST, SECOND), Some(SECOND));
         // The answer never came; nor did the next.
-        assert!(tokens.rotate(&FIRST, THIRD));
-        assert!(!tokens.rotate(&SECOND, FOURTH), "nobody was told it");
-        assert!(tokens.rotate(&FIRST, FOURTH));
+        assert_eq!(tokens.take_over(&FIRST, THIRD), Some(SECOND));
+        assert_eq!(tokens.take_over(&FIRST, THIRD), Some(SECOND));
         // This one came, but the connection was lost before anything was sent on it.
-        assert!(tokens.rotate(&FOURTH, SECOND));
-        assert!(!tokens.rotate(&FIRST, THIRD));
-        assert!(tokens.rotate(&FOURTH, THIRD));
+        assert_eq!(tokens.take_over(&SECOND, THIRD), Some(THIRD));
+        assert_eq!(tokens.take_over(&FIRST, FOURTH), None);
+        assert_eq!(tokens.take_over(&SECOND, FOURTH), Some(THIRD));
     }
 
     #[test]
     fn anything_else_is_refused_and_changes_nothing() {
         let mut tokens = Tokens::new(FIRST);
-        assert!(!tokens.rotate(&[], SECOND));
-        assert!(!tokens.rotate(&[1; TOKEN_BYTES - 1], SECOND));
-        assert!(!tokens.rotate(&[1; TOKEN_BYTES + 1], SECOND));
+        assert_eq!(tokens.take_over(&[], SECOND), None);
+        assert_eq!(tokens.take_over(&[1; TOKEN_BYTES - 1], SECOND), None);
+        assert_eq!(tokens.take_over(&[1; TOKEN_BYTES + 1], SECOND), None);
         for bit in 0..8 * TOKEN_BYTES {
             let mut wrong = FIRST;
             wrong[bit / 8] ^= 1 << (bit % 8);
-            assert!(!tokens.rotate(&wrong, SECOND), "bit {bit}");
+            assert_eq!(tokens.take_over(&wrong, SECOND), None, "bit {bit}");
         }
-        assert!(tokens.rotate(&FIRST, SECOND));
+        assert_eq!(tokens.take_over(&FIRST, SECOND), Some(SECOND));
     }
 
     #[test]
