@@ -81,6 +81,7 @@ struct Offer {
     timed_waits: bool,
     no_iowait: bool,
     ring_messages: bool,
+    truncates: bool,
     /// The answer to registering receive buffers.
     buffers: Result<(), i32>,
     /// What a multishot receive came to: bytes, or an error. Not tried if there are no buffers.
@@ -132,6 +133,7 @@ fn ask_for_ring(config: &UringConfig) -> io::Result<Offer> {
         timed_waits: params.is_feature_ext_arg(),
         no_iowait: params.is_feature_no_iowait(),
         ring_messages: known && operations.is_supported(opcode::MsgRingData::CODE),
+        truncates: known && operations.is_supported(opcode::Ftruncate::CODE),
         buffers: Ok(()),
         receive: Ok(()),
     };
@@ -342,6 +344,13 @@ fn omissions(offer: Offer) -> Vec<Missing> {
             },
         ),
         (
+            !offer.truncates,
+            Missing {
+                feature: "cutting files through the ring (6.9)",
+                consequence: "a core waits some µs when it cuts a segment of a log to its length",
+            },
+        ),
+        (
             !offer.no_iowait,
             Missing {
                 feature: "waits that do not count as I/O wait (6.15)",
@@ -366,6 +375,7 @@ mod tests {
         timed_waits: true,
         no_iowait: true,
         ring_messages: true,
+        truncates: true,
         buffers: Ok(()),
         receive: Ok(()),
     };
@@ -527,12 +537,13 @@ mod tests {
             setup: Setup::Cooperative,
             no_iowait: false,
             ring_messages: false,
+            truncates: false,
             ..FULL
         };
         let report = report(Ok(less), None);
         assert_eq!(report.fatal, []);
         let lines: Vec<String> = report.missing.iter().map(ToString::to_string).collect();
-        assert_eq!(lines.len(), 3);
+        assert_eq!(lines.len(), 4);
         has(
             &lines[1],
             &["this kernel lacks messages between rings", "eventfd"],

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fluxar_engine::disk::{DiskDone, DiskOp, OPERATIONS_MAX, is_full};
 use fluxar_engine::driver::{Completion, Driver};
+use fluxar_engine::mail;
+use fluxar_engine::reactor::{Board, Event, Reactor, ReactorConfig};
 use fluxar_engine::uring::{UringConfig, UringDriver, UringHub};
 
 /// Far longer than anything here takes; reaching it is the failure.
@@ -389,6 +391,41 @@ fn a_parked_core_is_woken_by_what_is_done() {
             return outcome(done).expect("created");
         }
     }
+}
+
+#[test]
+fn a_reactor_hands_what_is_done_to_its_user() {
+    let directory = tempfile::tempdir().expect("directory");
+    let (_, mut endpoints) = mail::mesh(1, 1);
+    let endpoint = endpoints.pop().expect("one core");
+    let mut reactor: Reactor<UringDriver, ()> = Reactor::new(
+        driver(),
+        endpoint,
+        Board::new(1),
+        Vec::new(),
+        ReactorConfig::default(),
+    );
+    let mut ask = |op| {
+        reactor.disk(op);
+        loop {
+            match reactor.poll() {
+                Some(Event::Disk(done)) => return outcome(done),
+                Some(event) => panic!("{event:?}"),
+                None => reactor.turn(None).expect("turn"),
+            }
+        }
+    };
+    let path = directory.path().join("a");
+    ask(DiskOp::Create {
+        file: 1,
+        path: path.clone(),
+        bytes: 0,
+    })
+    .expect("created");
+    ask(write(1, 0, vec![pattern(0, 5000)])).expect("wrote");
+    // Refused without asking the kernel: a parked reactor hears of it all the same.
+    ask(DiskOp::Sync { file: 2 }).expect_err("not open");
+    assert_eq!(fs::read(&path).expect("read"), pattern(0, 5000));
 }
 
 /// Where the small file systems are mounted.

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use fluxar_engine::disk::{DiskDone, DiskOp, is_full};
 use fluxar_engine::driver::{Completion, Driver};
+use fluxar_engine::mail;
+use fluxar_engine::reactor::{Board, Event, Reactor, ReactorConfig};
 use fluxar_engine::sim::{DiskFaults, Faults, Random, SimDisk, SimDriver, Step, World};
 
 /// One core on a world of one.
@@ -557,4 +559,46 @@ fn a_seed_repeats_itself() {
         assert_eq!(play(seed), play(seed));
     }
     assert_ne!(play(1), play(2));
+}
+
+#[test]
+fn a_reactor_hands_what_is_done_to_its_user() {
+    let mut world = World::new(1, 1, Faults::none());
+    let (_, mut endpoints) = mail::mesh(1, 1);
+    let endpoint = endpoints.pop().expect("one core");
+    let mut reactor: Reactor<SimDriver, ()> = Reactor::new(
+        world.driver(0),
+        endpoint,
+        Board::new(1),
+        Vec::new(),
+        ReactorConfig::default(),
+    );
+    reactor.disk(DiskOp::Create {
+        file: 1,
+        path: path("a"),
+        bytes: 10,
+    });
+    let mut done = Vec::new();
+    while world.step() != Step::Quiet {
+        reactor.turn(None).expect("turn");
+        while let Some(event) = reactor.poll() {
+            let Event::Disk(what) = event else {
+                panic!("{event:?}")
+            };
+            let opened = matches!(what, DiskDone::Opened { result: Ok(()), .. });
+            done.push(what);
+            if opened {
+                reactor.disk(write(1, 0, vec![1; 20]));
+            }
+        }
+        reactor.flush();
+    }
+    assert!(
+        matches!(
+            done[..],
+            [DiskDone::Opened { .. }, DiskDone::Wrote { file: 1, at: 0, .. }]
+        ),
+        "{done:?}"
+    );
+    assert_eq!(world.disk().length(&path("a")).expect("there"), 20);
 }

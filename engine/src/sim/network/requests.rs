@@ -112,6 +112,7 @@ impl Network {
         let now_ns = self.now_ns;
         let told_at_ns = self.disk_now().begin(core, op, now_ns);
         self.moments.push(Reverse((told_at_ns, Moment::Operation)));
+        self.note(7, told_at_ns);
         self.asked(core);
     }
 
