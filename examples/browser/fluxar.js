@@ -426,6 +426,97 @@
     }
   }
 
+  // --- stored events --------------------------------------------------------------------------------------------
+
+  /** How far a subscription to stored events has come [P-5.9]. Offsets are BigInt here. */
+  class Logged {
+    isExact; generation = 0; isEnded = false;
+    #isTable; #keepsPlace; #epoch = null; #partitions = new Map(); #last = Promise.resolve();
+
+    constructor({ isExact, isTable, keepsPlace }) {
+      this.isExact = isExact;
+      this.#isTable = isTable;
+      this.#keepsPlace = keepsPlace;
+    }
+
+    /** Does it when all before it is done. */
+    then(work) {
+      this.#last = this.#last.then(work);
+    }
+
+    end() {
+      this.isEnded = true;
+    }
+
+    /** What to ask for on a new connection. */
+    ask(meta) {
+      this.generation += 1;
+      for (const each of this.#partitions.values()) each.dealt.clear();
+      if (this.#epoch === null) return meta;
+      if (!this.#keepsPlace) return { ...meta, from: undefined }; // the gateway knows
+      // Of a table, what has not come whole is read again.
+      const whole = [...this.#partitions].filter(([, { received, tableUntil }]) => received >= tableUntil);
+      return { ...meta, from: { epoch: this.#epoch, at: whole.map(([partition, { received }]) => [partition, received]) } };
+    }
+
+    /** False if these are not the logs that it began in: two epochs of the same differ in their low 20 bits [P-5.11]. */
+    accepted({ epoch, at }) {
+      const isFirst = this.#epoch === null;
+      if (!isFirst && BigInt(this.#epoch) >> 20n !== BigInt(epoch) >> 20n) return false;
+      this.#epoch = epoch;
+      for (const [partition, offset] of at) {
+        if (!isFirst && this.#partitions.has(partition)) continue;
+        const begin = this.#isTable ? 0n : BigInt(offset);
+        Object.assign(this.#of(partition), { received: begin, tableUntil: this.#isTable ? BigInt(offset) : 0n });
+      }
+      return true;
+    }
+
+    /** False if the event was received before. */
+    receive(partition, offset) {
+      const known = this.#of(partition);
+      if (this.isExact) return !known.dealt.has(offset) && Boolean(known.dealt.add(offset));
+      if (offset <= known.received) return false;
+      known.received = offset;
+      return true;
+    }
+
+    moved(partition, offset) {
+      const known = this.#of(partition);
+      if (offset > known.received) known.received = offset;
+    }
+
+    release(partition, offset) {
+      this.#of(partition).dealt.delete(offset);
+    }
+
+    /** It was handled. Events are handled in order, so all before it were; in a group exactly this one counts. */
+    done(partition, offset) {
+      const known = this.#of(partition);
+      known.dealt.delete(offset);
+      if (!this.isExact) known.done.length = 0;
+      known.done.push(offset);
+    }
+
+    /** The acknowledgements that are due: `[partition, offset]`, in a group `[partition, first, delta, …]`. */
+    *acks() {
+      for (const [partition, { done }] of this.#partitions) {
+        done.sort((a, b) => (a < b ? -1 : 1));
+        while (done.length) {
+          const some = done.splice(0, 200); // they fit into meta [P-3.5]
+          yield [partition, some[0], ...some.slice(1).map((offset, at) => offset - some[at])];
+        }
+      }
+    }
+
+    #of(partition) {
+      if (!this.#partitions.has(partition)) {
+        this.#partitions.set(partition, { received: 0n, tableUntil: 0n, dealt: new Set(), done: [] });
+      }
+      return this.#partitions.get(partition);
+    }
+  }
+
   // --- the client -----------------------------------------------------------------------------------------------
 
   const DEFAULTS = {
@@ -433,6 +524,7 @@
     heartbeatMs: 15000, handshakeMs: 5000, callTimeoutMs: 10000, retryLeastMs: 250, retryMostMs: 10000,
     creditBytes: 64 * 1024, // of a stream's items that wait to be taken
   };
+  const ACK_MS = 10; // an acknowledgement waits so long for others to go with it
   const HELLO_LIMIT_BYTES = 16 * 1024; // until the gateway has said how much it takes [P-1.3]
   const FINAL = ["unauthenticated", "permission_denied", "unimplemented", "invalid_argument"];
 
@@ -451,6 +543,7 @@
     #streams = new Map(); // id → { stream, open: the bytes that are still to be sent, or null }
     #creditBytes = 0; // what the gateway takes of a stream before it grants more
     #pings = new Map();
+    #storing = new Map(); // id → an event of ours that is not known to be stored, in the order of publication
 
     constructor(url, options = {}) {
       this.#url = url;
@@ -503,6 +596,38 @@
     }
 
     /**
+     * Subscribes to stored events, at least once. `handler(payload, { target, meta, position, dup })` is called for one
+     * after the other, each when the one before it has resolved, and what it resolved for is acknowledged; one that fails is
+     * tried again (in a group: left to another member). `position` is [partition, offset].
+     *
+     * `durable` names a cursor that the gateway keeps; `from` is where to begin ("new", "all", { time_ms }, { epoch, at });
+     * `retain` brings the last event for each key first; `inFlight` bounds what a member of a group has at a time. Goes on
+     * where it was after a reconnect; what the gateway does not hold any more ends it, by `onerror`.
+     */
+    consume(pattern, handler, { group, durable, from, retain, inFlight, onerror = console.error } = {}) {
+      const meta = { qos: 1, group, durable, from, retain: retain || undefined, in_flight: inFlight };
+      const logged = new Logged({ isExact: Boolean(group), isTable: Boolean(retain), keepsPlace: !durable && !group });
+      return this.#want({ pattern, handler, meta, logged, onerror, droppedBefore: 0, dropped: 0 });
+    }
+
+    /**
+     * Publishes an event that the gateway stores; resolves with its position, [partition, offset]. It is sent again, with
+     * the same id, after a reconnect and when the gateway cannot take it for a moment, for `timeoutMs`. `once`: stored
+     * exactly once however often it was sent. `meta` goes along: { key, retain, ttl_ms }.
+     */
+    store(target, payload, { once = false, timeoutMs = 30000, meta } = {}) {
+      return new Promise((resolve, reject) => {
+        if (this.#isClosed) throw new FluxarError("failed_precondition", "this client is closed");
+        const id = newId();
+        const bytes = encode([EVENT, id, null, target, { ...meta, qos: once ? 2 : 1 }, payload, null], -1);
+        const late = () => this.#settle(hex(id), new FluxarError("deadline_exceeded",
+          `${target} was not acknowledged within ${timeoutMs} ms, and may be stored all the same`));
+        this.#storing.set(hex(id), { bytes, resolve, reject, timer: setTimeout(late, timeoutMs), again: null });
+        if (this.#isOpen) this.#sendStored(hex(id));
+      });
+    }
+
+    /**
      * Serves methods: what `handler(payload, { target, meta, signal, items })` returns, or resolves to, is the answer. An
      * async generator serves streams: each `yield` is an item, `items` are those of the caller, and `signal` is aborted
      * when nobody wants more. `meta`: { weight, in_flight, zone, group }, the last being the fleet.
@@ -527,6 +652,7 @@
 
     /** Says goodbye [P-7.8]; the client cannot be used again. */
     close() {
+      for (const each of this.#subscriptions) if (each.logged) this.#acknowledge(each);
       this.#send(CANCEL, newId());
       this.#end(null);
     }
@@ -562,7 +688,8 @@
       for (const message of messages) {
         if (run?.left > 0 && message.type === EVENT && message.ref === null) {
           run.left -= 1;
-          this.#deliver(run.subscription, message);
+          if (run.places) this.#take(run.subscription, message, run.places.shift(), run.dup);
+          else this.#deliver(run.subscription, message);
         } else run = this.#dispatch(message);
       }
     }
@@ -582,7 +709,8 @@
       else if (type === SUBSCRIBE) this.#refuse(type, id, "unimplemented", "not at this level");
       else if (type === STREAM && ref) this.#streams.get(key)?.stream.receive(message);
       else if (type === STREAM) this.#serveStream(id, target, meta, payload);
-      else if (type === EVENT && !ref) {
+      else if (type === EVENT && ref) this.#stored(key, meta, error);
+      else if (type === EVENT) {
         for (const each of this.#byId.values()) {
           if (each.isPlain && matches(each.pattern, target)) this.#deliver(each, { target, meta, payload });
         }
@@ -611,6 +739,7 @@
         else if (silentMs > heartbeatMs) this.#send(PING, newId());
       }, this.#options.heartbeatMs / 4);
       for (const each of this.#subscriptions) this.#ask(each);
+      for (const key of [...this.#storing.keys()]) this.#sendStored(key);
       for (const call of this.#calls.values()) this.#sendCall(call);
       for (const entry of this.#streams.values()) this.#sendOpen(entry);
       this.#state("open", welcome);
@@ -666,6 +795,7 @@
       const why = error ?? new FluxarError("cancelled", "the client was closed");
       [...this.#calls.values()].forEach((call) => this.#finish(call, why));
       [...this.#streams.values()].forEach(({ stream }) => stream.lost(why));
+      [...this.#storing.keys()].forEach((key) => this.#settle(key, why));
       this.#state("closed", error);
     }
 
@@ -749,10 +879,12 @@
       return {
         cancel: () => {
           this.#subscriptions.delete(subscription);
+          if (subscription.logged) this.#acknowledge(subscription);
           if (subscription.id) this.#send(CANCEL, newId(), subscription.id);
           if (subscription.isServing) return; // calls that were under way are answered until the confirmation comes
           subscription.isPlain = false; // nothing is delivered any more, though the confirmation is still to come
           subscription.handler = () => {};
+          subscription.logged?.end();
         },
       };
     }
@@ -760,17 +892,35 @@
     #ask(subscription) {
       subscription.id = newId();
       this.#byId.set(hex(subscription.id), subscription);
-      this.#send(SUBSCRIBE, subscription.id, null, subscription.pattern, subscription.meta);
+      const { meta, logged } = subscription;
+      this.#send(SUBSCRIBE, subscription.id, null, subscription.pattern, logged ? logged.ask(meta) : meta);
     }
 
     /** A message about a subscription of ours: its verdict, a run, drops or its end. Returns the run that begins. */
     #note(subscription, key, meta, payload, error) {
       if (!subscription) return null;
-      if (error || meta.end) {
+      const { logged } = subscription;
+      if (error && logged && [8, 14].includes(error.code) && error.retry_after_ms !== undefined) {
+        // For the moment only: what is asked for is being recovered, for example.
+        setTimeout(() => subscription.id && key === hex(subscription.id) && this.#ask(subscription), error.retry_after_ms);
+        this.#byId.delete(key);
+      } else if (error || meta.end) {
         this.#byId.delete(key);
         this.#subscriptions.delete(subscription);
         if (error) subscription.onerror(FluxarError.from(error));
       } else if (Number.isInteger(meta.run)) return { subscription, left: meta.run };
+      else if (meta.run && logged) {
+        const [partition, ...deltas] = meta.run.map(BigInt);
+        let offset = 0n;
+        const places = deltas.map((delta) => [Number(partition), (offset += delta)]);
+        return { subscription, left: places.length, places, dup: meta.dup ?? 0 };
+      } else if (meta.at && logged) logged.moved(Number(meta.at[0]), BigInt(meta.at[1]));
+      else if (logged && payload?.at && !logged.accepted(payload)) {
+        this.#byId.delete(key);
+        this.#subscriptions.delete(subscription);
+        this.#send(CANCEL, newId(), subscription.id);
+        subscription.onerror(new FluxarError("out_of_range", "the gateway's logs are not those in which this began"));
+      }
       else if (meta.dropped !== undefined) {
         subscription.dropped = meta.dropped;
         subscription.ondropped?.(subscription.droppedBefore + meta.dropped);
@@ -784,6 +934,69 @@
       } catch (error) {
         console.error(`a handler of ${subscription.pattern} failed`, error); // costs this event, not the connection
       }
+    }
+
+    /** A logged event: handled when those before it are, then acknowledged. */
+    #take(subscription, { target, meta, payload }, [partition, offset], dup) {
+      const { logged } = subscription;
+      if (!logged.receive(partition, offset)) return;
+      const position = [partition, offset <= Number.MAX_SAFE_INTEGER ? Number(offset) : offset];
+      const generation = logged.generation;
+      const handle = () => subscription.handler(payload, { target, meta, position, dup });
+      logged.then(async () => {
+        // In a group, what waited when the connection was lost is another's.
+        if (logged.isExact && generation !== logged.generation) return;
+        for (let pauseMs = 100; !logged.isEnded; pauseMs = Math.min(2 * pauseMs, 10000)) {
+          try {
+            await handle();
+            break;
+          } catch (error) {
+            console.error(`a handler of ${subscription.pattern} failed`, error);
+            if (logged.isExact) return logged.release(partition, offset);
+            await new Promise((resolve) => setTimeout(resolve, pauseMs));
+          }
+        }
+        if (logged.isEnded) return;
+        logged.done(partition, offset);
+        subscription.ackTimer ??= setTimeout(() => this.#acknowledge(subscription), ACK_MS); // others go with it
+      });
+    }
+
+    #acknowledge(subscription) {
+      clearTimeout(subscription.ackTimer);
+      subscription.ackTimer = null;
+      if (!subscription.id || !this.#isOpen) return; // what is not known there comes again
+      for (const ack of subscription.logged.acks()) this.#send(EVENT, newId(), subscription.id, null, { ack });
+    }
+
+    #sendStored(key) {
+      const event = this.#storing.get(key);
+      if (!event) return;
+      clearTimeout(event.again);
+      try {
+        this.#transmit(event.bytes);
+      } catch (error) {
+        this.#settle(key, error); // too large
+      }
+    }
+
+    /** The gateway says what became of an event. */
+    #stored(key, meta, error) {
+      const event = this.#storing.get(key);
+      if (event && error && (error.code === 14 || (error.code === 8 && error.retry_after_ms !== undefined))) {
+        event.again = setTimeout(() => this.#isOpen && this.#sendStored(key), error.retry_after_ms ?? 500);
+      } else if (event && error) this.#settle(key, FluxarError.from(error));
+      else if (event && meta.at) this.#settle(key, null, meta.at);
+    }
+
+    #settle(key, error, position) {
+      const event = this.#storing.get(key);
+      if (!event) return;
+      this.#storing.delete(key);
+      clearTimeout(event.timer);
+      clearTimeout(event.again);
+      if (error) event.reject(error);
+      else event.resolve(position);
     }
 
     #servingOf = (target) => [...this.#byId.values()].find((each) => each.isServing && matches(each.pattern, target));

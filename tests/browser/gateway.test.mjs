@@ -173,3 +173,88 @@ test("an opener that goes away ends the handler", async () => {
   short.close();
   await until(() => isAborted);
 });
+
+// --- stored events ---
+
+/** Collects what a subscription to stored events brings. */
+function consume(pattern, options = {}, { at = server, handle = () => {} } = {}) {
+  const seen = [];
+  let failed = null;
+  const subscription = at.consume(pattern, async (payload, event) => {
+    await handle(payload, event, seen);
+    seen.push({ payload, ...event });
+  }, { onerror: (error) => (failed = error), ...options });
+  return { seen, subscription, error: () => failed };
+}
+
+test("a stored event has a place, and is delivered with it", async () => {
+  const topic = `${name}.stored`;
+  const places = [];
+  for (let n = 0; n < 20; n += 1) places.push(await caller.store(topic, n));
+  assert.deepEqual(places.map(([partition]) => partition), Array(20).fill(places[0][0]));
+  const { seen, subscription } = consume(topic, { from: "all" });
+  await until(() => seen.length === 20);
+  assert.deepEqual(seen.map(({ payload, position, dup }) => ({ payload, position, dup })),
+    places.map((position, payload) => ({ payload, position, dup: 0 })));
+  subscription.cancel();
+});
+
+test("many are stored at once, in order", async () => {
+  const topic = `${name}.many`;
+  const places = await Promise.all(Array.from({ length: 2000 }, (_, n) => caller.store(topic, n, { once: n % 2 === 0 })));
+  assert.ok(places.every(([, offset], n) => n === 0 || offset > places[n - 1][1]));
+  const { seen, subscription } = consume(topic, { from: "all" });
+  await until(() => seen.length === 2000);
+  assert.ok(seen.every(({ payload }, n) => payload === n));
+  subscription.cancel();
+});
+
+test("a durable name goes on behind what was handled", async () => {
+  const topic = `${name}.durable`;
+  for (let n = 0; n < 6; n += 1) await caller.store(topic, n);
+  const failures = [];
+  const first = consume(topic, { durable: "js", from: "all" }, {
+    handle: (payload, _, seen) => {
+      if (payload === 2 && !failures.length) throw failures.push(payload) && new Error("tried again");
+      return payload < 3 ? null : new Promise(() => {}); // 3 is never done
+    },
+  });
+  await until(() => first.seen.length === 3);
+  assert.deepEqual(first.seen.map(({ payload }) => payload), [0, 1, 2]);
+  first.subscription.cancel();
+  const second = consume(topic, { durable: "js" });
+  await until(() => second.seen.length === 3);
+  assert.deepEqual(second.seen.map(({ payload }) => payload), [3, 4, 5]);
+  second.subscription.cancel();
+});
+
+test("a group shares the work", async () => {
+  const topic = `${name}.work`;
+  const members = [server, caller].map((at) => consume(topic, { group: "js", inFlight: 8 }, { at }));
+  await caller.ping();
+  await server.ping();
+  for (let n = 0; n < 100; n += 1) await caller.store(topic, n);
+  await until(() => members[0].seen.length + members[1].seen.length >= 100);
+  const all = members.flatMap(({ seen }) => seen.map(({ payload }) => payload)).sort((a, b) => a - b);
+  assert.deepEqual(all, Array.from({ length: 100 }, (_, n) => n));
+  for (const { subscription } of members) subscription.cancel();
+});
+
+test("a table comes before its changes", async () => {
+  const topic = `${name}.table`;
+  for (const [key, value] of [["gold", 1], ["tin", 2], ["gold", 3]]) {
+    await caller.store(topic, value, { meta: { key, retain: true } });
+  }
+  const { seen, subscription } = consume(topic, { retain: true });
+  await until(() => seen.length === 2);
+  await caller.store(topic, 4, { meta: { key: "tin", retain: true } });
+  await until(() => seen.length === 3);
+  assert.deepEqual(seen.map(({ payload, meta }) => [meta.key, payload]), [["tin", 2], ["gold", 3], ["tin", 4]]);
+  subscription.cancel();
+});
+
+test("a place that is not held is told", async () => {
+  const { error } = consume(`${name}.gone`, { from: { epoch: 12345, at: [[0, 1]] } });
+  await until(error);
+  assert.equal(error().code, "out_of_range");
+});

@@ -26,6 +26,15 @@ NULL = b"\xf6"
 REPLY_S = 10.0
 
 
+def read_positions(item):
+    """(partition, offsets) of `[partition, first, delta, …]` [P-5.8]."""
+    if not isinstance(item, list) or len(item) < 2 or not all(type(n) is int and n >= 0 for n in item) or item[0] > 0xFFFF:
+        raise Broken(f"{item!r} where positions belong")
+    if any(delta < 1 for delta in item[2:]):
+        raise Broken(f"positions that do not ascend: {item!r}")
+    return item[0], list(itertools.accumulate(item[1:]))
+
+
 class Broken(Exception):
     """The gateway sent what the specification does not allow."""
 
@@ -119,6 +128,8 @@ class Message:
     error: dict | None
     raw: dict
     run: bytes | None = None  # the subscription whose run this event came in
+    position: tuple | None = None  # (partition, offset) of a logged event in a run
+    dup: int = 0  # how often it may have been given to somebody before
 
 
 def decode_payload(raw):
@@ -358,6 +369,8 @@ class Peer:
         self.transport, self.form = transport, form
         self.waiting = {}  # id of ours → future of the message with that ref
         self.inbox = []
+        self.last_places = {}  # plain logged subscription → partition → last offset
+        self.acceptances = {}  # subscription → what its acceptance said
         self.streams = {}  # id of the open, ours or theirs → Stream
         self.credit = 65536  # what our hello announces
         self.arrived = asyncio.Event()
@@ -387,7 +400,7 @@ class Peer:
                     future.exception()  # it may be that nobody asks
 
     def _handle(self, body):
-        at, run, left = 0, None, 0
+        at, run, left, places, dup = 0, None, 0, None, 0
         while at < len(body):
             message, at = read_envelope(body, at)
             if self.reason is not None:
@@ -398,14 +411,32 @@ class Peer:
                 if message.type != EVENT or message.ref is not None:
                     raise Broken("a run that is shorter than its header says")
                 message.run, left = run, left - 1
+                message.position, message.dup = places and places.pop(0), dup
             elif "run" in message.meta and message.type == SUBSCRIBE and message.error is None:
-                run, left = message.ref, message.meta["run"]
-                if not isinstance(left, int) or left < 1:
-                    raise Broken(f"a run of {left!r}")
+                run, left, dup = message.ref, message.meta["run"], message.meta.get("dup", 0)
+                if isinstance(left, list):
+                    partition, offsets = read_positions(left)
+                    places = [(partition, offset) for offset in offsets]
+                    left = len(places)
+                    self._check_places(run, places, dup)
+                else:
+                    places = None
+                    if not isinstance(left, int) or left < 1:
+                        raise Broken(f"a run of {left!r}")
                 continue
             self._dispatch(message)
         if left:
             raise Broken("a run that goes beyond its frame")
+
+    def _check_places(self, subscription, places, dup):
+        """A plain subscription gets each partition in order, nothing twice unless it says so."""
+        last = self.last_places.get(subscription)
+        if last is None:
+            return
+        partition, first = places[0]
+        if first <= last.get(partition, 0) and not dup:
+            raise Broken(f"{places[0]} behind offset {last[partition]}")
+        last[partition] = max(last.get(partition, 0), places[-1][1])
 
     def _dispatch(self, message):
         if message.type == CANCEL and message.ref is None:
@@ -487,8 +518,15 @@ class Peer:
         message = await self.ask(SUBSCRIBE, pattern, meta, ident=ident, **more)
         if message.error:
             raise Failed(message.error)
-        if not isinstance(message.payload, dict) or not isinstance(message.payload.get("epoch"), int) or message.payload.get("at") != []:
-            raise Broken(f"an acceptance that says {message.payload!r}")
+        said = message.payload
+        if not isinstance(said, dict) or not isinstance(said.get("epoch"), int) or not isinstance(said.get("at"), list):
+            raise Broken(f"an acceptance that says {said!r}")
+        is_logged = bool({"qos", "durable", "from", "retain"} & set(meta or {}))
+        if said["at"] and not is_logged:
+            raise Broken(f"places for a subscription without a log: {said!r}")
+        self.acceptances[ident] = {"epoch": said["epoch"], "at": {p: o for p, o in said["at"]}}
+        if is_logged and "group" not in (meta or {}) and not (meta or {}).get("retain"):
+            self.last_places[ident] = dict(self.acceptances[ident]["at"])
         return ident
 
     async def serve(self, pattern, meta=None):
@@ -496,6 +534,20 @@ class Peer:
 
     async def publish(self, topic, payload=None, **more):
         return await self.send(EVENT, None, topic, payload=payload, **more)
+
+    async def store(self, topic, payload=None, meta=None, qos=1, **more):
+        """Publishes an event that is logged, and returns (partition, offset)."""
+        message = await self.ask(EVENT, topic, {"qos": qos, **(meta or {})}, payload, **more)
+        if message.error:
+            raise Failed(message.error)
+        partition, (offset,) = read_positions(message.meta.get("at"))
+        return partition, offset
+
+    async def ack(self, subscription, *places):
+        """Acknowledges positions of one partition; of a plain subscription everything up to the last."""
+        partition, offsets = places[0][0], sorted(offset for _, offset in places)
+        deltas = [after - before for before, after in itertools.pairwise(offsets)]
+        await self.send(EVENT, subscription, meta={"ack": [partition, offsets[0], *deltas]})
 
     async def event(self, timeout_s=REPLY_S):
         return await self.next(lambda message: message.type == EVENT and message.ref is None, timeout_s)

@@ -33,6 +33,7 @@ SPECIFICATION = pathlib.Path(__file__).resolve().parents[2] / "docs" / "protocol
 VECTORS = pathlib.Path(__file__).resolve().parents[2] / "protocol" / "vectors"
 TEST_S = 60.0
 INVALID_ARGUMENT, DEADLINE, ALREADY, EXHAUSTED, PRECONDITION, UNIMPLEMENTED, UNAVAILABLE, CANCELLED = 3, 4, 6, 8, 9, 12, 14, 1
+ABORTED, OUT_OF_RANGE = 10, 11
 
 URLS = {}  # "tcp" | "unix" | "ws" → address
 TESTS = []  # (name, coroutine function without arguments)
@@ -981,18 +982,192 @@ async def peers_of_streams_that_are_lost(url):
         await serving.until(lambda serving: serving.is_cancelled or serving.error)
 
 
-# --- what is refused [P-3.8, "What this release implements"] --------------------------------------------------------
+# --- logged events [P-5.8 – P-5.12] ---------------------------------------------------------------------------------
+
+
+def places(events):
+    return [event.position for event in events]
+
+
+async def events_of(peer, count):
+    return [await peer.event() for _ in range(count)]
+
+
+@everywhere
+async def stored_events_have_places(url):
+    """One topic is one partition; offsets grow by one; a subscriber is told them, verbatim events behind the header."""
+    async with session(url, count=2) as (a, b):
+        t = topic()
+        sub = await b.subscribe(f"{t}.x", {"qos": 1})
+        stored = [await a.store(f"{t}.x", n) for n in range(20)]
+        partition = stored[0][0]
+        equal(stored, [(partition, stored[0][1] + n) for n in range(20)])
+        events = await events_of(b, 20)
+        equal([(e.payload, e.position, e.run, e.dup) for e in events], [(n, stored[n], sub, 0) for n in range(20)])
+        equal(b.acceptances[sub]["at"], {partition: stored[0][1] - 1})
+        await b.ack(sub, *places(events))
+        await b.ping()
 
 
 @test
-async def not_in_this_release(url):
-    async with session(url) as peer:
+async def many_stored_at_once(url):
+    """A thousand publishes before the first acknowledgement is awaited: each is answered once, the order is that of sending."""
+    async with session(url, count=2) as (a, b):
         t = topic()
-        for kind, meta in ((EVENT, {"qos": 1}), (EVENT, {"qos": 2}), (SUBSCRIBE, {"qos": 1}), (SUBSCRIBE, {"qos": 2}),
-                           (SUBSCRIBE, {"durable": "d"}), (SUBSCRIBE, {"from": "all"}), (SUBSCRIBE, {"retain": True})):
-            answer = await peer.ask(kind, t, meta)
-            equal((answer.error or {}).get("code"), UNIMPLEMENTED, f"type {kind} with {meta}")
-        await peer.ping()
+        await b.subscribe(f"{t}.>", {"qos": 1})
+        idents = [new_id() for _ in range(1000)]
+        replies = [a.expect(ident) for ident in idents]
+        await a.send_body(b"".join(envelope(EVENT, ident, None, f"{t}.x", {"qos": 1}, n) for n, ident in enumerate(idents)))
+        answers = [await asyncio.wait_for(reply, 10) for reply in replies]
+        offsets = [answer.meta["at"][1] for answer in answers]
+        equal(offsets, list(range(offsets[0], offsets[0] + 1000)))
+        events = await events_of(b, 1000)
+        equal([e.payload for e in events], list(range(1000)))
+        equal([e.position[1] for e in events], offsets)
+
+
+@test
+async def plain_subscribers_hear_stored_events(url):
+    async with session(url, count=2) as (a, b):
+        t = topic()
+        await b.subscribe(f"{t}.>")
+        await a.store(f"{t}.x", {"n": 1}, {"key": "k"})
+        event = await b.event()
+        equal((event.payload, event.run, event.position, event.meta), ({"n": 1}, None, None, {"qos": 1, "key": "k"}))
+
+
+@test
+async def what_was_stored_can_be_read_from_anywhere(url):
+    async with session(url, count=2) as (a, b):
+        t = topic()
+        before_ms = time.time_ns() // 1_000_000 - 1
+        stored = [await a.store(f"{t}.x", n) for n in range(10)]
+        partition = stored[0][0]
+
+        async def read(begin, expected):
+            sub = await b.subscribe(f"{t}.x", {"qos": 1, "from": begin})
+            events = await events_of(b, len(expected))
+            equal([(e.payload, e.position) for e in events], [(n, stored[n]) for n in expected], f"from {begin}")
+            await b.cancel(sub)
+            return b.acceptances[sub]["epoch"]
+
+        epoch = await read("all", range(10))
+        await read({"time_ms": before_ms}, range(10))
+        await read({"epoch": epoch, "at": [[partition, stored[6][1]]]}, range(7, 10))
+        sub = await b.subscribe(f"{t}.x", {"qos": 1, "from": "new"})
+        stored.append(await a.store(f"{t}.x", 10))
+        equal([(e.payload, e.run) for e in await events_of(b, 1)], [(10, sub)])
+        other = {"epoch": epoch ^ 1 << 40, "at": [[partition, 1]]}
+        await fails(OUT_OF_RANGE, b.subscribe(f"{t}.x", {"qos": 1, "from": other}))
+
+
+@test
+async def a_durable_name_goes_on_behind_what_was_acknowledged(url):
+    t, name = topic(), {"qos": 1, "durable": "billing"}
+    async with session(url) as a:
+        async with session(url) as b:
+            sub = await b.subscribe(f"{t}.x", name)
+            stored = [await a.store(f"{t}.x", n) for n in range(6)]
+            await events_of(b, 6)
+            await b.ack(sub, stored[2])
+            await b.ping()
+        async with session(url) as b:
+            sub = await b.subscribe(f"{t}.x", name)
+            equal([e.payload for e in await events_of(b, 3)], [3, 4, 5])
+            await b.ack(sub, stored[5])
+            await b.ping()
+            # The newest holder of a name wins.
+            async with session(url) as c:
+                await c.subscribe(f"{t}.x", name)
+                end = await b.next(lambda m: m.type == SUBSCRIBE and m.ref == sub and m.meta.get("end"))
+                equal(end.error["code"], ABORTED)
+                await a.store(f"{t}.x", 6)
+                equal((await c.event()).payload, 6)
+
+
+@test
+async def what_is_stored_exactly_once_is_stored_once(url):
+    """The same id again, on another connection: the same place, and no second delivery."""
+    async with session(url, count=3) as (a, b, c):
+        t, ident = topic(), new_id()
+        await fails(INVALID_ARGUMENT, c.subscribe(f"{t}.x", {"qos": 2}))
+        await c.subscribe(f"{t}.x", {"qos": 2, "durable": "once"})
+        first = await a.store(f"{t}.x", 1, qos=2, ident=ident)
+        equal(await a.store(f"{t}.x", 1, qos=2, ident=ident), first)
+        equal(await b.store(f"{t}.x", 1, qos=2, ident=ident), first)
+        other = await b.store(f"{t}.x", 2, qos=2)
+        equal([(e.payload, e.position) for e in await events_of(c, 2)], [(1, first), (2, other)])
+
+
+@test
+async def a_group_is_a_work_queue(url):
+    """Each event goes to one member; what a lost member has not acknowledged goes to another, and says so."""
+    async with session(url, count=2) as (a, b):
+        t, wish = topic(), {"qos": 1, "group": "workers", "in_flight": 4}
+        sub = await b.subscribe(f"{t}.x", wish)
+        c = await connect(url)
+        await c.subscribe(f"{t}.x", wish)
+        stored = {n: await a.store(f"{t}.x", n) for n in range(8)}
+        mine, theirs = await events_of(b, 4), await events_of(c, 4)
+        equal(sorted(e.payload for e in mine + theirs), list(range(8)))
+        await b.ping()
+        assert not [m for m in b.inbox if m.type == EVENT], "more than in_flight"
+        await b.ack(sub, *[e.position for e in mine])
+        await c.close()
+        again = await events_of(b, 4)
+        equal(sorted((e.payload, e.position) for e in again), sorted((e.payload, stored[e.payload]) for e in theirs))
+        assert all(e.dup == 1 for e in again), [e.dup for e in again]
+        await b.ack(sub, *[e.position for e in again])
+        await a.store(f"{t}.x", 8)
+        equal([(e.payload, e.dup) for e in await events_of(b, 1)], [(8, 0)])
+
+
+@test
+async def the_last_of_each_key_is_a_table(url):
+    async with session(url, count=2) as (a, b):
+        t = topic()
+        for key, value in (("gold", 1), ("tin", 2), ("gold", 3), ("zinc", 4)):
+            await a.store(f"{t}.x", value, {"key": key, "retain": True})
+        await a.store(f"{t}.x", None, {"key": "tin", "retain": True})
+        await a.store(f"{t}.x", "passing")
+        sub = await b.subscribe(f"{t}.x", {"qos": 1, "retain": True})
+        rows = await events_of(b, 2)
+        equal([(e.payload, e.meta["key"], e.run) for e in rows], [(3, "gold", sub), (4, "zinc", sub)])
+        last = await a.store(f"{t}.x", 5, {"key": "gold", "retain": True})
+        equal([(e.payload, e.position) for e in await events_of(b, 1)], [(5, last)])
+
+
+@test
+async def what_is_worthless_is_not_delivered(url):
+    async with session(url, count=2) as (a, b):
+        t = topic()
+        await a.store(f"{t}.x", "short", {"ttl_ms": 1})
+        await a.store(f"{t}.x", "long", {"ttl_ms": 60_000})
+        await asyncio.sleep(0.05)
+        await b.subscribe(f"{t}.x", {"qos": 1, "from": "all"})
+        equal((await b.event()).payload, "long")
+
+
+@test
+async def what_is_not_acknowledged_is_bounded(url):
+    """The gateway stops where too much is under way, and goes on when it is acknowledged; nothing is lost."""
+    async with session(url, count=2) as (a, b):
+        t, text = topic(), "x" * 16_000
+        sub = await b.subscribe(f"{t}.x", {"qos": 1})
+        for n in range(64):
+            await a.store(f"{t}.x", [n, text])
+        await b.ping()
+        got = [m for m in b.inbox if m.type == EVENT]
+        assert len(got) < 64, "a megabyte was sent to who acknowledged nothing"
+        seen = []
+        for _ in range(64):
+            event = await b.event()
+            seen.append(event.payload[0])
+            await b.ack(sub, event.position)
+        equal(seen, list(range(64)))
+
+
+# --- what is refused [P-3.8, "What this release implements"] --------------------------------------------------------
 
 
 @test
