@@ -36,12 +36,15 @@
 //! Outgoing messages are encoded straight into the connection's bounded outbox; its one writer puts everything
 //! queued meanwhile into one write. Incoming frames are cut into messages that share the frame's memory; answers
 //! go to who waits for them, each call and each stream that is opened to a task of its own, items into the queue of
-//! their stream, events into the bounded queue of each subscription that matches.
+//! their stream, events into the bounded queue of each subscription that matches. An event that is to be stored
+//! ([`Peer::event`]) is kept here until the gateway has acknowledged it, and stored events that arrive are acknowledged when
+//! they are handled.
 //!
 //! # What is bounded, and what happens when it is full
 //! | what | bound | when it is full |
 //! |---|---|---|
 //! | bytes to be written | `outbox_bytes`, 4 MiB | `call`, `publish` and [`ItemSink::send`] wait, `try_publish` and `try_send` [are full](Error::is_full) |
+//! | stored events that are not acknowledged | `publish_unacked_bytes`, 4 MiB | [`Event::enqueue`] waits, up to the event's timeout |
 //! | own calls without an answer | `open_calls_max`, 65,536 | a call fails `resource_exhausted` |
 //! | handlers running for a peer, of calls and streams | `handlers_max`, 1,024 | what it asks for is answered `resource_exhausted`; a gateway that was told so lets it wait |
 //! | own streams that are open | `open_streams_max`, 1,024 | opening one fails `resource_exhausted` |
@@ -49,11 +52,12 @@
 //! | an item | the other side's window | sending it fails `resource_exhausted`, the stream goes on |
 //! | time for the other side to end a stream that was cancelled | 5 s | [`ItemStream::cancel`] waits no longer |
 //! | events waiting in a subscription | `subscription_queue`, 1,024 | reading stops for up to `stall` (1 s in 10 s, for all of them together), then its events are dropped and counted until it is half empty |
+//! | stored events waiting in a subscription | what the gateway lets be open, 4,096 or 256 KiB, and 65,536 here | reading waits; nothing is dropped |
 //! | a frame | `max_frame_bytes`, 1 MiB | the connection is closed with the reason |
 //! | connections of a server, handshakes included | `connections_max`, 10,000 | further ones are told `resource_exhausted` and closed |
 //! | time from a frame's first byte to its last | `frame_timeout`, 60 s | the connection is closed with the reason |
 //!
-//! Delivery beyond at most once, resume, compression, TLS and QUIC are not there yet.
+//! Resume of sessions, compression, TLS and QUIC are not there yet.
 #![forbid(unsafe_code)]
 
 mod address;
