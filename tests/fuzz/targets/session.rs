@@ -66,7 +66,7 @@ fn keep(bytes_max: usize, script: &[u8]) {
 
     let mut kept = Kept::new(bytes_max);
     let mut model = Model::default();
-    for operation in script.chunks_exact(2).take(200) {
+    for operation in script.chunks_exact(2).take(100) {
         let [code, argument] = [operation[0], operation[1]];
         match code % 4 {
             0 | 1 => {
