@@ -53,7 +53,9 @@ pub struct Extent {
     pub newest_ms: u64,
     /// When the newest one of qos 2 was; 0: there is none.
     pub once_newest_ms: u64,
-    /// The bytes of its batches.
+    /// Its batches.
+    pub batches: u64,
+    /// Their bytes.
     pub bytes: u64,
     /// Where they are, ascending and without overlap.
     pub index: Vec<IndexEntry>,
@@ -70,6 +72,7 @@ impl Extent {
             oldest_ms: head.time_ms,
             newest_ms: head.time_ms,
             once_newest_ms: 0,
+            batches: 0,
             bytes: 0,
             index: Vec::new(),
         };
@@ -85,6 +88,7 @@ impl Extent {
         if head.class.once {
             self.once_newest_ms = self.once_newest_ms.max(head.time_ms);
         }
+        self.batches += 1;
         self.bytes += head.bytes();
         if let Some(entry) = self.index.last_mut() {
             let span_bytes = at + head.bytes() - entry.at;
@@ -135,6 +139,7 @@ impl Extent {
             self.oldest_ms,
             self.newest_ms - self.oldest_ms,
             self.once_newest_ms,
+            self.batches,
             self.bytes,
             self.index.len() as u64,
         ] {
@@ -162,7 +167,8 @@ impl Extent {
         let last = first.checked_add(fields.varint()?)?;
         let oldest_ms = fields.varint()?;
         let newest_ms = oldest_ms.checked_add(fields.varint()?)?;
-        let (once_newest_ms, bytes, entries) = (fields.varint()?, fields.varint()?, fields.varint()?);
+        let once_newest_ms = fields.varint()?;
+        let (batches, bytes, entries) = (fields.varint()?, fields.varint()?, fields.varint()?);
         let mut index = Vec::with_capacity(usize::try_from(entries).ok()?.min(fields.0.len() / 5));
         let (mut entry_first, mut at, mut time_ms) = (first, 0_u64, oldest_ms);
         for _ in 0..entries {
@@ -185,6 +191,7 @@ impl Extent {
             oldest_ms,
             newest_ms,
             once_newest_ms,
+            batches,
             bytes,
             index,
         })

@@ -13,10 +13,10 @@ pub mod meta;
 pub mod recovered;
 mod rows;
 mod segment;
+mod shares;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::{fmt, io};
 
 use super::{
@@ -27,14 +27,14 @@ use super::{
     owner_of,
     scan::Tail,
 };
-use joining::Joining;
 pub use meta::{META, Meta, PartitionEnd};
 pub use recovered::{
     HeldExtent, Hole, HoleCause, OnceId, Recovered, RecoveredCursor, RecoveredPartition, RecoveredRow,
     RecoveredSegment,
 };
-use rows::RowTable;
-use segment::{Asked, SegmentFacts, read_segment};
+use segment::SegmentFacts;
+pub(super) use segment::{Asked, read_segment};
+pub(super) use shares::partitions_of;
 
 /// Why a log cannot be opened.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub enum RecoveryFault {
 }
 
 impl RecoveryFault {
-    fn disk(verb: &'static str, name: &str, error: io::Error) -> Self {
+    pub(super) fn disk(verb: &'static str, name: &str, error: io::Error) -> Self {
         let name = name.to_owned();
         Self::Disk { verb, name, error }
     }
@@ -222,7 +222,7 @@ impl<F: Files> Recovery<F> {
             self.read(None, &mut progress)?;
         }
         let share = self.share(core);
-        for partition in share.partitions.iter().filter(|partition| partition.last > 0) {
+        for partition in share.partitions.iter().filter(|partition| partition.next > 1) {
             let end = PartitionEnd {
                 last: partition.last,
                 next: partition.next,
@@ -246,9 +246,9 @@ impl<F: Files> Recovery<F> {
             .filter(|id| core.is_none_or(|core| id.core == core))
         {
             let asked = Asked {
-                secret: self.meta.secret,
-                tail: self.tail_of(id)?,
+                meta: &self.before,
                 once_since_ms: self.once_since_ms,
+                reads_all: false,
             };
             let progress = &mut self.progress;
             let mut told = |bytes| {
@@ -258,8 +258,8 @@ impl<F: Files> Recovery<F> {
             let facts = read_segment(&self.files, id, asked, &mut told)
                 .map_err(|error| RecoveryFault::disk("read", &id.name(), error))?
                 .map_err(|version| RecoveryFault::Version(version.into()))?;
-            if !facts.is_sealed && facts.torn.is_some() || facts.bytes < facts.file_bytes || !facts.is_sealed
-            {
+            let may_be_unsynced = !facts.is_sealed && facts.tail == Tail::MayBeTorn;
+            if may_be_unsynced || facts.bytes < facts.file_bytes {
                 // Cuts off what does not count, and makes what does survive power loss.
                 self.files
                     .truncate(&id.name(), facts.bytes)
@@ -267,27 +267,7 @@ impl<F: Files> Recovery<F> {
             }
             self.facts.push(facts);
         }
-        // As they were written: starts one after the other, and in each its streams, of which only one holds a partition.
-        self.facts.sort_by_key(|facts| (facts.epoch, facts.id.number));
         Ok(())
-    }
-
-    /// A segment that was there when an earlier start was recovered is whole, or damaged.
-    fn tail_of(&self, id: SegmentId) -> Result<Tail, RecoveryFault> {
-        let mut head = [0; SEGMENT_HEAD_BYTES];
-        let read = self
-            .files
-            .read(&id.name(), 0, &mut head)
-            .map_err(|error| RecoveryFault::disk("read", &id.name(), error))?;
-        let epoch = SegmentHead::decode(&head[..read]).map(|head| head.epoch);
-        let is_recovered = epoch.is_ok_and(|epoch| {
-            epoch >> 20 != self.before.epoch() >> 20 || Meta::start_of(epoch) <= self.before.recovered
-        });
-        Ok(if is_recovered {
-            Tail::IsWhole
-        } else {
-            Tail::MayBeTorn
-        })
     }
 }
 
@@ -295,62 +275,7 @@ impl<F: Files> Recovery<F> {
     /// Puts together what a core is to know.
     fn share(&mut self, core: u16) -> Recovered {
         let cores = self.cores;
-        let is_ours = |partition: u16| owner_of(partition, cores) == core;
-        let mut joinings: BTreeMap<u16, Joining> = (0..self.meta.partitions)
-            .filter(|partition| is_ours(*partition))
-            .map(|partition| (partition, Joining::default()))
-            .collect();
-        let mut rows = RowTable::default();
-        let mut streams_begun = BTreeSet::new();
-        for facts in &mut self.facts {
-            // The oldest that is left of a stream, though not its first: retention takes the oldest.
-            let was_cut = streams_begun.insert(facts.id.core) && facts.id.number > 1;
-            for base in facts.bases.iter().filter(|base| is_ours(base.partition)) {
-                if let Some(joining) = joinings.get_mut(&base.partition) {
-                    joining.take_base(*base, was_cut);
-                }
-            }
-            for (partition, promised) in &facts.promised {
-                if let Some(joining) = joinings.get_mut(partition) {
-                    joining.promise(*promised);
-                }
-            }
-            for (partition, part) in std::mem::take(&mut facts.parts) {
-                match joinings.get_mut(&partition) {
-                    Some(joining) => joining.take_part(facts.id, part),
-                    None => drop(facts.parts.insert(partition, part)),
-                }
-            }
-            for (partition, cursor) in facts.cursors.extract_if(.., |(partition, _)| is_ours(*partition)) {
-                if let Some(joining) = joinings.get_mut(&partition) {
-                    joining.take_cursor(cursor, facts.id);
-                }
-            }
-            for (partition, id) in facts.once.extract_if(.., |(partition, _)| is_ours(*partition)) {
-                if let Some(joining) = joinings.get_mut(&partition) {
-                    joining.take_once(id);
-                }
-            }
-            rows.append(facts.rows.extract(is_ours));
-        }
-        let mut partitions = Vec::with_capacity(joinings.len());
-        for (partition, mut joining) in joinings {
-            if let Some(end) = self.before.partition_ends.get(&partition) {
-                joining.take_end(*end);
-            }
-            let stream = owner_of(partition, self.before.cores.max(1));
-            let (is_clean, lost_bytes) = self.end_of_stream(stream);
-            partitions.push(joining.finish(partition, is_clean, lost_bytes));
-        }
-        for (partition, row) in rows.into_rows() {
-            let found = partitions.binary_search_by_key(&partition, |found| found.partition);
-            if let Ok(index) = found {
-                partitions[index].rows.push(row);
-            }
-        }
-        for partition in &mut partitions {
-            partition.rows.sort_by_key(|row| row.offset);
-        }
+        let is_ours = |partition| owner_of(partition, cores) == core;
         Recovered {
             core,
             cores,
@@ -358,25 +283,9 @@ impl<F: Files> Recovery<F> {
             secret: self.meta.secret,
             partition_count: self.meta.partitions,
             next_number: self.next_number(core),
-            partitions,
+            partitions: partitions_of(&mut self.facts, &self.before, is_ours),
             segments: self.segments_of(core),
         }
-    }
-
-    /// Whether the stream of a core of the last start was stopped in good order, and how many bytes of it are damaged so
-    /// that nobody knows what they held.
-    fn end_of_stream(&self, core: u16) -> (bool, u64) {
-        let epoch = self.before.epoch();
-        let of_stream = || {
-            self.facts
-                .iter()
-                .filter(move |facts| facts.id.core == core && facts.epoch == epoch)
-        };
-        let is_clean = match of_stream().next_back() {
-            Some(newest) => newest.is_sealed && newest.is_last,
-            None => self.before.is_clean,
-        };
-        (is_clean, of_stream().map(|facts| facts.unknown_bytes).sum())
     }
 
     fn next_number(&self, core: u16) -> u64 {
@@ -397,7 +306,7 @@ impl<F: Files> Recovery<F> {
                 id: facts.id,
                 bytes: facts.bytes,
                 is_sealed: facts.is_sealed,
-                newest_ms: facts.newest_ms(),
+                newest_ms: facts.newest_ms,
                 partitions: facts.partitions.clone(),
             })
             .collect()

@@ -28,7 +28,7 @@ struct Newest {
 
 /// Rows of one or more partitions; of each only the newest is kept.
 #[derive(Debug, Default)]
-pub(super) struct RowTable(HashMap<RowKey, Newest, RandomState>);
+pub(in crate::log) struct RowTable(HashMap<RowKey, Newest, RandomState>);
 
 impl RowTable {
     /// Takes a row; of the same event in two segments, the one that comes later counts.

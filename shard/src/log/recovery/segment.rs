@@ -5,6 +5,7 @@ use std::io;
 
 use fluxar_protocol::Id;
 
+use super::meta::Meta;
 use super::recovered::OnceId;
 use super::rows::RowTable;
 use crate::log::{
@@ -19,60 +20,85 @@ use crate::log::{
 };
 
 /// A cursor, and of which partition.
-pub(super) type PartitionCursor = (u16, CursorEntry);
+pub(in crate::log) type PartitionCursor = (u16, CursorEntry);
 
 /// What is to be found out about a segment.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked {
-    pub(super) secret: u64,
-    pub(super) tail: Tail,
+pub(in crate::log) struct Asked<'a> {
+    /// The directory's, of its last start.
+    pub(in crate::log) meta: &'a Meta,
     /// Ids of events that are younger are read.
-    pub(super) once_since_ms: u64,
+    pub(in crate::log) once_since_ms: u64,
+    /// Every byte is read, also of a segment whose footer says what there is.
+    pub(in crate::log) reads_all: bool,
+}
+
+impl Asked<'_> {
+    /// A segment that was there when an earlier start was recovered is whole, or damaged.
+    fn tail_of(&self, head: Option<&SegmentHead>) -> Tail {
+        let is_recovered = head.is_some_and(|head| {
+            head.epoch >> 20 != self.meta.epoch() >> 20 || Meta::start_of(head.epoch) <= self.meta.recovered
+        });
+        if is_recovered {
+            Tail::IsWhole
+        } else {
+            Tail::MayBeTorn
+        }
+    }
 }
 
 /// What a segment holds of one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part {
-    pub(super) extent: Extent,
+pub(in crate::log) struct Part {
+    pub(in crate::log) extent: Extent,
     /// The offsets whose events are there, ascending.
-    pub(super) ranges: Vec<(u64, u64)>,
+    pub(in crate::log) ranges: Vec<(u64, u64)>,
 }
 
 /// What a segment holds.
 #[derive(Debug)]
-pub(super) struct SegmentFacts {
-    pub(super) id: SegmentId,
+pub(in crate::log) struct SegmentFacts {
+    pub(in crate::log) id: SegmentId,
     /// 0: nothing in it says.
-    pub(super) epoch: u64,
+    pub(in crate::log) epoch: u64,
+    /// Whether its end may be torn.
+    pub(in crate::log) tail: Tail,
     /// So many bytes of it count.
-    pub(super) bytes: u64,
-    pub(super) file_bytes: u64,
-    pub(super) is_sealed: bool,
+    pub(in crate::log) bytes: u64,
+    pub(in crate::log) file_bytes: u64,
+    pub(in crate::log) is_sealed: bool,
     /// It says that the log was stopped behind it in good order.
-    pub(super) is_last: bool,
-    pub(super) created_ms: u64,
-    pub(super) bases: Vec<Base>,
-    pub(super) parts: BTreeMap<u16, Part>,
+    pub(in crate::log) is_last: bool,
+    pub(in crate::log) created_ms: u64,
+    /// When its oldest and newest event were appended; when it was made, if it has none.
+    pub(in crate::log) oldest_ms: u64,
+    pub(in crate::log) newest_ms: u64,
+    /// Its batches of events.
+    pub(in crate::log) batches: u64,
+    /// Its events.
+    pub(in crate::log) events: u64,
+    pub(in crate::log) bases: Vec<Base>,
+    pub(in crate::log) parts: BTreeMap<u16, Part>,
     /// The first and last offset of each partition that it held when it was written, as far as that is known.
-    pub(super) promised: BTreeMap<u16, (u64, u64)>,
+    pub(in crate::log) promised: BTreeMap<u16, (u64, u64)>,
     /// Bytes of it that are damaged, so that nobody knows what they were.
-    pub(super) unknown_bytes: u64,
-    pub(super) rows: RowTable,
+    pub(in crate::log) unknown_bytes: u64,
+    pub(in crate::log) rows: RowTable,
     /// In the order in which they were written.
-    pub(super) cursors: Vec<PartitionCursor>,
-    pub(super) once: Vec<(u16, OnceId)>,
+    pub(in crate::log) cursors: Vec<PartitionCursor>,
+    pub(in crate::log) once: Vec<(u16, OnceId)>,
     /// Partitions of which it has anything.
-    pub(super) partitions: Vec<u16>,
+    pub(in crate::log) partitions: Vec<u16>,
     /// Parts of it that were lost, and what was torn off.
-    pub(super) damage: Vec<Bad>,
-    pub(super) torn: Option<Bad>,
+    pub(in crate::log) damage: Vec<Bad>,
+    pub(in crate::log) torn: Option<Bad>,
 }
 
 /// Reads a segment.
-pub(super) fn read_segment<F: Files + ?Sized>(
+pub(in crate::log) fn read_segment<F: Files + ?Sized>(
     files: &F,
     id: SegmentId,
-    asked: Asked,
+    asked: Asked<'_>,
     progress: &mut dyn FnMut(u64),
 ) -> io::Result<Result<SegmentFacts, u16>> {
     let file_bytes = files.length(&id.name())?;
@@ -86,7 +112,8 @@ pub(super) fn read_segment<F: Files + ?Sized>(
     if let Some(head) = head {
         (facts.epoch, facts.created_ms) = (head.epoch, head.created_ms);
     }
-    let salt = head.map_or(salt_of(asked.secret, id), |head| head.salt);
+    facts.tail = asked.tail_of(head.as_ref());
+    let salt = head.map_or(salt_of(asked.meta.secret, id), |head| head.salt);
     let footer = read_footer(files, id, salt, file_bytes)?;
     let is_read = match footer {
         Some(footer) => facts.take_footer(files, footer, salt, asked)?,
@@ -102,7 +129,7 @@ pub(super) fn read_segment<F: Files + ?Sized>(
 }
 
 /// The footer of a sealed segment, if the file ends with its trailer and it is as it was written.
-pub(super) fn read_footer<F: Files + ?Sized>(
+pub(in crate::log) fn read_footer<F: Files + ?Sized>(
     files: &F,
     id: SegmentId,
     salt: u64,
@@ -142,11 +169,16 @@ impl SegmentFacts {
         Self {
             id,
             epoch: 0,
+            tail: Tail::IsWhole,
             bytes: file_bytes,
             file_bytes,
             is_sealed: false,
             is_last: false,
             created_ms: 0,
+            oldest_ms: 0,
+            newest_ms: 0,
+            batches: 0,
+            events: 0,
             bases: Vec::new(),
             parts: BTreeMap::new(),
             promised: BTreeMap::new(),
@@ -160,19 +192,13 @@ impl SegmentFacts {
         }
     }
 
-    /// When its newest event was appended.
-    pub(super) fn newest_ms(&self) -> u64 {
-        let newest = self.parts.values().map(|part| part.extent.newest_ms).max();
-        newest.unwrap_or(self.created_ms)
-    }
-
     /// Whether the footer says all that is asked; what it says counts in any case.
     fn take_footer<F: Files + ?Sized>(
         &mut self,
         files: &F,
         footer: Footer,
         salt: u64,
-        asked: Asked,
+        asked: Asked<'_>,
     ) -> io::Result<bool> {
         self.is_sealed = true;
         self.is_last = footer.is_last;
@@ -184,7 +210,8 @@ impl SegmentFacts {
             .extents
             .iter()
             .any(|extent| extent.once_newest_ms > 0 && extent.once_newest_ms >= asked.once_since_ms);
-        let (Some(rows), Some(cursors_at), false) = (footer.rows, footer.cursors_at, has_young_ids) else {
+        let reads_all = asked.reads_all || has_young_ids;
+        let (Some(rows), Some(cursors_at), false) = (footer.rows, footer.cursors_at, reads_all) else {
             return Ok(false);
         };
         for at in cursors_at {
@@ -206,10 +233,10 @@ impl SegmentFacts {
     fn scan<F: Files + ?Sized>(
         &mut self,
         files: &F,
-        asked: Asked,
+        asked: Asked<'_>,
         progress: &mut dyn FnMut(u64),
     ) -> io::Result<()> {
-        let mut scan = Scan::open(files, self.id, asked.secret, asked.tail)?;
+        let mut scan = Scan::open(files, self.id, asked.meta.secret, self.tail)?;
         let mut extents = Extents::default();
         let mut ranges: BTreeMap<u16, Vec<(u64, u64)>> = BTreeMap::new();
         let mut told = 0;
@@ -272,7 +299,7 @@ impl SegmentFacts {
         self.damage.push(bad);
     }
 
-    fn take_events(&mut self, at: u64, body: &Body, asked: Asked) {
+    fn take_events(&mut self, at: u64, body: &Body, asked: Asked<'_>) {
         let head = body.head();
         let has_young_ids = head.class.once && head.time_ms >= asked.once_since_ms;
         if !has_young_ids && !head.class.retain {
@@ -323,6 +350,14 @@ impl SegmentFacts {
     }
 
     fn finish(&mut self) {
+        let extents = || self.parts.values().map(|part| &part.extent);
+        let newest_ms = extents().map(|extent| extent.newest_ms).max();
+        let oldest_ms = extents().map(|extent| extent.oldest_ms).min();
+        self.newest_ms = newest_ms.unwrap_or(self.created_ms);
+        self.oldest_ms = oldest_ms.unwrap_or(self.created_ms);
+        self.batches = extents().map(|extent| extent.batches).sum();
+        let ranges = self.parts.values().flat_map(|part| &part.ranges);
+        self.events = ranges.map(|(first, last)| last - first + 1).sum();
         let mut partitions: Vec<u16> = self.parts.keys().copied().collect();
         partitions.extend(self.rows.partitions());
         partitions.extend(self.cursors.iter().map(|(partition, _)| *partition));

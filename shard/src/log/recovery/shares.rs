@@ -1,0 +1,100 @@
+//! From segments to partitions: each core's, or all.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::joining::Joining;
+use super::meta::Meta;
+use super::recovered::RecoveredPartition;
+use super::rows::RowTable;
+use super::segment::SegmentFacts;
+use crate::log::owner_of;
+
+/// Puts together the partitions that are `wanted` from what all segments hold that may hold any of them; what belongs to them
+/// is taken out. `before` is what `meta` said when the segments were read.
+pub(in crate::log) fn partitions_of(
+    facts: &mut [SegmentFacts],
+    before: &Meta,
+    wanted: impl Fn(u16) -> bool,
+) -> Vec<RecoveredPartition> {
+    // As they were written: starts one after the other, and in each its streams, of which only one holds a partition.
+    facts.sort_by_key(|facts| (facts.epoch, facts.id.number));
+    let mut joinings: BTreeMap<u16, Joining> = (0..before.partitions)
+        .filter(|partition| wanted(*partition))
+        .map(|partition| (partition, Joining::default()))
+        .collect();
+    let mut rows = RowTable::default();
+    let mut streams_begun = BTreeSet::new();
+    for facts in facts.iter_mut() {
+        // The oldest that is left of a stream, though not its first: retention takes the oldest.
+        let was_cut = streams_begun.insert(facts.id.core) && facts.id.number > 1;
+        take(facts, was_cut, &mut joinings);
+        rows.append(facts.rows.extract(&wanted));
+    }
+    let mut partitions = Vec::with_capacity(joinings.len());
+    for (partition, mut joining) in joinings {
+        if let Some(end) = before.partition_ends.get(&partition) {
+            joining.take_end(*end);
+        }
+        let stream = owner_of(partition, before.cores.max(1));
+        let (is_clean, lost_bytes) = end_of_stream(facts, before, stream);
+        partitions.push(joining.finish(partition, is_clean, lost_bytes));
+    }
+    for (partition, row) in rows.into_rows() {
+        let found = partitions.binary_search_by_key(&partition, |found| found.partition);
+        if let Ok(index) = found {
+            partitions[index].rows.push(row);
+        }
+    }
+    for partition in &mut partitions {
+        partition.rows.sort_by_key(|row| row.offset);
+    }
+    partitions
+}
+
+/// Gives each partition its part of a segment.
+fn take(facts: &mut SegmentFacts, was_cut: bool, joinings: &mut BTreeMap<u16, Joining>) {
+    for base in &facts.bases {
+        if let Some(joining) = joinings.get_mut(&base.partition) {
+            joining.take_base(*base, was_cut);
+        }
+    }
+    for (partition, promised) in &facts.promised {
+        if let Some(joining) = joinings.get_mut(partition) {
+            joining.promise(*promised);
+        }
+    }
+    for (partition, part) in std::mem::take(&mut facts.parts) {
+        match joinings.get_mut(&partition) {
+            Some(joining) => joining.take_part(facts.id, part),
+            None => drop(facts.parts.insert(partition, part)),
+        }
+    }
+    for (partition, cursor) in std::mem::take(&mut facts.cursors) {
+        match joinings.get_mut(&partition) {
+            Some(joining) => joining.take_cursor(cursor, facts.id),
+            None => facts.cursors.push((partition, cursor)),
+        }
+    }
+    for (partition, id) in std::mem::take(&mut facts.once) {
+        match joinings.get_mut(&partition) {
+            Some(joining) => joining.take_once(id),
+            None => facts.once.push((partition, id)),
+        }
+    }
+}
+
+/// Whether the stream of a core of the last start was stopped in good order, and how many bytes of it are damaged so that
+/// nobody knows what they held.
+fn end_of_stream(facts: &[SegmentFacts], before: &Meta, core: u16) -> (bool, u64) {
+    let epoch = before.epoch();
+    let of_stream = || {
+        facts
+            .iter()
+            .filter(move |facts| facts.id.core == core && facts.epoch == epoch)
+    };
+    let is_clean = match of_stream().next_back() {
+        Some(newest) => newest.is_sealed && newest.is_last,
+        None => before.is_clean,
+    };
+    (is_clean, of_stream().map(|facts| facts.unknown_bytes).sum())
+}
