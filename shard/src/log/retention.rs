@@ -135,7 +135,8 @@ impl Log {
         let has_newer =
             |(committed, last): (u64, u64)| committed.saturating_sub(last) >= settings.retain_events;
         let is_passed = settings.retain_events > 0 && extents().next().is_some() && extents().all(has_newer);
-        let is_empty = segment.partitions.is_empty() && segment.is_sealed;
+        // What a crash or a quiet start left.
+        let is_empty = segment.partitions.is_empty();
         is_old || is_too_much || is_passed || is_empty
     }
 

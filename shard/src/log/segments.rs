@@ -11,7 +11,6 @@ use super::disk::SegmentId;
 pub(super) struct Segment {
     /// Its length.
     pub(super) bytes: u64,
-    pub(super) is_sealed: bool,
     /// When its newest event was appended, ms since 1970.
     pub(super) newest_ms: u64,
     /// The partitions of which it holds anything, ascending.

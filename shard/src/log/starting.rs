@@ -109,7 +109,6 @@ impl Log {
             found.id,
             Segment {
                 bytes: found.bytes,
-                is_sealed: found.is_sealed,
                 newest_ms: found.newest_ms,
                 partitions: found.partitions,
                 kept,

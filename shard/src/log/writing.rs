@@ -557,7 +557,7 @@ impl Log {
         current.cursors_at.extend(group.cursors_at);
         current.kept.append(&mut kept);
         if group.is_footer {
-            self.finish_segment(true);
+            self.finish_segment();
         }
         self.carry_on();
     }
@@ -605,7 +605,7 @@ impl Log {
     }
 
     /// The current segment is written no more.
-    fn finish_segment(&mut self, is_sealed: bool) {
+    fn finish_segment(&mut self) {
         let Some(current) = self.stream.current.take() else {
             return;
         };
@@ -630,7 +630,6 @@ impl Log {
             segment,
             Segment {
                 bytes,
-                is_sealed,
                 newest_ms: if current.newest_ms > 0 {
                     current.newest_ms
                 } else {
@@ -667,7 +666,7 @@ impl Log {
         self.stream.wants_write = true;
         self.stream.trouble = Some(Trouble { fault, retry_ms });
         if current.written > SEGMENT_HEAD_BYTES as u64 {
-            self.finish_segment(false);
+            self.finish_segment();
         } else {
             let segment = current.head.id;
             self.stream.current = None;
