@@ -105,7 +105,7 @@ impl Log {
         let now_ms = self.now_ms();
         if self.stream.current.is_none()
             && let Ahead::Ready(id) = self.stream.ahead
-            && !(self.stopping && !self.has_waiting())
+            && (!self.stopping || self.has_waiting())
         {
             self.stream.ahead = Ahead::None { not_before_ms: 0 };
             self.stream.current = Some(Current {

@@ -196,7 +196,7 @@ impl World {
                     known.written.insert(offset);
                 }
             }
-            assert_eq!(self.log.bounds(partition).committed >= stored.last(), true);
+            assert!(self.log.bounds(partition).committed >= stored.last());
         }
         while let Some(settled) = self.log.poll_settled() {
             match settled {
