@@ -6,12 +6,16 @@
 //!                                                                         └─> DiskDone; a waiting one takes the slot
 //! ```
 //!
-//! One operation of a user is one [`Work`] in one slot; [`steps`] knows which steps it takes. A file is shared by the
+//! One operation of a user is one [`Work`] in one slot; `steps`, `create` and `write` know which steps it takes, `name` how
+//! the kernel reads a path. A file is shared by the
 //! operations that were asked of it, so that a key that is closed and given out anew means the old file to them.
 
 #![allow(unsafe_code)]
 
+mod create;
+mod name;
 mod steps;
+mod write;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;

@@ -14,12 +14,13 @@
 //!
 //! What each file holds: [`config`] sizes · `ring` the two queues and the system call · `user_data` how a completion
 //! finds its owner · `buffers` receive buffers and their leases · `sends` sends in flight · `accepts` accepting ·
-//! `connects` connecting · `files` operations on files · [`hub`] cores waking each other · `socket` a connection's descriptor.
+//! `connects` connecting · `files` operations on files · `ending` the end of a driver · [`hub`] cores waking each
+//! other · `socket` a connection's descriptor.
 //!
 //! # Soundness
-//! The kernel holds addresses of receive buffers, gather lists, address fields and what files are written from, while operations are in flight.
-//! Their owners live in [`UringDriver`]; its `drop` cancels what is in flight and waits for the last completion, and
-//! leaks those owners if that does not come.
+//! The kernel holds addresses of receive buffers, gather lists, address fields, and what files are read to and written
+//! from, while operations are in flight. Their owners live in [`UringDriver`]; its `drop` lets those on files end, cancels
+//! the others, waits for the last completion, and leaks those owners if that does not come.
 
 #![allow(unsafe_code)]
 
@@ -27,6 +28,7 @@ mod accepts;
 mod buffers;
 pub mod config;
 mod connects;
+mod ending;
 mod files;
 pub mod hub;
 mod ring;
@@ -42,7 +44,7 @@ use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use io_uring::types::{CancelBuilder, Fd};
+use io_uring::types::Fd;
 use io_uring::{cqueue, opcode, squeue};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -65,12 +67,6 @@ use crate::disk::DiskOp;
 use crate::driver::{Completion, Driver, ReceiveEnd, Token};
 use crate::gather::Gather;
 use crate::listener::{Listener, ListenerId};
-
-/// How long the end of a driver waits for the kernel to let go of its memory.
-const DROP_WAIT_NS: u64 = 1_000_000_000;
-
-/// How long it waits for the disk to take what was written.
-const DROP_FILES_WAIT_NS: u64 = 30_000_000_000;
 
 /// For operations whose completion tells nothing.
 const QUIET: Token = Token {
@@ -484,72 +480,6 @@ impl Driver for UringDriver {
         }
         // What was refused without asking the kernel.
         self.owners.files.poll().map(Completion::Disk)
-    }
-}
-
-impl Drop for UringDriver {
-    fn drop(&mut self) {
-        self.hub.retire(self.core);
-        self.finish_files();
-        // What completed and was not polled: descriptors are closed, buffers given back.
-        let give_up_at_ns = clock_ns() + DROP_WAIT_NS;
-        let cancel_all = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
-        // SAFETY: a cancel names no memory.
-        unsafe { self.ring.push(cancel_all.user_data(pack(Kind::Quiet, QUIET))) };
-        loop {
-            self.discard_completions();
-            let now_ns = clock_ns();
-            if self.ring.in_flight() == 0 || now_ns >= give_up_at_ns {
-                break;
-            }
-            if self.enter(true, Some(give_up_at_ns - now_ns)).is_err() {
-                break;
-            }
-        }
-        let unregistered = self.ring.registrar().submitter().unregister_buf_ring(GROUP);
-        if self.ring.in_flight() == 0 && unregistered.is_ok() {
-            // SAFETY: both are dropped once, here, and not used afterwards. No operation is in flight and the buffer
-            // group is gone, so the kernel has no address into the owners.
-            unsafe {
-                ManuallyDrop::drop(&mut self.owners);
-                ManuallyDrop::drop(&mut self.ring);
-            }
-        }
-    }
-}
-
-impl UringDriver {
-    /// Waits until everything is done that was asked of files: what a user had written is not to be lost because its core
-    /// ends.
-    fn finish_files(&mut self) {
-        let give_up_at_ns = clock_ns() + DROP_FILES_WAIT_NS;
-        loop {
-            self.discard_completions();
-            let now_ns = clock_ns();
-            if self.owners.files.is_idle() || now_ns >= give_up_at_ns {
-                return;
-            }
-            if self.enter(true, Some(give_up_at_ns - now_ns)).is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Ends what has completed without asking for anything new, but for the steps of operations on files.
-    fn discard_completions(&mut self) {
-        self.ended = None;
-        while let Some(entry) = self.completions.pop_front() {
-            match unpack(entry.user_data()) {
-                Some((Kind::Accept, token)) => {
-                    let listener = ListenerId(token.slot as u16);
-                    let _ = self.owners.accepts.stop(listener);
-                    // SAFETY: as in `translate`. Stopped, so that nothing is armed again.
-                    let _ = unsafe { self.owners.accepts.finish(listener, entry.result(), self.now_ns) };
-                }
-                Some((Kind::Eventfd, _)) => {}
-                _ => drop(self.translate(&entry)),
-            }
-        }
     }
 }
 
