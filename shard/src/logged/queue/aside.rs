@@ -82,7 +82,7 @@ pub(crate) fn dead_letter(
 }
 
 /// The same for the same event of the same queue, on every start.
-fn derived_id(queue: &CursorName, event: Id, to: &str) -> Id {
+pub(crate) fn derived_id(queue: &CursorName, event: Id, to: &str) -> Id {
     // FNV-1a, 128 bits: nobody gains by finding two that are equal, since ids are their publisher's to choose anyway.
     let mut hash = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128;
     for text in [

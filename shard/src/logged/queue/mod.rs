@@ -25,10 +25,10 @@ mod ledger;
 mod letters;
 mod lot;
 mod members;
-#[cfg(test)]
-mod model;
 mod owner;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

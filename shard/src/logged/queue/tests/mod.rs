@@ -1,0 +1,385 @@
+//! What queues promise: by a model over thousands of seeds, and each promise once in plain sight.
+
+mod fake_log;
+mod model;
+
+use std::collections::BTreeSet;
+use std::panic::catch_unwind;
+
+use fluxar_protocol::Code;
+use fluxar_protocol::Id;
+use fluxar_protocol::meta::Meta;
+
+use super::ledger::ENTRIES_MAX;
+use crate::log::class::TopicRule;
+use crate::log::{owner_of, partition_of};
+use crate::logged::letters::Start;
+use crate::peer::PeerId;
+use model::{ACK_MS, DEAD, PARTITIONS, Place, QueueKey, Town};
+
+const TOPICS: [&str; 5] = ["a.x", "a.y", "b.x", "b.y.z", "c"];
+const QUEUES: [QueueKey; 4] = [("a.x", "g"), ("a.*", "g"), (">", "g"), (">", "h")];
+
+fn random_town(cores: u16, seed: u64, trouble: bool, rules: Vec<TopicRule>) {
+    let mut town = Town::new(cores, seed, trouble, rules);
+    for _ in 0..120 {
+        match town.random.below(100) {
+            0..25 => {
+                let topic = TOPICS[town.random.below(TOPICS.len())];
+                let count = 1 + town.random.below(12);
+                let ttl_ms = town
+                    .random
+                    .chance(10)
+                    .then(|| 1 + town.random.below(3_000) as u64);
+                town.publish(topic, count, ttl_ms);
+                if town.random.chance(70) {
+                    let core = owner_of(partition_of(topic, PARTITIONS), cores);
+                    town.hear(core);
+                }
+            }
+            25..38 if town.members.len() < 8 => {
+                let queue = QUEUES[town.random.below(QUEUES.len())];
+                let core = town.random.below(usize::from(cores)) as u16;
+                let in_flight = 1 + town.random.below(6) as u32;
+                let start = [Start::Default, Start::New, Start::All][town.random.below(3)].clone();
+                town.join(core, queue, in_flight, start);
+            }
+            38..44 => {
+                if let Some(member) = town.random_member() {
+                    town.lose(member);
+                }
+            }
+            44..70 => {
+                if let Some(member) = town.random_member() {
+                    let part = 20 + town.random.below(80);
+                    let held: Vec<_> = town.members[&member].held.keys().copied().collect();
+                    let mut places: Vec<_> = held.into_iter().filter(|_| town.random.chance(part)).collect();
+                    if town.random.chance(50) {
+                        places.reverse();
+                    }
+                    town.acknowledge(member, &places);
+                }
+            }
+            70..74 if trouble => {
+                if let Some(member) = town.random_member() {
+                    let busy = town.random.chance(40);
+                    town.busy(member, busy);
+                }
+            }
+            74..86 => {
+                for _ in 0..town.random.below(8) {
+                    let pair = (town.random.below(cores.into()), town.random.below(cores.into()));
+                    town.carry(pair.0 as u16, pair.1 as u16);
+                    town.come(pair.0 as u16);
+                }
+            }
+            86..94 => {
+                let ms = town.random.below(600) as u64;
+                town.pass(ms);
+                if !trouble {
+                    town.check_nothing_is_stuck();
+                }
+            }
+            94..96 => {
+                for log in &mut town.logs {
+                    log.synced = log.cursors.clone();
+                }
+            }
+            96 if town.random.chance(40) => town.restart(),
+            _ => {}
+        }
+    }
+    town.finish();
+}
+
+/// Events of one topic are given so often at most.
+fn at_most(pattern: &str, deliveries_max: u32, dead_letter: bool) -> Vec<TopicRule> {
+    vec![TopicRule {
+        pattern: pattern.into(),
+        level: None,
+        always: None,
+        deliveries_max: Some(deliveries_max),
+        dead_letter: dead_letter.then(|| DEAD.into()),
+    }]
+}
+
+fn rules(seed: u64) -> Vec<TopicRule> {
+    match seed % 3 {
+        0 => Vec::new(),
+        1 => at_most("a.>", 3, true),
+        _ => at_most("b.>", 2, false),
+    }
+}
+
+fn held(town: &Town, member: (PeerId, Id)) -> Vec<Place> {
+    town.members[&member].held.keys().copied().collect()
+}
+
+/// Waits until what members have is overdue.
+fn let_expire(town: &mut Town) {
+    town.pass(u64::from(ACK_MS));
+    town.pass(10);
+}
+
+#[test]
+fn members_that_keep_up_get_equal_parts() {
+    let mut town = Town::new(2, 1, false, Vec::new());
+    let members: Vec<_> = (0..3)
+        .map(|nth| town.join(nth % 2, ("a.*", "g"), 10, Start::All))
+        .collect();
+    town.settle();
+    for _ in 0..40 {
+        town.publish("a.x", 9, None);
+        town.settle();
+        for &member in &members {
+            let places = held(&town, member);
+            town.acknowledge(member, &places);
+        }
+        town.settle();
+    }
+    for member in members {
+        let given = town.members[&member].given;
+        assert!((110..=130).contains(&given), "{given} of 360");
+    }
+}
+
+#[test]
+fn what_is_overdue_goes_to_another_and_a_late_acknowledgement_counts() {
+    let mut town = Town::new(1, 1, false, Vec::new());
+    let slow = town.join(0, ("c", "g"), 4, Start::All);
+    town.publish("c", 4, None);
+    town.settle();
+    let places = held(&town, slow);
+    assert_eq!(places.len(), 4);
+    let quick = town.join(0, ("c", "g"), 4, Start::All);
+    let_expire(&mut town);
+    assert_eq!(held(&town, quick), places, "to another, with `dup`");
+    town.acknowledge(slow, &places[..2]);
+    town.publish("c", 2, None);
+    town.settle();
+    assert_eq!(
+        held(&town, quick).len() + held(&town, slow).len() - 2,
+        6,
+        "room is free again"
+    );
+    let_expire(&mut town);
+    for place in &places[..2] {
+        let deliveries = town.fates[&(("c", "g"), *place)].deliveries;
+        assert_eq!(deliveries, 2, "it was done with");
+    }
+    town.finish();
+}
+
+#[test]
+fn what_nobody_can_handle_is_set_aside_once() {
+    for (refuse, dead_letter) in [(false, true), (true, true), (false, false)] {
+        let mut town = Town::new(2, 3, false, at_most("c", 3, dead_letter));
+        town.refuse_asides = refuse;
+        let queue = ("c", "g");
+        let watcher = town.join(0, (DEAD, "w"), 10, Start::All);
+        let mut members = vec![town.join(1, queue, 4, Start::All)];
+        town.publish("c", 2, None);
+        town.settle();
+        let places = held(&town, members[0]);
+        town.acknowledge(members[0], &places[1..]);
+        // The only member dies of it each time, and nobody is there for a while.
+        for _ in 0..2 {
+            town.lose(members.remove(0));
+            town.pass(100);
+            members.push(town.join(1, queue, 4, Start::Default));
+            town.settle();
+            assert_eq!(held(&town, members[0]), &places[..1]);
+        }
+        town.lose(members.remove(0));
+        members.push(town.join(1, queue, 4, Start::Default));
+        for _ in 0..20 {
+            town.pass(500);
+        }
+        assert_eq!(held(&town, members[0]), []);
+        assert!(town.set_aside.contains(&(queue, places[0])));
+        assert_eq!(town.members[&watcher].given, usize::from(dead_letter));
+        town.finish();
+    }
+}
+
+#[test]
+fn a_queue_that_cannot_go_on_says_so_until_somebody_says_where() {
+    let queue: QueueKey = ("c", "g");
+    let partition = partition_of("c", PARTITIONS);
+    for damaged in [false, true] {
+        let mut town = Town::new(2, 5, false, Vec::new());
+        let owner = usize::from(owner_of(partition, 2));
+        town.publish("c", 5, None);
+        let first = town.join(0, queue, 2, Start::All);
+        town.settle();
+        let places = held(&town, first);
+        town.acknowledge(first, &places);
+        town.lose(first);
+        town.settle();
+        for _ in 0..10 {
+            town.publish("c", 1, None);
+        }
+        if damaged {
+            town.logs[owner].damage.insert(partition, (5, 8));
+        } else {
+            town.logs[owner].cut.insert(partition, 9);
+        }
+        let code = if damaged { Code::DataLoss } else { Code::OutOfRange };
+        for _ in 0..2 {
+            let member = town.join(1, queue, 100, Start::Default);
+            town.settle();
+            let (to, sub, said, details) = town.ended.pop().expect("it is told");
+            assert_eq!(((to, sub), said), (member, code));
+            let details = details.unwrap();
+            let details = Meta::from_checked(&details);
+            assert_eq!(details.uint("partition"), Ok(Some(partition.into())));
+            assert_eq!(details.uint("first"), Ok(Some(if damaged { 5 } else { 9 })));
+            assert_eq!(details.uint("last"), Ok(damaged.then_some(8)));
+            assert!(town.ended.is_empty());
+        }
+        let start = if damaged {
+            Start::Epoch {
+                epoch: fake_log::EPOCH,
+                at: [(partition, 8)].into(),
+            }
+        } else {
+            Start::All
+        };
+        town.forget_begun(queue, partition);
+        let member = town.join(1, queue, 100, start);
+        town.settle();
+        let offsets: Vec<_> = held(&town, member).iter().map(|(_, offset)| *offset).collect();
+        let from: Vec<_> = (9..=15)
+            .filter(|offset| !town.is_done(queue, (partition, *offset)))
+            .collect();
+        assert!(offsets.ends_with(&from), "{offsets:?}");
+    }
+}
+
+#[test]
+fn one_event_at_a_time_from_all_owners_together() {
+    let mut town = Town::new(4, 9, false, Vec::new());
+    let member = town.join(3, (">", "g"), 1, Start::All);
+    town.settle();
+    for topic in ["a.x", "a.y", "b.x", "b.y.z", "c"] {
+        town.publish(topic, 10, None);
+    }
+    let mut partitions = BTreeSet::new();
+    for handled in 0..50 {
+        town.settle();
+        let places = held(&town, member);
+        assert_eq!(places.len(), 1, "after {handled}");
+        partitions.insert(places[0].0);
+        if handled == 12 {
+            assert!(partitions.len() > 1, "no owner keeps it to itself");
+        }
+        town.acknowledge(member, &places);
+    }
+    town.settle();
+    assert_eq!(held(&town, member), []);
+}
+
+#[test]
+fn after_a_restart_what_was_done_is_done_and_the_rest_comes_again() {
+    let queue: QueueKey = ("c", "g");
+    let partition = partition_of("c", PARTITIONS);
+    let mut town = Town::new(2, 9, false, Vec::new());
+    let member = town.join(0, queue, 10, Start::All);
+    town.publish("c", 10, None);
+    town.settle();
+    town.acknowledge(member, &[(partition, 1), (partition, 4), (partition, 7)]);
+    town.pass(300);
+    for log in &mut town.logs {
+        log.synced = log.cursors.clone();
+    }
+    town.acknowledge(member, &[(partition, 2)]);
+    town.restart();
+    town.publish("c", 1, None);
+    let member = town.join(1, queue, 20, Start::New);
+    town.settle();
+    let offsets: Vec<_> = held(&town, member).iter().map(|(_, offset)| *offset).collect();
+    assert_eq!(offsets, [2, 3, 5, 6, 8, 9, 10, 1_000_001]);
+    assert!(
+        town.dups.ends_with(&[1]),
+        "some may have been given before: {:?}",
+        town.dups
+    );
+    town.finish();
+}
+
+#[test]
+fn a_member_that_rests_gets_nothing_and_keeps_nothing_for_long() {
+    let mut town = Town::new(2, 11, false, Vec::new());
+    let (one, other) = (
+        town.join(0, ("c", "g"), 8, Start::All),
+        town.join(1, ("c", "g"), 8, Start::All),
+    );
+    town.settle();
+    town.busy(one, true);
+    town.settle();
+    town.publish("c", 6, None);
+    town.settle();
+    assert_eq!((held(&town, one).len(), held(&town, other).len()), (0, 6));
+    town.busy(one, false);
+    town.publish("c", 6, None);
+    town.settle();
+    assert!(held(&town, one).len() >= 3);
+}
+
+#[test]
+fn an_event_that_nobody_acknowledges_bounds_what_its_queue_remembers() {
+    let queue: QueueKey = ("c", "g");
+    let partition = partition_of("c", PARTITIONS);
+    let mut town = Town::new(1, 13, false, Vec::new());
+    let member = town.join(0, queue, 1_000, Start::All);
+    for _ in 0..90 {
+        town.publish("c", 100, None);
+    }
+    for _ in 0..12 {
+        town.settle();
+        let places: Vec<_> = held(&town, member)
+            .into_iter()
+            .filter(|place| place.1 > 1)
+            .collect();
+        town.acknowledge(member, &places);
+    }
+    town.settle();
+    assert_eq!(town.members[&member].given, ENTRIES_MAX, "and no more");
+    town.acknowledge(member, &[(partition, 1)]);
+    town.settle();
+    assert!(held(&town, member).len() > 500, "it goes on");
+    town.finish();
+}
+
+#[test]
+fn what_was_under_way_when_a_session_was_cut_comes_again() {
+    let queue: QueueKey = ("c", "g");
+    let mut town = Town::new(2, 15, false, Vec::new());
+    let member = town.join(0, queue, 5, Start::All);
+    town.publish("c", 5, None);
+    town.settle();
+    let before = held(&town, member);
+    town.rewind(member);
+    town.settle();
+    assert_eq!(held(&town, member), before);
+    assert_eq!(town.members[&member].given, 10);
+    town.finish();
+}
+
+#[test]
+fn every_event_is_handled_whatever_happens() {
+    for seed in 0..800 {
+        let cores = 1 + (seed % 4) as u16;
+        let result = catch_unwind(|| random_town(cores, seed, true, rules(seed)));
+        assert!(result.is_ok(), "seed {seed}");
+    }
+}
+
+#[test]
+fn nothing_waits_while_a_member_has_room() {
+    for seed in 0..800 {
+        let cores = 1 + (seed % 4) as u16;
+        let result = catch_unwind(|| random_town(cores, !seed, false, Vec::new()));
+        assert!(result.is_ok(), "seed {seed}");
+    }
+}
