@@ -125,7 +125,9 @@ impl Queue {
     /// Gives out what can be given. `Break`: a partition cannot go on, and with it the queue.
     pub(crate) fn pump(&mut self, desk: &mut Desk<'_>, log: &mut impl Source) -> ControlFlow<(u16, Broken)> {
         let mut idle = 0;
+        let mut is_missed = false;
         while idle < self.lots.len() {
+            let before = self.members.room();
             let at = self.next_lot % self.lots.len();
             self.next_lot = at + 1;
             if self.step(at, desk, log)? {
@@ -133,6 +135,7 @@ impl Queue {
             } else {
                 idle += 1;
             }
+            is_missed |= self.members.room() < before;
         }
         let Self { members, lots, .. } = self;
         if *desk.ahead_bytes > AHEAD_BYTES_MAX {
@@ -140,9 +143,9 @@ impl Queue {
                 *desk.ahead_bytes -= lot.drop_ahead();
             }
         }
-        let short = members.room() == 0 && lots.iter().any(|lot| lot.has_work(desk.now_us));
+        is_missed |= lots.iter().any(|lot| lot.has_work(desk.now_us));
         let mut told = Vec::new();
-        members.settle(short, |news| told.push(news));
+        members.settle(is_missed, |news| told.push(news));
         for news in told {
             let member = members.get(news.member);
             desk.letters.push_back(QueueLetter {
@@ -184,13 +187,13 @@ impl Queue {
         if lot.reading.is_some() || lot.broken.is_some() || lot.retry_us > desk.now_us {
             return ControlFlow::Continue(false);
         }
+        let has_room = self.members.room() > 0;
         let purpose = if let Some(offset) = lot.ledger.next_spent().filter(|_| lot.aside.is_none()) {
             Purpose::Spent(offset)
-        } else if self.members.room() == 0 {
-            return ControlFlow::Continue(false);
-        } else if let Some(offset) = lot.ledger.next_again(0) {
+        } else if let Some(offset) = lot.ledger.next_again(0).filter(|_| has_room) {
             Purpose::Again(offset)
-        } else if lot.ledger.room() == 0 {
+        } else if lot.ledger.room() == 0 || (lot.has_more && !has_room) {
+            // Without room it is looked at all the same, until it is known whether there is anything to ask for room for.
             return ControlFlow::Continue(false);
         } else if !lot.ahead.is_empty() {
             self.deal_new(at, desk);
@@ -230,6 +233,7 @@ impl Queue {
         let came = match (purpose, reading) {
             (Purpose::New, Reading::End) => {
                 lot.is_quiet = true;
+                lot.has_more = false;
                 return ControlFlow::Continue(false);
             }
             (Purpose::New, Reading::Events { stored, until }) if until > lot.ledger.read() => {
@@ -273,6 +277,7 @@ impl Queue {
             ..
         } = self;
         let lot = &mut lots[at];
+        lot.has_more = false;
         let room = members.room().min(lot.ledger.room());
         let mut picks = Vec::new();
         let mut given = 0;
@@ -280,14 +285,15 @@ impl Queue {
         'runs: for (run, ahead) in lot.ahead.iter().enumerate() {
             let (mut nth, mut offset) = (ahead.nth, ahead.offset);
             while nth < ahead.stored.events.len() {
-                if given == room || picks.len() == 2 * ENTRIES_MAX {
-                    left = Some((run, nth, offset));
-                    break 'runs;
-                }
                 let event = ahead.stored.events.get(nth);
                 if terms.look(event, name, desk.settings) {
                     let is_done =
                         lot.ledger.is_restored(offset) || has_expired(&ahead.stored, event, desk.unix_ms);
+                    if (given == room && !is_done) || picks.len() == ENTRIES_MAX {
+                        lot.has_more = true;
+                        left = Some((run, nth, offset));
+                        break 'runs;
+                    }
                     given += usize::from(!is_done);
                     picks.push(Pick {
                         run,
@@ -361,7 +367,7 @@ impl Queue {
                 lot.ledger.give_again(offset, member, due_us);
                 members.take(member, 1);
                 let place = place_of(&stored.events, nth);
-                drafts.add(member, again.deliveries, stored, place, offset);
+                drafts.add(member, again.dup, stored, place, offset);
             }
         }
         drafts.send(members, desk);

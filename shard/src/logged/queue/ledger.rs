@@ -44,6 +44,8 @@ struct Entry {
     deliveries: u32,
     /// How often it may be given; 0: no bound.
     deliveries_max: u32,
+    /// An earlier life may have given it, too.
+    is_doubtful: bool,
     state: State,
 }
 
@@ -60,8 +62,8 @@ struct Due {
 pub(crate) struct Again {
     /// Who had it last.
     pub(crate) member: MemberKey,
-    /// How often it was given.
-    pub(crate) deliveries: u32,
+    /// How often it may have been given.
+    pub(crate) dup: u32,
 }
 
 #[derive(Debug)]
@@ -147,7 +149,7 @@ impl Ledger {
         let entry = &self.entries[self.find(offset)?];
         (entry.state == State::Again).then_some(Again {
             member: entry.member,
-            deliveries: entry.deliveries,
+            dup: entry.deliveries + u32::from(entry.is_doubtful),
         })
     }
 
@@ -184,19 +186,20 @@ impl Ledger {
     ) -> u32 {
         debug_assert!(offset > self.read);
         let (until, left) = &mut self.doubtful;
-        let before = u32::from(offset <= *until && *left > 0);
+        let is_doubtful = offset <= *until && *left > 0;
         *left = left.saturating_sub(1);
         self.entries.push_back(Entry {
             offset,
             member,
-            deliveries: before + 1,
+            deliveries: 1,
             deliveries_max,
+            is_doubtful,
             state: State::Given,
         });
         self.read = offset;
         self.given += 1;
-        self.remind(offset, before + 1, due_us);
-        before
+        self.remind(offset, 1, due_us);
+        u32::from(is_doubtful)
     }
 
     /// An event that was not looked at yet, and is done all the same: expired, or done in an earlier life. It has an
@@ -216,6 +219,7 @@ impl Ledger {
             member: NOBODY,
             deliveries: 0,
             deliveries_max: 0,
+            is_doubtful: false,
             state: State::Done,
         });
         self.is_moved = true;

@@ -71,6 +71,8 @@ pub(crate) struct Lot {
     pub(crate) ahead: VecDeque<Ahead>,
     /// What is reached with it.
     pub(crate) ahead_until: u64,
+    /// Something that matches is left in what was read, or behind it.
+    pub(crate) has_more: bool,
     /// Nothing that matches is committed behind what was read.
     pub(crate) is_quiet: bool,
     /// What the log is asked for.
@@ -93,6 +95,7 @@ impl Lot {
             ahead_until: ledger.read(),
             ledger,
             ahead: VecDeque::new(),
+            has_more: false,
             is_quiet: false,
             reading: None,
             retry_us: 0,
@@ -125,13 +128,12 @@ impl Lot {
         }
     }
 
-    /// Whether there may be work, and nothing but room is missing.
+    /// Whether there is work, and nothing but room is missing.
     pub(crate) fn has_work(&self, now_us: u64) -> bool {
         if self.reading.is_some() || self.broken.is_some() || self.retry_us > now_us {
             return false;
         }
-        self.ledger.next_again(0).is_some()
-            || (self.ledger.room() > 0 && (!self.ahead.is_empty() || !self.is_quiet))
+        self.ledger.next_again(0).is_some() || (self.ledger.room() > 0 && self.has_more)
     }
 }
 

@@ -178,8 +178,9 @@ impl Members {
         Some(than)
     }
 
-    /// Everything is given that could be. `short`: there is more, and nobody has room. What the home cores are to be told.
-    pub(crate) fn settle(&mut self, short: bool, mut tell: impl FnMut(Told)) {
+    /// Everything is given that could be. `is_missed`: something was given, or is left; who had no room for it has missed it.
+    /// What the home cores are to be told.
+    pub(crate) fn settle(&mut self, is_missed: bool, mut tell: impl FnMut(Told)) {
         for (key, member) in &mut self.members {
             let over = member.allowance.saturating_sub(member.keep.max(member.used));
             if over > 0 {
@@ -189,13 +190,16 @@ impl Members {
                     self.room -= over as usize;
                 }
             }
-            let short = short && member.allowance < member.in_flight && !member.rests;
-            if member.spare > 0 || member.is_short != short {
-                member.is_short = short;
+            // Once short, it is so until there is more than it needs: not to say it anew with each event.
+            let needs_none =
+                over > 0 || member.rests || member.room() > 0 || member.allowance == member.in_flight;
+            let is_short = !needs_none && (member.is_short || is_missed);
+            if member.spare > 0 || member.is_short != is_short {
+                member.is_short = is_short;
                 tell(Told {
                     member: key as MemberKey,
                     spare: std::mem::take(&mut member.spare),
-                    short,
+                    short: is_short,
                 });
             }
         }
@@ -272,10 +276,19 @@ mod tests {
             Some(Told {
                 member: 0,
                 spare: 5,
-                short: true
+                short: false
             })
         );
         assert_eq!(members.room(), 1, "two in use of the three that it keeps");
+        members.take(0, 1);
+        members.settle(true, |news| told.push(news));
+        members.settle(false, |news| told.push(news));
+        let short = Told {
+            member: 0,
+            spare: 0,
+            short: true,
+        };
+        assert_eq!(told, [short], "it is said once");
     }
 
     #[test]

@@ -248,9 +248,9 @@ impl Town {
     }
 
     /// The queue will begin anew in a partition, for somebody will say where.
-    pub(super) fn forget_begun(&mut self, queue: QueueKey, partition: u16) {
+    pub(super) fn forget_begun(&mut self, queue: QueueKey, partition: u16, at: u64) {
         let log = &mut self.logs[usize::from(owner_of(partition, self.cores))];
-        log.begun.insert((partition, name_of(queue)), 0);
+        log.begun.insert((partition, name_of(queue)), at);
         for ((other, place), fate) in &mut self.fates {
             if *other == queue && place.0 == partition {
                 *fate = Fate::default();
@@ -334,7 +334,8 @@ impl Town {
         let terms = terms_of(known.topic, &self.settings.topics);
         let deliveries = meta.uint("x-deliveries").unwrap().unwrap();
         assert_eq!(deliveries, terms.deliveries_max.into());
-        assert!(!self.fates[&(queue, place)].is_final);
+        let fate = self.fates.get(&(queue, place));
+        assert!(fate.is_none_or(|fate| !fate.is_final));
         self.set_aside.insert((queue, place));
     }
 
