@@ -1,0 +1,6 @@
+//! Logged events on meshes of shards: whoever follows gets everything once and in order, however letters are late.
+
+mod disk;
+mod model;
+mod promises;
+mod world;
