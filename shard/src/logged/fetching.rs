@@ -111,7 +111,13 @@ impl Pending {
             Reading::Events { stored, until } => (stored, until),
             // All rows that were asked for were replaced meanwhile.
             Reading::End if self.rows.is_some() => (Vec::new(), self.rows.map_or(0, |(last, _)| last)),
-            Reading::End => return Some(Fetched::End),
+            Reading::End if self.reads == 0 => return Some(Fetched::End),
+            // What was read before held nothing that is wanted, and that is the end.
+            Reading::End => {
+                let until = self.fetch.after;
+                let pieces = Vec::new();
+                return Some(Fetched::Events { pieces, until });
+            }
             Reading::Gone { first } => return Some(Fetched::Gone { first }),
             Reading::Damaged { first, last } => return Some(Fetched::Damaged { first, last }),
             Reading::Failed(_) | Reading::Later => return Some(Fetched::Failed),

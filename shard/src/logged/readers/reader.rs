@@ -239,8 +239,8 @@ impl Reader {
         };
         let bytes = self.unacked.bytes + self.fetching.bytes;
         let events = self.unacked.events + self.fetching.events;
-        let fits =
-            (bytes + load.bytes <= window.bytes || bytes == 0) && events + load.events <= window.events;
+        let is_alone = events == 0 && load.events == 1;
+        let fits = is_alone || (bytes + load.bytes <= window.bytes && events + load.events <= window.events);
         if fits {
             self.hand(place, piece.last, load);
         }
@@ -286,7 +286,7 @@ impl Reader {
             events: window.events.saturating_sub(used.events),
         };
         // Many small fetches cost more than a few large ones: a little room is left to grow.
-        let is_enough = room.bytes >= (window.bytes / 4).min(PIECE_BYTES_MAX / 4)
+        let is_enough = room.bytes >= (window.bytes / 4).clamp(1, PIECE_BYTES_MAX / 4)
             && room.events >= (window.events / 4).max(1);
         if !is_enough && used != Load::default() {
             return None;
@@ -364,6 +364,11 @@ impl Reader {
         }
         if place.table.is_none() && offset > place.acked {
             place.acked = offset;
+            // What it handled before it was rewound need not come again.
+            if place.state != State::Live && place.at < offset {
+                place.at = offset;
+                place.is_void = true;
+            }
         }
         place.known = place.known.max(place.acked);
         true
