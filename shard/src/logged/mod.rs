@@ -172,7 +172,7 @@ impl Shard {
 
     /// A part of what recovery found.
     pub fn handle_recovered(&mut self, share: Recovered) {
-        self.logged.log.handle_empty(share.epoch);
+        self.logged.log.handle_recovered(share);
         self.pump_log();
     }
 

@@ -72,6 +72,8 @@ struct Name {
     /// Where its cursor was set explicitly, or for the first time.
     from: BTreeMap<u16, u64>,
     got: BTreeSet<(u16, u64)>,
+    /// Somebody set it explicitly and was not accepted yet, or never will be: where it is nobody knows.
+    is_unknown: bool,
 }
 
 struct Play {
@@ -205,6 +207,11 @@ impl Play {
                 is_over: false,
             },
         );
+        if let Some(durable) = durable
+            && from != From::Default
+        {
+            self.names.entry((durable, pattern)).or_default().is_unknown = true;
+        }
         let wish = LoggedWish {
             durable,
             from,
@@ -224,14 +231,21 @@ impl Play {
     }
 
     fn acknowledge(&mut self) {
-        let Some((peer, sub)) = self.some_sub() else { return };
+        let Some((peer, sub)) = self.some_sub() else {
+            return;
+        };
         let Some(ways) = self.subs.get_mut(&(peer, sub)).and_then(|sub| sub.ways.as_mut()) else {
             return;
         };
         let partitions: Vec<u16> = ways.keys().copied().collect();
         let partition = self.dice.of(&partitions);
         let way = ways.get_mut(&partition).unwrap();
-        let unacked: Vec<u64> = way.got.range(way.acked + 1..).copied().take_while(|got| *got <= way.last).collect();
+        let unacked: Vec<u64> = way
+            .got
+            .range(way.acked + 1..)
+            .copied()
+            .take_while(|got| *got <= way.last)
+            .collect();
         if unacked.is_empty() {
             return;
         }
@@ -260,7 +274,9 @@ impl Play {
     }
 
     fn end(&mut self) {
-        let Some((peer, sub)) = self.some_sub() else { return };
+        let Some((peer, sub)) = self.some_sub() else {
+            return;
+        };
         self.world.end(peer, sub);
         self.subs.get_mut(&(peer, sub)).unwrap().is_over = true;
     }
@@ -269,7 +285,9 @@ impl Play {
         let peer = self.dice.of(&self.peers);
         self.audit();
         for ((other, _), sub) in &mut self.subs {
-            if *other == peer && let Some(ways) = &mut sub.ways {
+            if *other == peer
+                && let Some(ways) = &mut sub.ways
+            {
                 for way in ways.values_mut() {
                     way.rewound = true;
                 }
@@ -280,6 +298,17 @@ impl Play {
 
     /// Looks at what came since the last time.
     fn audit(&mut self) {
+        // How many may have a hand in each name, those that were gone before they were accepted included.
+        let mut holders: BTreeMap<_, usize> = BTreeMap::new();
+        for sub in self
+            .subs
+            .values()
+            .filter(|sub| !sub.is_over || sub.ways.is_none())
+        {
+            if let Some(durable) = sub.durable {
+                *holders.entry((durable, sub.pattern)).or_default() += 1;
+            }
+        }
         for ((peer, id), told) in std::mem::take(&mut self.world.told) {
             let sub = self
                 .subs
@@ -303,19 +332,30 @@ impl Play {
                         sub.ways = Some(ways.collect());
                         if let Some(durable) = sub.durable {
                             let name = self.names.entry((durable, sub.pattern)).or_default();
-                            if sub.is_explicit {
+                            if sub.is_explicit && holders.get(&(durable, sub.pattern)) == Some(&1) {
                                 *name = Name::default();
                             }
-                            for &(partition, offset) in at {
+                            for &(partition, offset) in at.iter().filter(|_| !name.is_unknown) {
                                 let from = *name.from.entry(partition).or_insert(offset);
                                 // Everything between its beginning and here was handed out.
                                 let mut after = from;
                                 for &(_, got) in name.got.range((partition, from)..=(partition, offset)) {
-                                    self.spans.push((partition, after, got, sub.pattern, "durable".to_owned()));
+                                    self.spans.push((
+                                        partition,
+                                        after,
+                                        got,
+                                        sub.pattern,
+                                        "durable".to_owned(),
+                                    ));
                                     after = got;
                                 }
-                                self.spans
-                                    .push((partition, after, offset + 1, sub.pattern, format!("durable at {offset}")));
+                                self.spans.push((
+                                    partition,
+                                    after,
+                                    offset + 1,
+                                    sub.pattern,
+                                    format!("durable at {offset}"),
+                                ));
                             }
                         }
                     }
@@ -328,9 +368,18 @@ impl Play {
                             way.last = way.last.min(got.offset - 1).max(way.acked);
                         }
                         assert!(got.offset > way.last, "{peer:?} {id:?} {got:?} behind {way:?}");
-                        assert_eq!(got.dup > 0, got.offset <= way.most, "{peer:?} {id:?} {got:?} {way:?}");
-                        self.spans
-                            .push((got.partition, way.last, got.offset, sub.pattern, format!("{peer:?} {id:?}")));
+                        assert_eq!(
+                            got.dup > 0,
+                            got.offset <= way.most,
+                            "{peer:?} {id:?} {got:?} {way:?}"
+                        );
+                        self.spans.push((
+                            got.partition,
+                            way.last,
+                            got.offset,
+                            sub.pattern,
+                            format!("{peer:?} {id:?}"),
+                        ));
                         way.last = got.offset;
                         way.most = way.most.max(got.offset);
                         way.got.insert(got.offset);
@@ -344,8 +393,13 @@ impl Play {
                         assert!(offset > way.acked, "{peer:?} {id:?} to {offset}: {way:?}");
                         let most = way.got.last().copied().unwrap_or(way.from);
                         assert!(most <= way.acked, "only when all is acknowledged: {way:?}");
-                        self.spans
-                            .push((partition, way.acked, offset + 1, sub.pattern, format!("{peer:?} {id:?} moved")));
+                        self.spans.push((
+                            partition,
+                            way.acked,
+                            offset + 1,
+                            sub.pattern,
+                            format!("{peer:?} {id:?} moved"),
+                        ));
                         way.last = way.last.max(offset);
                         way.acked = offset;
                     }

@@ -68,7 +68,11 @@ fn a_live_subscription_gets_what_comes_with_positions() {
         for shard in &world.shards {
             let counts = shard.counts();
             assert_eq!(
-                (counts.logged_subscriptions, counts.logged_patterns, counts.unacked_bytes),
+                (
+                    counts.logged_subscriptions,
+                    counts.logged_patterns,
+                    counts.unacked_bytes
+                ),
                 (0, 0, 0)
             );
             assert_eq!((counts.subscriptions, counts.pattern_bytes), (0, 0));
@@ -208,7 +212,9 @@ fn a_subscription_begins_where_it_wants_to() {
     ];
     for (nth, (from, expected)) in cases.into_iter().enumerate() {
         let sub = id(nth as u64);
-        world.subscribe(bob, sub, "a", LoggedWish { from, ..WISH }).unwrap();
+        world
+            .subscribe(bob, sub, "a", LoggedWish { from, ..WISH })
+            .unwrap();
         world.settle();
         assert_eq!(world.got(bob, sub), expected.collect::<Vec<_>>(), "{from:?}");
     }
@@ -230,14 +236,19 @@ fn a_subscription_begins_where_it_wants_to() {
     .enumerate()
     {
         let sub = id(100 + nth as u64);
-        world.subscribe(bob, sub, "a", LoggedWish { from, ..WISH }).unwrap();
+        world
+            .subscribe(bob, sub, "a", LoggedWish { from, ..WISH })
+            .unwrap();
         world.settle();
         assert_eq!(
             world.take(bob, sub),
             [Told::Refused(Code::OutOfRange, None)],
             "{from:?}"
         );
-        assert!(world.shard(bob).end_subscription(bob, sub).is_none(), "it is over");
+        assert!(
+            world.shard(bob).end_subscription(bob, sub).is_none(),
+            "it is over"
+        );
     }
     world.publish(alice, &events("a", 7..9), ACKED);
     world.settle();
@@ -307,7 +318,12 @@ fn a_durable_subscription_goes_on_behind_what_it_acknowledged() {
         assert_eq!(world.got(third, id(1)).len(), 12);
         world.lose(third);
         world.settle();
-        assert!(world.shards.iter().all(|shard| shard.counts().cursor_holders == 0));
+        assert!(
+            world
+                .shards
+                .iter()
+                .all(|shard| shard.counts().cursor_holders == 0)
+        );
     }
 }
 
@@ -392,7 +408,12 @@ fn plain_subscriptions_get_logged_events_once_they_are_committed() {
         let mut got = world.plain.remove(&bob).unwrap();
         got.sort_unstable(); // topics of different partitions have no order
         assert_eq!(got, [0, 1, 2, 5, 6]);
-        assert!(world.shards.iter().all(|shard| shard.counts().unheard_events == 0));
+        assert!(
+            world
+                .shards
+                .iter()
+                .all(|shard| shard.counts().unheard_events == 0)
+        );
     }
 }
 

@@ -279,7 +279,8 @@ impl World {
                 ..
             } => self.again.push((number(id), partition, offset)),
             LoggedNews::Refused { events, .. } => {
-                self.refused.extend((0..events.len()).map(|at| number(events.id(at))));
+                self.refused
+                    .extend((0..events.len()).map(|at| number(events.id(at))));
             }
             LoggedNews::Accepted { to, sub, epoch, at } => {
                 assert_eq!(epoch, EPOCH);
@@ -329,7 +330,11 @@ impl World {
                 offset,
             } => tell(to, sub, Told::Moved(partition, offset)),
             LoggedNews::Ended {
-                to, sub, code, details, ..
+                to,
+                sub,
+                code,
+                details,
+                ..
             } => tell(to, sub, Told::Ended(code, details)),
         }
     }
