@@ -1,6 +1,7 @@
 //! A running gateway: listeners, one thread a core, and the way to stop it. The binary and the tests start it here.
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -11,10 +12,12 @@ use fluxar_engine::mail::{self, Control, Endpoint};
 use fluxar_engine::reactor::{Board, Parcel, Reactor, ReactorConfig, Transport};
 use fluxar_engine::uring::{UringDriver, UringHub};
 use fluxar_engine::ws::WsConfig;
+use fluxar_shard::log::Settings;
 
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::front::Front;
+use crate::log::{LogFault, OpenLog, ToRecover, unix_ms};
 use crate::mail::Mail;
 use crate::outbox::Framing;
 use crate::upstreams::Services;
@@ -35,6 +38,7 @@ pub struct Gateway {
     processors: Vec<usize>,
     mailman: Arc<Mailman>,
     resolver: Resolver,
+    log: Option<OpenLog>,
     cores: Vec<JoinHandle<io::Result<CoreEnd>>>,
     ends: mpsc::Receiver<usize>,
 }
@@ -72,6 +76,8 @@ impl Mailman {
 pub enum StartError {
     /// Listeners could not be opened: all of them that failed, one line each.
     Listen(Vec<String>),
+    /// The log cannot be opened.
+    Log(LogFault),
     /// A core could not be started.
     Core {
         /// Which, counted from 0.
@@ -87,6 +93,7 @@ impl std::fmt::Display for StartError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Listen(faults) => f.write_str(&faults.join("\n")),
+            Self::Log(fault) => fault.fmt(f),
             Self::Core { core, error } => write!(f, "core {core} could not be started: {error}"),
             Self::System(error) => write!(f, "the gateway could not be started: {error}"),
         }
@@ -119,6 +126,8 @@ struct Seat {
     endpoint: Endpoint<Post>,
     board: Board,
     announcer: Arc<Announcer>,
+    /// Of the log: its settings and its directory.
+    log: Option<(Arc<Settings>, Arc<Path>)>,
     config: Config,
 }
 
@@ -138,6 +147,9 @@ impl Gateway {
             .map(|listener| listener.address().clone())
             .collect();
         let cores = processors.len();
+        let (log, to_recover) = OpenLog::open(&config.log, cores as u16, Instant::now() + RELEASE_PATIENCE)
+            .map_err(StartError::Log)?
+            .unzip();
         let hub = UringHub::new(cores).map_err(StartError::System)?;
         let (mut control, endpoints) = mail::mesh(cores, config.engine.mailbox_letters);
         let board = Board::new(cores);
@@ -145,7 +157,11 @@ impl Gateway {
         let mut epoch = [0; 8];
         getrandom::fill(&mut epoch).map_err(|error| StartError::System(io::Error::other(error)))?;
         // Positive as a signed number too: some clients know no others.
-        let epoch = u64::from_le_bytes(epoch) >> 1;
+        let unlogged_epoch = u64::from_le_bytes(epoch) >> 1;
+        let epoch = log.as_ref().map_or(unlogged_epoch, OpenLog::epoch);
+        let kept = log
+            .as_ref()
+            .map(|log| (Arc::clone(log.settings()), Arc::from(log.path())));
 
         let (ready, readiness) = mpsc::channel();
         let (end, ends) = mpsc::channel();
@@ -161,6 +177,7 @@ impl Gateway {
                 endpoint,
                 board: board.clone(),
                 announcer: Arc::clone(&announcer),
+                log: kept.clone(),
                 config: config.clone(),
             };
             let (ready, end) = (ready.clone(), end.clone());
@@ -195,6 +212,7 @@ impl Gateway {
             processors,
             mailman,
             resolver,
+            log,
             cores: threads,
             ends,
         };
@@ -214,7 +232,29 @@ impl Gateway {
             }
         }
         gateway.set_services(&Arc::new(config.services()));
+        if let Some(to_recover) = to_recover
+            && let Err(error) = gateway.recover(to_recover)
+        {
+            gateway.stop();
+            return Err(StartError::System(error));
+        }
         Ok(gateway)
+    }
+
+    /// Reads the log on a thread of its own, and gives each core what it holds.
+    fn recover(&self, to_recover: ToRecover) -> io::Result<()> {
+        let mailman = Arc::clone(&self.mailman);
+        to_recover.start(move |share| {
+            let over = || mailman.stopping.load(Ordering::Relaxed);
+            let core = usize::from(share.core);
+            mailman.post(core, Mail::Recovered(Box::new(share)), over)
+        })
+    }
+
+    /// Its log, if it keeps one.
+    #[must_use]
+    pub fn log(&self) -> Option<&OpenLog> {
+        self.log.as_ref()
     }
 
     /// Replaces the rules, the upstreams and what else is said about services, on every core: connections that the new
@@ -261,13 +301,25 @@ impl Gateway {
             self.mailman
                 .post(core, Mail::Stop, || self.cores[core].is_finished());
         }
-        self.cores
+        let ends: Vec<io::Result<CoreEnd>> = self
+            .cores
             .into_iter()
             .map(|core| {
                 core.join()
                     .unwrap_or_else(|_| Err(io::Error::other("the core's thread panicked")))
             })
-            .collect()
+            .collect();
+        if let Some(log) = self.log {
+            let is_sealed = |end: &io::Result<CoreEnd>| end.as_ref().is_ok_and(|end| end.log_is_sealed);
+            if ends.iter().all(is_sealed) {
+                log.close();
+            } else {
+                tracing::warn!(
+                    "the log was not written to its end in time: the next start reads it through; nothing that was acknowledged is lost"
+                );
+            }
+        }
+        ends
     }
 }
 
@@ -379,6 +431,10 @@ impl Seat {
             entropy,
         );
         front.set_announcer(self.announcer);
+        if let Some((settings, directory)) = self.log {
+            front.set_log(settings, directory);
+            front.set_wall_clock(Box::new(|_| unix_ms()));
+        }
         Ok(Worker::new(reactor, front))
     }
 }

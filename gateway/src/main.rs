@@ -214,6 +214,19 @@ fn announce(gateway: &Gateway, config: &Config, descriptors: u64, started: Insta
             if at == 0 { "listens  " } else { "         " }
         )?;
     }
+    match gateway.log() {
+        Some(log) => {
+            let (partitions, path) = (log.settings().partitions, log.path().display());
+            let s = if partitions == 1 { "" } else { "s" };
+            let state = match log.held_bytes() >> 20 {
+                _ if log.is_new() => "new".to_owned(),
+                0 => "less than 1 MiB".to_owned(),
+                mib => format!("{mib} MiB"),
+            };
+            writeln!(out, "  log      {path}: {partitions} partition{s}, {state}")?;
+        }
+        None => writeln!(out, "  log      none: events at qos 1 and 2 are refused")?,
+    }
     for (at, upstream) in config.services.upstreams.iter().enumerate() {
         let dials = if at == 0 { "dials    " } else { "         " };
         let first = &upstream.endpoints[0].text;

@@ -10,7 +10,10 @@
 pub mod directory;
 pub mod files;
 mod operations;
+pub mod recovering;
 
 pub use directory::{DataDir, DirFault};
 pub use files::DirFiles;
 pub(crate) use operations::{from_engine, to_engine};
+pub use recovering::{LogFault, OpenLog};
+pub(crate) use recovering::{ToRecover, unix_ms};

@@ -1,0 +1,283 @@
+//! From a data directory to a log that the cores have: opened before they start, read by a thread of its own while they
+//! already answer, closed when they have ended.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use fluxar_shard::log::Settings;
+use fluxar_shard::log::recovery::{HoleCause, Meta, Progress, Recovered, Recovery, RecoveryFault};
+
+use super::{DataDir, DirFault, DirFiles};
+use crate::config::LogConfig;
+
+/// How often a long recovery says how far it is.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(2);
+/// Damaged ranges that are named one by one.
+const DAMAGE_NAMED_MAX: usize = 20;
+
+/// Why a gateway does not start on its log.
+#[derive(Debug)]
+pub enum LogFault {
+    /// Its directory cannot be had.
+    Directory(DirFault),
+    /// What is in it cannot be used.
+    Content {
+        /// Where.
+        path: Box<Path>,
+        /// What is wrong.
+        fault: RecoveryFault,
+    },
+}
+
+impl fmt::Display for LogFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(fault) => fault.fmt(f),
+            Self::Content { path, fault } => write!(f, "{}: {fault}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for LogFault {}
+
+/// The log of a gateway that runs.
+#[derive(Debug)]
+pub struct OpenLog {
+    dir: Arc<DataDir>,
+    settings: Arc<Settings>,
+    epoch: u64,
+    is_new: bool,
+    held_bytes: u64,
+    /// Everything was read and handed to the cores.
+    recovered: Arc<AtomicBool>,
+}
+
+/// What is still to be read of it.
+pub struct ToRecover {
+    recovery: Recovery<DirFiles>,
+    dir: Arc<DataDir>,
+    recovered: Arc<AtomicBool>,
+}
+
+impl OpenLog {
+    /// Opens what the configuration says; `None`: no log is kept.
+    ///
+    /// # Errors
+    /// See [`LogFault`].
+    pub fn open(
+        config: &LogConfig,
+        cores: u16,
+        until: Instant,
+    ) -> Result<Option<(Self, ToRecover)>, LogFault> {
+        let Some((path, is_usual)) = config.dir.find(|name| std::env::var_os(name)) else {
+            return Ok(None);
+        };
+        let dir = match DataDir::open(&path, until) {
+            Ok(dir) => Arc::new(dir),
+            // Nobody asked for that place, and there may be no home to write to.
+            Err(fault @ DirFault::System { .. }) if is_usual => {
+                tracing::warn!("{fault}; events at qos 1 and 2 are refused until then");
+                return Ok(None);
+            }
+            Err(fault) => return Err(LogFault::Directory(fault)),
+        };
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).expect("the kernel has randomness once it is up");
+        let files = DirFiles::new(dir.path());
+        let recovery =
+            Recovery::open(files, cores, &config.settings, random, unix_ms()).map_err(|fault| {
+                LogFault::Content {
+                    path: dir.path().into(),
+                    fault,
+                }
+            })?;
+        let mut settings = config.settings.clone();
+        if recovery.partitions() != settings.partitions {
+            tracing::warn!(
+                "log.partitions is {}, the log in {} was made with {}, which stays: topics keep their places",
+                settings.partitions,
+                dir.path().display(),
+                recovery.partitions()
+            );
+            settings.partitions = recovery.partitions();
+        }
+        let recovered = Arc::new(AtomicBool::new(false));
+        let log = Self {
+            dir: Arc::clone(&dir),
+            settings: Arc::new(settings),
+            epoch: recovery.epoch(),
+            is_new: recovery.is_new(),
+            held_bytes: recovery.progress().all_bytes,
+            recovered: Arc::clone(&recovered),
+        };
+        let to_recover = ToRecover {
+            recovery,
+            dir,
+            recovered,
+        };
+        Ok(Some((log, to_recover)))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// How it is kept.
+    #[must_use]
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// Names this start of the gateway on this directory.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether it was made just now.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// What the directory held when it was opened, bytes.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes
+    }
+
+    /// All cores have ended, and sealed what they had.
+    pub fn close(self) {
+        if !self.recovered.load(Ordering::Acquire) {
+            return; // what was not read was not changed either
+        }
+        if let Err(fault) = Meta::mark_clean(&mut DirFiles::new(self.dir.path())) {
+            tracing::warn!("{fault}; offsets will skip some numbers, and nothing is lost");
+        }
+    }
+}
+
+impl ToRecover {
+    /// Reads on a thread of its own; `hand_out` gives a core its share, and says whether it is worth going on.
+    ///
+    /// # Errors
+    /// A thread cannot be had.
+    pub fn start(self, hand_out: impl FnMut(Recovered) -> bool + Send + 'static) -> io::Result<()> {
+        // Not waited for: the directory's lock is its, too, and what it does not finish the next start does.
+        thread::Builder::new()
+            .name("log-recovery".into())
+            .spawn(move || self.run(hand_out))?;
+        Ok(())
+    }
+
+    fn run(mut self, mut hand_out: impl FnMut(Recovered) -> bool) {
+        let begun = Instant::now();
+        let mut said = begun;
+        let was_clean = self.recovery.was_clean();
+        let mut found = Found::default();
+        loop {
+            let tell = |Progress {
+                            done_bytes,
+                            all_bytes,
+                        }| {
+                if said.elapsed() >= PROGRESS_PAUSE {
+                    said = Instant::now();
+                    tracing::info!("reading the log: {} of {} MiB", done_bytes >> 20, all_bytes >> 20);
+                }
+            };
+            match self.recovery.step(tell) {
+                Ok(Some(share)) => {
+                    found.add(&share);
+                    if !hand_out(share) {
+                        return;
+                    }
+                }
+                Ok(None) => break,
+                Err(fault) => {
+                    tracing::error!(
+                        "{}: {fault}: what was not read stays unavailable until the next start",
+                        self.dir.path().display()
+                    );
+                    return;
+                }
+            }
+        }
+        self.recovered.store(true, Ordering::Release);
+        found.say(was_clean, begun.elapsed());
+    }
+}
+
+/// What was found, to be said.
+#[derive(Debug, Default)]
+struct Found {
+    partitions: usize,
+    segments: usize,
+    bytes: u64,
+    cursors: usize,
+    rows: usize,
+    /// Partition, first and last.
+    damaged: Vec<(u16, u64, u64)>,
+}
+
+impl Found {
+    fn add(&mut self, share: &Recovered) {
+        self.segments += share.segments.len();
+        self.bytes += share.segments.iter().map(|segment| segment.bytes).sum::<u64>();
+        for partition in &share.partitions {
+            self.partitions += usize::from(partition.last > 0);
+            self.cursors += partition.cursors.len();
+            self.rows += partition.rows.len();
+            let damaged = partition
+                .holes
+                .iter()
+                .filter(|hole| hole.cause == HoleCause::Damaged);
+            self.damaged
+                .extend(damaged.map(|hole| (partition.partition, hole.first, hole.last)));
+        }
+    }
+
+    fn say(&self, was_clean: bool, took: Duration) {
+        if self.segments == 0 {
+            return;
+        }
+        tracing::info!(
+            partitions = self.partitions,
+            segments = self.segments,
+            mib = self.bytes >> 20,
+            cursors = self.cursors,
+            retained = self.rows,
+            ms = took.as_millis() as u64,
+            "the log is recovered{}",
+            if was_clean {
+                ""
+            } else {
+                "; the gateway before had not stopped in good order"
+            }
+        );
+        for (partition, first, last) in self.damaged.iter().take(DAMAGE_NAMED_MAX) {
+            tracing::error!(
+                "the log is damaged in partition {partition}, offsets {first} to {last}: they are not served, all else is"
+            );
+        }
+        if self.damaged.len() > DAMAGE_NAMED_MAX {
+            tracing::error!(
+                "and in {} more ranges; `fluxar log verify` names all",
+                self.damaged.len() - DAMAGE_NAMED_MAX
+            );
+        }
+    }
+}
+
+/// The system's clock, ms since 1970.
+pub(crate) fn unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
