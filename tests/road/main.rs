@@ -1,6 +1,7 @@
 //! The main road on real sockets: events, groups, calls and their ends, across transports, forms and cores.
 #![forbid(unsafe_code)]
 
+mod logged;
 mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -415,40 +416,6 @@ fn a_named_session_is_spoken_to_in_names_and_its_events_are_compact_for_others()
     named.send(&body);
     assert_eq!(named.expect().form, Form::Named);
     assert_eq!(compact[0].expect().bytes, event);
-    gateway.stop();
-}
-
-#[test]
-fn what_this_release_does_not_do_is_refused_and_not_half_done() {
-    let gateway = Running::start(|_| {});
-    let mut client = gateway.client();
-    let cases: &[(Kind, &str, MetaWriter)] = &[
-        (Kind::Event, "orders.new", none().uint("qos", 1)),
-        (Kind::Event, "orders.new", none().flag("retain", true)),
-        (Kind::Subscribe, "orders.>", none().uint("qos", 2)),
-        (Kind::Subscribe, "orders.>", none().text("durable", "me")),
-        (Kind::Subscribe, "orders.>", none().text("from", "all")),
-    ];
-    for (kind, target, meta) in cases {
-        // A fresh session for each: a refused publish is told at most once a second.
-        let mut client = gateway.client();
-        let id = client.id();
-        client.send(&encoded(
-            *kind,
-            id,
-            None,
-            Some(target),
-            meta.clone().finish().as_deref(),
-            &[],
-        ));
-        let answer = client.answer_to(id);
-        assert_eq!(
-            (answer.kind, answer.code()),
-            (*kind, Some(Code::Unimplemented)),
-            "{target} {meta:?}"
-        );
-    }
-    client.settle();
     gateway.stop();
 }
 

@@ -1,8 +1,8 @@
 //! Envelopes as tests hold them: owned, with the few meta keys that a gateway says things by.
 
 use fluxar_protocol::envelope::{Decoded, Envelope};
-use fluxar_protocol::meta::Meta;
-use fluxar_protocol::{Code, ErrorBody, Form, Id, Kind};
+use fluxar_protocol::meta::{Meta, Run};
+use fluxar_protocol::{Code, ErrorBody, Form, Id, Kind, Position};
 
 /// An envelope that arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +82,29 @@ impl Received {
         Meta::from_checked(self.meta.as_deref()?)
             .run_count()
             .expect("a count")
+    }
+
+    /// The offsets of `meta.run` of logged events, and their partition.
+    ///
+    /// # Panics
+    /// If it is there and is something else.
+    #[must_use]
+    pub fn positions(&self) -> Option<(u16, Vec<u64>)> {
+        match Meta::from_checked(self.meta.as_deref()?).run().expect("a run") {
+            Some(Run::Logged(positions)) => Some((positions.partition(), positions.offsets().collect())),
+            _ => None,
+        }
+    }
+
+    /// `meta.at`.
+    ///
+    /// # Panics
+    /// If it is there and is no position.
+    #[must_use]
+    pub fn at(&self) -> Option<Position> {
+        Meta::from_checked(self.meta.as_deref()?)
+            .at()
+            .expect("a position")
     }
 
     /// The error's code.
