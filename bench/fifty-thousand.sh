@@ -78,7 +78,7 @@ established() {
 for ((pair = 0; pair < pairs; pair++)); do
     log="$work/gateway-$pair.log"
     # A port that is free is found by the kernel.
-    taskset -c 0 "$gateway" --cores 1 --log off --listen tcp://127.0.0.1:0 >"$log" 2>&1 &
+    taskset -c 0 "$gateway" --cores 1 --log off --no-log --listen tcp://127.0.0.1:0 >"$log" 2>&1 &
     gateways+=($!)
     for _ in $(seq 100); do
         grep -q '^ready' "$log" && break

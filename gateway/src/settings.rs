@@ -409,6 +409,12 @@ pub const SETTINGS: &[Setting] = &[
         0..=100_000_000
     ),
     number!(
+        "log.rows",
+        "retained events of a core, the marks of removed ones included; an event with one more key is refused",
+        log.settings.rows_max,
+        0..=100_000_000
+    ),
+    number!(
         "log.cursor_ms",
         "a durable cursor that nobody used for so long is forgotten",
         log.settings.cursor_ms,

@@ -51,6 +51,7 @@ impl Gateway {
                 "warn",
                 "--cores",
                 &cores.to_string(),
+                "--no-log",
             ])
             .arg("--config")
             .arg(&config)

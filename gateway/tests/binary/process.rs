@@ -22,6 +22,8 @@ pub(crate) fn command() -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FLUXAR_")) {
         command.env_remove(name);
     }
+    // Not the log of whoever runs the tests.
+    command.env("FLUXAR_LOG_DIR", "");
     command
 }
 
