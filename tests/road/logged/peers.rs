@@ -94,44 +94,41 @@ pub(crate) struct Subscriber {
     heard: VecDeque<Heard>,
 }
 
-/// Subscribes once; the answer.
+/// Subscribes, again while the log is being read; the answer.
 pub(crate) fn ask(client: &mut Client, pattern: &str, meta: &MetaWriter) -> (Id, Received) {
-    let sub = client.id();
-    let meta = meta.clone().finish();
-    client.send(&encoded(
-        Kind::Subscribe,
-        sub,
-        None,
-        Some(pattern),
-        meta.as_deref(),
-        &[],
-    ));
-    (sub, client.answer_to(sub))
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let sub = client.id();
+        let meta = meta.clone().finish();
+        client.send(&encoded(
+            Kind::Subscribe,
+            sub,
+            None,
+            Some(pattern),
+            meta.as_deref(),
+            &[],
+        ));
+        let answer = client.answer_to(sub);
+        if answer.code() != Some(Code::Unavailable) || Instant::now() > until {
+            return (sub, answer);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 impl Subscriber {
     /// Subscribes, again while the log is being read.
     pub(crate) fn on(address: &Address, pattern: &str, meta: &MetaWriter) -> Self {
         let mut client = Client::greeted(address);
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let (sub, answer) = ask(&mut client, pattern, meta);
-            match answer.code() {
-                None => {
-                    let accepted = Acceptance::read(&answer.payload).expect("an acceptance");
-                    return Self {
-                        client,
-                        sub,
-                        epoch: accepted.epoch,
-                        at: accepted.at.iter().collect(),
-                        heard: VecDeque::new(),
-                    };
-                }
-                Some(Code::Unavailable) if Instant::now() < until => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Some(_) => panic!("{answer:?}"),
-            }
+        let (sub, answer) = ask(&mut client, pattern, meta);
+        assert_eq!(answer.code(), None, "{answer:?}");
+        let accepted = Acceptance::read(&answer.payload).expect("an acceptance");
+        Self {
+            client,
+            sub,
+            epoch: accepted.epoch,
+            at: accepted.at.iter().collect(),
+            heard: VecDeque::new(),
         }
     }
 
