@@ -6,6 +6,7 @@ mod configuration;
 mod descriptors;
 mod ending;
 mod listening;
+mod logging;
 mod process;
 mod reloading;
 mod services;

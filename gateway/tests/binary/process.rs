@@ -186,9 +186,25 @@ impl<S: Read + Write> Greeted<S> {
             error: None,
         }
         .encode(Form::Compact, &mut body);
+        self.send(&body);
+    }
+
+    /// Sends a frame with this body.
+    pub(crate) fn send(&mut self, body: &[u8]) {
         let mut frame = prefix(body.len()).to_vec();
-        frame.extend(body);
+        frame.extend_from_slice(body);
         self.stream.write_all(&frame).expect("the gateway reads");
+    }
+
+    /// Reads one frame and shows its envelopes.
+    pub(crate) fn read(&mut self, mut show: impl FnMut(&Envelope<'_>)) {
+        let mut length = [0; 4];
+        self.stream.read_exact(&mut length).expect("a frame");
+        let mut body = vec![0; u32::from_be_bytes(length) as usize];
+        self.stream.read_exact(&mut body).expect("a whole frame");
+        for decoded in Batch::new(&body) {
+            show(&decoded.expect("readable").envelope);
+        }
     }
 
     /// Types and error codes of the next frame; none at the end of the stream.
