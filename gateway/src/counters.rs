@@ -21,6 +21,8 @@ pub struct Counters {
     pub logged: u64,
     /// Publishes that were acknowledged.
     pub acknowledged: u64,
+    /// Events of work queues that no member could handle, and that went nowhere.
+    pub given_up: u64,
     /// Envelopes that were malformed.
     pub rejected: u64,
     /// Envelopes that were answered with an error.

@@ -79,6 +79,9 @@ impl Front {
         while let Some(news) = self.shard.poll_logged() {
             self.tell_logged(news);
         }
+        while let Some(given_up) = self.shard.poll_given_up() {
+            self.tell_given_up(&given_up);
+        }
         while let Some((core, letter)) = self.shard.poll_letter() {
             self.post(core, letter);
         }

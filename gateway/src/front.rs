@@ -142,6 +142,8 @@ pub struct Front {
     /// The log's directory.
     pub(crate) log_dir: Option<Arc<Path>>,
     pub(crate) wall_clock: WallClock,
+    /// When an event of a work queue that nobody could handle was told last.
+    pub(crate) given_up_said_ms: u64,
     /// The connection whose input is being handled: what it causes elsewhere is charged to it.
     pub(crate) cause: Option<Conn>,
 }
@@ -199,6 +201,7 @@ impl Front {
             logs_unasked: false,
             log_dir: None,
             wall_clock: Box::new(|now_ms| now_ms),
+            given_up_said_ms: 0,
             cause: None,
         }
     }

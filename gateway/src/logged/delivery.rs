@@ -10,11 +10,12 @@ use fluxar_protocol::position::{self, Position, Positions};
 use fluxar_protocol::{Batch, Form, Id, Kind};
 use fluxar_shard::PeerId;
 use fluxar_shard::log::Events;
-use fluxar_shard::logged::LoggedNews;
+use fluxar_shard::logged::{GivenUp, LoggedNews};
 
 use crate::flow::Growth;
 use crate::front::{Effect, Front, answer};
 use crate::greeting::encode_places;
+use crate::limits::GIVEN_UP_NOTE_MS;
 
 /// Events for one subscription, and where they are.
 struct LoggedRun<'a> {
@@ -120,6 +121,28 @@ impl Front {
                 self.end_logged(slot, sub, code, &message, details.as_deref());
             }
         }
+    }
+
+    /// An event of a work queue that nobody could handle, and for which there is no dead-letter topic.
+    pub(crate) fn tell_given_up(&mut self, given_up: &GivenUp) {
+        self.counters.given_up += 1;
+        if self.now_ms < self.given_up_said_ms + GIVEN_UP_NOTE_MS {
+            return; // counted, and told with the next
+        }
+        self.given_up_said_ms = self.now_ms;
+        let GivenUp {
+            queue,
+            topic,
+            at: Position { partition, offset },
+            deliveries,
+        } = given_up;
+        tracing::warn!(
+            pattern = &*queue.pattern,
+            group = &*queue.group,
+            all = self.counters.given_up,
+            "{topic} at [{partition}, {offset}] was given to members {deliveries} times and not handled: it is left out of the queue; \
+             a dead_letter topic in [[log.topic]] would keep such events"
+        );
     }
 
     fn acknowledge_publishes(&mut self, to: PeerId, partition: u16, first: u64, events: &Events) {
