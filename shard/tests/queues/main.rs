@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fluxar_protocol::meta::{Meta, MetaWriter, Qos};
 use fluxar_protocol::position::Positions;
-use fluxar_protocol::{Batch, Envelope, Form, Id, Kind, target};
+use fluxar_protocol::{Batch, Code, Envelope, Form, Id, Kind, target};
 use fluxar_shard::log::class::{Level, TopicRule};
 use fluxar_shard::log::disk::{DiskDone, DiskOp};
 use fluxar_shard::log::files::MemoryFiles;
@@ -18,12 +18,17 @@ use fluxar_shard::{Letter, Limits, PeerId, Seed, Shard};
 const PARTITIONS: u16 = 5;
 const ACK_MS: u32 = 2_000;
 const TOPICS: [&str; 4] = ["a.x", "a.y", "m.fast", "b"];
-const QUEUES: [(&str, &str, Option<&str>); 4] = [
+const DEAD: &str = "dead";
+const QUEUES: [(&str, &str, Option<&str>); 6] = [
     ("a.x", "g", None),
     ("a.*", "g", None),
     (">", "g", None),
     (">", "g", Some("again")),
+    ("poison.*", "g", None),
+    (DEAD, "g", None),
 ];
+/// Those that are played at random; the others are for one test each.
+const RANDOM_QUEUES: usize = 4;
 
 /// Repeatable chance (splitmix64).
 struct Chance(u64);
@@ -103,13 +108,29 @@ impl House {
             segment_bytes: 64 * 1024,
             tail_bytes: 4 * 1024,
             ack_ms: ACK_MS,
-            topics: vec![TopicRule {
-                pattern: "m.>".into(),
-                level: Some(Level::Memory),
-                always: None,
-                deliveries_max: None,
-                dead_letter: None,
-            }],
+            topics: vec![
+                TopicRule {
+                    pattern: "m.>".into(),
+                    level: Some(Level::Memory),
+                    always: None,
+                    deliveries_max: None,
+                    dead_letter: None,
+                },
+                TopicRule {
+                    pattern: "poison.*".into(),
+                    level: None,
+                    always: None,
+                    deliveries_max: Some(2),
+                    dead_letter: None,
+                },
+                TopicRule {
+                    pattern: "poison.known".into(),
+                    level: None,
+                    always: None,
+                    deliveries_max: None,
+                    dead_letter: Some(DEAD.into()),
+                },
+            ],
             ..Settings::default()
         };
         let mut house = Self {
@@ -317,6 +338,9 @@ impl House {
                 let ids: Vec<_> = Batch::new(&events)
                     .map(|read| {
                         let envelope = read.unwrap().envelope;
+                        if envelope.target == Some(DEAD) {
+                            self.published.insert(envelope.id, DEAD);
+                        }
                         assert_eq!(self.published[&envelope.id], envelope.target.unwrap());
                         envelope.id
                     })
@@ -398,7 +422,7 @@ impl House {
             }
             20..30 if self.members.len() < 8 => {
                 let core = self.chance.below(cores) as u16;
-                let queue = self.chance.below(QUEUES.len());
+                let queue = self.chance.below(RANDOM_QUEUES);
                 let in_flight = self.chance.below(9) as u32;
                 self.join(core, queue, in_flight);
             }
@@ -454,7 +478,7 @@ impl House {
             self.shards[usize::from(peer.core)].set_busy(peer, false);
             self.drain(peer.core);
         }
-        for queue in 0..QUEUES.len() {
+        for queue in 0..RANDOM_QUEUES {
             self.join(0, queue, 20);
         }
         for _ in 0..1_000 {
@@ -475,7 +499,7 @@ impl House {
 
     /// An event that is in the log, and a queue that has not handled it.
     fn missing(&self) -> Option<(usize, Place)> {
-        let queues = 0..QUEUES.len();
+        let queues = 0..RANDOM_QUEUES;
         queues
             .flat_map(|queue| self.places.iter().map(move |(place, id)| (queue, *place, *id)))
             .find(|(queue, place, id)| {
@@ -546,4 +570,67 @@ fn every_event_in_the_log_is_handled() {
         });
         assert!(result.is_ok(), "seed {seed}");
     }
+}
+
+#[test]
+fn what_no_member_handles_is_set_aside_wherever_its_letter_goes() {
+    for cores in 1..=4 {
+        let mut house = House::new(cores, 77);
+        house.join(0, 4, 10);
+        house.join(cores - 1, 5, 10);
+        house.settle();
+        house.publish(0, "poison.known", 3);
+        house.publish(cores - 1, "poison.other", 2);
+        house.settle();
+        let dead_letters = |house: &House| -> usize {
+            let held = house.members.values().filter(|member| member.queue == 5);
+            held.map(|member| member.held.len()).sum()
+        };
+        for _ in 0..3 {
+            assert_eq!(dead_letters(&house), 0, "not before they were given twice");
+            house.tick(u64::from(ACK_MS) - 100);
+        }
+        for _ in 0..10 {
+            house.tick(100);
+        }
+        assert_eq!(dead_letters(&house), 3, "{cores} cores");
+        let mut given_up = Vec::new();
+        for shard in &mut house.shards {
+            given_up.extend(std::iter::from_fn(|| shard.poll_given_up()));
+        }
+        let said: Vec<_> = given_up
+            .iter()
+            .map(|given_up| (&*given_up.topic, given_up.deliveries))
+            .collect();
+        assert_eq!(said, [("poison.other", 2); 2]);
+        // Nothing of it comes again, not even after a restart.
+        house.stop();
+        house.join(0, 4, 10);
+        house.tick(100);
+        assert!(house.members.values().all(|member| member.held.is_empty()));
+    }
+}
+
+#[test]
+fn a_group_has_no_table() {
+    let mut house = House::new(1, 1);
+    let wish = LoggedWish {
+        qos: Qos::AtLeastOnce,
+        group: Some("g"),
+        durable: None,
+        from: From::Default,
+        retain: true,
+        in_flight: 0,
+        principal: "",
+    };
+    let peer = PeerId {
+        slot: 1,
+        generation: 1,
+        core: 0,
+    };
+    let refusal = house.shards[0]
+        .subscribe_logged(peer, id(1), "a", wish)
+        .unwrap_err();
+    assert_eq!(refusal.code, Code::InvalidArgument);
+    assert_eq!(house.shards[0].counts().subscriptions, 0);
 }
