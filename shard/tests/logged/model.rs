@@ -363,6 +363,9 @@ impl Play {
                         let ways = sub.ways.as_mut().expect("accepted first");
                         let way = ways.get_mut(&got.partition).expect("a partition that it covers");
                         assert!(matches(sub.pattern, self.topics[&got.nth]));
+                        if got.dup > 0 && got.offset <= way.acked {
+                            continue; // on its way when it was acknowledged
+                        }
                         if way.rewound {
                             way.rewound = false;
                             way.last = way.last.min(got.offset - 1).max(way.acked);
