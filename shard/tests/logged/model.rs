@@ -314,106 +314,99 @@ impl Play {
                 .subs
                 .get_mut(&(peer, id))
                 .expect("a subscription that was asked for");
-            for told in told {
-                let who = || format!("{peer:?} {id:?} {} {told:?}", sub.pattern);
-                assert!(!sub.is_over, "it is over: {}", who());
-                match told {
-                    Told::Accepted(ref at) => {
-                        assert!(sub.ways.is_none(), "{}", who());
-                        let ways = at.iter().map(|&(partition, offset)| {
-                            let way = Way {
-                                from: offset,
-                                last: offset,
-                                acked: offset,
-                                ..Way::default()
-                            };
-                            (partition, way)
-                        });
-                        sub.ways = Some(ways.collect());
-                        if let Some(durable) = sub.durable {
-                            let name = self.names.entry((durable, sub.pattern)).or_default();
-                            if sub.is_explicit && holders.get(&(durable, sub.pattern)) == Some(&1) {
-                                *name = Name::default();
+            let who = || format!("{peer:?} {id:?} {} {told:?}", sub.pattern);
+            assert!(!sub.is_over, "it is over: {}", who());
+            match told {
+                Told::Accepted(ref at) => {
+                    assert!(sub.ways.is_none(), "{}", who());
+                    let ways = at.iter().map(|&(partition, offset)| {
+                        let way = Way {
+                            from: offset,
+                            last: offset,
+                            acked: offset,
+                            ..Way::default()
+                        };
+                        (partition, way)
+                    });
+                    sub.ways = Some(ways.collect());
+                    if let Some(durable) = sub.durable {
+                        let name = self.names.entry((durable, sub.pattern)).or_default();
+                        if sub.is_explicit && holders.get(&(durable, sub.pattern)) == Some(&1) {
+                            *name = Name::default();
+                        }
+                        for &(partition, offset) in at.iter().filter(|_| !name.is_unknown) {
+                            let from = *name.from.entry(partition).or_insert(offset);
+                            // Everything between its beginning and here was handed out.
+                            let mut after = from;
+                            for &(_, got) in name.got.range((partition, from)..=(partition, offset)) {
+                                self.spans
+                                    .push((partition, after, got, sub.pattern, "durable".to_owned()));
+                                after = got;
                             }
-                            for &(partition, offset) in at.iter().filter(|_| !name.is_unknown) {
-                                let from = *name.from.entry(partition).or_insert(offset);
-                                // Everything between its beginning and here was handed out.
-                                let mut after = from;
-                                for &(_, got) in name.got.range((partition, from)..=(partition, offset)) {
-                                    self.spans.push((
-                                        partition,
-                                        after,
-                                        got,
-                                        sub.pattern,
-                                        "durable".to_owned(),
-                                    ));
-                                    after = got;
-                                }
-                                self.spans.push((
-                                    partition,
-                                    after,
-                                    offset + 1,
-                                    sub.pattern,
-                                    format!("durable at {offset}"),
-                                ));
-                            }
+                            self.spans.push((
+                                partition,
+                                after,
+                                offset + 1,
+                                sub.pattern,
+                                format!("durable at {offset}"),
+                            ));
                         }
                     }
-                    Told::Got(got) => {
-                        let ways = sub.ways.as_mut().expect("accepted first");
-                        let way = ways.get_mut(&got.partition).expect("a partition that it covers");
-                        assert!(matches(sub.pattern, self.topics[&got.nth]));
-                        if got.dup > 0 && got.offset <= way.acked {
-                            continue; // on its way when it was acknowledged
-                        }
-                        if way.rewound {
-                            way.rewound = false;
-                            way.last = way.last.min(got.offset - 1).max(way.acked);
-                        }
-                        assert!(got.offset > way.last, "{peer:?} {id:?} {got:?} behind {way:?}");
-                        assert_eq!(
-                            got.dup > 0,
-                            got.offset <= way.most,
-                            "{peer:?} {id:?} {got:?} {way:?}"
-                        );
-                        self.spans.push((
-                            got.partition,
-                            way.last,
-                            got.offset,
-                            sub.pattern,
-                            format!("{peer:?} {id:?}"),
-                        ));
-                        way.last = got.offset;
-                        way.most = way.most.max(got.offset);
-                        way.got.insert(got.offset);
-                        if let Some(durable) = sub.durable {
-                            let name = self.names.entry((durable, sub.pattern)).or_default();
-                            name.got.insert((got.partition, got.offset));
-                        }
+                }
+                Told::Got(got) => {
+                    let ways = sub.ways.as_mut().expect("accepted first");
+                    let way = ways.get_mut(&got.partition).expect("a partition that it covers");
+                    assert!(matches(sub.pattern, self.topics[&got.nth]));
+                    if got.dup > 0 && got.offset <= way.acked {
+                        continue; // on its way when it was acknowledged
                     }
-                    Told::Moved(partition, offset) => {
-                        let way = sub.ways.as_mut().unwrap().get_mut(&partition).unwrap();
-                        assert!(offset > way.acked, "{peer:?} {id:?} to {offset}: {way:?}");
-                        let most = way.got.last().copied().unwrap_or(way.from);
-                        assert!(most <= way.acked, "only when all is acknowledged: {way:?}");
-                        self.spans.push((
-                            partition,
-                            way.acked,
-                            offset + 1,
-                            sub.pattern,
-                            format!("{peer:?} {id:?} moved"),
-                        ));
-                        way.last = way.last.max(offset);
-                        way.acked = offset;
+                    if way.rewound {
+                        way.rewound = false;
+                        way.last = way.last.min(got.offset - 1).max(way.acked);
                     }
-                    Told::Ended(code, _) => {
-                        assert!(code == Code::Aborted && sub.durable.is_some());
-                        sub.is_over = true;
+                    assert!(got.offset > way.last, "{peer:?} {id:?} {got:?} behind {way:?}");
+                    assert_eq!(
+                        got.dup > 0,
+                        got.offset <= way.most,
+                        "{peer:?} {id:?} {got:?} {way:?}"
+                    );
+                    self.spans.push((
+                        got.partition,
+                        way.last,
+                        got.offset,
+                        sub.pattern,
+                        format!("{peer:?} {id:?}"),
+                    ));
+                    way.last = got.offset;
+                    way.most = way.most.max(got.offset);
+                    way.got.insert(got.offset);
+                    if let Some(durable) = sub.durable {
+                        let name = self.names.entry((durable, sub.pattern)).or_default();
+                        name.got.insert((got.partition, got.offset));
                     }
-                    Told::Refused(code, _) => {
-                        assert!(code == Code::Aborted && sub.durable.is_some());
-                        sub.is_over = true;
-                    }
+                }
+                Told::Moved(partition, offset) => {
+                    let way = sub.ways.as_mut().unwrap().get_mut(&partition).unwrap();
+                    assert!(offset > way.acked, "{peer:?} {id:?} to {offset}: {way:?}");
+                    let most = way.got.last().copied().unwrap_or(way.from);
+                    assert!(most <= way.acked, "only when all is acknowledged: {way:?}");
+                    self.spans.push((
+                        partition,
+                        way.acked,
+                        offset + 1,
+                        sub.pattern,
+                        format!("{peer:?} {id:?} moved"),
+                    ));
+                    way.last = way.last.max(offset);
+                    way.acked = offset;
+                }
+                Told::Ended(code, _) => {
+                    assert!(code == Code::Aborted && sub.durable.is_some());
+                    sub.is_over = true;
+                }
+                Told::Refused(code, _) => {
+                    assert!(code == Code::Aborted && sub.durable.is_some());
+                    sub.is_over = true;
                 }
             }
         }

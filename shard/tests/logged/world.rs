@@ -87,7 +87,8 @@ pub(crate) struct World {
     pub(crate) shards: Vec<Shard>,
     mail: Vec<VecDeque<Letter>>,
     pub(crate) disks: Vec<Disk>,
-    pub(crate) told: BTreeMap<(PeerId, Id), Vec<Told>>,
+    /// In the order in which it was told.
+    pub(crate) told: Vec<((PeerId, Id), Told)>,
     /// Where each event was stored: partition and offset to its number.
     pub(crate) stored: BTreeMap<(u16, u64), u64>,
     /// Events that were refused.
@@ -117,7 +118,7 @@ impl World {
             shards: (0..cores).map(shard).collect(),
             mail: (0..cores * cores).map(|_| VecDeque::new()).collect(),
             disks: (0..cores).map(|_| Disk::default()).collect(),
-            told: BTreeMap::new(),
+            told: Vec::new(),
             stored: BTreeMap::new(),
             refused: BTreeSet::new(),
             again: Vec::new(),
@@ -256,7 +257,7 @@ impl World {
     fn heard(&mut self, core: usize, news: LoggedNews) {
         let mut tell = |to: PeerId, sub, told| {
             assert_eq!(usize::from(to.core), core);
-            self.told.entry((to, sub)).or_default().push(told);
+            self.told.push(((to, sub), told));
         };
         match news {
             LoggedNews::Stored {
@@ -341,7 +342,12 @@ impl World {
 
     /// What a subscription was told since the last time.
     pub(crate) fn take(&mut self, peer: PeerId, sub: Id) -> Vec<Told> {
-        self.told.remove(&(peer, sub)).unwrap_or_default()
+        let (taken, rest) = std::mem::take(&mut self.told)
+            .into_iter()
+            .partition(|(to, _)| *to == (peer, sub));
+        self.told = rest;
+        let taken: Vec<_> = taken;
+        taken.into_iter().map(|(_, told)| told).collect()
     }
 
     /// The numbers of the events that it got since the last time.
