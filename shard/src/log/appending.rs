@@ -79,7 +79,7 @@ impl Log {
 
     /// Whether events can be taken; the partition's place.
     fn admit(&mut self, partition: u16, class: Class, events: &Events) -> Result<usize, LogRefusal> {
-        let Some(settings) = self.settings.clone() else {
+        let Some(settings) = &self.settings else {
             return Err(LogRefusal::NoLog);
         };
         if self.stopping {

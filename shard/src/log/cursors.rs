@@ -195,10 +195,9 @@ impl Cursors {
         self.has_due().then_some(self.due_since_ms + CURSOR_MS)
     }
 
-    /// When there is something to do at the latest, monotonic, ms.
-    pub(super) fn next_ms(&self) -> Option<u64> {
-        let cooled = self.cooling.front().map(|&(cooled_ms, _)| cooled_ms);
-        self.write_by_ms().into_iter().chain(cooled).min()
+    /// When some may be written again, monotonic, ms.
+    pub(super) fn cooled_ms(&self) -> Option<u64> {
+        self.cooling.front().map(|&(cooled_ms, _)| cooled_ms)
     }
 
     pub(super) fn handle_time(&mut self, now_ms: u64) {

@@ -298,10 +298,8 @@ impl Log {
         if self.stream.next_number == 0 {
             return None;
         }
-        self.next_write_ms()
-            .into_iter()
-            .chain([self.retention.next_ms()])
-            .min()
+        let look_ms = (!self.stopping).then(|| self.retention.next_ms());
+        self.next_write_ms().into_iter().chain(look_ms).min()
     }
 
     /// How much there is of everything.

@@ -18,10 +18,12 @@ use super::reading::CARRIER;
 use super::segments::Segment;
 use super::stream::CarriedBatch;
 
-/// How often it is looked whether a segment goes, ms.
-const LOOK_MS: u64 = 1_000;
+/// How often it is looked whether a segment goes, ms; when one is full as well.
+const LOOK_MS: u64 = 10_000;
 /// How often unused cursors are looked for, ms.
 const CURSORS_LOOK_MS: u64 = 60_000;
+/// How many of the oldest segments are looked at: others stand behind ones that may not be removed here.
+const LOOKED_AT: usize = 256;
 /// How many rows are asked for at once.
 const ROWS_AT_ONCE: usize = 4096;
 
@@ -53,6 +55,11 @@ impl Retention {
 }
 
 impl Log {
+    /// Has it looked at once whether a segment goes.
+    pub(super) fn look_soon(&mut self) {
+        self.retention.look_ms = 0;
+    }
+
     pub(super) fn look_after_retention(&mut self) {
         let now_ms = self.now_ms();
         let Some(settings) = self.settings.clone() else {
@@ -87,7 +94,7 @@ impl Log {
         if self.stream.trouble.is_some() {
             return None;
         }
-        for (id, segment) in self.segments.iter() {
+        for (id, segment) in self.segments.iter().take(LOOKED_AT) {
             let is_ours = |number: &u16| number % self.cores == self.core;
             if !segment.partitions.iter().all(is_ours) || !self.is_oldest(id, segment) {
                 continue;
@@ -310,6 +317,6 @@ impl Log {
         self.retention.removal = None;
         self.retention.removed += 1;
         // There may be another one.
-        self.retention.look_ms = now_ms;
+        self.look_soon();
     }
 }

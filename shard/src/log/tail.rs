@@ -95,6 +95,9 @@ impl Tail {
         debug_assert!(self.committed > 0, "a run that is not committed is never let go");
         self.committed = self.committed.saturating_sub(1);
         self.runs.pop_front();
+        if self.runs.is_empty() && self.runs.capacity() > 64 {
+            self.runs = VecDeque::new(); // an idle partition takes no memory
+        }
     }
 
     /// The offset from which on everything is here.

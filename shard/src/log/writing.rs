@@ -233,34 +233,39 @@ impl Log {
     /// When something is to be handed to the disk at the latest, monotonic, ms: not what waits for the disk itself.
     pub(super) fn next_write_ms(&self) -> Option<u64> {
         let stream = &self.stream;
-        if let Some(trouble) = &stream.trouble {
+        if let Some(trouble) = &stream.trouble
+            && trouble.retry_ms > self.now_ms()
+        {
             return Some(trouble.retry_ms);
         }
-        if stream
-            .current
-            .as_ref()
-            .is_some_and(|current| current.failed.is_some())
-        {
-            return None;
-        }
-        let cooled_ms = self.cursors.next_ms().filter(|_| stream.write.is_none());
+        let can_write = |current: &Current| current.failed.is_none() && !current.is_full;
+        let is_free = stream.write.is_none() && stream.current.as_ref().is_some_and(can_write);
+        let is_idle = stream.syncing.is_none();
         let create_ms = match stream.ahead {
             Ahead::None { not_before_ms } if stream.current.is_none() => Some(not_before_ms),
             _ => None,
         };
-        let gathered_ms = stream.waits_since_ms.map(|since_ms| since_ms + GATHER_MS);
-        let gathered_ms = gathered_ms
-            .filter(|_| stream.current.is_some() && stream.write.is_none() && stream.syncing.is_none());
         let sync_ms = self
             .settings
             .as_ref()
             .map_or(0, |settings| settings.sync_ms.into());
-        let synced_ms = stream.written.front().map(|group| group.since_ms + sync_ms);
-        let synced_ms = synced_ms.filter(|_| stream.syncing.is_none());
-        [cooled_ms, create_ms, gathered_ms, synced_ms]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.cursors.cooled_ms(),
+            self.cursors.write_by_ms().filter(|_| is_free),
+            create_ms.filter(|_| !self.stopping || self.has_waiting()),
+            stream
+                .waits_since_ms
+                .map(|since_ms| since_ms + GATHER_MS)
+                .filter(|_| is_free && is_idle),
+            stream
+                .written
+                .front()
+                .map(|group| group.since_ms + sync_ms)
+                .filter(|_| is_free && is_idle),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Hands what waits to the disk.
@@ -609,6 +614,7 @@ impl Log {
         let Some(current) = self.stream.current.take() else {
             return;
         };
+        self.look_soon();
         let segment = current.head.id;
         let bytes = current.written;
         self.opened.unpin(segment);

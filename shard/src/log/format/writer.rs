@@ -1,4 +1,4 @@
-//! Batches as slices to be written: heads and tables are made here, events are referred to and never copied.
+//! Batches as slices to be written: heads and tables are made here, events are referred to, and copied only where they are few.
 //!
 //! One [`BatchWriter`] makes what one write carries. It is told how far the segment is and gives back, for each batch, the
 //! head, from which the index is kept ([`crate::log::footer::Extents`]).
@@ -15,8 +15,8 @@ use crate::log::{
     footer::{self, Footer},
 };
 
-/// What pads a batch to a multiple of 8 bytes.
-static ZEROS: [u8; 8] = [0; 8];
+/// Runs smaller than this are copied: a slice of its own costs the disk more than a copy.
+const COPY_BYTES_MAX: usize = 2 * 1024;
 
 /// A retained event that is carried on.
 #[derive(Debug, Clone)]
@@ -37,6 +37,7 @@ pub struct BatchWriter {
     synced_at: u64,
     now_ms: u64,
     at: u64,
+    /// Heads, tables and small runs behind the last slice.
     tables: BytesMut,
     slices: Vec<Bytes>,
 }
@@ -71,7 +72,10 @@ impl BatchWriter {
 
     /// The slices, in order.
     #[must_use]
-    pub fn finish(self) -> Vec<Bytes> {
+    pub fn finish(mut self) -> Vec<Bytes> {
+        if !self.tables.is_empty() {
+            self.slices.push(self.tables.freeze());
+        }
         self.slices
     }
 
@@ -158,7 +162,7 @@ impl BatchWriter {
         let footer_at = self.at;
         let head = self.plain(Kind::Footer, 0, footer.extents.len() as u32, footer.encode());
         let trailer = footer::encode_trailer(self.salt, footer_at, self.at + TRAILER_BYTES as u64);
-        self.slices.push(Bytes::copy_from_slice(&trailer));
+        self.tables.extend_from_slice(&trailer);
         self.at += TRAILER_BYTES as u64;
         head
     }
@@ -213,13 +217,16 @@ impl BatchWriter {
         });
         let encoded = head.encode(self.salt, self.at);
         self.tables[head_at..head_at + BATCH_HEAD_BYTES].copy_from_slice(&encoded);
-        self.slices.push(self.tables.split().freeze());
-        self.slices
-            .extend(bodies.filter(|body| !body.is_empty()).cloned());
-        let padding = head.bytes() as usize - BATCH_HEAD_BYTES - body_bytes;
-        if padding > 0 {
-            self.slices.push(Bytes::from_static(&ZEROS[..padding]));
+        for body in bodies {
+            if body.len() < COPY_BYTES_MAX {
+                self.tables.extend_from_slice(body);
+            } else {
+                self.slices.push(self.tables.split().freeze());
+                self.slices.push(body.clone());
+            }
         }
+        let padding = head.bytes() as usize - BATCH_HEAD_BYTES - body_bytes;
+        self.tables.put_bytes(0, padding);
         self.at += head.bytes();
     }
 }

@@ -131,7 +131,7 @@ fn a_head_is_believed_only_whole_in_its_place_and_with_its_salt() {
 
 #[test]
 fn events_are_referred_to_and_never_copied() {
-    let runs = [events("a", 1, 10), events("b", 11, 5)];
+    let runs = [events("a", 1, 100), events("b", 101, 100)];
     let mut writer = BatchWriter::new(&head(), 64, 0, NOW_MS);
     writer.events(0, Class::default(), 1, NOW_MS, &runs);
     let slices = writer.finish();

@@ -1,0 +1,191 @@
+//! A core's log on a disk in memory: appending and committing, writing, reading back.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fluxar_bench::messages::{Message, small_event};
+use fluxar_protocol::Form;
+use fluxar_shard::log::class::{Class, Level};
+use fluxar_shard::log::disk::{DiskDone, DiskOp, SegmentId};
+use fluxar_shard::log::{Events, Log, ReaderId, Reading, Settings};
+use foldhash::fast::FixedState;
+
+const RUN: usize = 100;
+
+/// Does everything at once, in memory.
+#[derive(Default)]
+struct MemoryDisk(HashMap<SegmentId, Vec<u8>>);
+
+impl MemoryDisk {
+    fn work(&mut self, log: &mut Log) {
+        while let Some(op) = log.poll_disk() {
+            let done = match op {
+                DiskOp::Create { segment, bytes } => {
+                    self.0.insert(segment, vec![0; bytes as usize]);
+                    DiskDone::Opened {
+                        segment,
+                        result: Ok(()),
+                    }
+                }
+                DiskOp::Open { segment } => DiskDone::Opened {
+                    segment,
+                    result: Ok(()),
+                },
+                DiskOp::Write {
+                    segment,
+                    mut at,
+                    slices,
+                } => {
+                    let file = self.0.get_mut(&segment).expect("an open file");
+                    for slice in slices {
+                        let end = at as usize + slice.len();
+                        if file.len() < end {
+                            file.resize(end, 0);
+                        }
+                        file[at as usize..end].copy_from_slice(&slice);
+                        at = end as u64;
+                    }
+                    DiskDone::Wrote {
+                        segment,
+                        result: Ok(()),
+                    }
+                }
+                DiskOp::Sync { segment } => DiskDone::Synced {
+                    segment,
+                    result: Ok(()),
+                },
+                DiskOp::Read {
+                    ticket,
+                    segment,
+                    at,
+                    bytes,
+                } => {
+                    let file = &self.0[&segment][at as usize..];
+                    let read = Bytes::copy_from_slice(&file[..file.len().min(bytes as usize)]);
+                    DiskDone::Read {
+                        ticket,
+                        result: Ok(read),
+                    }
+                }
+                DiskOp::Remove { segment } => {
+                    self.0.remove(&segment);
+                    continue;
+                }
+                DiskOp::Truncate { .. } | DiskOp::Close { .. } => continue,
+            };
+            log.handle_disk(done);
+        }
+    }
+}
+
+/// A run of events of 64 bytes.
+fn run(number: u64) -> Events {
+    let event = Message {
+        payload: vec![0x58, 8, 1, 2, 3, 4, 5, 6, 7, 8],
+        ..small_event()
+    }
+    .encoded(Form::Compact);
+    let mut bytes = Vec::new();
+    let mut ends = Vec::new();
+    for at in 0..RUN as u64 {
+        let start = bytes.len();
+        bytes.extend_from_slice(&event);
+        bytes[start + 3..start + 11].copy_from_slice(&(number * RUN as u64 + at).to_le_bytes());
+        ends.push(bytes.len() as u32);
+    }
+    Events {
+        bytes: bytes.into(),
+        ends: ends.into(),
+    }
+}
+
+fn log(settings: Settings) -> (Log, MemoryDisk) {
+    let mut log = Log::new(0, 1, Some(Arc::new(settings)), &FixedState::with_seed(1));
+    log.handle_time(1_000_000, 1_700_000_000_000);
+    log.handle_empty(1);
+    let mut disk = MemoryDisk::default();
+    disk.work(&mut log);
+    (log, disk)
+}
+
+fn append(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("log");
+    group.throughput(Throughput::Elements(8 * RUN as u64));
+    let events = run(1);
+    println!("{} bytes an event", events.get(0).len());
+    for (name, level) in [("memory", Level::Memory), ("synced", Level::Synced)] {
+        let (mut log, mut disk) = log(Settings {
+            segment_bytes: 16 * 1024 * 1024,
+            retain_bytes: 32 * 1024 * 1024,
+            ..Settings::default()
+        });
+        let class = Class {
+            level,
+            ..Class::default()
+        };
+        let mut now_us = 1_000_000;
+        group.bench_function(format!("append, write and commit, {name}"), |bench| {
+            bench.iter(|| {
+                now_us += 10;
+                log.handle_time(now_us, 1_700_000_000_000);
+                for partition in 0..8 {
+                    log.append(partition, class, events.clone(), None).expect("room");
+                }
+                disk.work(&mut log);
+                while let Some(committed) = log.poll_committed() {
+                    black_box(committed);
+                }
+            });
+        });
+        println!("{:?}", log.counts());
+    }
+}
+
+fn read(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("log");
+    let (mut log, mut disk) = log(Settings {
+        tail_bytes: 1024 * 1024,
+        ..Settings::default()
+    });
+    let class = Class::default();
+    for number in 0..5_000 {
+        log.append((number % 8) as u16, class, run(number), None)
+            .expect("room");
+        if number % 16 == 15 {
+            disk.work(&mut log);
+        }
+    }
+    disk.work(&mut log);
+    while log.poll_committed().is_some() {}
+    let end = log.bounds(0).committed;
+    group.throughput(Throughput::Elements(end));
+    group.bench_function("read a partition of eight from the disk", |bench| {
+        bench.iter(|| {
+            let mut after = 0;
+            while after < end {
+                let mut reading = log.read(ReaderId(1), 0, after, 60 * 1024);
+                while matches!(reading, Reading::Later) {
+                    disk.work(&mut log);
+                    if let Some((_, read)) = log.poll_read() {
+                        reading = read;
+                    }
+                }
+                let Reading::Events { stored, until } = reading else {
+                    panic!("{reading:?}");
+                };
+                black_box(stored);
+                after = until;
+            }
+        });
+    });
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20).measurement_time(std::time::Duration::from_secs(2));
+    targets = append, read
+}
+criterion_main!(benches);
