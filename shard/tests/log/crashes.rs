@@ -147,7 +147,7 @@ fn what_was_acknowledged_survives() {
         .and_then(|seeds| seeds.parse().ok());
     let first = std::env::var("LOG_SEED").ok().and_then(|seed| seed.parse().ok());
     let (mut reads, mut refused) = (0, 0);
-    for seed in first.unwrap_or(0)..first.unwrap_or(0) + seeds.unwrap_or(300) {
+    for seed in first.unwrap_or(0)..first.unwrap_or(0) + seeds.unwrap_or(200) {
         let told = Told(seed);
         let world = many_lives(seed);
         (reads, refused) = (reads + world.reads, refused + world.refused);

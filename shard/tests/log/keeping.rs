@@ -414,3 +414,38 @@ fn a_disk_that_fails_for_a_while_loses_nothing() {
         assert!(held == world.known[0].committed);
     }
 }
+
+#[test]
+fn what_is_remembered_is_bounded() {
+    let mut world = World::new(
+        1,
+        Settings {
+            once_ids_max: 3,
+            rows_max: 2,
+            ..settings()
+        },
+    );
+    let once = Class { once: true, ..SYNCED };
+    for _ in 0..3 {
+        let id = world.fresh_id();
+        assert_eq!(world.append(0, once, &[event(id, "a.b", None, &[1])]), Ok(()));
+    }
+    let id = world.fresh_id();
+    let refused = world.append(0, once, &[event(id, "a.b", None, &[1])]);
+    assert_eq!(refused, Err(LogRefusal::TooManyIds));
+    let retain = Class {
+        retain: true,
+        ..SYNCED
+    };
+    for (key, expected) in [
+        ("one", Ok(())),
+        ("two", Ok(())),
+        ("three", Err(LogRefusal::TooManyRows)),
+        ("two", Ok(())),
+    ] {
+        let id = world.fresh_id();
+        let appended = world.append(1, retain, &[event(id, "t.rows", Some(key), &[1])]);
+        assert_eq!(appended, expected, "{key}");
+        world.settle();
+    }
+}

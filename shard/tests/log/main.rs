@@ -2,6 +2,7 @@
 //! once, whatever happens; what is read is what was committed.
 
 mod chance;
+mod cores;
 mod crashes;
 mod fake_disk;
 mod keeping;
