@@ -198,7 +198,7 @@ pub enum Reading {
     },
     /// It could not be read now.
     Failed(String),
-    /// It is being fetched from the disk: [`Log::poll_read`].
+    /// It is being fetched from the disk: [`super::Log::poll_read`].
     Later,
 }
 
