@@ -35,6 +35,7 @@ impl Front {
             self.expire_pool();
         }
         self.expire_admin();
+        self.say_stopping_to_all();
     }
 
     /// Makes the session's timer ring no later than its first deadline.

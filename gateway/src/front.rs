@@ -137,6 +137,8 @@ pub struct Front {
     pub(crate) announcer: Arc<Announcer>,
     pub(crate) welcome_limits: Vec<u8>,
     pub(crate) stopping: bool,
+    /// When those are told who wait for acknowledgements still.
+    pub(crate) goodbye_by_ms: Option<u64>,
     /// Whether a rule has events at qos 0 logged, too.
     pub(crate) logs_unasked: bool,
     /// The log's directory.
@@ -198,6 +200,7 @@ impl Front {
             announcer: Arc::new(Announcer::new(usize::from(cores))),
             welcome_limits,
             stopping: false,
+            goodbye_by_ms: None,
             logs_unasked: false,
             log_dir: None,
             wall_clock: Box::new(|now_ms| now_ms),
@@ -291,6 +294,7 @@ impl Front {
             self.shard.poll_timeout_ms(),
             self.pool.due_ms(),
             self.admin.next_ms(),
+            self.goodbye_by_ms,
         ];
         deadlines.into_iter().flatten().min()
     }

@@ -7,6 +7,7 @@ use fluxar_protocol::hello::Handshake;
 use fluxar_protocol::{Fault, Id, Kind};
 
 use crate::front::{Effect, Front, answer, ws_code};
+use crate::session::pause;
 
 impl Front {
     /// An envelope that could not be taken: answered, passed over, or the end, as [P-3.8] says.
@@ -156,19 +157,45 @@ impl Front {
         self.after_shard();
     }
 
-    /// The gateway stops: every session is told, with a moment of its own to come back at.
+    /// The gateway stops: every session is told, with a moment of its own to come back at. Who waits for acknowledgements is not
+    /// read any more, and told behind them, or when half of the time to drain is over.
     pub fn handle_stop(&mut self) {
         self.stopping = true;
         self.pool.stop();
+        self.goodbye_by_ms = Some(self.now_ms + u64::from(self.limits.drain_ms) / 2);
         for slot in 0..self.sessions.len() {
-            // Spread over two seconds, so that the next gateway is not stormed.
-            let retry_after_ms = 100 + (self.ids.next().0[15] as u32 * 31 + slot as u32 * 37) % 2000;
-            self.say_goodbye_until(
-                slot,
-                Some((Code::Unavailable, "the gateway is stopping; connect again")),
-                Some(retry_after_ms),
-                ws_code::GOING_AWAY,
-            );
+            let waits = self.sessions[slot]
+                .as_ref()
+                .is_some_and(|session| !session.left && !session.unacked.is_nothing());
+            if waits {
+                self.pause(slot, pause::LOG);
+            } else {
+                self.say_stopping(slot);
+            }
         }
+    }
+
+    /// So long was waited for acknowledgements.
+    pub(crate) fn say_stopping_to_all(&mut self) {
+        if self
+            .goodbye_by_ms
+            .take_if(|by_ms| *by_ms <= self.now_ms)
+            .is_some()
+        {
+            for slot in 0..self.sessions.len() {
+                self.say_stopping(slot);
+            }
+        }
+    }
+
+    pub(crate) fn say_stopping(&mut self, slot: usize) {
+        // Spread over two seconds, so that the next gateway is not stormed.
+        let retry_after_ms = 100 + (self.ids.next().0[15] as u32 * 31 + slot as u32 * 37) % 2000;
+        self.say_goodbye_until(
+            slot,
+            Some((Code::Unavailable, "the gateway is stopping; connect again")),
+            Some(retry_after_ms),
+            ws_code::GOING_AWAY,
+        );
     }
 }

@@ -17,6 +17,12 @@ pub struct Unacked {
 }
 
 impl Unacked {
+    /// Whether nothing is owed.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.events == 0
+    }
+
     /// One more event, of so many bytes.
     fn take(&mut self, bytes: usize) {
         self.bytes = self
@@ -104,6 +110,12 @@ impl Front {
             return;
         };
         session.unacked.settle(events, bytes);
+        if self.stopping {
+            if session.unacked.is_nothing() {
+                self.say_stopping(slot);
+            }
+            return;
+        }
         if session.paused & pause::LOG != 0
             && session.unacked.bytes as usize <= self.limits.publish_unacked_bytes / 2
         {

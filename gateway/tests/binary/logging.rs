@@ -218,6 +218,41 @@ fn a_gateway_that_is_stopped_seals_its_log() {
 }
 
 #[test]
+fn who_publishes_when_it_stops_is_told_of_all_that_is_kept() {
+    const EVENTS: u64 = 2_000;
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut gateway = logging(folder.path());
+    let mut client = gateway.client();
+    publish(&mut client, 0..1);
+    for number in 1..=EVENTS {
+        let meta = MetaWriter::new().uint("qos", 1);
+        client.send(&said(Kind::Event, number, "kept.a", meta, &[(number % 24) as u8]));
+    }
+    let (mut acknowledged, mut gone, mut told) = (1, false, false);
+    while !gone {
+        client.read(|envelope| match envelope.kind {
+            Kind::Event if envelope.error.is_none() => acknowledged += 1,
+            Kind::Cancel => gone = true,
+            _ => {}
+        });
+        if acknowledged > 1 && !told {
+            gateway.signal("TERM");
+            told = true;
+        }
+    }
+    assert_eq!(gateway.exit_code(), Some(0));
+    let gateway = logging(folder.path());
+    let mut client = gateway.client();
+    let mark = publish(&mut client, 5..6)[0];
+    let kept = kept(&mut client, acknowledged + 1);
+    assert_eq!(
+        kept.last(),
+        Some(&(mark.offset, 5)),
+        "nothing is kept of which its publisher was not told"
+    );
+}
+
+#[test]
 fn a_damaged_meta_file_is_told_and_nothing_is_started() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("meta"), "format = 1\ncrc = 0\n").expect("written");
