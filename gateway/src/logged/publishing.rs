@@ -71,7 +71,8 @@ impl Front {
     /// Takes an event. `compact` is its envelope, with `topic` as its target.
     pub(crate) fn publish_as(&mut self, slot: usize, id: Id, topic: &str, compact: &[u8], wish: PublishWish) {
         let acked = wish.qos != Qos::AtMostOnce;
-        if !acked && !(self.logs_unasked && self.shard.always_logged(topic)) {
+        let is_logged = acked || self.logs_unasked && self.shard.always_logged(topic);
+        if !is_logged {
             if wish.retain {
                 let message = "only what is logged can be retained: publish at qos 1 or 2";
                 return self.refuse(slot, Kind::Event, id, Code::InvalidArgument, message);
