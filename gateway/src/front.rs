@@ -336,6 +336,8 @@ impl Front {
             && std::mem::take(&mut session.busy)
         {
             self.shard.set_busy(session.peer, false);
+            // What it gets from the log is asked for now.
+            self.after_shard();
         }
     }
 
