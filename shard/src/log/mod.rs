@@ -30,6 +30,7 @@ pub mod recovery;
 mod retained;
 mod retention;
 pub mod scan;
+mod sealing;
 mod segments;
 mod settings;
 mod starting;
