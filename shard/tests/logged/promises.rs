@@ -557,3 +557,243 @@ fn a_name_needs_to_be_one_and_qos_2_needs_it() {
         Code::AlreadyExists
     );
 }
+
+/// Publishes rows of a table: topic, key, event number, and whether it removes the row.
+fn rows(world: &mut World, peer: fluxar_shard::PeerId, rows: &[(&str, &str, u64, bool)]) {
+    let retained = LoggedPublish {
+        retain: true,
+        ..ACKED
+    };
+    for &(topic, key, nth, removes) in rows {
+        let payload: &[u8] = if removes { &[0xf6] } else { &[1] };
+        let event = event_with(
+            topic,
+            nth,
+            MetaWriter::new().text("key", key).flag("retain", true),
+            payload,
+        );
+        world.shard(peer).publish_logged(peer, topic, &event, retained);
+    }
+    world.shard(peer).flush_run();
+    world.settle();
+}
+
+#[test]
+fn a_table_comes_before_what_is_live_without_gap_or_repeat() {
+    for (cores, limits) in [(1, Limits::default()), (2, small(100, 2)), (3, small(1, 1))] {
+        let mut world = World::new(cores, 3, limits, Some(in_memory(4)));
+        let (alice, bob) = (peer(0, 1), peer(cores - 1, 2));
+        rows(
+            &mut world,
+            alice,
+            &[
+                ("t.a", "k", 1, false),
+                ("t.a", "l", 2, false),
+                ("t.b", "k", 3, false),
+                ("t.a", "k", 4, false),
+                ("t.a", "m", 5, false),
+                ("t.a", "m", 6, true),
+                ("other", "k", 7, false),
+            ],
+        );
+        world.publish(alice, &events("t.a", 8..10), ACKED);
+        world.settle();
+        let wish = LoggedWish {
+            retain: true,
+            durable: Some("table"),
+            ..WISH
+        };
+        world.subscribe(bob, id(1), "t.*", wish).unwrap();
+        world.settle();
+        let mut seen = Vec::new();
+        let mut took = |world: &mut World| {
+            for _ in 0..20 {
+                for told in world.take(bob, id(1)) {
+                    if let Told::Got(got) = told {
+                        seen.push(got.nth);
+                        world.ack(bob, id(1), got.partition, got.offset);
+                    }
+                }
+                world.settle();
+            }
+            std::mem::take(&mut seen)
+        };
+        rows(&mut world, alice, &[("t.a", "l", 10, false)]);
+        let mut got = took(&mut world);
+        got.sort_unstable();
+        got.dedup();
+        let expected: &[u64] = if got.contains(&2) {
+            &[2, 3, 4, 10]
+        } else {
+            &[3, 4, 10]
+        };
+        assert_eq!(got, expected, "rows, then what came behind them");
+        // The cursor stands behind the table now: it does not come again.
+        world.lose(bob);
+        world.settle();
+        world.subscribe(bob, id(1), "t.*", wish).unwrap();
+        world.settle();
+        assert_eq!(took(&mut world), []);
+    }
+}
+
+#[test]
+fn a_table_that_was_not_handled_comes_again() {
+    let mut world = world(2, 1);
+    let (alice, bob) = (peer(0, 1), peer(1, 2));
+    let table = [("t", "a", 1, false), ("t", "b", 2, false), ("t", "c", 3, false)];
+    rows(&mut world, alice, &table);
+    world.publish(alice, &events("t", 4..6), ACKED);
+    world.settle();
+    let wish = LoggedWish {
+        retain: true,
+        durable: Some("table"),
+        ..WISH
+    };
+    for slot in 2..4 {
+        let bob = peer(1, slot);
+        world.subscribe(bob, id(1), "t", wish).unwrap();
+        world.settle();
+        assert_eq!(world.got(bob, id(1)), [1, 2, 3]);
+        world.ack(bob, id(1), 0, 2);
+        world.rewind(bob);
+        world.settle();
+        assert_eq!(world.got(bob, id(1)), [3]);
+        world.lose(bob);
+        world.settle();
+    }
+    world.subscribe(bob, id(1), "t", wish).unwrap();
+    world.settle();
+    world.ack(bob, id(1), 0, 3);
+    world.publish(alice, &events("t", 6..7), ACKED);
+    world.settle();
+    world.lose(bob);
+    world.settle();
+    let _ = world.take(bob, id(1));
+    world.subscribe(bob, id(2), "t", wish).unwrap();
+    world.settle();
+    assert_eq!(world.got(bob, id(2)), [6]);
+}
+
+#[test]
+fn what_is_not_held_any_more_is_told_and_not_skipped() {
+    for cores in [1, 2] {
+        let mut settings = in_memory(1);
+        settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
+        settings.segment_bytes = 64 * 1024;
+        settings.tail_bytes = 0;
+        settings.retain_bytes = 128 * 1024;
+        let mut world = World::new(cores, 3, Limits::default(), Some(settings));
+        let (alice, bob) = (peer(0, 1), peer(cores - 1, 2));
+        let wish = LoggedWish {
+            durable: Some("slow"),
+            ..WISH
+        };
+        world.subscribe(bob, id(1), "a", wish).unwrap();
+        world.settle();
+        world.lose(bob);
+        world.settle();
+        let mut nth = 0;
+        for _ in 0..100 {
+            world.publish(alice, &events("a", nth..nth + 200), ACKED);
+            nth += 200;
+            world.settle();
+            world.pass(1_000_000);
+            world.settle();
+        }
+        let _ = world.take(bob, id(1));
+        let bob = peer(cores - 1, 3);
+        world.subscribe(bob, id(1), "a", wish).unwrap();
+        world.settle();
+        let told = world.take(bob, id(1));
+        let [Told::Accepted(at), Told::Ended(Code::OutOfRange, Some(details))] = &told[..] else {
+            panic!("{told:?}")
+        };
+        assert_eq!(at, &[(0, 0)]);
+        let details = fluxar_protocol::meta::Meta::from_checked(details);
+        let first = details.uint("first").unwrap().unwrap();
+        assert_eq!(details.uint("partition"), Ok(Some(0)));
+        assert!(first > 1);
+        // As the refusal says: from there.
+        let from = LoggedWish {
+            from: From::Epoch {
+                epoch: EPOCH,
+                at: &[(0, first - 1)],
+            },
+            ..wish
+        };
+        world.subscribe(bob, id(2), "a", from).unwrap();
+        let mut got = Vec::new();
+        loop {
+            world.settle();
+            let more: Vec<_> = world.take(bob, id(2));
+            let last = more.iter().rev().find_map(|told| match told {
+                Told::Got(got) => Some(got.offset),
+                _ => None,
+            });
+            got.extend(more.iter().filter_map(|told| match told {
+                Told::Got(got) => Some(got.nth),
+                _ => None,
+            }));
+            let Some(last) = last else { break };
+            world.ack(bob, id(2), 0, last);
+        }
+        assert_eq!(got, (first - 1..nth).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_the_disk_does_not_give_now_is_asked_for_again() {
+    let mut settings = in_memory(1);
+    settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
+    settings.tail_bytes = 0;
+    let mut world = World::new(1, 3, Limits::default(), Some(settings));
+    let (alice, bob) = (peer(0, 1), peer(0, 2));
+    world.publish(alice, &events("a", 0..10), ACKED);
+    world.settle();
+    world.disks[0].reads_fail = true;
+    let from = LoggedWish {
+        from: From::All,
+        ..WISH
+    };
+    world.subscribe(bob, id(1), "a", from).unwrap();
+    world.settle();
+    assert_eq!(world.take(bob, id(1)).len(), 1, "accepted, and that is all");
+    world.disks[0].reads_fail = false;
+    for _ in 0..10 {
+        world.pass(500_000);
+        world.settle();
+    }
+    assert_eq!(world.got(bob, id(1)).len(), 10);
+}
+
+#[test]
+fn a_full_disk_refuses_and_loses_nothing() {
+    let mut settings = in_memory(1);
+    settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
+    let mut world = World::new(2, 3, Limits::default(), Some(settings));
+    let (alice, bob) = (peer(1, 1), peer(0, 2));
+    world.subscribe(bob, id(1), "a", WISH).unwrap();
+    world.settle();
+    world.disks[0].is_full = true;
+    let mut nth = 0;
+    for _ in 0..20 {
+        world.publish(alice, &events("a", nth..nth + 10), ACKED);
+        nth += 10;
+        world.settle();
+        world.pass(100_000);
+        world.settle();
+    }
+    assert!(!world.refused.is_empty());
+    assert!(world.stored.is_empty());
+    assert_eq!(world.got(bob, id(1)), [], "nothing is seen that is not safe");
+    world.disks[0].is_full = false;
+    for _ in 0..20 {
+        world.pass(500_000);
+        world.settle();
+    }
+    assert_eq!(world.stored.len() + world.refused.len(), nth as usize);
+    let stored: Vec<_> = world.stored.values().copied().collect();
+    assert!(!stored.is_empty());
+    assert_eq!(world.got(bob, id(1)), stored);
+}

@@ -61,9 +61,19 @@ impl Shard {
                         dup,
                     ));
                 }
-                reader.reaches(place, until);
+                if !reader.reaches(place, until) {
+                    // It cannot be, but it must not go round for ever either.
+                    reader.places[place].state = State::Stalled;
+                    readers.stalled.push_back((sub, partition));
+                    return;
+                }
             }
-            Fetched::End => {}
+            Fetched::End if reader.places[place].at >= heard => {}
+            Fetched::End => {
+                reader.places[place].state = State::Stalled;
+                readers.stalled.push_back((sub, partition));
+                return;
+            }
             Fetched::Gone { first } => {
                 let message = format!(
                     "the events behind position {} of partition {partition} are not held any more; the first that is has \

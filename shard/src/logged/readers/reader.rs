@@ -334,16 +334,22 @@ impl Reader {
         place.table.as_ref().is_none_or(|table| table.is_read) && place.at < place.rewound
     }
 
-    /// Everything up to `until` was handed out.
-    pub(super) fn reaches(&mut self, place: usize, until: u64) {
+    /// Everything up to `until` was handed out; whether that is further than before.
+    pub(super) fn reaches(&mut self, place: usize, until: u64) -> bool {
         let place = &mut self.places[place];
         match &mut place.table {
             Some(table) if !table.is_read => {
+                let is_further = until > table.at || until >= table.until;
                 table.at = until;
                 table.is_read = until >= table.until;
                 place.end_table();
+                is_further
             }
-            _ => place.at = place.at.max(until),
+            _ => {
+                let is_further = until > place.at;
+                place.at = place.at.max(until);
+                is_further
+            }
         }
     }
 
