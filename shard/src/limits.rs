@@ -3,7 +3,8 @@
 //!
 //! Sum of the defaults on one core, in the worst case of nothing but distinct patterns of the longest kind:
 //! subscriptions 2^20 x ~0.2 KiB, pattern texts 64 MiB (held again by each other core that is told of them), open
-//! calls and streams 2^17 x ~0.3 KiB, calls held 64 MiB, remembered topics 2 x 8,192 x ~0.3 KiB.
+//! calls and streams 2^17 x ~0.3 KiB, calls held 64 MiB, remembered topics 5 x 8,192 x ~0.3 KiB, places of logged
+//! subscriptions 2^22 x ~0.12 KiB.
 
 /// Longest name of a group, in bytes.
 pub const GROUP_BYTES_MAX: usize = 255;
@@ -11,6 +12,9 @@ pub const GROUP_BYTES_MAX: usize = 255;
 pub const WEIGHT_MAX: u32 = 1 << 16;
 /// How many serving peers are looked at, at most, to give one call away; of a larger set a sample is drawn.
 pub const PICK_SCAN_MAX: usize = 64;
+/// Places in partitions of all logged subscriptions of one core: a subscription has one, or with a wildcard one in each
+/// partition, of about 0.12 KiB each. One more subscription is refused.
+pub const LOGGED_PLACES_MAX: usize = 4 * 1024 * 1024;
 /// Most cores of a gateway.
 pub const CORES_MAX: u16 = 1024;
 

@@ -24,6 +24,13 @@ impl Disk {
         !self.asked.is_empty()
     }
 
+    /// Changes a byte of every file.
+    pub(crate) fn flip(&mut self, at: usize) {
+        for byte in self.files.values_mut().filter_map(|file| file.get_mut(at)) {
+            *byte ^= 0x40;
+        }
+    }
+
     /// Does what was asked first.
     pub(crate) fn step(&mut self) -> Option<DiskDone> {
         let write_fault = || Err(DiskFault::Full);

@@ -797,3 +797,63 @@ fn a_full_disk_refuses_and_loses_nothing() {
     assert!(!stored.is_empty());
     assert_eq!(world.got(bob, id(1)), stored);
 }
+
+#[test]
+fn damage_is_told_and_the_rest_can_be_had() {
+    let mut settings = in_memory(1);
+    settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
+    settings.tail_bytes = 0;
+    let mut world = World::new(2, 3, Limits::default(), Some(settings));
+    let (alice, bob) = (peer(0, 1), peer(1, 2));
+    for nth in 0..300 {
+        world.publish(alice, &events("a", nth * 10..nth * 10 + 10), ACKED);
+        world.settle();
+    }
+    world.disks[0].flip(40_000);
+    let from = LoggedWish {
+        from: From::All,
+        ..WISH
+    };
+    let (mut got, mut damage, mut from) = (Vec::new(), None, from);
+    let mut at = Vec::new();
+    for sub in 0..2 {
+        let sub = id(sub);
+        world.subscribe(bob, sub, "a", from).unwrap();
+        loop {
+            world.settle();
+            let told = world.take(bob, sub);
+            let mut last = None;
+            for told in told {
+                match told {
+                    Told::Got(event) => {
+                        got.push(event.offset);
+                        last = Some(event.offset);
+                    }
+                    Told::Ended(Code::DataLoss, Some(details)) => {
+                        let details = fluxar_protocol::meta::Meta::from_checked(&details);
+                        let uint = |key| details.uint(key).unwrap().unwrap();
+                        assert_eq!(uint("partition"), 0);
+                        assert_eq!(damage.replace((uint("first"), uint("last"))), None, "once");
+                    }
+                    _ => {}
+                }
+            }
+            let Some(last) = last else { break };
+            world.ack(bob, sub, 0, last);
+        }
+        if let Some((_, last)) = damage {
+            at = vec![(0, last)];
+        }
+        from = LoggedWish {
+            from: From::Epoch {
+                epoch: EPOCH,
+                at: &at,
+            },
+            ..WISH
+        };
+    }
+    let (first, last) = damage.expect("the damage is told");
+    assert!(first <= last);
+    let expected: Vec<u64> = (1..first).chain(last + 1..=3_000).collect();
+    assert_eq!(got, expected, "all but {first} to {last}");
+}

@@ -74,6 +74,7 @@ impl Shard {
     ) -> Result<(), Refusal> {
         let text_bytes = pattern.len() + wish.durable.map_or(0, |name| name.len() + wish.principal.len());
         self.subscriptions.admit(peer, sub, text_bytes, false)?;
+        self.logged.readers.admit(pattern)?;
         let cursor = wish.durable.map(|name| {
             Arc::new(CursorName {
                 principal: wish.principal.into(),

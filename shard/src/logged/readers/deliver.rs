@@ -63,15 +63,13 @@ impl Shard {
                 }
                 if !reader.reaches(place, until) {
                     // It cannot be, but it must not go round for ever either.
-                    reader.places[place].state = State::Stalled;
-                    readers.stalled.push_back((sub, partition));
+                    self.stall(at, place);
                     return;
                 }
             }
             Fetched::End if reader.places[place].at >= heard => {}
             Fetched::End => {
-                reader.places[place].state = State::Stalled;
-                readers.stalled.push_back((sub, partition));
+                self.stall(at, place);
                 return;
             }
             Fetched::Gone { first } => {
@@ -98,8 +96,7 @@ impl Shard {
                 return;
             }
             Fetched::Failed => {
-                reader.places[place].state = State::Stalled;
-                readers.stalled.push_back((sub, partition));
+                self.stall(at, place);
                 return;
             }
         }

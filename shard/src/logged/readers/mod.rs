@@ -32,8 +32,10 @@ use super::letters::SubHandle;
 use super::news::LoggedNews;
 use super::owner::covered;
 use super::patterns::FollowedPatterns;
+use crate::limits::LOGGED_PLACES_MAX;
 use crate::log::owner_of;
 use crate::peer::PeerId;
+use crate::refusal::Refusal;
 use crate::shard::Shard;
 use crate::subscriptions::Role;
 pub(crate) use reader::Window;
@@ -45,6 +47,8 @@ pub(crate) struct Readers {
     followed: FollowedPatterns<Vec<u32>>,
     held: Slab<Reader>,
     serial: u32,
+    /// Of all of them: how many partitions they cover, within [`LOGGED_PLACES_MAX`].
+    places: usize,
     /// By partition: what this core was told up to.
     heard: Vec<u64>,
     /// The bounds of what one subscription may have unacknowledged.
@@ -58,6 +62,7 @@ pub(crate) struct Readers {
     /// Where the walk over quiet subscriptions goes on.
     walked: usize,
     tick_at_us: u64,
+    walk_at_us: u64,
 }
 
 impl Readers {
@@ -66,6 +71,7 @@ impl Readers {
             followed: FollowedPatterns::new(hasher, names_remembered),
             held: Slab::new(),
             serial: 0,
+            places: 0,
             heard: vec![0; usize::from(partitions)],
             window,
             busy: HashSet::with_hasher(hasher.clone()),
@@ -73,6 +79,7 @@ impl Readers {
             stalled: VecDeque::new(),
             walked: 0,
             tick_at_us: 0,
+            walk_at_us: 0,
         }
     }
 
@@ -108,11 +115,32 @@ impl Readers {
         (reader.serial == handle.serial).then_some(handle.at)
     }
 
+    /// How many partitions a pattern covers.
+    fn covers(&self, pattern: u32) -> usize {
+        covered(self.followed.text(pattern), self.heard.len() as u16).len()
+    }
+
+    /// Whether there is room for one more with this pattern.
+    fn admit(&self, pattern: &str) -> Result<(), Refusal> {
+        let places = self.places + covered(pattern, self.heard.len() as u16).len();
+        if places > LOGGED_PLACES_MAX {
+            return Err(Refusal::worded(
+                Code::ResourceExhausted,
+                format!(
+                    "the logged subscriptions of this core would read {places} partitions together, and their limit is \
+                     {LOGGED_PLACES_MAX}"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
     /// Enters one, which begins.
     fn add(&mut self, mut reader: Reader) -> u32 {
         self.serial = self.serial.wrapping_add(1);
         reader.serial = self.serial;
         let pattern = reader.pattern;
+        self.places += self.covers(pattern);
         let followers = &mut self.followed[pattern];
         reader.seat = followers.len() as u32;
         let at = self.held.insert(reader) as u32;
@@ -123,6 +151,7 @@ impl Readers {
     /// Takes one out, and says whether its pattern went with it.
     fn remove(&mut self, at: u32) -> (Reader, Option<Arc<str>>) {
         let reader = self.held.remove(at as usize);
+        self.places -= self.covers(reader.pattern);
         let followers = &mut self.followed[reader.pattern];
         followers.swap_remove(reader.seat as usize);
         if let Some(&moved) = followers.get(reader.seat as usize) {

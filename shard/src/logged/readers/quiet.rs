@@ -7,10 +7,12 @@ use crate::logged::news::LoggedNews;
 use crate::logged::owner::QUIET_US;
 use crate::shard::Shard;
 
-/// How often, us.
+/// How often what could not be read is tried again, and a part of many subscriptions is visited, us.
 const TICK_US: u64 = 500_000;
 /// In so many ticks every subscription is visited.
 const TICKS: usize = (QUIET_US / TICK_US) as usize;
+/// So few are all visited at once, so that a core with little to do is seldom woken.
+const FEW: usize = 1_024;
 /// A durable cursor that does not move is said to be in use this often, us.
 const IN_USE_US: u64 = 3_600_000_000;
 
@@ -20,15 +22,31 @@ impl Shard {
         if readers.held.is_empty() || self.now_us < readers.tick_at_us {
             return;
         }
-        readers.tick_at_us = self.now_us + TICK_US;
+        let are_few = readers.held.capacity() <= FEW;
+        readers.tick_at_us = self.now_us + if are_few { QUIET_US } else { TICK_US };
         self.retry_stalled();
-        self.walk();
+        if !are_few {
+            self.walk(TICKS);
+        } else if self.now_us >= self.logged.readers.walk_at_us {
+            self.logged.readers.walk_at_us = self.now_us + QUIET_US;
+            self.walk(1);
+        }
     }
 
     /// When [`Shard::readers_time`] has something to do, us.
     pub(crate) fn readers_due_us(&self) -> Option<u64> {
         let readers = &self.logged.readers;
         (!readers.held.is_empty()).then_some(readers.tick_at_us)
+    }
+
+    /// A place could not be read: it is tried again soon.
+    pub(super) fn stall(&mut self, at: u32, place: usize) {
+        let readers = &mut self.logged.readers;
+        let sub = readers.handle(at);
+        let place = &mut readers.held[at as usize].places[place];
+        place.state = State::Stalled;
+        readers.stalled.push_back((sub, place.partition));
+        readers.tick_at_us = readers.tick_at_us.min(self.now_us + TICK_US);
     }
 
     fn retry_stalled(&mut self) {
@@ -48,10 +66,10 @@ impl Shard {
         }
     }
 
-    /// Visits the next part of the subscriptions.
-    fn walk(&mut self) {
+    /// Visits the next of so many parts of the subscriptions.
+    fn walk(&mut self, parts: usize) {
         let slots = self.logged.readers.held.capacity();
-        for _ in 0..slots.div_ceil(TICKS) {
+        for _ in 0..slots.div_ceil(parts) {
             let readers = &mut self.logged.readers;
             let at = readers.walked;
             readers.walked = if at + 1 < slots { at + 1 } else { 0 };
