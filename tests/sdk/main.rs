@@ -1,5 +1,6 @@
 //! The Rust SDK against a real gateway in this process.
 
+mod logged;
 mod promises;
 mod streams;
 
