@@ -421,3 +421,35 @@ async fn a_token_is_sent_and_not_shown() {
     help.env("FLUXAR_TOKEN", "hidden");
     assert!(!stdout(&help.output().unwrap()).contains("hidden"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stored_events_need_their_options_and_a_gateway() {
+    let server = server().await;
+    for (args, said) in [
+        (&["pub", "a", "1", "--retain"][..], "add --qos 1"),
+        (&["pub", "a", "1", "--key", "k"], "add --qos 1"),
+        (&["pub", "a", "1", "--qos", "3"], "--qos"),
+        (&["sub", "a", "--qos", "2"], "add --durable NAME"),
+        (&["sub", "a", "--qos", "0", "--from", "all"], "not for --qos 0"),
+        (&["sub", "a", "--from", "yesterday"], "2026-11-22T09:30:00Z"),
+        (&["sub", "a", "--in-flight", "4"], "--group"),
+        (&["sub", "a", "--retain", "--group", "g"], "--group"),
+    ] {
+        let output = run(server.url(), args).await;
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr(&output).contains(said), "{args:?}: {}", stderr(&output));
+    }
+    for args in [
+        &["pub", "a", "1", "--qos", "1", "--key", "k"][..],
+        &["sub", "a", "--durable", "me"],
+        &["sub", "a", "--from", "15m"],
+    ] {
+        let output = run(server.url(), args).await;
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(
+            stderr(&output).contains("needs a gateway") || stderr(&output).contains("need a gateway"),
+            "{args:?}: {}",
+            stderr(&output)
+        );
+    }
+}
