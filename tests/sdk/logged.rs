@@ -200,7 +200,7 @@ async fn a_durable_subscription_goes_on_in_another_process_behind_what_was_ackno
 async fn what_a_member_does_not_do_another_does() {
     let folder = tempfile::tempdir().unwrap();
     let gateway = start_with(folder.path(), |config| {
-        config.log.ack_ms = 300;
+        config.log.settings.ack_ms = 300;
     });
     let url = urls(&gateway)[0].clone();
     let done = Arc::new(Mutex::new(BTreeMap::<u32, u32>::new()));
