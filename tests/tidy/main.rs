@@ -21,6 +21,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("fluxar-cli", &["fluxar"]),
     ("host_telemetry", &["fluxar"]),
     ("llm", &["fluxar"]),
+    ("orders", &["fluxar"]),
     ("fluxar-loadgen", &["fluxar-protocol", "fluxar-engine"]),
     ("fluxar-bench", &["fluxar-protocol", "fluxar-shard"]),
     (
@@ -43,6 +44,7 @@ const LEAVES: &[&str] = &[
     "fluxar-loadgen",
     "host_telemetry",
     "llm",
+    "orders",
 ];
 
 /// Folders in which unsafe code may stand. The rest forbids or denies it.
