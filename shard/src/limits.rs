@@ -18,6 +18,21 @@ pub const LOGGED_PLACES_MAX: usize = 4 * 1024 * 1024;
 /// Most cores of a gateway.
 pub const CORES_MAX: u16 = 1024;
 
+/// How many events a member of a work queue takes at a time if it does not say; at most [`QUEUE_ENTRIES_MAX`].
+pub const IN_FLIGHT_DEFAULT: u32 = 256;
+/// Events of one partition that a work queue has given out, or that are done behind one that is not; up to twice as many
+/// if the others have expired. At the bound nothing new is given until the first is acknowledged or set aside: an event that
+/// nobody handles holds its queue up, it does not let the memory grow. About 50 bytes each.
+pub const QUEUE_ENTRIES_MAX: usize = 8_192;
+/// Bytes that all work queues of a core keep of what was read and cannot be given yet. At the bound a queue lets go of it,
+/// and reads it again when somebody has room.
+pub const QUEUE_AHEAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Work queues without members that a core remembers. Of one more, the one that has been without for longest is forgotten:
+/// its cursor stays, and what it had given out comes again with a `dup` that says less.
+pub const QUEUES_RESTING_MAX: usize = 16 * 1024;
+/// Events given out and not acknowledged by members that are gone, of all queues without members of a core. Likewise.
+pub const QUEUE_RESTING_ENTRIES_MAX: usize = 512 * 1024;
+
 /// The bounds that a configuration may choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

@@ -11,20 +11,18 @@ use std::sync::Arc;
 use fluxar_protocol::{Position, target};
 
 use super::aside::{DeadLetter, dead_letter};
-use super::ledger::{ENTRIES_MAX, MemberKey};
+use super::ledger::MemberKey;
 use super::letters::{Matter, QueueLetter};
 use super::lot::{Ahead, Broken, Lot, Purpose, broken_by, has_expired};
 use super::members::Members;
 use super::source::Source;
+use crate::limits::{QUEUE_AHEAD_BYTES_MAX, QUEUE_ENTRIES_MAX};
 use crate::log::class::{TopicTerms, terms_of};
 use crate::log::{CursorName, Events, ReaderId, Reading, Settings, Stored};
 use crate::logged::pieces::{Cutter, topic_of};
 
 /// What is read at a time, bytes.
 const READ_BYTES: usize = 60 * 1024;
-/// Most bytes that all queues of a core keep of what was read and not given. At the bound a queue lets go of what it cannot
-/// give now, and reads it again when somebody has room.
-const AHEAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A read that failed is tried again after so long, us.
 const RETRY_US: u64 = 1_000_000;
 /// Marks the readers of work queues among those of the log.
@@ -138,7 +136,7 @@ impl Queue {
             is_missed |= self.members.room() < before;
         }
         let Self { members, lots, .. } = self;
-        if *desk.ahead_bytes > AHEAD_BYTES_MAX {
+        if *desk.ahead_bytes > QUEUE_AHEAD_BYTES_MAX {
             for lot in lots.iter_mut() {
                 *desk.ahead_bytes -= lot.drop_ahead();
             }
@@ -289,7 +287,7 @@ impl Queue {
                 if terms.look(event, name, desk.settings) {
                     let is_done =
                         lot.ledger.is_restored(offset) || has_expired(&ahead.stored, event, desk.unix_ms);
-                    if (given == room && !is_done) || picks.len() == ENTRIES_MAX {
+                    if (given == room && !is_done) || picks.len() == QUEUE_ENTRIES_MAX {
                         lot.has_more = true;
                         left = Some((run, nth, offset));
                         break 'runs;

@@ -17,15 +17,11 @@ use foldhash::fast::FixedState;
 use slab::Slab;
 
 use super::letters::{Failure, Join, Matter, QueueLetter};
+use crate::limits::{IN_FLIGHT_DEFAULT, QUEUE_ENTRIES_MAX};
 use crate::log::{CursorName, owner_of, partition_of};
 use crate::logged::letters::Start;
 use crate::logged::pieces::Piece;
 use crate::peer::PeerId;
-
-/// How many events a member that does not say takes at a time.
-pub(crate) const IN_FLIGHT_DEFAULT: u32 = 256;
-/// How many one may take: what a queue gives out at most from one partition.
-pub(crate) const IN_FLIGHT_MAX: u32 = super::ledger::ENTRIES_MAX as u32;
 
 /// What has come about for a member.
 #[derive(Debug)]
@@ -120,7 +116,7 @@ impl Memberships {
     ) {
         let in_flight = match in_flight {
             0 => IN_FLIGHT_DEFAULT,
-            some => some.min(IN_FLIGHT_MAX),
+            some => some.min(QUEUE_ENTRIES_MAX as u32),
         };
         let cores = if target::is_wild(&queue.pattern) {
             0..self.cores.min(partitions)

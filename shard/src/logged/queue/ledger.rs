@@ -13,9 +13,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-/// Entries between the floor and what was read. At the bound nothing new is given until the floor moves: an event that
-/// nobody acknowledges holds its queue up, it does not let the memory grow.
-pub(crate) const ENTRIES_MAX: usize = 8_192;
+use crate::limits::QUEUE_ENTRIES_MAX;
 
 /// Which member of the queue, on the owner's core.
 pub(crate) type MemberKey = u32;
@@ -108,7 +106,7 @@ impl Ledger {
     pub(crate) fn resume(acked: u64, beyond: &[u64], committed: u64) -> Self {
         Self {
             restored: beyond.iter().copied().filter(|offset| *offset > acked).collect(),
-            doubtful: (committed, ENTRIES_MAX),
+            doubtful: (committed, QUEUE_ENTRIES_MAX),
             is_moved: false,
             ..Self::begin(acked)
         }
@@ -126,7 +124,7 @@ impl Ledger {
 
     /// How many more new events may be given.
     pub(crate) fn room(&self) -> usize {
-        ENTRIES_MAX - self.entries.len().min(ENTRIES_MAX)
+        QUEUE_ENTRIES_MAX - self.entries.len().min(QUEUE_ENTRIES_MAX)
     }
 
     /// How many entries there are.

@@ -1,7 +1,7 @@
 //! The owner's side of work queues: the queues over this core's partitions, and what keeps them going.
 //!
 //! A queue is a durable cursor by the name of its pattern, its group and, if its members gave one, their `durable`; whoever
-//! joins under that name works on it. What it holds in memory is bounded ([`super::ledger::ENTRIES_MAX`] entries a
+//! joins under that name works on it. What it holds in memory is bounded ([`crate::limits::QUEUE_ENTRIES_MAX`] entries a
 //! partition), and without members it holds only what it knows of events that were given and not acknowledged: so that
 //! their deliveries go on being counted while the only member, which such an event may have killed, comes back.
 
@@ -20,6 +20,7 @@ use super::ledger::{Ledger, MemberKey};
 use super::letters::{Failure, Join, Matter, QueueLetter};
 use super::lot::{Broken, Lot, position_of};
 use super::source::Source;
+use crate::limits::{QUEUE_RESTING_ENTRIES_MAX, QUEUES_RESTING_MAX};
 use crate::log::{
     Committed, CursorName, CursorState, LogRefusal, ReaderId, Reading, Settings, owner_of, partition_of,
 };
@@ -36,11 +37,6 @@ const ASIDE_RETRY_US: u64 = 500_000;
 const SWEEP_US: u64 = 10_000_000;
 /// Cursors are said to be in use at least so often, us.
 const TOUCH_US: u64 = 3_600_000_000;
-/// Queues without members that a core remembers. Of one more, the one that has been without for longest is forgotten: its
-/// cursor stays, and what it had given out may come again with a `dup` that says less.
-const RESTING_MAX: usize = 16 * 1024;
-/// Entries of queues without members that a core remembers, all together. Likewise.
-const RESTING_ENTRIES_MAX: usize = 512 * 1024;
 
 /// An event that is being set aside.
 #[derive(Debug)]
@@ -499,7 +495,9 @@ impl WorkQueues {
         self.active -= 1;
         self.resting_entries += entries_of(queue);
         self.resting.push_back((key, queue.serial));
-        while self.queues.len() - self.active > RESTING_MAX || self.resting_entries > RESTING_ENTRIES_MAX {
+        while self.queues.len() - self.active > QUEUES_RESTING_MAX
+            || self.resting_entries > QUEUE_RESTING_ENTRIES_MAX
+        {
             let Some((key, serial)) = self.resting.pop_front() else {
                 break;
             };

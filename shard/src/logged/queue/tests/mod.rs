@@ -10,7 +10,7 @@ use fluxar_protocol::Code;
 use fluxar_protocol::Id;
 use fluxar_protocol::meta::Meta;
 
-use super::ledger::ENTRIES_MAX;
+use crate::limits::QUEUE_ENTRIES_MAX;
 use crate::log::class::TopicRule;
 use crate::log::{owner_of, partition_of};
 use crate::logged::letters::Start;
@@ -344,7 +344,7 @@ fn an_event_that_nobody_acknowledges_bounds_what_its_queue_remembers() {
         town.acknowledge(member, &places);
     }
     town.settle();
-    assert_eq!(town.members[&member].given, ENTRIES_MAX, "and no more");
+    assert_eq!(town.members[&member].given, QUEUE_ENTRIES_MAX, "and no more");
     town.acknowledge(member, &[(partition, 1)]);
     town.settle();
     assert!(held(&town, member).len() > 500, "it goes on");
