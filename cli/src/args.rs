@@ -5,17 +5,18 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use crate::log::Log;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use fluxar::{Auth, Begin, Client, ClientBuilder, Cursor};
 
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done; also: ended by Ctrl-C (sub, serve, stream, services --watch), or by a closed pipe
-  1  the other side answered with an error, or ended the subscription or the offer
+  1  the other side answered with an error, or ended the subscription or the offer; log verify found damage
   2  the command line is wrong, or a name or address cannot be used
   3  cannot connect, or the connection was lost
   4  it took longer than --timeout, or than the other side allows
-  5  a payload could not be read or written (bad JSON, bad file, too large)
+  5  a payload could not be read or written (bad JSON, bad file, too large), or a log could not be read
 
 Payloads are JSON here and CBOR on the wire. What JSON lacks is written as
   {\"$bytes\": \"base64url\"}  {\"$tag\": 1, \"value\": …}  {\"$map\": [[key, value], …]}
@@ -69,6 +70,8 @@ pub(crate) enum Command {
     Serve(Serve),
     /// List who serves what, and drain one of them
     Services(Services),
+    /// Look inside a gateway's data directory, also while no gateway runs
+    Log(Log),
     /// Measure round trips to the other side
     Ping(Ping),
 }

@@ -1,7 +1,7 @@
 //! The `fluxar` command: publish, subscribe, call, stream, serve and ping from a terminal or a script.
 //!
 //! What a person types ([`args`]) is done by one of [`publish`], [`subscribe`], [`call`], [`stream`], [`serve`],
-//! [`services`], [`ping`] over the SDK. Payloads are JSON at the terminal and CBOR on the wire ([`json`] maps one to the other). What goes wrong becomes
+//! [`services`], [`ping`] over the SDK, or by [`log`] on the files of a gateway. Payloads are JSON at the terminal and CBOR on the wire ([`json`] maps one to the other). What goes wrong becomes
 //! a line on stderr and an exit code ([`failure`]).
 #![forbid(unsafe_code)]
 
@@ -9,6 +9,7 @@ mod args;
 mod call;
 mod failure;
 mod json;
+mod log;
 mod output;
 mod ping;
 mod publish;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
             Command::Serve(command) => serve::run(&args, command).await,
             Command::Stream(command) => stream::run(&args, command).await,
             Command::Services(command) => services::run(&args, command).await,
+            Command::Log(command) => log::run(command),
             Command::Ping(command) => ping::run(&args, command).await,
         }
     });

@@ -122,7 +122,7 @@ pub(crate) fn decode(payload: &[u8]) -> Result<Value> {
 }
 
 /// RFC 8949 §8.
-fn diagnostic(payload: &[u8]) -> String {
+pub(crate) fn diagnostic(payload: &[u8]) -> String {
     minicbor::display(payload).to_string()
 }
 

@@ -18,7 +18,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
         &["fluxar-protocol", "fluxar-shard", "fluxar-engine"],
     ),
     ("fluxar", &["fluxar-protocol"]),
-    ("fluxar-cli", &["fluxar"]),
+    ("fluxar-cli", &["fluxar", "fluxar-protocol", "fluxar-shard"]),
     ("host_telemetry", &["fluxar"]),
     ("llm", &["fluxar"]),
     ("orders", &["fluxar"]),

@@ -1,5 +1,6 @@
 //! The command as a script sees it: what it prints, what it says on stderr, how it exits; against a real server.
 
+mod logs;
 mod process;
 mod services;
 mod streams;

@@ -126,8 +126,9 @@ pub fn survey<F: Files + ?Sized>(
     })
 }
 
-/// Passes on the events of one segment that count, in the order in which they were written. `wanted` is asked for each
-/// partition and the offsets of a batch; `take` says whether to go on.
+/// Passes on the events of one segment, in the order in which they were written. `wanted` is asked for each partition and
+/// the offsets of a batch; `take` says whether to go on; `lost` hears of what is not what was written, be it damaged, torn or
+/// being written.
 ///
 /// # Errors
 /// It cannot be read, or what `take` says.
@@ -137,12 +138,16 @@ pub fn read_events<F: Files + ?Sized, E: From<io::Error>>(
     segment: SegmentId,
     mut wanted: impl FnMut(u16, u64, u64) -> bool,
     mut take: impl FnMut(u16, Stored) -> Result<bool, E>,
+    mut lost: impl FnMut(Bad),
 ) -> Result<bool, E> {
-    // What was lost is the survey's to say.
     let mut scan = Scan::open(files, segment, secret, Tail::IsWhole)?;
     while let Some(found) = scan.step()? {
-        let Found::Batch { body, .. } = found else {
-            continue;
+        let body = match found {
+            Found::Batch { body, .. } => body,
+            Found::Damage(bad) => {
+                lost(bad);
+                continue;
+            }
         };
         let head = body.head();
         if !wanted(head.partition, head.first, head.last()) {
