@@ -189,12 +189,12 @@ impl Meta {
         }
         let read = || {
             Some(Self {
-                dir_id: value("dir_id", 16)?,
+                dir_id: value("dir_id", 16).filter(|id| id >> DIR_ID_BITS == 0)?,
                 secret: value("secret", 16)?,
                 partitions: u16::try_from(value("partitions", 10)?)
                     .ok()
                     .filter(|count| *count > 0)?,
-                starts: value("starts", 10)?,
+                starts: value("starts", 10).filter(|starts| starts >> STARTS_BITS == 0)?,
                 cores: u16::try_from(value("cores", 10)?).ok()?,
                 is_clean: values.get("clean")?.parse().ok()?,
                 recovered: value("recovered", 10)?,
