@@ -1,5 +1,7 @@
 //! What recovering a log costs in memory: nothing for a topic. (A test of its own, as an allocator is for a whole process.)
 
+#![allow(unsafe_code)]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
