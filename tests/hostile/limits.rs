@@ -498,10 +498,10 @@ fn refused_publishes_are_told_together_and_by_the_code_of_the_last() {
     let mut client = gateway.client();
     let bad = encoded(Kind::Event, Id([2; 16]), None, None, None, &[]);
     let meta = none().flag("retain", true).finish();
-    let unimplemented = encoded(Kind::Event, Id([3; 16]), None, Some("a.b"), meta.as_deref(), &[]);
+    let unlogged = encoded(Kind::Event, Id([3; 16]), None, Some("a.b"), meta.as_deref(), &[]);
     client.send(&bad);
     client.send(&bad);
-    client.send(&unimplemented);
+    client.send(&unlogged);
     let refused = |answer: &Received| {
         let decoded = fluxar_protocol::envelope::decode(&answer.bytes).expect("readable");
         let error = ErrorBody::decode(decoded.envelope.error.expect("an error")).expect("readable");
@@ -518,7 +518,7 @@ fn refused_publishes_are_told_together_and_by_the_code_of_the_last() {
     let second = client.expect();
     assert_eq!(
         (second.kind, second.reference, second.code()),
-        (Kind::Event, Some(Id([3; 16])), Some(Code::Unimplemented))
+        (Kind::Event, Some(Id([3; 16])), Some(Code::InvalidArgument))
     );
     assert_eq!(refused(&second), 2);
     stop(gateway);

@@ -409,6 +409,51 @@ fn a_slow_subscriber_loses_nothing_and_gets_no_more_than_its_window() {
 }
 
 #[test]
+fn a_subscriber_that_reads_late_is_handed_all_by_nothing_but_its_reading() {
+    const EVENTS: u64 = 16_000;
+    let folder = tempfile::tempdir().expect("a folder");
+    let gateway = running_with(folder.path(), |config| {
+        config.limits.queue_bytes = 128 * 1024;
+        config.limits.max_frame_bytes = 128 * 1024;
+        config.limits.unacked_bytes = 1 << 30;
+        config.limits.unacked_events = 1_000_000;
+        config.log.settings.tail_bytes = 0;
+    });
+    // One on each core, if there are two.
+    let mut late: Vec<Subscriber> = [gateway.tcp(), gateway.ws(), gateway.tcp()]
+        .iter()
+        .map(|address| Subscriber::on(address, "n.a", &qos(1)))
+        .collect();
+    let mut publisher = gateway.client();
+    let payload: Vec<u8> = [0x59, 0x04, 0x00].into_iter().chain([7; 1_024]).collect();
+    let first = publish(&mut publisher, "n.a", 0);
+    for _ in (1..EVENTS).step_by(500) {
+        let ids: Vec<_> = (0..500)
+            .map(|_| send_event(&mut publisher, "n.a", qos(1), &payload))
+            .collect();
+        for id in ids {
+            stored(&mut publisher, id);
+        }
+    }
+    for subscriber in &mut late {
+        let mut next = first.offset;
+        while next < first.offset + EVENTS {
+            let note = subscriber.client.expect();
+            let Some((_, offsets)) = note.positions() else {
+                assert!(note.at().is_some(), "{note:?}");
+                continue;
+            };
+            for offset in offsets {
+                assert_eq!(subscriber.client.expect().kind, Kind::Event);
+                assert_eq!(offset, next);
+                next += 1;
+            }
+        }
+    }
+    gateway.stop();
+}
+
+#[test]
 fn a_publisher_at_full_speed_is_slowed_and_not_refused() {
     const EVENTS: u64 = 3_000;
     let folder = tempfile::tempdir().expect("a folder");
