@@ -83,7 +83,7 @@ pub enum LoggedNews {
         positions: Bytes,
         /// How many events.
         count: u32,
-        /// So many of them the subscriber, or another member of its group, may have seen before.
+        /// How often each of them may have been handed out before, to this subscriber or another member of its group; 0: never.
         dup: u32,
         /// The events back to back, shared by all that get them.
         events: Bytes,
