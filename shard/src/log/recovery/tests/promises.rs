@@ -140,7 +140,7 @@ impl Life {
         } else {
             self.log.write_unsynced(batches);
         }
-        for (at, head) in self.log.batches[before..].to_vec() {
+        for (at, head) in self.log.batches[before..].iter().copied() {
             self.written.push((self.log.id(), at, head));
             if is_synced {
                 for offset in head.first..=head.last() {
