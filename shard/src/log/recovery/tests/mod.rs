@@ -175,6 +175,14 @@ fn what_a_crashed_start_may_have_given_away_unwritten_is_not_given_again() {
 }
 
 #[test]
+fn what_a_segment_was_to_begin_with_may_have_been_given_away() {
+    let mut log = Written::new(1, 1);
+    log.segment(&[base(0, 3, 1_000_001)], 0);
+    let shares = recover(&mut log.files, 1);
+    assert!(partition(&shares, 0).next > 1_000_000 + 900_000);
+}
+
+#[test]
 fn epochs_grow_with_each_start_and_name_the_directory() {
     let mut files = MemoryFiles::default();
     let epochs: Vec<u64> = (0..3).map(|_| recover(&mut files, 1)[0].epoch).collect();
