@@ -83,6 +83,7 @@ pub(crate) async fn run(args: &Args, command: &Sub) -> Result<()> {
             }
         }
     };
+    drop(news); // nobody waits for room there any more
     client.close().await;
     if args.verbose {
         // The subscriptions tell the last they know when they have ended.
