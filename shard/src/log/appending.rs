@@ -77,6 +77,13 @@ impl Log {
         Ok(())
     }
 
+    /// Whether events would take the last quarter of the current segment.
+    fn is_for_carrying(&self, events: &Events) -> bool {
+        let at = self.stream.current.as_ref().map_or(0, |current| current.at);
+        let waiting = self.order.waiting_bytes() + order::cost(events.bytes.len(), events.len());
+        at + waiting as u64 > self.segment_bytes() / 4 * 3
+    }
+
     /// Whether events can be taken; the partition's place.
     fn admit(&mut self, partition: u16, class: Class, events: &Events) -> Result<usize, LogRefusal> {
         let Some(settings) = &self.settings else {
@@ -90,6 +97,9 @@ impl Log {
                 DiskFault::Full => LogRefusal::DiskFull,
                 DiskFault::Failed(why) => LogRefusal::DiskFailed(why.clone()),
             });
+        }
+        if self.stream.is_short && self.is_for_carrying(events) {
+            return Err(LogRefusal::DiskFull);
         }
         let at = self.index(partition).filter(|&at| self.partitions[at].ready);
         let at = at.ok_or(LogRefusal::Recovering)?;

@@ -286,6 +286,13 @@ impl Cursors {
         !there.is_empty()
     }
 
+    /// Whether this segment has the newest record of any.
+    pub(super) fn has_any_in(&self, segment: SegmentId) -> bool {
+        self.slots
+            .iter()
+            .any(|(_, cursor)| cursor.segment == Some(segment))
+    }
+
     /// Forgets one.
     pub(super) fn forget(&mut self, partition: u16, name: &CursorName, now_ms: u64) {
         if let Some(slot) = self.find(partition, name)

@@ -2,7 +2,6 @@
 //! it, but for the index of what is on the disk; what topics it holds it does not know, but for the retained ones.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 
 use super::disk::SegmentId;
 use super::events::{Bounds, Reading};
@@ -66,7 +65,10 @@ impl Partition {
         let hole = self.holes.first().map(|hole| hole.first);
         let first = [extent, hole, self.tail.first()].into_iter().flatten().min();
         Bounds {
-            first: first.map_or(self.committed + 1, |first| first.min(self.committed + 1)),
+            // Memory may still hold some of what was removed: that is gone all the same.
+            first: first
+                .map_or(self.committed + 1, |first| first.max(self.removed + 1))
+                .min(self.committed + 1),
             committed: self.committed,
         }
     }
@@ -152,24 +154,68 @@ impl Partition {
 
     /// Remembers that these offsets could not be read.
     pub(super) fn note_damage(&mut self, first: u64, last: u64) {
+        self.note(first, last, HoleCause::Damaged);
+    }
+
+    /// Lets go of a segment that is removed; `gone` hears the offsets it held.
+    pub(super) fn leave(&mut self, segment: SegmentId, mut gone: impl FnMut(u64, u64)) {
+        let mut left = VecDeque::with_capacity(self.extents.len());
+        for held in std::mem::take(&mut self.extents) {
+            if held.segment != segment {
+                left.push_back(held);
+                continue;
+            }
+            let (first, last) = (held.extent.first, held.extent.last);
+            gone(first, last);
+            if left.is_empty() {
+                self.removed = self.removed.max(last);
+            } else {
+                // Something older stays.
+                self.note(first, last, HoleCause::Removed);
+            }
+        }
+        self.extents = left;
+        let next = self.extents.front().map_or(u64::MAX, |held| held.extent.first);
+        // What was missing before what is left is gone, too.
+        self.removed = self
+            .holes
+            .iter()
+            .filter(|hole| hole.last < next && hole.first <= self.removed + 1)
+            .fold(self.removed, |removed, hole| removed.max(hole.last));
+        let removed = self.removed;
+        self.holes.retain(|hole| hole.last > removed);
+    }
+
+    /// Remembers why these offsets are missing; what was known of them before counts no more.
+    fn note(&mut self, first: u64, last: u64, cause: HoleCause) {
         if first > last {
             return;
         }
-        let mut hole = Hole {
-            first,
-            last,
-            cause: HoleCause::Damaged,
-        };
-        let touching: Range<usize> = {
-            let start = self.holes.partition_point(|hole| hole.last + 1 < first);
-            let end = self.holes.partition_point(|hole| hole.first <= last + 1);
-            start..end.max(start)
-        };
-        for old in self.holes.drain(touching.clone()) {
-            hole.first = hole.first.min(old.first);
-            hole.last = hole.last.max(old.last);
+        let mut new = Hole { first, last, cause };
+        let mut holes = Vec::with_capacity(self.holes.len() + 2);
+        for hole in self.holes.drain(..) {
+            let touches = hole.first <= new.last + 1 && new.first <= hole.last + 1;
+            if touches && hole.cause == cause {
+                new.first = new.first.min(hole.first);
+                new.last = new.last.max(hole.last);
+                continue;
+            }
+            if hole.first < new.first {
+                holes.push(Hole {
+                    last: hole.last.min(new.first - 1),
+                    ..hole
+                });
+            }
+            if hole.last > new.last {
+                holes.push(Hole {
+                    first: hole.first.max(new.last + 1),
+                    ..hole
+                });
+            }
         }
-        self.holes.insert(touching.start, hole);
+        holes.push(new);
+        holes.sort_unstable_by_key(|hole| hole.first);
+        self.holes = holes;
     }
 
     /// A position before the first event that was appended at this time or later.

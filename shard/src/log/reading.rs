@@ -28,6 +28,8 @@ use super::tail::cut;
 const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How much is read of a batch of which only the place is known, bytes.
 const BATCH_GUESS_BYTES: u32 = 16 * 1024;
+/// How much is read at once of what could not be read at once, bytes.
+const PIECE_BYTES: u64 = 4096;
 /// How many bytes of retained events are handed over at once, about.
 pub(super) const ROWS_BYTES: usize = 60 * 1024;
 
@@ -49,8 +51,8 @@ struct Rows {
     out: RowsOut,
     /// The last one that was dealt with.
     until: u64,
-    /// How long the batch is that was found to be longer than what was read of it.
-    batch_bytes: Option<u32>,
+    /// A batch that was found to be longer than what was read of it, and how long it is.
+    long: Option<(SegmentId, u64, u32)>,
     /// Removals, too, as far as they are to be carried on.
     with_removals: bool,
 }
@@ -61,6 +63,32 @@ struct Job {
     want: Want,
     /// Its read under way, and what of.
     reading: Option<(u64, Stretch)>,
+    /// What could not be read at once.
+    pieces: Option<Pieces>,
+}
+
+/// A stretch that the disk would not give: read again a little at a time, so that no more is lost than has to be.
+#[derive(Debug)]
+struct Pieces {
+    stretch: Stretch,
+    /// What was read, with zeros for what could not be.
+    bytes: Vec<u8>,
+}
+
+impl Pieces {
+    /// The next one.
+    fn next(&self) -> Option<Stretch> {
+        let done = self.bytes.len() as u64;
+        let left = u64::from(self.stretch.bytes).saturating_sub(done);
+        let at = self.stretch.at + done;
+        // Up to the end of a page of the file.
+        let bytes = left.min(PIECE_BYTES - at % PIECE_BYTES);
+        (bytes > 0).then_some(Stretch {
+            at,
+            bytes: bytes as u32,
+            ..self.stretch
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -194,7 +222,7 @@ impl Log {
             offsets: offsets.iter().copied().collect(),
             out: RowsOut::default(),
             until: offsets.last().copied().unwrap_or_default(),
-            batch_bytes: None,
+            long: None,
             with_removals,
         };
         self.begin_job(reader, partition, Want::Rows(rows))
@@ -219,12 +247,17 @@ impl Log {
             partition,
             want,
             reading: None,
+            pieces: None,
         };
         self.go_on(reader, job).unwrap_or(Reading::Later)
     }
 
     /// Does what can be done for a reader now; `None`: it waits.
     fn go_on(&mut self, reader: ReaderId, mut job: Job) -> Option<Reading> {
+        if let Some(piece) = job.pieces.as_ref().and_then(Pieces::next) {
+            self.begin_read(reader, job, piece);
+            return None;
+        }
         let next = match &mut job.want {
             Want::Behind { after, bytes_max } => self.next_behind(job.partition, *after, *bytes_max),
             Want::Rows(rows) => self.next_rows(job.partition, rows),
@@ -311,12 +344,13 @@ impl Log {
             && let Some((_, stretch)) = job.reading.take()
         {
             let reading = match result {
-                Err(fault) => Some(Reading::Failed(format!(
+                // A disk that takes nothing either is broken as a whole: that says nothing about what is there.
+                Err(fault) if self.stream.trouble.is_some() => Some(Reading::Failed(format!(
                     "segment {} at {}: {fault}",
                     stretch.segment.name(),
                     stretch.at
                 ))),
-                Ok(bytes) => self.take_bytes(reader, job, stretch, &bytes),
+                result => self.take_read(reader, job, stretch, result.ok()),
             };
             if let Some(reading) = reading {
                 self.finish_read(reader, reading);
@@ -330,6 +364,44 @@ impl Log {
                 self.wake(reader);
             }
         }
+    }
+
+    /// Takes what was read; `None`: it could not be.
+    fn take_read(
+        &mut self,
+        reader: ReaderId,
+        mut job: Job,
+        stretch: Stretch,
+        bytes: Option<Bytes>,
+    ) -> Option<Reading> {
+        let Some(mut pieces) = job.pieces.take() else {
+            return match bytes {
+                Some(bytes) => self.take_bytes(reader, job, stretch, &bytes),
+                None => {
+                    job.pieces = Some(Pieces {
+                        stretch,
+                        bytes: Vec::new(),
+                    });
+                    self.go_on(reader, job)
+                }
+            };
+        };
+        let is_end = bytes
+            .as_ref()
+            .is_some_and(|bytes| bytes.len() < stretch.bytes as usize);
+        let until = pieces.bytes.len() + stretch.bytes as usize;
+        pieces
+            .bytes
+            .extend_from_slice(bytes.as_deref().unwrap_or_default());
+        if bytes.is_none() {
+            pieces.bytes.resize(until, 0);
+        }
+        if !is_end && pieces.next().is_some() {
+            job.pieces = Some(pieces);
+            return self.go_on(reader, job);
+        }
+        let bytes = Bytes::from(pieces.bytes);
+        self.take_bytes(reader, job, pieces.stretch, &bytes)
     }
 
     fn take_bytes(
@@ -470,10 +542,13 @@ impl Log {
                 rows.offsets.pop_front();
                 continue;
             };
+            let long = rows
+                .long
+                .filter(|&(segment, at, _)| (segment, at) == (place.segment, place.at));
             return Next::Read(Stretch {
                 segment: place.segment,
                 at: place.at,
-                bytes: rows.batch_bytes.unwrap_or(BATCH_GUESS_BYTES),
+                bytes: long.map_or(BATCH_GUESS_BYTES, |(.., bytes)| bytes),
                 first: offset,
                 last: offset,
             });
@@ -500,10 +575,10 @@ impl Log {
         let salt = salt_of(self.secret, stretch.segment);
         let head = BatchHead::decode(bytes, salt, stretch.at).ok();
         if let Some(head) = head
-            && rows.batch_bytes.take().is_none()
             && head.bytes() > u64::from(stretch.bytes)
+            && let Ok(bytes) = u32::try_from(head.bytes())
         {
-            rows.batch_bytes = u32::try_from(head.bytes()).ok();
+            rows.long = Some((stretch.segment, stretch.at, bytes));
             return;
         }
         let body =

@@ -5,16 +5,18 @@
 //!                                                its current cursors: written again ──┴─> safe? removed
 //! ```
 //!
-//! One segment at a time, always a partition's oldest. A row that was carried on keeps its offset, and is read from where it is
-//! now; events that are not retained are gone, and readers that come for them are told so.
+//! One segment at a time, always a stream's oldest. A row that was carried on keeps its offset, and is read from where it is
+//! now; events that are not retained are gone, and readers that come for them are told so. Segments that hold partitions of
+//! several cores (of a start with another number of cores) stay, and what is newer goes without them.
 
 use std::collections::VecDeque;
 
 use super::Log;
 use super::disk::{DiskOp, SegmentId};
 use super::events::Reading;
+use super::footer::Extent;
 use super::format::Kept;
-use super::reading::CARRIER;
+use super::reading::{CARRIER, ROWS_BYTES};
 use super::segments::Segment;
 use super::stream::CarriedBatch;
 
@@ -90,31 +92,38 @@ impl Log {
     }
 
     fn next_to_go(&self, settings: &super::Settings) -> Option<SegmentId> {
-        // While nothing can be written nothing can be carried on.
-        if self.stream.trouble.is_some() {
-            return None;
-        }
-        for (id, segment) in self.segments.iter().take(LOOKED_AT) {
-            let is_ours = |number: &u16| number % self.cores == self.core;
-            if !segment.partitions.iter().all(is_ours) || !self.is_oldest(id, segment) {
+        let mut streams: Vec<u16> = Vec::new();
+        for (id, segment) in self.segments.removable().take(LOOKED_AT) {
+            // Of a stream always the oldest: a recovery takes what is missing in its middle for damage.
+            if streams.contains(&id.core) {
                 continue;
             }
-            return self.is_to_go(id, segment, settings).then_some(id);
+            streams.push(id.core);
+            if self.is_to_go(id, segment, settings) && self.is_oldest(id, segment) && self.can_go(id) {
+                return Some(id);
+            }
         }
         None
     }
 
-    /// Whether a segment holds the oldest of all its partitions.
+    /// Whether a segment holds the oldest of all its partitions, of what may be removed here.
     fn is_oldest(&self, id: SegmentId, segment: &Segment) -> bool {
         segment.partitions.iter().all(|&number| {
             let extents = self.partition(number).map(|partition| &partition.extents);
-            extents.is_none_or(|extents| {
+            let oldest = extents.and_then(|extents| {
                 extents
                     .iter()
-                    .skip_while(|held| held.segment == id)
-                    .all(|held| held.segment != id)
-            })
+                    .map(|held| held.segment)
+                    .find(|&held| held == id || self.segments.is_removable(held))
+            });
+            oldest.is_none_or(|oldest| oldest == id)
         })
+    }
+
+    /// While nothing can be written nothing can be carried on: what is to live on keeps its segment then. All others go, or
+    /// a full disk would stay full.
+    fn can_go(&self, id: SegmentId) -> bool {
+        self.stream.trouble.is_none() || (!self.cursors.has_any_in(id) && self.rows_of(id).is_empty())
     }
 
     fn is_to_go(&self, id: SegmentId, segment: &Segment, settings: &super::Settings) -> bool {
@@ -124,23 +133,25 @@ impl Log {
                 .iter()
                 .filter_map(|&number| self.partition(number));
             partitions.filter_map(|partition| {
-                let held = partition
-                    .extents
-                    .iter()
-                    .take_while(|held| held.segment == id)
-                    .last()?;
-                Some((partition.committed, held.extent.last))
+                let held = partition.extents.iter().rfind(|held| held.segment == id)?;
+                Some((partition.committed, &held.extent))
             })
         };
+        // A recovery reads them back from there: without them an event that is sent again would be stored again.
+        let once_since_ms = self.unix_ms.saturating_sub(settings.once_ms.into());
+        if extents().any(|(_, extent)| extent.once_newest_ms > once_since_ms) {
+            return false;
+        }
         let is_old =
             settings.retain_ms > 0 && segment.newest_ms.saturating_add(settings.retain_ms) < self.unix_ms;
         // A segment of little but carried rows would only be written again.
         let is_mostly_events = segment.kept.len() < ROWS_AT_ONCE || extents().next().is_some();
         let is_too_much = settings.retain_bytes > 0
             && is_mostly_events
-            && self.segments.bytes() + self.current_bytes() > settings.retain_bytes;
-        let has_newer =
-            |(committed, last): (u64, u64)| committed.saturating_sub(last) >= settings.retain_events;
+            && self.segments.removable_bytes() + self.current_bytes() > settings.retain_bytes;
+        let has_newer = |(committed, extent): (u64, &Extent)| {
+            committed.saturating_sub(extent.last) >= settings.retain_events
+        };
         let is_passed = settings.retain_events > 0 && extents().next().is_some() && extents().all(has_newer);
         // What a crash or a quiet start left.
         let is_empty = segment.partitions.is_empty();
@@ -240,24 +251,33 @@ impl Log {
         {
             removal.rows.pop_front();
         }
-        let mut rows = Vec::new();
+        let mut batches: Vec<Vec<Kept>> = Vec::new();
+        let mut bytes = 0;
         for run in &stored {
             for (at, offset) in run.offsets().enumerate() {
-                rows.push(Kept {
-                    offset,
-                    time_ms: run.time_ms,
-                    event: run.events.bytes.slice_ref(run.events.get(at)),
-                });
+                let event = run.events.bytes.slice_ref(run.events.get(at));
+                bytes += event.len();
+                // One that is large stands alone: together they might be more than a batch may be.
+                if batches.is_empty() || bytes > 2 * ROWS_BYTES {
+                    batches.push(Vec::new());
+                    bytes = event.len();
+                }
+                if let Some(batch) = batches.last_mut() {
+                    batch.push(Kept {
+                        offset,
+                        time_ms: run.time_ms,
+                        event,
+                    });
+                }
             }
         }
-        if !rows.is_empty() {
-            removal.outstanding += 1;
-            self.stream.carried.push_back(CarriedBatch {
-                partition,
-                rows,
-                at: 0,
-            });
-        }
+        removal.outstanding += batches.len();
+        let carried = batches.into_iter().map(|rows| CarriedBatch {
+            partition,
+            rows,
+            at: 0,
+        });
+        self.stream.carried.extend(carried);
     }
 
     /// A batch of carried rows is safe.
@@ -281,13 +301,10 @@ impl Log {
         for number in partitions.unwrap_or_default() {
             let Some(at) = self.index(number) else { continue };
             let partition = &mut self.partitions[at];
-            while let Some(held) = partition.extents.front().filter(|held| held.segment == id) {
-                let (first, last) = (held.extent.first, held.extent.last);
-                partition.extents.pop_front();
-                partition.removed = partition.removed.max(last);
-                let Some(retained) = &mut partition.retained else {
-                    continue;
-                };
+            let retained = &mut partition.retained.take();
+            let rows = &mut self.rows;
+            partition.leave(id, |first, last| {
+                let Some(retained) = retained else { return };
                 let gone: Vec<u64> = retained
                     .range(first..=last)
                     .filter(|(_, row)| row.place.is_some_and(|place| place.segment == id))
@@ -295,21 +312,10 @@ impl Log {
                     .collect();
                 for offset in gone {
                     retained.remove(offset);
-                    self.rows -= 1;
+                    *rows -= 1;
                 }
-            }
-            let next = partition
-                .extents
-                .front()
-                .map_or(u64::MAX, |held| held.extent.first);
-            // What was damaged before what is left is gone, too.
-            partition.removed = partition
-                .holes
-                .iter()
-                .filter(|hole| hole.last < next && hole.first <= partition.removed + 1)
-                .fold(partition.removed, |removed, hole| removed.max(hole.last));
-            let removed = partition.removed;
-            partition.holes.retain(|hole| hole.last > removed);
+            });
+            partition.retained = retained.take();
         }
         self.segments.remove(id);
         self.opened.close(id, &mut self.ops);

@@ -56,11 +56,12 @@ impl Log {
                     self.ops.push_back(DiskOp::Create { segment, bytes });
                 }
             }
-            Ahead::Ready(segment) if self.stopping && !self.has_waiting() => {
+            // Not before all is safe: a write that fails is done again there.
+            Ahead::Ready(segment)
+                if self.stopping && self.stream.current.is_none() && !self.has_waiting() =>
+            {
                 // Made and not needed.
-                self.stream.ahead = Ahead::None {
-                    not_before_ms: u64::MAX,
-                };
+                self.stream.ahead = Ahead::None { not_before_ms: 0 };
                 self.opened.close(segment, &mut self.ops);
                 self.ops.push_back(DiskOp::Remove { segment });
             }
@@ -72,6 +73,7 @@ impl Log {
         match result {
             Ok(()) => {
                 self.opened.created(segment);
+                self.stream.is_short = false;
                 self.stream.ahead = Ahead::Ready(segment);
             }
             Err(fault) => {
@@ -81,6 +83,7 @@ impl Log {
                 };
                 self.ops.push_back(DiskOp::Remove { segment });
                 self.stream.failures += 1;
+                self.stream.is_short = fault == DiskFault::Full;
                 if self.stream.current.is_none() {
                     self.stream.trouble = Some(Trouble { fault, retry_ms });
                 }
@@ -198,6 +201,7 @@ impl Log {
                     .iter()
                     .map(|row| (row.partition, row.offset))
                     .collect(),
+                is_shared: false,
             },
         );
     }

@@ -17,13 +17,18 @@ pub(super) struct Segment {
     pub(super) partitions: Vec<u16>,
     /// The rows that were carried on to it.
     pub(super) kept: Vec<(u16, u64)>,
+    /// It holds partitions of other cores, which may need it: it stays.
+    pub(super) is_shared: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Segments {
     all: HashMap<SegmentId, Segment, FixedState>,
+    /// Those that may be removed here.
     order: VecDeque<SegmentId>,
     bytes: u64,
+    /// Bytes of those that may be removed here.
+    removable_bytes: u64,
 }
 
 impl Segments {
@@ -32,11 +37,12 @@ impl Segments {
             all: HashMap::with_hasher(hasher),
             order: VecDeque::new(),
             bytes: 0,
+            removable_bytes: 0,
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.order.len()
+        self.all.len()
     }
 
     /// Bytes of all of them.
@@ -44,12 +50,24 @@ impl Segments {
         self.bytes
     }
 
+    /// Bytes of those that may be removed here.
+    pub(super) fn removable_bytes(&self) -> u64 {
+        self.removable_bytes
+    }
+
+    pub(super) fn is_removable(&self, id: SegmentId) -> bool {
+        self.all.get(&id).is_some_and(|segment| !segment.is_shared)
+    }
+
     /// Adds the newest one.
     pub(super) fn push(&mut self, id: SegmentId, segment: Segment) {
+        self.remove(id);
         self.bytes += segment.bytes;
-        if self.all.insert(id, segment).is_none() {
+        if !segment.is_shared {
+            self.removable_bytes += segment.bytes;
             self.order.push_back(id);
         }
+        self.all.insert(id, segment);
     }
 
     pub(super) fn get(&self, id: SegmentId) -> Option<&Segment> {
@@ -59,12 +77,15 @@ impl Segments {
     pub(super) fn remove(&mut self, id: SegmentId) {
         if let Some(segment) = self.all.remove(&id) {
             self.bytes -= segment.bytes;
-            self.order.retain(|other| *other != id);
+            if !segment.is_shared {
+                self.removable_bytes -= segment.bytes;
+                self.order.retain(|other| *other != id);
+            }
         }
     }
 
-    /// All, oldest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (SegmentId, &Segment)> {
+    /// Those that may be removed here, oldest first.
+    pub(super) fn removable(&self) -> impl Iterator<Item = (SegmentId, &Segment)> {
         self.order.iter().filter_map(|id| Some((*id, self.all.get(id)?)))
     }
 }

@@ -105,9 +105,14 @@ impl Log {
             .recovered_kept
             .extract_if(.., |(segment, ..)| *segment == found.id);
         let kept: Vec<(u16, u64)> = kept.map(|(_, number, offset)| (number, offset)).collect();
+        let is_shared = found
+            .partitions
+            .iter()
+            .any(|number| number % self.cores != self.core);
         self.segments.push(
             found.id,
             Segment {
+                is_shared,
                 bytes: found.bytes,
                 newest_ms: found.newest_ms,
                 partitions: found.partitions,

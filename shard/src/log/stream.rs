@@ -106,6 +106,9 @@ pub(super) struct Stream {
     /// Retained events that are to be carried on.
     pub(super) carried: VecDeque<CarriedBatch>,
     pub(super) trouble: Option<Trouble>,
+    /// There was no space for the next segment: the end of the current one is left to what retention carries on, which
+    /// makes space.
+    pub(super) is_short: bool,
     /// Somebody waits to hear that what is waiting was written.
     pub(super) wants_write: bool,
     /// Somebody waits to hear that what is waiting is safe.
@@ -131,6 +134,7 @@ impl Stream {
             syncing: None,
             carried: VecDeque::new(),
             trouble: None,
+            is_short: false,
             wants_write: false,
             wants_sync: false,
             offsets_due: false,

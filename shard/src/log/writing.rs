@@ -103,7 +103,9 @@ impl Log {
         let bytes = self.segment_bytes();
         if !current.is_full && self.is_write_due() {
             let next = current.at + self.order.next_waiting_bytes() as u64;
-            if current.at > 0 && next > bytes && !self.order.is_all_issued() {
+            let is_beyond = next > bytes && !self.order.is_all_issued();
+            // What is not events does not stay within the segment to the byte, but ends there, too.
+            if current.at > 0 && (is_beyond || current.at >= bytes) {
                 self.set_full();
             } else {
                 self.begin_write();
@@ -160,7 +162,9 @@ impl Log {
         let is_free = stream.write.is_none() && stream.current.as_ref().is_some_and(can_write);
         let is_idle = stream.syncing.is_none();
         let create_ms = match stream.ahead {
-            Ahead::None { not_before_ms } if stream.current.is_none() => Some(not_before_ms),
+            Ahead::None { not_before_ms } if stream.current.is_none() || stream.is_short => {
+                Some(not_before_ms)
+            }
             _ => None,
         };
         let sync_ms = self
@@ -252,13 +256,21 @@ impl Log {
         }
         let due = self.cursors.take_due(now_ms);
         for of_one in due.chunk_by(|one, other| one.0 == other.0) {
-            let entries: Vec<_> = of_one.iter().map(|(.., entry)| entry.clone()).collect();
-            // A batch of many cursors stays far below what a batch may be.
-            for entries in entries.chunks(CURSORS_PER_BATCH) {
-                group.cursors_at.push(writer.at());
-                writer.cursors(of_one[0].0, entries);
+            let mut entries = Vec::new();
+            let mut bytes = 0;
+            for (number, issued, entry) in of_one {
+                group.cursors.push(*issued);
+                // A batch of many, or large, cursors stays far below what a batch may be.
+                if bytes + entry.bytes_max() > BATCH_BYTES && !entries.is_empty() {
+                    group.cursors_at.push(writer.at());
+                    writer.cursors(*number, &entries);
+                    (entries, bytes) = (Vec::new(), 0);
+                }
+                bytes += entry.bytes_max();
+                entries.push(entry.clone());
             }
-            group.cursors.extend(of_one.iter().map(|(_, issued, _)| *issued));
+            group.cursors_at.push(writer.at());
+            writer.cursors(of_one[0].0, &entries);
         }
         group.end = writer.at();
         let (segment, at) = (current.head.id, current.at);
@@ -434,6 +446,3 @@ const CARRIED: Class = Class {
     retain: true,
     expires: true,
 };
-
-/// How many cursors a batch holds at most.
-const CURSORS_PER_BATCH: usize = 1024;

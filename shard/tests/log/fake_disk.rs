@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 
 use bytes::Bytes;
 use fluxar_shard::log::disk::{DiskDone, DiskFault, DiskOp, SegmentId};
@@ -58,8 +59,12 @@ pub(crate) struct FakeDisk {
     pub(crate) faults: Faults,
     /// No space: nothing is made or written.
     pub(crate) is_full: bool,
+    /// No space for another file: what was made before can be written.
+    pub(crate) is_out_of_room: bool,
     /// A sync failed: what was written and not synced may be lost although the power is on.
     pub(crate) has_failed: bool,
+    /// What cannot be read.
+    pub(crate) bad: Option<(SegmentId, Range<u64>)>,
 }
 
 impl FakeDisk {
@@ -127,7 +132,7 @@ impl FakeDisk {
                 DiskDone::Synced { segment, result }
             }
             Pending::Op(DiskOp::Create { segment, bytes }) => {
-                let result = if self.is_full {
+                let result = if self.is_full || self.is_out_of_room {
                     Err(DiskFault::Full)
                 } else {
                     let file = File {
@@ -148,7 +153,9 @@ impl FakeDisk {
                 },
             },
             Pending::Op(DiskOp::Write { segment, at, slices }) => {
-                let is_full = self.is_full;
+                let room = self.file(segment).safe.len() as u64;
+                let end = at + slices.iter().map(|slice| slice.len() as u64).sum::<u64>();
+                let is_full = self.is_full || (self.is_out_of_room && end > room);
                 let fails = is_full || chance.of_thousand(self.faults.write);
                 let mut bytes: Vec<u8> = slices.concat();
                 if fails {
@@ -168,6 +175,15 @@ impl FakeDisk {
                 at,
                 bytes,
             }) => {
+                let is_bad = self.bad.as_ref().is_some_and(|(bad, range)| {
+                    *bad == segment && at < range.end && at + u64::from(bytes) > range.start
+                });
+                if is_bad {
+                    return Some(DiskDone::Read {
+                        ticket,
+                        result: Err(DiskFault::Failed("read".to_owned())),
+                    });
+                }
                 let view = self.file(segment).view();
                 let at = (at as usize).min(view.len());
                 let end = (at + bytes as usize).min(view.len());

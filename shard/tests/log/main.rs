@@ -6,4 +6,5 @@ mod cores;
 mod crashes;
 mod fake_disk;
 mod keeping;
+mod troubles;
 mod world;

@@ -3,6 +3,9 @@
 use super::{Fields, put_text, put_varint};
 use crate::log::{CursorName, CursorState};
 
+/// What a number of variable length takes at most.
+const VARINT_BYTES_MAX: usize = 10;
+
 /// A cursor as it is written: the newest of a name and partition counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CursorEntry {
@@ -15,6 +18,15 @@ pub struct CursorEntry {
 }
 
 impl CursorEntry {
+    /// What it takes in a batch at most, bytes.
+    pub(in crate::log) fn bytes_max(&self) -> usize {
+        let name = &self.name;
+        let texts = [&name.principal, &name.name, &name.pattern, &name.group];
+        let texts: usize = texts.iter().map(|text| VARINT_BYTES_MAX + text.len()).sum();
+        let state = self.state.as_ref();
+        9 + texts + state.map_or(0, |state| VARINT_BYTES_MAX * (2 + state.beyond.len()))
+    }
+
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.push(u8::from(self.state.is_some()));
         out.extend_from_slice(&self.used_ms.to_le_bytes());

@@ -61,6 +61,8 @@ pub(in crate::log) struct SegmentFacts {
     pub(in crate::log) id: SegmentId,
     /// 0: nothing in it says.
     pub(in crate::log) epoch: u64,
+    /// How many cores there were when it was written; 0: nothing in it says.
+    pub(in crate::log) cores: u16,
     /// Whether its end may be torn.
     pub(in crate::log) tail: Tail,
     /// So many bytes of it count.
@@ -110,7 +112,7 @@ pub(in crate::log) fn read_segment<F: Files + ?Sized>(
         head => head.ok().filter(|head| head.id == id),
     };
     if let Some(head) = head {
-        (facts.epoch, facts.created_ms) = (head.epoch, head.created_ms);
+        (facts.epoch, facts.cores, facts.created_ms) = (head.epoch, head.cores, head.created_ms);
     }
     facts.tail = asked.tail_of(head.as_ref());
     let salt = head.map_or(salt_of(asked.meta.secret, id), |head| head.salt);
@@ -169,6 +171,7 @@ impl SegmentFacts {
         Self {
             id,
             epoch: 0,
+            cores: 0,
             tail: Tail::IsWhole,
             bytes: file_bytes,
             file_bytes,

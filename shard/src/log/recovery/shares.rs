@@ -1,6 +1,6 @@
 //! From segments to partitions: each core's, or all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::joining::Joining;
 use super::meta::Meta;
@@ -23,10 +23,16 @@ pub(in crate::log) fn partitions_of(
         .map(|partition| (partition, Joining::default()))
         .collect();
     let mut rows = RowTable::default();
-    let mut streams_begun = BTreeSet::new();
+    let mut cores_of_streams = BTreeMap::new();
     for facts in facts.iter_mut() {
-        // The oldest that is left of a stream, though not its first: retention takes the oldest.
-        let was_cut = streams_begun.insert(facts.id.core) && facts.id.number > 1;
+        // The oldest that is left of a stream, though not its first: retention takes the oldest, and of starts with another
+        // number of cores it may leave what is older.
+        let cores = cores_of_streams.get(&facts.id.core).copied();
+        let is_oldest = cores.is_none_or(|cores: u16| cores != 0 && facts.cores != 0 && cores != facts.cores);
+        let was_cut = is_oldest && facts.id.number > 1;
+        if cores.is_none() || facts.cores != 0 {
+            cores_of_streams.insert(facts.id.core, facts.cores);
+        }
         take(facts, was_cut, &mut joinings);
         rows.append(facts.rows.extract(&wanted));
     }

@@ -1,0 +1,434 @@
+//! Retention and reading where several things go wrong at once: a full disk, a bad sector, another number of cores, a stop
+//! with a write that fails.
+
+use std::ops::Range;
+
+use fluxar_shard::log::class::{Class, Level};
+use fluxar_shard::log::disk::{DiskOp, SegmentId};
+use fluxar_shard::log::recovery::Recovery;
+use fluxar_shard::log::{CursorState, Log, LogRefusal, ReaderId, Reading, Settings};
+use foldhash::fast::FixedState;
+
+use crate::fake_disk::Faults;
+use crate::world::{World, cursor_name, event, run};
+
+const SYNCED: Class = Class {
+    level: Level::Synced,
+    once: false,
+    retain: false,
+    expires: false,
+};
+const RETAINED: Class = Class {
+    retain: true,
+    ..SYNCED
+};
+
+fn settings() -> Settings {
+    Settings {
+        partitions: 3,
+        segment_bytes: 8 * 1024,
+        unsynced_bytes_max: 64 * 1024,
+        tail_bytes: 2 * 1024,
+        sync_ms: 300,
+        retain_ms: 0,
+        ..Settings::default()
+    }
+}
+
+fn bytes(count: usize) -> Vec<u8> {
+    let mut payload = vec![0x59, (count >> 8) as u8, count as u8];
+    payload.resize(3 + count, 1);
+    payload
+}
+
+fn fill(world: &mut World, partition: u16, events: usize) {
+    for _ in 0..events {
+        let id = world.fresh_id();
+        let event = event(id, "a.b", None, &bytes(500));
+        world.append(partition, SYNCED, &[event]).expect("room");
+        world.settle();
+    }
+}
+
+fn put(world: &mut World, key: &str, size: usize) {
+    let id = world.fresh_id();
+    let event = event(id, "t.rows", Some(key), &bytes(size));
+    world.append(1, RETAINED, &[event]).expect("room");
+    world.settle();
+}
+
+/// Until the disk is idle.
+fn work(world: &mut World) {
+    while !world.disk.is_idle() {
+        world.step_disk();
+    }
+}
+
+/// Lets the disk do what is asked; what this reader was told.
+fn reading_of(world: &mut World, reader: ReaderId, reading: Reading) -> Reading {
+    if !matches!(reading, Reading::Later) {
+        return reading;
+    }
+    loop {
+        while let Some(op) = world.log.poll_disk() {
+            world.disk.take(op);
+        }
+        while let Some((who, reading)) = world.log.poll_read() {
+            if who == reader {
+                return reading;
+            }
+        }
+        assert!(!world.disk.is_idle(), "nobody answers");
+        if let Some(done) = world.disk.step(&mut world.chance) {
+            world.log.handle_disk(done);
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_freed_by_retention() {
+    for has_rows in [false, true] {
+        let mut world = World::new(
+            1,
+            Settings {
+                retain_ms: 60_000,
+                ..settings()
+            },
+        );
+        if has_rows {
+            put(&mut world, "k", 300);
+        }
+        fill(&mut world, 0, 60);
+        // What is to be carried on needs the room that was made before.
+        (world.disk.is_full, world.disk.is_out_of_room) = (!has_rows, has_rows);
+        let mut refused = 0;
+        for _ in 0..30 {
+            let id = world.fresh_id();
+            let event = event(id, "a.b", None, &bytes(500));
+            refused += u64::from(world.append(0, SYNCED, &[event]) == Err(LogRefusal::DiskFull));
+            work(&mut world);
+        }
+        assert!(refused > 0, "a full disk takes no events");
+        for _ in 0..200 {
+            world.pass(500_000);
+            work(&mut world);
+        }
+        let counts = world.log.counts();
+        assert!(counts.segments_removed > 2, "{counts:?}");
+        (world.disk.is_full, world.disk.is_out_of_room) = (false, false);
+        world.pass(1_000_000);
+        world.settle();
+        fill(&mut world, 0, 1);
+        world.stop();
+        world.start();
+        let rows = world.log.retained(1, "t.>", 0, u64::MAX, 10);
+        assert_eq!(rows.len(), usize::from(has_rows), "rows outlive their segments");
+    }
+}
+
+#[test]
+fn what_is_gone_is_not_held_in_memory_either() {
+    let mut world = World::new(
+        1,
+        Settings {
+            retain_bytes: 10_000,
+            tail_bytes: 64 * 1024,
+            ..settings()
+        },
+    );
+    fill(&mut world, 0, 80);
+    for _ in 0..30 {
+        world.pass(1_100_000);
+        world.settle();
+    }
+    assert!(world.log.counts().segments_removed > 0);
+    let first = world.log.bounds(0).first;
+    let reading = world.log.read(ReaderId(5), 0, first - 1, 1000);
+    let reading = reading_of(&mut world, ReaderId(5), reading);
+    assert!(
+        matches!(&reading, Reading::Events { stored, .. } if stored[0].first == first),
+        "{first}: {reading:?}"
+    );
+}
+
+/// What a log on a disk of its own asks for is done.
+fn drive(log: &mut Log, world: &mut World) {
+    loop {
+        while let Some(op) = log.poll_disk() {
+            world.disk.take(op);
+        }
+        if world.disk.is_idle() {
+            return;
+        }
+        if let Some(done) = world.disk.step(&mut world.chance) {
+            log.handle_disk(done);
+        }
+    }
+}
+
+fn recover(world: &mut World, cores: u16) -> Log {
+    let settings = world.settings.clone();
+    let mut recovery =
+        Recovery::open(&mut world.disk, cores, &settings, [7; 16], world.unix_ms).expect("a log");
+    let share = recovery.step(|_| {}).expect("a good disk").expect("core 0's");
+    while recovery.step(|_| {}).expect("a good disk").is_some() {}
+    drop(recovery);
+    let mut log = Log::new(0, cores, Some(settings), &FixedState::with_seed(3));
+    log.handle_time(world.now_us, world.unix_ms);
+    log.handle_recovered(share);
+    log
+}
+
+#[test]
+fn retention_goes_on_with_another_number_of_cores() {
+    let mut world = World::new(
+        1,
+        Settings {
+            retain_events: 10,
+            ..settings()
+        },
+    );
+    for _ in 0..20 {
+        for partition in [0, 1, 2] {
+            fill(&mut world, partition, 1);
+        }
+    }
+    world.stop();
+    let mut log = recover(&mut world, 2);
+    let old = log.counts().segments;
+    assert!(old > 0);
+    for _ in 0..200 {
+        let id = world.fresh_id();
+        let event = event(id, "a.b", None, &bytes(500));
+        log.append(0, SYNCED, run(&[event]), None).expect("room");
+        world.now_us += 11_000_000;
+        world.unix_ms += 11_000;
+        log.handle_time(world.now_us, world.unix_ms);
+        drive(&mut log, &mut world);
+    }
+    let counts = log.counts();
+    assert!(counts.segments < old + 5, "{counts:?}");
+    assert!(counts.segments_removed > 5, "{counts:?}");
+    // What is gone between what stays and what is new is told as gone, now and after a restart.
+    let committed = log.bounds(0).committed;
+    for is_recovered in [false, true] {
+        if is_recovered {
+            log.stop();
+            for _ in 0..20 {
+                world.now_us += 1_000_000;
+                log.handle_time(world.now_us, world.unix_ms);
+                drive(&mut log, &mut world);
+            }
+            assert!(log.is_stopped());
+            log = recover(&mut world, 2);
+        }
+        assert_eq!(log.bounds(0).committed, committed);
+        let (mut after, mut read, mut gone) = (log.bounds(0).first - 1, 0, Vec::new());
+        while after < committed {
+            let mut reading = log.read(ReaderId(1), 0, after, 100_000);
+            if matches!(reading, Reading::Later) {
+                drive(&mut log, &mut world);
+                reading = log.poll_read().expect("a reading").1;
+            }
+            match reading {
+                Reading::Events { stored, until } => {
+                    read += stored.iter().map(|run| run.events.len()).sum::<usize>();
+                    after = until;
+                }
+                Reading::Gone { first } => {
+                    gone.push((after + 1, first));
+                    after = first - 1;
+                }
+                reading => panic!("recovered {is_recovered}, behind {after}: {reading:?}"),
+            }
+        }
+        assert_eq!(gone.len(), 1, "{gone:?}");
+        assert!(read > 10, "{read}");
+    }
+}
+
+#[test]
+fn a_stop_with_a_write_that_fails_writes_it_again() {
+    for seed in 0..40 {
+        let mut world = World::new(seed, settings());
+        // Beyond half of a segment: the next one is made.
+        fill(&mut world, 0, 9);
+        let id = world.fresh_id();
+        let event = event(id, "a.b", None, &bytes(500));
+        world.append(0, SYNCED, &[event]).expect("room");
+        world.log.stop();
+        world.poll();
+        world.disk.faults = Faults { write: 1000, sync: 0 };
+        world.step_disk();
+        world.step_disk();
+        world.disk.faults = Faults::default();
+        for _ in 0..1000 {
+            if world.disk.is_idle() {
+                world.pass(10_000);
+            }
+            world.step_disk();
+            world.poll();
+        }
+        assert!(world.log.is_stopped(), "seed {seed}: {:?}", world.log.counts());
+        world.stop();
+        world.start();
+        let (held, _) = world.read_all(0);
+        assert!(held == world.known[0].committed, "seed {seed}");
+        assert_eq!(held.len(), 10);
+    }
+}
+
+#[test]
+fn a_row_is_read_though_the_one_before_it_moved_meanwhile() {
+    let mut world = World::new(
+        1,
+        Settings {
+            segment_bytes: 4 << 20,
+            unsynced_bytes_max: 8 << 20,
+            ..settings()
+        },
+    );
+    put(&mut world, "k1", 30_000);
+    put(&mut world, "k2", 60_000);
+    for _ in 0..200 {
+        let id = world.fresh_id();
+        let event = event(id, "a.b", None, &bytes(20_000));
+        world.append(0, SYNCED, &[event]).expect("room");
+        world.settle();
+    }
+    let reader = ReaderId(9);
+    assert!(matches!(world.log.read_rows(reader, 1, &[1, 2]), Reading::Later));
+    let held_back =
+        |world: &mut World| -> Vec<DiskOp> { std::iter::from_fn(|| world.log.poll_disk()).collect() };
+    for op in held_back(&mut world) {
+        world.disk.take(op);
+    }
+    // Others ask for as much as may be read at once; their reads are late.
+    for at in 0..200 {
+        let _ = world.log.read(ReaderId(100 + at), 0, 1, 300_000);
+    }
+    let mut late = held_back(&mut world);
+    while !world.disk.is_idle() {
+        if let Some(done) = world.disk.step(&mut world.chance) {
+            world.log.handle_disk(done);
+        }
+    }
+    late.extend(held_back(&mut world));
+    let id = world.fresh_id();
+    let newer = event(id, "t.rows", Some("k1"), &bytes(10));
+    let memory = Class {
+        level: Level::Memory,
+        ..RETAINED
+    };
+    world.log.append(1, memory, run(&[newer]), None).expect("room");
+    for op in late {
+        world.disk.take(op);
+    }
+    let reading = reading_of(&mut world, reader, Reading::Later);
+    assert!(matches!(reading, Reading::Events { .. }), "{reading:?}");
+    assert_eq!(world.log.retained(1, "t.>", 0, u64::MAX, 10).len(), 2);
+}
+
+#[test]
+fn many_large_cursors_are_written() {
+    let mut world = World::new(1, settings());
+    let state = CursorState {
+        acked: 1,
+        beyond: (1..=8192).map(|at| at * 200).collect(),
+    };
+    for number in 0..1024 {
+        let name = cursor_name(number);
+        world.log.set_cursor(0, &name, state.clone()).expect("room");
+    }
+    world.settle();
+    world.pass(400_000);
+    world.settle();
+    world.stop();
+    world.start();
+    for number in [0, 500, 1023] {
+        assert_eq!(world.log.cursor(0, &cursor_name(number)), Some(&state));
+    }
+}
+
+#[test]
+fn an_id_outlives_retention() {
+    let mut world = World::new(
+        1,
+        Settings {
+            retain_events: 10,
+            once_ms: 60_000,
+            ..settings()
+        },
+    );
+    let once = Class { once: true, ..SYNCED };
+    let id = world.fresh_id();
+    let event = event(id, "a.b", None, &[1]);
+    world.append(0, once, std::slice::from_ref(&event)).expect("room");
+    world.settle();
+    fill(&mut world, 0, 60);
+    world.pass(12_000_000);
+    world.settle();
+    world.stop();
+    world.start();
+    let end = world.log.bounds(0).committed;
+    world.append(0, once, &[event]).expect("room");
+    world.settle();
+    assert_eq!(world.log.bounds(0).committed, end, "stored twice within once_ms");
+    for _ in 0..6 {
+        world.pass(12_000_000);
+        world.settle();
+    }
+    assert!(world.log.counts().segments_removed > 0, "then it may go");
+}
+
+/// The first batch of an event of this partition is in this file, and about there.
+const FIRST: SegmentId = SegmentId { core: 0, number: 1 };
+
+#[test]
+fn a_bad_sector_costs_what_is_in_it() {
+    let sector: Range<u64> = 4096..4608;
+    let mut world = World::new(1, settings());
+    fill(&mut world, 0, 40);
+    world.disk.bad = Some((FIRST, sector));
+    let (mut after, mut read, mut lost) = (0, 0, 0);
+    let committed = world.log.bounds(0).committed;
+    while after < committed {
+        let reading = world.log.read(ReaderId(1), 0, after, 2_000);
+        match reading_of(&mut world, ReaderId(1), reading) {
+            Reading::Events { stored, until } => {
+                read += stored.iter().map(|run| run.events.len()).sum::<usize>();
+                after = until;
+            }
+            Reading::Damaged { first, last } => {
+                lost += last + 1 - first;
+                after = last;
+            }
+            reading => panic!("behind {after}: {reading:?}"),
+        }
+    }
+    assert_eq!(read as u64 + lost, committed);
+    assert!((1..=9).contains(&lost), "{lost} events are not in a page");
+}
+
+#[test]
+fn a_bad_sector_does_not_stop_retention() {
+    let mut world = World::new(
+        1,
+        Settings {
+            retain_events: 10,
+            ..settings()
+        },
+    );
+    put(&mut world, "k", 300);
+    fill(&mut world, 0, 20);
+    world.disk.bad = Some((FIRST, 0..4096));
+    fill(&mut world, 1, 60);
+    fill(&mut world, 0, 30);
+    for _ in 0..10 {
+        world.pass(12_000_000);
+        work(&mut world);
+    }
+    let counts = world.log.counts();
+    assert!(counts.segments_removed > 3, "{counts:?}");
+    assert_eq!(counts.rows, 0, "the row is lost, and is one no more");
+}
