@@ -209,7 +209,11 @@ impl Shard {
 
     /// When [`Shard::logged_time`] has something to do, us.
     pub(crate) fn logged_due_us(&self) -> Option<u64> {
-        let log_us = self.logged.log.poll_timeout_ms().map(|ms| ms * 1_000);
+        let log_us = self
+            .logged
+            .log
+            .poll_timeout_ms()
+            .map(|ms| ms.saturating_mul(1_000));
         let queues_us = self.logged.queues.due_us();
         [log_us, self.quiet_due_us(), self.readers_due_us(), queues_us]
             .into_iter()

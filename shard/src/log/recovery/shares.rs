@@ -23,16 +23,20 @@ pub(in crate::log) fn partitions_of(
         .map(|partition| (partition, Joining::default()))
         .collect();
     let mut rows = RowTable::default();
-    let mut cores_of_streams = BTreeMap::new();
+    // How many cores there were when the last of each stream so far was written, and its number.
+    let mut streams: BTreeMap<u16, (u16, u64)> = BTreeMap::new();
     for facts in facts.iter_mut() {
-        // The oldest that is left of a stream, though not its first: retention takes the oldest, and of starts with another
-        // number of cores it may leave what is older.
-        let cores = cores_of_streams.get(&facts.id.core).copied();
-        let is_oldest = cores.is_none_or(|cores: u16| cores != 0 && facts.cores != 0 && cores != facts.cores);
-        let was_cut = is_oldest && facts.id.number > 1;
-        if cores.is_none() || facts.cores != 0 {
-            cores_of_streams.insert(facts.id.core, facts.cores);
-        }
+        let id = facts.id;
+        let was_cut = match streams.get(&id.core) {
+            // The oldest that is left of a stream, though not its first: retention takes the oldest.
+            None => id.number > 1,
+            // What a start with another number of cores left may stay, though the oldest behind it go.
+            Some(&(cores, number)) => {
+                let is_other = cores != 0 && facts.cores != 0 && cores != facts.cores;
+                is_other && id.number > number + 1
+            }
+        };
+        streams.insert(id.core, (facts.cores, id.number));
         take(facts, was_cut, &mut joinings);
         rows.append(facts.rows.extract(&wanted));
     }
