@@ -274,6 +274,18 @@ impl Front {
         self.after_shard();
     }
 
+    /// Whether it keeps a log.
+    #[must_use]
+    pub fn keeps_log(&self) -> bool {
+        self.log_dir.is_some()
+    }
+
+    /// Tells the other cores what was acknowledged so far of their logs.
+    pub fn flush_acknowledged(&mut self) {
+        self.shard.flush_acknowledged();
+        self.after_shard();
+    }
+
     /// Writes, syncs and seals what the log has taken, and takes no more.
     pub fn stop_log(&mut self) {
         self.shard.stop_log();

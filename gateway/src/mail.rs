@@ -21,6 +21,8 @@ pub enum Mail {
     Recovered(Box<Recovered>),
     /// From core to core: who serves, for `$services.…`.
     Admin(services::Letter),
+    /// From core to core, when all stop: my connections have ended, and all that they had for your log was said before.
+    Drained,
     /// From the main thread: say goodbye to everybody, flush, and end.
     Stop,
 }

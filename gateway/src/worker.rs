@@ -36,13 +36,21 @@ pub struct Worker<D: Driver> {
     told_to_stop: bool,
     /// When connections end at the latest, since it was told to stop.
     stop_by_ms: Option<u64>,
-    /// When the log ends at the latest, since they have.
+    /// Its connections have ended, and the other cores know; until when it waits for theirs.
+    drained_by_ms: Option<u64>,
+    /// Other cores whose connections have ended.
+    cores_drained: usize,
+    /// When the log ends at the latest, since all have.
     log_stop_by_ms: Option<u64>,
 }
 
 /// Received bytes after which a turn ends, so that what they caused is sent, and counted as sent, before more is taken:
 /// without it a burst would fill the queues of receivers that keep up.
 const TURN_BYTES_MAX: usize = 256 * 1024;
+
+/// A core whose time to drain is over waits so much longer for the others, which were told to stop a little later, to say that
+/// theirs is, too.
+const OTHERS_DRAIN_MS: u64 = 1_000;
 
 /// A log has at least so long to be sealed, however short the time to drain.
 const LOG_STOP_MS_LEAST: u64 = 2_000;
@@ -87,6 +95,8 @@ impl<D: Driver> Worker<D> {
             dial,
             told_to_stop: false,
             stop_by_ms: None,
+            drained_by_ms: None,
+            cores_drained: 0,
             log_stop_by_ms: None,
         }
     }
@@ -174,6 +184,10 @@ impl<D: Driver> Worker<D> {
             Event::Letter {
                 letter: Mail::Stop, ..
             } => self.told_to_stop = true,
+            Event::Letter {
+                letter: Mail::Drained,
+                ..
+            } => self.cores_drained += 1,
             Event::Letter {
                 letter: Mail::Services(services),
                 ..
@@ -266,7 +280,7 @@ impl<D: Driver> Worker<D> {
             // The other core will have made room in a moment; it does not know that somebody waits.
             return Some(self.reactor.now_ns() + 100_000);
         }
-        let stop_by_ms = self.log_stop_by_ms.or(self.stop_by_ms);
+        let stop_by_ms = self.log_stop_by_ms.or(self.drained_by_ms).or(self.stop_by_ms);
         let timeout_ms = match (self.front.poll_timeout_ms(), stop_by_ms) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -274,10 +288,26 @@ impl<D: Driver> Worker<D> {
         timeout_ms.map(|ms| ms.saturating_mul(1_000_000))
     }
 
-    /// First the connections end, then the log: what was taken of them is written and sealed.
+    /// First the connections end, then the log: what was taken of them is written and sealed. Connections of other cores publish
+    /// to this log and acknowledge what is in it: theirs have to end, too.
     fn stop_log(&mut self, now_ms: u64) {
         let Some(by_ms) = self.stop_by_ms else { return };
-        if self.log_stop_by_ms.is_none() && (self.front.sessions() == 0 || now_ms >= by_ms) {
+        if self.drained_by_ms.is_none() && (self.front.sessions() == 0 || now_ms >= by_ms) {
+            self.drained_by_ms = Some(by_ms.max(now_ms) + OTHERS_DRAIN_MS);
+            if self.front.keeps_log() {
+                self.front.flush_acknowledged();
+                self.carry_out();
+                let own = usize::from(self.front.core);
+                for core in (0..self.waiting.len()).filter(|&core| core != own) {
+                    self.post(core, Mail::Drained, None);
+                }
+            }
+        }
+        let Some(others_by_ms) = self.drained_by_ms else {
+            return;
+        };
+        let are_all_drained = self.cores_drained + 1 >= self.waiting.len() || !self.front.keeps_log();
+        if self.log_stop_by_ms.is_none() && (are_all_drained || now_ms >= others_by_ms) {
             self.log_stop_by_ms = Some(now_ms + self.drain_ms.max(LOG_STOP_MS_LEAST));
             self.front.stop_log();
         }

@@ -15,6 +15,9 @@ pub const PICK_SCAN_MAX: usize = 64;
 /// Places in partitions of all logged subscriptions of one core: a subscription has one, or with a wildcard one in each
 /// partition, of about 0.12 KiB each. One more subscription is refused.
 pub const LOGGED_PLACES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes that the logged subscriptions of one core that are behind read at a time, all together: what was asked for, and what
+/// came and was not taken by its connections yet. Beyond it they wait for one another.
+pub const LOGGED_FETCHES_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most cores of a gateway.
 pub const CORES_MAX: u16 = 1024;
 

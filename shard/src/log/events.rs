@@ -35,8 +35,14 @@ impl Events {
     /// One of them.
     #[must_use]
     pub fn get(&self, at: usize) -> &[u8] {
+        &self.bytes[self.span(at)]
+    }
+
+    /// Where one of them stands in the bytes.
+    #[must_use]
+    pub fn span(&self, at: usize) -> std::ops::Range<usize> {
         let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.bytes[start as usize..self.ends[at] as usize]
+        start as usize..self.ends[at] as usize
     }
 
     /// The id of one of them: it stands at byte 3 of a compact envelope.
@@ -231,6 +237,33 @@ pub struct CursorState {
     pub acked: u64,
     /// And these beyond it (work queues), ascending.
     pub beyond: Vec<u64>,
+}
+
+impl CursorState {
+    /// Everything up to here was acknowledged, and nothing beyond it.
+    #[must_use]
+    pub fn up_to(acked: u64) -> Self {
+        Self {
+            acked,
+            beyond: Vec::new(),
+        }
+    }
+
+    /// Of a subscription with `retain`: it goes on behind this position, but first the table up to here has to come (again),
+    /// for it was not handled yet. Written as a position that names itself as beyond it, which no queue ever does.
+    #[must_use]
+    pub fn before_table(position: u64) -> Self {
+        Self {
+            acked: position,
+            beyond: vec![position],
+        }
+    }
+
+    /// Whether a table has to come first.
+    #[must_use]
+    pub fn is_before_table(&self) -> bool {
+        self.beyond.first() == Some(&self.acked)
+    }
 }
 
 /// A retained event: the last of its key.

@@ -148,8 +148,13 @@ impl Shard {
     /// The next thing for a connection of this core. Poll until `None` after each input: what one input leads to is bounded
     /// by that input and by what the subscriptions have room for.
     pub fn poll_logged(&mut self) -> Option<LoggedNews> {
-        if self.logged.news.is_empty() && self.logged.queues.has_work() {
-            self.pump_log();
+        if self.logged.news.is_empty() {
+            if self.logged.readers.news_taken() {
+                self.fetch_waiting();
+                self.pump_log();
+            } else if self.logged.queues.has_work() {
+                self.pump_log();
+            }
         }
         self.logged.news.pop_front()
     }
@@ -176,10 +181,15 @@ impl Shard {
         self.pump_log();
     }
 
-    /// Writes, syncs and seals what was taken, and takes no more.
-    pub fn stop_log(&mut self) {
+    /// Tells the owners of durable cursors now what was acknowledged.
+    pub fn flush_acknowledged(&mut self) {
         self.tell_acked();
         self.pump_log();
+    }
+
+    /// Writes, syncs and seals what was taken, and takes no more.
+    pub fn stop_log(&mut self) {
+        self.flush_acknowledged();
         self.logged.queues.stop(&mut self.logged.log);
         self.logged.log.stop();
         self.pump_log();

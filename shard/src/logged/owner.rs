@@ -162,11 +162,13 @@ impl Shard {
         }
         if let Some(cursor) = &begin.cursor {
             self.hold(core, cursor, begin)?;
-            // The place is kept from the beginning, so that it is there even if nothing is ever acknowledged.
-            for place in places.iter().filter(|place| !place.has_table) {
-                let state = CursorState {
-                    acked: place.position,
-                    beyond: Vec::new(),
+            // The place is kept from the beginning, so that it is there even if nothing is ever acknowledged: what comes while
+            // the table is not handled yet is not lost either.
+            for place in &places {
+                let state = if place.has_table {
+                    CursorState::before_table(place.position)
+                } else {
+                    CursorState::up_to(place.position)
                 };
                 let kept = self.logged.log.set_cursor(place.partition, cursor, state);
                 kept.map_err(BeginRefusal::Log)?;
@@ -222,10 +224,7 @@ impl Shard {
             return; // somebody else holds it now, and may have begun elsewhere
         }
         for &(partition, acked) in at {
-            let state = CursorState {
-                acked,
-                beyond: Vec::new(),
-            };
+            let state = CursorState::up_to(acked);
             // It exists, so there is room for it; a log that stops keeps what it had.
             let _ = self.logged.log.set_cursor(partition, cursor, state);
         }
@@ -282,7 +281,7 @@ fn place_of(log: &Log, partition: u16, begin: &Begin) -> Result<Begun, BeginRefu
     let bounds = log.bounds(partition);
     let cursor = begin.cursor.as_ref().and_then(|name| log.cursor(partition, name));
     let (position, is_known) = match (&begin.start, cursor) {
-        (Start::Default, Some(cursor)) => (cursor.acked, true),
+        (Start::Default, Some(cursor)) => (cursor.acked, !cursor.is_before_table()),
         (Start::Default, None) | (Start::New, _) => (bounds.committed, false),
         (Start::All, _) => (bounds.first.saturating_sub(1), false),
         (Start::TimeMs(time_ms), _) => (log.position_at(partition, *time_ms), false),

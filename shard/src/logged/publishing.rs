@@ -21,8 +21,9 @@ use crate::shard::Shard;
 use crate::topics::cache::NameCache;
 use std::hash::BuildHasher;
 
-/// Most runs that are open side by side; one more seals the oldest.
-const OPEN_RUNS_MAX: usize = 16;
+/// Most runs that are open side by side; one more seals the oldest. As many as there are partitions by default: events that go
+/// to all of them in turn still make one run for each.
+const OPEN_RUNS_MAX: usize = 64;
 
 /// What the configuration says of a topic, as publishing needs it.
 #[derive(Debug, Clone, Copy)]

@@ -676,6 +676,35 @@ fn a_table_that_was_not_handled_comes_again() {
 }
 
 #[test]
+fn what_came_while_a_table_was_not_handled_is_not_lost() {
+    for cores in [1, 2] {
+        let mut world = world(cores, 4);
+        let (alice, bob) = (peer(0, 1), peer(cores - 1, 2));
+        let wish = LoggedWish {
+            retain: true,
+            durable: Some("table"),
+            ..WISH
+        };
+        rows(&mut world, alice, &[("t", "a", 1, false)]);
+        world.subscribe(bob, id(1), "*", wish).unwrap();
+        world.settle();
+        assert_eq!(world.got(bob, id(1)), [1]);
+        // The table is not acknowledged, or there was none: what comes now is in no table either.
+        world.publish(alice, &[("t", 2), ("s", 3), ("r", 4)], ACKED);
+        world.settle();
+        world.lose(bob);
+        world.publish(alice, &[("t", 5), ("s", 6)], ACKED);
+        world.settle();
+        let _ = world.take(bob, id(1));
+        world.subscribe(bob, id(2), "*", wish).unwrap();
+        world.settle();
+        let mut got = world.got(bob, id(2));
+        got.sort_unstable();
+        assert_eq!(got, [1, 2, 3, 4, 5, 6]);
+    }
+}
+
+#[test]
 fn what_is_not_held_any_more_is_told_and_not_skipped() {
     for cores in [1, 2] {
         let mut settings = in_memory(1);
@@ -765,6 +794,123 @@ fn what_the_disk_does_not_give_now_is_asked_for_again() {
         world.settle();
     }
     assert_eq!(world.got(bob, id(1)).len(), 10);
+}
+
+#[test]
+fn what_the_disk_never_gives_is_told() {
+    let mut settings = in_memory(1);
+    settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
+    settings.tail_bytes = 0;
+    let mut world = World::new(1, 3, Limits::default(), Some(settings));
+    let (alice, bob) = (peer(0, 1), peer(0, 2));
+    world.publish(alice, &events("a", 0..10), ACKED);
+    world.settle();
+    world.disks[0].reads_fail = true;
+    let from = LoggedWish {
+        from: From::All,
+        ..WISH
+    };
+    world.subscribe(bob, id(1), "a", from).unwrap();
+    for _ in 0..100 {
+        world.settle();
+        world.pass(500_000);
+    }
+    let told = world.take(bob, id(1));
+    assert!(
+        matches!(told[..], [Told::Accepted(_), Told::Ended(Code::Unavailable, _)]),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn many_subscriptions_of_a_slow_connection_do_not_fetch_all_at_once() {
+    for cores in [1, 2] {
+        let mut world = world(cores, 1);
+        let (alice, bob) = (peer(0, 1), peer(cores - 1, 2));
+        let payload = [&[0x59, 0x03, 0xe8][..], &[0; 1_000]].concat();
+        for nth in 0..256 {
+            let event = event_with("a", nth, MetaWriter::new(), &payload);
+            world.shard(alice).publish_logged(alice, "a", &event, ACKED);
+        }
+        world.shard(alice).flush_run();
+        world.settle();
+        world.busy(bob, true);
+        let from = LoggedWish {
+            from: From::All,
+            ..WISH
+        };
+        for sub in 0..200 {
+            world.subscribe(bob, id(sub), "a", from).unwrap();
+        }
+        world.settle();
+        world.busy_when_given(bob, 100_000);
+        world.busy(bob, false);
+        world.settle();
+        let given = world.told.iter().filter(|(_, told)| matches!(told, Told::Got(_)));
+        let given = given.count();
+        assert!((100..8_500).contains(&given), "{given} events of about 1 KiB");
+        // And none is forgotten.
+        world.busy_when_given(bob, usize::MAX);
+        world.busy(bob, false);
+        world.settle();
+        for sub in 0..200 {
+            let last = world.got(bob, id(sub)).pop();
+            assert!(last.is_some_and(|last| last > 200), "{sub}: {last:?}");
+        }
+    }
+}
+
+#[test]
+fn events_for_all_partitions_in_turn_make_one_run_for_each() {
+    let mut world = world(1, 64);
+    let topics: Vec<String> = (0..64)
+        .map(|partition| {
+            let mut names = (0..).map(|nth| format!("t{nth}"));
+            names.find(|topic| partition_of(topic, 64) == partition).unwrap()
+        })
+        .collect();
+    let all: Vec<(&str, u64)> = (0..640).map(|nth| (&*topics[nth as usize % 64], nth)).collect();
+    let alice = peer(0, 1);
+    for (topic, nth) in all {
+        let event = event_with(topic, nth, MetaWriter::new(), &[1]);
+        world.shard(alice).publish_logged(alice, topic, &event, ACKED);
+    }
+    world.shard(alice).flush_run();
+    let news = std::iter::from_fn(|| world.shard(alice).poll_logged());
+    let runs: Vec<usize> = news
+        .map(|news| match news {
+            fluxar_shard::logged::LoggedNews::Stored { events, .. } => events.len(),
+            news => panic!("{news:?}"),
+        })
+        .collect();
+    assert_eq!(runs, [10; 64]);
+}
+
+#[test]
+fn a_run_of_many_topics_goes_to_each_pattern_that_matches() {
+    // So many patterns match that the run is handed out in parts.
+    let mut world = world(1, 1);
+    let (alice, bob) = (peer(0, 1), peer(0, 2));
+    let mut patterns = Vec::new();
+    for bits in 0_u32..128 {
+        let part = |at: u32| if bits >> at & 1 == 0 { "a" } else { "*" };
+        let parts: Vec<&str> = (0..7).map(part).collect();
+        patterns.push(format!("{}.*", parts.join(".")));
+    }
+    for (sub, pattern) in (0..).zip(&patterns) {
+        world.subscribe(bob, id(sub), pattern, WISH).unwrap();
+    }
+    world.subscribe(bob, id(128), "a.a.a.a.a.a.a.1", WISH).unwrap();
+    world.settle();
+    let topics: Vec<String> = (0..2).map(|nth| format!("a.a.a.a.a.a.a.{nth}")).collect();
+    let all: Vec<(&str, u64)> = (0..900).map(|nth| (&*topics[nth as usize % 2], nth)).collect();
+    world.publish(alice, &all, ACKED);
+    world.settle();
+    for sub in 0..128 {
+        assert_eq!(world.got(bob, id(sub)), (0..900).collect::<Vec<_>>());
+    }
+    let odd: Vec<u64> = (0..900).filter(|nth| nth % 2 == 1).collect();
+    assert_eq!(world.got(bob, id(128)), odd);
 }
 
 #[test]

@@ -98,6 +98,8 @@ pub(crate) struct World {
     /// Plain deliveries.
     pub(crate) plain: BTreeMap<PeerId, Vec<u64>>,
     pub(crate) now_us: u64,
+    /// A connection that is busy once it was given so many bytes.
+    slow: Option<(PeerId, usize)>,
 }
 
 impl World {
@@ -124,6 +126,7 @@ impl World {
             again: Vec::new(),
             plain: BTreeMap::new(),
             now_us: 0,
+            slow: None,
         };
         world.pass(1);
         world
@@ -181,6 +184,23 @@ impl World {
     pub(crate) fn busy(&mut self, peer: PeerId, busy: bool) {
         self.shard(peer).set_busy(peer, busy);
         self.drain(usize::from(peer.core));
+    }
+
+    /// A connection is busy once it was given so many bytes.
+    pub(crate) fn busy_when_given(&mut self, peer: PeerId, bytes: usize) {
+        self.slow = Some((peer, bytes));
+    }
+
+    fn slows_down(&mut self, core: usize, news: &LoggedNews) {
+        let (Some((peer, room)), LoggedNews::Run { to, events, .. }) = (&mut self.slow, news) else {
+            return;
+        };
+        if to == peer && *room > 0 {
+            *room = room.saturating_sub(events.len());
+            if *room == 0 {
+                self.shards[core].set_busy(*peer, true);
+            }
+        }
     }
 
     pub(crate) fn rewind(&mut self, peer: PeerId) {
@@ -242,6 +262,7 @@ impl World {
             }
         }
         while let Some(news) = self.shards[core].poll_logged() {
+            self.slows_down(core, &news);
             self.heard(core, news);
         }
         while let Some((to, letter)) = self.shards[core].poll_letter() {

@@ -15,6 +15,10 @@ use crate::logged::{LogLetter, say};
 use crate::shard::Shard;
 use std::collections::VecDeque;
 
+/// Of how many pairs of a pattern and an event that it matches a list is made at a time. (Patterns with wildcards that match
+/// one topic can be very many.)
+const PAIRS_MAX: usize = 64 * 1024;
+
 impl Shard {
     /// An owner tells how far a partition is, and what came that some pattern of this core matches.
     pub(crate) fn hear(&mut self, partition: u16, after: u64, until: u64, stored: Option<&Stored>) {
@@ -34,6 +38,11 @@ impl Shard {
 
     /// What a place of a subscription fetched has come.
     pub(crate) fn fetched(&mut self, sub: SubHandle, partition: u16, fetched: Fetched) {
+        self.take_fetched(sub, partition, fetched);
+        self.fetch_waiting();
+    }
+
+    fn take_fetched(&mut self, sub: SubHandle, partition: u16, fetched: Fetched) {
         let readers = &mut self.logged.readers;
         let Some(at) = readers.find(sub) else { return };
         let heard = readers.heard[usize::from(partition)];
@@ -41,7 +50,10 @@ impl Shard {
         let Some(place) = reader.place(partition) else {
             return;
         };
-        if !reader.fetched(place) {
+        let fetching = reader.fetching.bytes;
+        let is_of_use = reader.fetched(place);
+        readers.fetches.asked_bytes -= fetching - reader.fetching.bytes;
+        if !is_of_use {
             self.fetch_on(at);
             return;
         }
@@ -51,7 +63,9 @@ impl Shard {
                 if !pieces.is_empty() {
                     reader.places[place].since_ms = 0;
                 }
+                reader.places[place].stalls = 0;
                 for piece in &pieces {
+                    readers.fetches.came_bytes += piece.events.len();
                     reader.hand(place, piece.last, piece.into());
                     self.logged.news.push_back(run(
                         reader,
@@ -110,6 +124,18 @@ impl Shard {
         self.fetch_on(at);
     }
 
+    /// Fetches for those that waited until others were done with it.
+    pub(crate) fn fetch_waiting(&mut self) {
+        while self.logged.readers.fetches.has_room()
+            && let Some(sub) = self.logged.readers.fetches.waiting.pop_front()
+        {
+            if let Some(at) = self.logged.readers.find(sub) {
+                self.logged.readers[at].waits_to_fetch = false;
+                self.fetch_on(at);
+            }
+        }
+    }
+
     /// Fetches for the places of a subscription that are behind, as there is room.
     pub(crate) fn fetch_on(&mut self, at: u32) {
         let readers = &mut self.logged.readers;
@@ -118,6 +144,7 @@ impl Shard {
             held,
             followed,
             window,
+            fetches,
             ..
         } = readers;
         let reader = &mut held[at as usize];
@@ -125,9 +152,16 @@ impl Shard {
             return;
         }
         for place in reader.in_turn() {
+            if !fetches.has_room() {
+                if !std::mem::replace(&mut reader.waits_to_fetch, true) {
+                    fetches.waiting.push_back(sub);
+                }
+                return;
+            }
             let Some(wanted) = reader.wants(place, *window) else {
                 continue;
             };
+            fetches.asked_bytes += wanted.bytes_max as usize;
             let fetch = Fetch {
                 sub,
                 pattern: followed.text(reader.pattern).clone(),
@@ -167,18 +201,11 @@ impl Readers {
         }
         let pieces = match whole(partition, stored).filter(|_| !stored.expires) {
             Some(piece) => Pieces::One(piece),
-            None => Pieces::Many(pick(partition, stored, now_ms, |_| true)),
+            None => Pieces::Many(unexpired(partition, stored, now_ms)),
         };
         for &pattern in first.iter() {
-            self.hand_out(
-                pattern,
-                partition,
-                after,
-                stored,
-                pieces.as_slice(),
-                news,
-                &mut fallen,
-            );
+            let part = (after, stored.first);
+            self.hand_out(pattern, partition, part, pieces.as_slice(), news, &mut fallen);
         }
         fallen
     }
@@ -201,35 +228,58 @@ impl Readers {
         news: &mut VecDeque<LoggedNews>,
         fallen: &mut Vec<u32>,
     ) {
-        let events = &stored.events;
-        let mut patterns: Vec<u32> = Vec::new();
-        for at in 0..events.len() {
-            let matching = self.followed.matching(topic_of(events.get(at))).clone();
-            patterns.extend_from_slice(&matching);
-            if at % 64 == 63 {
-                patterns.sort_unstable();
-                patterns.dedup();
+        let offsets: Vec<u64> = stored.offsets().collect();
+        // Each pattern with each event that it matches. Of very many, a part is handed out at a time, as if its events had been
+        // committed before the others.
+        let mut pairs: Vec<(u32, u32)> = Vec::new();
+        let mut part = (after, stored.first);
+        for at in 0..stored.events.len() {
+            let event = stored.events.get(at);
+            if stored.expires && is_expired(event, stored.time_ms, now_ms) {
+                continue;
             }
+            if pairs.len() >= PAIRS_MAX {
+                self.hand_out_pairs(&mut pairs, partition, part, stored, &offsets, news, fallen);
+                part = (offsets[at - 1], offsets[at]);
+            }
+            let matching = self.followed.matching(topic_of(event));
+            pairs.extend(matching.iter().map(|&pattern| (pattern, at as u32)));
         }
-        patterns.sort_unstable();
-        patterns.dedup();
-        for pattern in patterns {
-            let text = self.followed.text(pattern).clone();
-            let pieces = pick(partition, stored, now_ms, |topic| {
-                fluxar_protocol::target::matches(&text, topic)
-            });
-            self.hand_out(pattern, partition, after, stored, &pieces, news, fallen);
-        }
+        self.hand_out_pairs(&mut pairs, partition, part, stored, &offsets, news, fallen);
     }
 
-    /// Hands the same pieces to all that have one pattern.
+    /// Hands each pattern its events.
     #[allow(clippy::too_many_arguments)]
+    fn hand_out_pairs(
+        &mut self,
+        pairs: &mut Vec<(u32, u32)>,
+        partition: u16,
+        part: (u64, u64),
+        stored: &Stored,
+        offsets: &[u64],
+        news: &mut VecDeque<LoggedNews>,
+        fallen: &mut Vec<u32>,
+    ) {
+        pairs.sort_unstable();
+        for same in pairs.chunk_by(|one, other| one.0 == other.0) {
+            let mut cutter = Cutter::new(partition);
+            for &(_, at) in same {
+                let at = at as usize;
+                cutter.push(&stored.events.bytes, stored.events.span(at), offsets[at]);
+            }
+            let pieces = cutter.finish();
+            self.hand_out(same[0].0, partition, part, &pieces, news, fallen);
+        }
+        pairs.clear();
+    }
+
+    /// Hands the same pieces to all that have one pattern. Everything up to `after` was handed out before, and what comes now
+    /// begins at `first`.
     fn hand_out(
         &mut self,
         pattern: u32,
         partition: u16,
-        after: u64,
-        stored: &Stored,
+        (after, first): (u64, u64),
         pieces: &[Piece],
         news: &mut VecDeque<LoggedNews>,
         fallen: &mut Vec<u32>,
@@ -247,7 +297,7 @@ impl Readers {
                 continue;
             }
             let mut reached = after;
-            let mut is_behind = reader.is_busy || reader.places[place].at >= stored.first;
+            let mut is_behind = reader.is_busy || reader.places[place].at >= first;
             for piece in pieces.iter().filter(|_| !is_behind) {
                 if !reader.takes(place, piece, window) {
                     is_behind = true;
@@ -279,11 +329,11 @@ impl Pieces {
     }
 }
 
-/// The events whose topics are wanted, without those that have expired.
-fn pick(partition: u16, stored: &Stored, now_ms: u64, wanted: impl Fn(&str) -> bool) -> Vec<Piece> {
+/// The events without those that have expired.
+fn unexpired(partition: u16, stored: &Stored, now_ms: u64) -> Vec<Piece> {
     let mut cutter = Cutter::new(partition);
     cut(&mut cutter, stored, |event, _| {
-        wanted(topic_of(event)) && !(stored.expires && is_expired(event, stored.time_ms, now_ms))
+        !(stored.expires && is_expired(event, stored.time_ms, now_ms))
     });
     cutter.finish()
 }

@@ -32,7 +32,7 @@ use super::letters::SubHandle;
 use super::news::LoggedNews;
 use super::owner::covered;
 use super::patterns::FollowedPatterns;
-use crate::limits::LOGGED_PLACES_MAX;
+use crate::limits::{LOGGED_FETCHES_BYTES_MAX, LOGGED_PLACES_MAX};
 use crate::log::owner_of;
 use crate::peer::PeerId;
 use crate::refusal::Refusal;
@@ -53,6 +53,7 @@ pub(crate) struct Readers {
     heard: Vec<u64>,
     /// The bounds of what one subscription may have unacknowledged.
     window: Window,
+    fetches: Fetches,
     /// Connections that take nothing at the moment.
     busy: HashSet<PeerId, FixedState>,
     /// Holders of durable cursors that acknowledged something since their owners were told.
@@ -65,6 +66,24 @@ pub(crate) struct Readers {
     walk_at_us: u64,
 }
 
+/// What all subscriptions of this core fetch together. Each has bytes of its own for as long as they wait for a connection,
+/// so that many subscriptions of one that is slow do not fetch all at once: after the first few it is busy.
+#[derive(Debug, Default)]
+struct Fetches {
+    /// Asked for and not come.
+    asked_bytes: usize,
+    /// Came, and is among the news, which are not all taken.
+    came_bytes: usize,
+    /// Those that found no room.
+    waiting: VecDeque<SubHandle>,
+}
+
+impl Fetches {
+    fn has_room(&self) -> bool {
+        self.asked_bytes + self.came_bytes < LOGGED_FETCHES_BYTES_MAX
+    }
+}
+
 impl Readers {
     pub(crate) fn new(hasher: &FixedState, names_remembered: usize, window: Window, partitions: u16) -> Self {
         Self {
@@ -74,6 +93,7 @@ impl Readers {
             places: 0,
             heard: vec![0; usize::from(partitions)],
             window,
+            fetches: Fetches::default(),
             busy: HashSet::with_hasher(hasher.clone()),
             acked: Vec::new(),
             stalled: VecDeque::new(),
@@ -102,6 +122,12 @@ impl Readers {
             .iter()
             .map(|(_, reader)| reader.unacked.bytes + reader.fetching.bytes)
             .sum()
+    }
+
+    /// All news were taken; whether somebody can fetch now who could not.
+    pub(crate) fn news_taken(&mut self) -> bool {
+        self.fetches.came_bytes = 0;
+        !self.fetches.waiting.is_empty() && self.fetches.has_room()
     }
 
     fn handle(&self, at: u32) -> SubHandle {
@@ -151,6 +177,7 @@ impl Readers {
     /// Takes one out, and says whether its pattern went with it.
     fn remove(&mut self, at: u32) -> (Reader, Option<Arc<str>>) {
         let reader = self.held.remove(at as usize);
+        self.fetches.asked_bytes -= reader.fetching.bytes;
         self.places -= self.covers(reader.pattern);
         let followers = &mut self.followed[reader.pattern];
         followers.swap_remove(reader.seat as usize);

@@ -1,12 +1,16 @@
 //! What happens to subscriptions while nothing comes for them: their cursors move on, so that none ages out; and what could
 //! not be read is tried again.
 
+use fluxar_protocol::Code;
+
 use super::reader::Phase;
 use super::reader::State;
 use crate::logged::news::LoggedNews;
 use crate::logged::owner::QUIET_US;
 use crate::shard::Shard;
 
+/// What could not be read so often in a row ends its subscription: about half a minute.
+const STALLS_MAX: u8 = 60;
 /// How often what could not be read is tried again, and a part of many subscriptions is visited, us.
 const TICK_US: u64 = 500_000;
 /// In so many ticks every subscription is visited.
@@ -39,11 +43,21 @@ impl Shard {
         (!readers.held.is_empty()).then_some(readers.tick_at_us)
     }
 
-    /// A place could not be read: it is tried again soon.
+    /// A place could not be read: it is tried again soon, but not for ever.
     pub(super) fn stall(&mut self, at: u32, place: usize) {
         let readers = &mut self.logged.readers;
         let sub = readers.handle(at);
         let place = &mut readers.held[at as usize].places[place];
+        place.stalls += 1;
+        if place.stalls > STALLS_MAX {
+            let message = format!(
+                "what is behind position {} of partition {} could not be read from the gateway's disk for half a minute; \
+                 subscribe again later",
+                place.at, place.partition
+            );
+            self.end_reader(at, Code::Unavailable, message, None);
+            return;
+        }
         place.state = State::Stalled;
         readers.stalled.push_back((sub, place.partition));
         readers.tick_at_us = readers.tick_at_us.min(self.now_us + TICK_US);

@@ -48,6 +48,8 @@ pub(crate) struct Reader {
     pub(super) cursor: Option<Arc<CursorName>>,
     pub(super) phase: Phase,
     pub(super) is_busy: bool,
+    /// It is among those that wait until others have fetched.
+    pub(super) waits_to_fetch: bool,
     /// It waits for its owners to be told what it acknowledged.
     pub(super) is_acked: bool,
     pub(super) unacked: Load,
@@ -80,6 +82,8 @@ pub(crate) struct Place {
     pub(super) state: State,
     /// What is being fetched came to be known otherwise: it is thrown away.
     is_void: bool,
+    /// So often in a row it could not be read.
+    pub(super) stalls: u8,
     /// Everything up to here was handed out. Of a live one: up to here or to what this core heard, whichever is more.
     pub(super) at: u64,
     /// The last offset that was ever handed out.
@@ -146,10 +150,11 @@ impl Place {
             partition: begun.partition,
             state: State::Behind,
             is_void: false,
+            stalls: 0,
             at: begun.position,
             handed: 0,
             acked: begun.position,
-            // The cursor of one with a table is not made before the table was handled.
+            // The cursor of one with a table says so until the table was handled.
             told: if begun.has_table { u64::MAX } else { begun.position },
             known: begun.position,
             rewound: 0,
@@ -206,6 +211,7 @@ impl Reader {
             cursor,
             phase,
             is_busy: false,
+            waits_to_fetch: false,
             is_acked: false,
             unacked: Load::default(),
             fetching: Load::default(),
