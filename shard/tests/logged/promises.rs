@@ -780,7 +780,11 @@ fn what_the_disk_does_not_give_now_is_asked_for_again() {
     let (alice, bob) = (peer(0, 1), peer(0, 2));
     world.publish(alice, &events("a", 0..10), ACKED);
     world.settle();
+    // A disk that takes nothing either: what it does not give is not damaged.
+    world.disks[0].is_full = true;
     world.disks[0].reads_fail = true;
+    world.publish(alice, &events("a", 10..11), ACKED);
+    world.settle();
     let from = LoggedWish {
         from: From::All,
         ..WISH
@@ -788,12 +792,13 @@ fn what_the_disk_does_not_give_now_is_asked_for_again() {
     world.subscribe(bob, id(1), "a", from).unwrap();
     world.settle();
     assert_eq!(world.take(bob, id(1)).len(), 1, "accepted, and that is all");
+    world.disks[0].is_full = false;
     world.disks[0].reads_fail = false;
     for _ in 0..10 {
         world.pass(500_000);
         world.settle();
     }
-    assert_eq!(world.got(bob, id(1)).len(), 10);
+    assert_eq!(world.got(bob, id(1)).len(), 11);
 }
 
 #[test]
@@ -805,7 +810,11 @@ fn what_the_disk_never_gives_is_told() {
     let (alice, bob) = (peer(0, 1), peer(0, 2));
     world.publish(alice, &events("a", 0..10), ACKED);
     world.settle();
+    // A disk that takes nothing either: what it does not give is not damaged.
+    world.disks[0].is_full = true;
     world.disks[0].reads_fail = true;
+    world.publish(alice, &events("a", 10..11), ACKED);
+    world.settle();
     let from = LoggedWish {
         from: From::All,
         ..WISH
