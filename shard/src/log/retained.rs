@@ -38,7 +38,7 @@ pub(super) struct Row {
     pub(super) is_removal: bool,
     /// Its event cannot be read.
     pub(super) is_damaged: bool,
-    /// An older event of this row was carried on behind this removal, which has to be carried on, too.
+    /// An older event of this row is in a segment that may be there for longer: a removal has to be carried on, too.
     pub(super) outlives_segment: bool,
 }
 
@@ -79,9 +79,9 @@ impl Retained {
         if row.is_removal && before.is_none() {
             return;
         }
-        let topic = match before.and_then(|before| self.remove(before)) {
-            Some(before) => before.topic,
-            None => row.topic.into(),
+        let (topic, outlives_segment) = match before.and_then(|before| self.remove(before)) {
+            Some(before) => (before.topic, before.outlives_segment),
+            None => (row.topic.into(), false),
         };
         self.insert(
             offset,
@@ -92,7 +92,7 @@ impl Retained {
                 place: None,
                 is_removal: row.is_removal,
                 is_damaged: false,
-                outlives_segment: false,
+                outlives_segment,
             },
         );
     }

@@ -18,7 +18,7 @@ use super::footer::Extent;
 use super::format::Kept;
 use super::reading::{CARRIER, ROWS_BYTES};
 use super::segments::Segment;
-use super::stream::CarriedBatch;
+use super::stream::{Ahead, CarriedBatch};
 
 /// How often it is looked whether a segment goes, ms; when one is full as well.
 const LOOK_MS: u64 = 10_000;
@@ -78,6 +78,7 @@ impl Log {
             let before_ms = self.unix_ms.saturating_sub(settings.cursor_ms);
             self.cursors.expire(before_ms, now_ms);
         }
+        self.seal_old(&settings);
         if self.retention.removal.is_none()
             && let Some(segment) = self.next_to_go(&settings)
         {
@@ -89,6 +90,19 @@ impl Log {
             });
         }
         self.carry_on();
+    }
+
+    /// Has the current segment sealed once it is so old that what it holds would outlive its time by much.
+    fn seal_old(&mut self, settings: &super::Settings) {
+        if settings.retain_ms > 0
+            && let Some(current) = &mut self.stream.current
+            && current.at > 0
+            && current.head.created_ms.saturating_add(settings.retain_ms / 8) < self.unix_ms
+        {
+            // Not before there is another one: on a full disk what lives longer is carried on to this one.
+            current.is_old = true;
+            current.is_full |= matches!(self.stream.ahead, Ahead::Ready(_));
+        }
     }
 
     fn next_to_go(&self, settings: &super::Settings) -> Option<SegmentId> {

@@ -31,6 +31,7 @@ impl Log {
                 written: 0,
                 synced: 0,
                 is_full: false,
+                is_old: false,
                 failed: None,
                 newest_ms: 0,
                 bases: Vec::new(),
@@ -43,7 +44,7 @@ impl Log {
                 let bytes = self.segment_bytes();
                 let current = self.stream.current.as_ref();
                 let is_needed = match current {
-                    Some(current) => current.at > bytes / 2 && !self.stopping,
+                    Some(current) => (current.is_old || current.at > bytes / 2) && !self.stopping,
                     None => !self.stopping || self.has_waiting(),
                 };
                 if is_needed {

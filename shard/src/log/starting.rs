@@ -1,5 +1,7 @@
 //! How a log begins: with what recovery found.
 
+use std::collections::BTreeSet;
+
 use super::Log;
 use super::disk::SegmentId;
 use super::events::Bounds;
@@ -21,12 +23,18 @@ impl Log {
         self.secret = share.secret;
         self.set_partition_count(share.partition_count);
         let mut once: Vec<(u16, OnceId)> = Vec::new();
+        let is_shared = |found: &RecoveredSegment| {
+            let mut numbers = found.partitions.iter();
+            numbers.any(|number| number % self.cores != self.core)
+        };
+        let removable = share.segments.iter().filter(|found| !is_shared(found));
+        let removable: BTreeSet<SegmentId> = removable.map(|found| found.id).collect();
         for found in share.partitions {
             let Some(at) = self.index(found.partition) else {
                 continue;
             };
             once.extend(found.once.iter().map(|id| (found.partition, *id)));
-            self.recover_partition(at, found);
+            self.recover_partition(at, found, &removable);
         }
         once.sort_by_key(|(_, id)| id.time_ms);
         for (partition, id) in once {
@@ -56,7 +64,7 @@ impl Log {
         self.partitions.resize_with(ours, Partition::default);
     }
 
-    fn recover_partition(&mut self, at: usize, found: RecoveredPartition) {
+    fn recover_partition(&mut self, at: usize, found: RecoveredPartition, removable: &BTreeSet<SegmentId>) {
         let number = found.partition;
         for cursor in found.cursors {
             self.cursors.recover(number, cursor.entry, cursor.segment);
@@ -87,9 +95,10 @@ impl Log {
                         at: row.at,
                         index: row.index,
                     }),
-                    is_removal: false,
+                    is_removal: row.is_removal,
                     is_damaged: false,
-                    outlives_segment: false,
+                    // A removal that is to come has to outlive what stays where it is.
+                    outlives_segment: row.is_outlived || !removable.contains(&row.segment),
                 },
             );
             if is_kept {

@@ -62,6 +62,8 @@ pub(super) struct Current {
     pub(super) synced: u64,
     /// Nothing but its footer comes any more.
     pub(super) is_full: bool,
+    /// What it holds has waited long to be sealed.
+    pub(super) is_old: bool,
     /// A write or a sync failed.
     pub(super) failed: Option<DiskFault>,
     pub(super) newest_ms: u64,

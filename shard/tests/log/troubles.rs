@@ -1,6 +1,7 @@
 //! Retention and reading where several things go wrong at once: a full disk, a bad sector, another number of cores, a stop
 //! with a write that fails.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use fluxar_shard::log::class::{Class, Level};
@@ -431,4 +432,55 @@ fn a_bad_sector_does_not_stop_retention() {
     let counts = world.log.counts();
     assert!(counts.segments_removed > 3, "{counts:?}");
     assert_eq!(counts.rows, 0, "the row is lost, and is one no more");
+}
+
+#[test]
+fn a_quiet_segment_goes_when_its_time_is_over() {
+    let mut world = World::new(
+        1,
+        Settings {
+            retain_ms: 60_000,
+            ..settings()
+        },
+    );
+    fill(&mut world, 0, 2);
+    for _ in 0..12 {
+        world.pass(11_000_000);
+        world.settle();
+    }
+    assert_eq!(world.log.bounds(0).first, 3, "{:?}", world.log.counts());
+}
+
+#[test]
+fn a_removed_row_stays_removed_whatever_goes_first() {
+    for seed in 0..30 {
+        let mut world = World::new(
+            seed,
+            Settings {
+                retain_events: 20,
+                ..settings()
+            },
+        );
+        // As it ends: a few rows that live, all others removed; segments of removals go before what they removed.
+        let mut living = BTreeMap::new();
+        for round in 0..200 {
+            let key = format!("key {}", world.chance.below(if round < 30 { 30 } else { 10 }));
+            let is_removal = world.chance.of_thousand(400);
+            let payload = if is_removal { vec![0xf6] } else { bytes(200) };
+            let id = world.fresh_id();
+            let event = event(id, "t.rows", Some(&key), &payload);
+            world.append(1, RETAINED, &[event]).expect("room");
+            living.insert(key, !is_removal);
+            world.settle();
+            world.pass(1_100_000);
+            world.settle();
+            if world.chance.of_thousand(100) {
+                world.stop();
+                world.start();
+            }
+            let rows = world.log.retained(1, "t.>", 0, u64::MAX, usize::MAX);
+            let expected = living.values().filter(|lives| **lives).count();
+            assert_eq!(rows.len(), expected, "seed {seed}, round {round}");
+        }
+    }
 }

@@ -44,7 +44,7 @@ pub struct RecoveredPartition {
     pub holes: Vec<Hole>,
     /// Its durable cursors.
     pub cursors: Vec<RecoveredCursor>,
-    /// Its retained rows, ascending by offset.
+    /// Its retained rows, and the removals that have to be known, ascending by offset.
     pub rows: Vec<RecoveredRow>,
     /// The ids of its youngest qos 2 events, ascending by offset.
     pub once: Vec<OnceId>,
@@ -118,6 +118,10 @@ pub struct RecoveredRow {
     pub at: u64,
     /// Which event of the batch it is.
     pub index: u32,
+    /// It is no row, but removed one of which an older event is still there.
+    pub is_removal: bool,
+    /// An older event of it is in a segment that may be there for longer: were the newest one gone, that would be taken for it.
+    pub is_outlived: bool,
 }
 
 /// The id of an event of qos 2.

@@ -24,6 +24,16 @@ struct Newest {
     index: u32,
     is_removal: bool,
     segment: SegmentId,
+    /// An older one is in a segment that may be there for longer.
+    is_outlived: bool,
+}
+
+impl Newest {
+    /// Takes an older event of the same row into account.
+    fn replaces(&mut self, older: &Newest) {
+        let (own, other) = (self.segment, older.segment);
+        self.is_outlived |= older.is_outlived || own.core != other.core || own.number < other.number;
+    }
 }
 
 /// Rows of one or more partitions; of each only the newest is kept.
@@ -40,6 +50,7 @@ impl RowTable {
             index: row.index,
             is_removal: row.is_removal,
             segment,
+            is_outlived: false,
         };
         let key = RowKey {
             partition: row.partition,
@@ -49,8 +60,16 @@ impl RowTable {
         self.0
             .entry(key)
             .and_modify(|known| {
-                if known.offset <= newest.offset {
-                    *known = newest;
+                if known.offset < newest.offset {
+                    let older = std::mem::replace(known, newest);
+                    known.replaces(&older);
+                } else if known.offset > newest.offset {
+                    known.replaces(&newest);
+                } else {
+                    *known = Newest {
+                        is_outlived: known.is_outlived,
+                        ..newest
+                    };
                 }
             })
             .or_insert(newest);
@@ -83,11 +102,11 @@ impl RowTable {
         self.0.keys().map(|key| key.partition)
     }
 
-    /// What is there, with its partition, in no order. Removed rows are not.
+    /// What is there, with its partition, in no order. Of removed rows only the removals that still hide something.
     pub(super) fn into_rows(self) -> impl Iterator<Item = (u16, RecoveredRow)> {
         self.0
             .into_iter()
-            .filter(|(_, newest)| !newest.is_removal)
+            .filter(|(_, newest)| !newest.is_removal || newest.is_outlived)
             .map(|(key, newest)| {
                 let row = RecoveredRow {
                     topic: key.topic,
@@ -97,6 +116,8 @@ impl RowTable {
                     segment: newest.segment,
                     at: newest.at,
                     index: newest.index,
+                    is_removal: newest.is_removal,
+                    is_outlived: newest.is_outlived,
                 };
                 (key.partition, row)
             })
