@@ -1,0 +1,147 @@
+//! The auditor: what publishers were told, what subscribers handled, and what must never be.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use fluxar_protocol::Id;
+
+/// Names an event: its publisher and its number there, from 1 on. It is also what its id is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct EventName {
+    pub(crate) publisher: u32,
+    pub(crate) number: u64,
+}
+
+impl EventName {
+    pub(crate) fn id(self) -> Id {
+        let mut id = [0; 16];
+        id[4..8].copy_from_slice(&self.publisher.to_be_bytes());
+        id[8..].copy_from_slice(&self.number.to_be_bytes());
+        Id(id)
+    }
+
+    pub(crate) fn of(id: Id) -> Self {
+        let number =
+            |range: std::ops::Range<usize>| id.0[range].iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
+        Self {
+            publisher: number(4..8) as u32,
+            number: number(8..16),
+        }
+    }
+}
+
+/// A place in the log.
+pub(crate) type Place = (u16, u64);
+
+/// One subscriber's account.
+#[derive(Debug, Default)]
+pub(crate) struct Handled {
+    /// Handled once each, or at least once for work queues.
+    pub(crate) events: HashSet<EventName>,
+    /// The last of each publisher and topic, for order.
+    last: HashMap<(u32, String), u64>,
+    /// Told again and recognised by position: no fault.
+    pub(crate) repeats: u64,
+}
+
+/// All that is known.
+#[derive(Debug, Default)]
+pub(crate) struct Accounts {
+    /// What each publisher was acknowledged, and where it is.
+    pub(crate) acked: HashMap<EventName, Place>,
+    /// How far each publisher's numbers go: all that was ever sent.
+    pub(crate) published: BTreeMap<u32, u64>,
+    pub(crate) subscribers: BTreeMap<&'static str, Handled>,
+    /// The last offset acknowledged in each partition: what a power cut must leave.
+    pub(crate) acked_until: HashMap<u16, u64>,
+    pub(crate) faults: Vec<String>,
+    /// How many there were, the ones not worded included.
+    pub(crate) fault_count: u64,
+}
+
+/// Faults that are worded; more say nothing new.
+const FAULTS_WORDED: usize = 20;
+
+/// Shared by all threads of the harness.
+#[derive(Debug, Default)]
+pub(crate) struct Book(Mutex<Accounts>);
+
+impl Book {
+    pub(crate) fn open(&self) -> MutexGuard<'_, Accounts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Accounts {
+    pub(crate) fn fault(&mut self, what: String) {
+        self.fault_count += 1;
+        if self.faults.len() < FAULTS_WORDED {
+            self.faults.push(what);
+        }
+    }
+
+    /// A publish was acknowledged.
+    pub(crate) fn acknowledged(&mut self, event: EventName, place: Place) {
+        if place.1 == 0 {
+            self.fault(format!("{event:?} was acknowledged without a position"));
+        }
+        match self.acked.insert(event, place) {
+            Some(before) if before != place => {
+                self.fault(format!(
+                    "{event:?} was acknowledged at {before:?} and then at {place:?}"
+                ));
+            }
+            _ => {}
+        }
+        let until = self.acked_until.entry(place.0).or_default();
+        *until = place.1.max(*until);
+    }
+
+    /// A handler ran for an event at qos 2.
+    pub(crate) fn handled_once(&mut self, who: &'static str, topic: &str, event: EventName, place: Place) {
+        let account = self.subscribers.entry(who).or_default();
+        let is_new = account.events.insert(event);
+        let last = account
+            .last
+            .entry((event.publisher, topic.to_owned()))
+            .or_default();
+        let is_ordered = *last < event.number;
+        *last = event.number.max(*last);
+        if !is_new {
+            self.fault(format!(
+                "{who} handled {event:?} twice, the second time at {place:?}"
+            ));
+        } else if !is_ordered {
+            self.fault(format!(
+                "{who} got {event:?} of {topic} out of its publisher's order"
+            ));
+        }
+        if let Some(acked) = self.acked.get(&event).copied()
+            && acked != place
+        {
+            self.fault(format!(
+                "{event:?} was acknowledged at {acked:?} and delivered to {who} at {place:?}"
+            ));
+        }
+    }
+
+    /// A worker of a queue handled an event, perhaps not as the first.
+    pub(crate) fn handled(&mut self, who: &'static str, event: EventName) {
+        let account = self.subscribers.entry(who).or_default();
+        if !account.events.insert(event) {
+            account.repeats += 1;
+        }
+    }
+
+    /// What each subscriber still lacks of what was acknowledged.
+    pub(crate) fn missing(&self) -> Vec<(&'static str, usize, Option<EventName>)> {
+        self.subscribers
+            .iter()
+            .map(|(who, account)| {
+                let mut lacking = self.acked.keys().filter(|event| !account.events.contains(event));
+                let first = lacking.clone().min().copied();
+                (*who, lacking.by_ref().count(), first)
+            })
+            .collect()
+    }
+}
