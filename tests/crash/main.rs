@@ -170,7 +170,7 @@ fn live(args: &Args) -> io::Result<bool> {
         if random.next() % 2 == 0 {
             let cut = power::cut(
                 &setup.folder.join("log"),
-                &stage.book.open().acked_until,
+                &stage.book.open().told_until,
                 &mut random,
             )?;
             tally.cuts += u32::from(cut.bytes > 0);
@@ -197,14 +197,15 @@ fn live(args: &Args) -> io::Result<bool> {
     let all_acked = wait_until(PATIENCE, || {
         publishers.iter().all(thread::JoinHandle::is_finished)
     });
+    let mut told = Instant::now();
     let all_heard = all_acked
         && wait_until(PATIENCE, || {
-            stage
-                .book
-                .open()
-                .missing()
-                .iter()
-                .all(|(_, lacking, _)| *lacking == 0)
+            let missing = stage.book.open().missing();
+            if told.elapsed() > Duration::from_secs(5) {
+                told = Instant::now();
+                println!("  still to be handled: {missing:?}");
+            }
+            missing.iter().all(|(_, lacking, _)| *lacking == 0)
         });
     stage.end();
     for thread in publishers.into_iter().chain(hearers) {
@@ -249,6 +250,7 @@ fn report(stage: &Stage, tally: &mut Tally, all_acked: bool, all_heard: bool, to
         "publishes refused for a moment",
         stage.refused.load(Ordering::Relaxed)
     );
+    println!("{:<42}{:>12}", "handled behind a later one", book.reordered);
     for (who, account) in &book.subscribers {
         println!(
             "{:<42}{:>12}",

@@ -1,6 +1,6 @@
-//! What a power cut may leave of a log that a killed gateway wrote: of each core's last segment any part behind the last
-//! acknowledged event may be missing, whole or from some byte on, with zeros or rubbish in its place. What was acknowledged
-//! was synced; a power cut leaves that.
+//! What a power cut may leave of a log that a killed gateway wrote: of each segment that was being written any part behind
+//! the last event that anybody was told of may be missing, from some byte on, with zeros or rubbish in its place. What was
+//! acknowledged or delivered was synced, and so was what an earlier start left, when it was recovered; a power cut leaves that.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -18,8 +18,8 @@ pub(crate) struct Cut {
     pub(crate) is_spoilt: bool,
 }
 
-/// Cuts each core's last segment at random. `acked_until` is the last acknowledged offset of each partition.
-pub(crate) fn cut(folder: &Path, acked_until: &HashMap<u16, u64>, random: &mut Random) -> io::Result<Cut> {
+/// Cuts each core's last segment at random. `told_until` is the last offset of each partition that anybody was told of.
+pub(crate) fn cut(folder: &Path, told_until: &HashMap<u16, u64>, random: &mut Random) -> io::Result<Cut> {
     let mut newest: BTreeMap<u16, SegmentId> = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
@@ -28,11 +28,25 @@ pub(crate) fn cut(folder: &Path, acked_until: &HashMap<u16, u64>, random: &mut R
             *newest = id.max(*newest);
         }
     }
-    let mut cut = Cut::default();
+    let mut segments = Vec::new();
     for id in newest.into_values() {
         let path = folder.join(id.name());
         let bytes = fs::read(&path)?;
-        let Some((must_stay, written)) = extent(&bytes, acked_until) else {
+        // One without a head was made by the last start: room for what was to come.
+        let epoch = SegmentHead::decode(&bytes).map_or(u64::MAX, |head| head.epoch);
+        segments.push((path, bytes, epoch));
+    }
+    let written_last = segments
+        .iter()
+        .map(|(_, _, epoch)| *epoch)
+        .filter(|epoch| *epoch < u64::MAX)
+        .max();
+    let mut cut = Cut::default();
+    for (path, bytes, epoch) in segments {
+        if Some(epoch) != written_last {
+            continue;
+        }
+        let Some((must_stay, written)) = extent(&bytes, told_until) else {
             continue;
         };
         if written <= must_stay {
@@ -52,7 +66,7 @@ pub(crate) fn cut(folder: &Path, acked_until: &HashMap<u16, u64>, random: &mut R
 }
 
 /// Up to where a segment must stay, and up to where it was written. `None`: it was sealed.
-fn extent(bytes: &[u8], acked_until: &HashMap<u16, u64>) -> Option<(usize, usize)> {
+fn extent(bytes: &[u8], told_until: &HashMap<u16, u64>) -> Option<(usize, usize)> {
     let written = bytes
         .iter()
         .rposition(|byte| *byte != 0)
@@ -64,7 +78,7 @@ fn extent(bytes: &[u8], acked_until: &HashMap<u16, u64>) -> Option<(usize, usize
     let mut must_stay = 0;
     while let Ok(batch) = BatchHead::decode(bytes.get(at..)?, head.salt, at as u64) {
         let end = at + batch.bytes() as usize;
-        let acked = acked_until.get(&batch.partition).copied().unwrap_or(0);
+        let acked = told_until.get(&batch.partition).copied().unwrap_or(0);
         match batch.kind {
             Kind::Events if batch.first <= acked => must_stay = end,
             Kind::Footer if end + TRAILER_BYTES <= bytes.len() => return None,

@@ -108,7 +108,7 @@ impl Gateway {
             .args(["--listen", "tcp://127.0.0.1:0", "--log", "warn", "--cores"])
             .arg(setup.cores.to_string())
             .env("FLUXAR_LOG_DIR", setup.folder.join("log"))
-            .env("FLUXAR_LOG_SEGMENT_BYTES", "1048576")
+            .env("FLUXAR_LOG_SEGMENT_BYTES", "4194304")
             .stdin(Stdio::null())
             .stdout(said)
             .stderr(log)

@@ -103,7 +103,7 @@ fn hear(stage: &Stage, wire: &mut Wire, memory: &mut Memory) -> io::Result<()> {
 fn handle(stage: &Stage, memory: &mut Memory, topic: &str, event: EventName, place: (u16, u64)) {
     let mut book = stage.book.open();
     if memory.how == How::Worker {
-        return book.handled(memory.who, event);
+        return book.handled(memory.who, event, place);
     }
     let handled = memory.handled.entry(place.0).or_default();
     if place.1 <= *handled {
