@@ -461,7 +461,7 @@ fn a_removed_row_stays_removed_whatever_goes_first() {
                 ..settings()
             },
         );
-        // As it ends: a few rows that live, all others removed; segments of removals go before what they removed.
+        // Rows are set and removed again and again, over starts, while segments go.
         let mut living = BTreeMap::new();
         for round in 0..200 {
             let key = format!("key {}", world.chance.below(if round < 30 { 30 } else { 10 }));

@@ -123,3 +123,49 @@ impl RowTable {
             })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removal_is_kept_while_what_it_removed_may_outlive_it() {
+        let row = |offset, is_removal| FooterRow {
+            partition: 1,
+            offset,
+            time_ms: 0,
+            at: 64,
+            index: 0,
+            is_removal,
+            topic: "t".into(),
+            key: [].into(),
+        };
+        let segment = |core, number| SegmentId { core, number };
+        let removal_in = segment(0, 4);
+        for (older_in, is_outlived) in [
+            (segment(0, 3), false),
+            (removal_in, false),
+            // Carried on behind the removal.
+            (segment(0, 5), true),
+            // Of a start with another number of cores.
+            (segment(1, 3), true),
+        ] {
+            for is_first in [false, true] {
+                let mut table = RowTable::default();
+                let mut taken = [(row(7, true), removal_in), (row(5, false), older_in)];
+                if is_first {
+                    taken.reverse();
+                }
+                for (row, segment) in taken {
+                    table.take(row, segment);
+                }
+                let left: Vec<_> = table
+                    .into_rows()
+                    .map(|(_, row)| (row.offset, row.is_removal))
+                    .collect();
+                let expected = if is_outlived { vec![(7, true)] } else { Vec::new() };
+                assert_eq!(left, expected, "{older_in:?}");
+            }
+        }
+    }
+}
