@@ -265,7 +265,8 @@ impl Shard {
     /// cores each for itself; a letter that cannot be posted yet is the caller's to keep.
     pub fn poll_letter(&mut self) -> Option<(u16, Letter)> {
         self.tell_acked();
-        if self.logged.queues.has_work() {
+        // What this core itself owns of that is told now, too.
+        if self.logged.has_local() || self.logged.queues.has_work() {
             self.pump_log();
         }
         while let Some(news) = self.post.next_news() {

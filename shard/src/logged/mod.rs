@@ -94,6 +94,11 @@ impl Logged {
         }
     }
 
+    /// Whether this core told itself something that it has not heard yet.
+    pub(crate) fn has_local(&self) -> bool {
+        !self.local.is_empty()
+    }
+
     fn set(&mut self, settings: Option<Arc<Settings>>) {
         let names = self.limits.names_remembered;
         let partitions = settings.as_ref().map_or(0, |settings| settings.partitions);

@@ -17,7 +17,7 @@ const TICK_US: u64 = 500_000;
 const TICKS: usize = (QUIET_US / TICK_US) as usize;
 /// So few are all visited at once, so that a core with little to do is seldom woken.
 const FEW: usize = 1_024;
-/// A durable cursor that does not move is said to be in use this often, us.
+/// A durable cursor that does not move is said to be in use this often, us, and four times before it would be forgotten.
 const IN_USE_US: u64 = 3_600_000_000;
 
 impl Shard {
@@ -97,6 +97,11 @@ impl Shard {
     fn visit(&mut self, at: u32) {
         let now_us = self.now_us;
         let logged = &mut self.logged;
+        let kept_us = logged
+            .log
+            .settings()
+            .map_or(u64::MAX, |settings| settings.cursor_ms.saturating_mul(1_000));
+        let in_use_us = IN_USE_US.min(kept_us / 4);
         let readers = &mut logged.readers;
         let reader = &mut readers.held[at as usize];
         if !matches!(reader.phase, Phase::Open) {
@@ -119,7 +124,7 @@ impl Shard {
         if reader.cursor.is_none() {
             return;
         }
-        if now_us >= reader.in_use_told_us + IN_USE_US {
+        if now_us >= reader.in_use_told_us + in_use_us {
             reader.in_use_told_us = now_us;
             self.tell_acked_of(at, true);
         } else if is_moved && !std::mem::replace(&mut reader.is_acked, true) {
