@@ -162,12 +162,12 @@ fn live(args: &Args) -> io::Result<bool> {
             .acking_ms
             .push(started.elapsed().as_millis() as u64 + gateway.ready_ms);
         // When it is killed is what is random here: soon after its start, or in full flight.
-        thread::sleep(Duration::from_millis(random.next() % 400));
+        thread::sleep(Duration::from_millis(random.below(400)));
         stage.set_address(None);
         gateway.kill()?;
         tally.kills += 1;
         stage.wait_for_silence();
-        if random.next() % 2 == 0 {
+        if random.chance(0.5) {
             let cut = power::cut(
                 &setup.folder.join("log"),
                 &stage.book.open().told_until,
@@ -181,7 +181,7 @@ fn live(args: &Args) -> io::Result<bool> {
         started = Instant::now();
         tally.ready_ms.push(gateway.ready_ms);
         stage.set_address(Some(gateway.address.clone()));
-        if tally.kills % 10 == 0 {
+        if tally.kills.is_multiple_of(10) {
             println!(
                 "  {} kills, {} acknowledged, {:.0} s",
                 tally.kills,
