@@ -3,4 +3,6 @@
 mod disk;
 mod model;
 mod promises;
+mod tables;
+mod troubles;
 mod world;

@@ -1,0 +1,154 @@
+//! Tables: the last event of each key comes before what is live.
+
+use fluxar_protocol::meta::MetaWriter;
+use fluxar_shard::Limits;
+use fluxar_shard::logged::{LoggedPublish, LoggedWish};
+
+use crate::promises::{events, small, world};
+use crate::world::{ACKED, Told, WISH, World, event_with, id, in_memory, peer};
+
+/// Publishes rows of a table: topic, key, event number, and whether it removes the row.
+fn rows(world: &mut World, peer: fluxar_shard::PeerId, rows: &[(&str, &str, u64, bool)]) {
+    let retained = LoggedPublish {
+        retain: true,
+        ..ACKED
+    };
+    for &(topic, key, nth, removes) in rows {
+        let payload: &[u8] = if removes { &[0xf6] } else { &[1] };
+        let event = event_with(
+            topic,
+            nth,
+            MetaWriter::new().text("key", key).flag("retain", true),
+            payload,
+        );
+        world.shard(peer).publish_logged(peer, topic, &event, retained);
+    }
+    world.shard(peer).flush_run();
+    world.settle();
+}
+
+#[test]
+fn a_table_comes_before_what_is_live_without_gap_or_repeat() {
+    for (cores, limits) in [(1, Limits::default()), (2, small(100, 2)), (3, small(1, 1))] {
+        let mut world = World::new(cores, 3, limits, Some(in_memory(4)));
+        let (alice, bob) = (peer(0, 1), peer(cores - 1, 2));
+        rows(
+            &mut world,
+            alice,
+            &[
+                ("t.a", "k", 1, false),
+                ("t.a", "l", 2, false),
+                ("t.b", "k", 3, false),
+                ("t.a", "k", 4, false),
+                ("t.a", "m", 5, false),
+                ("t.a", "m", 6, true),
+                ("other", "k", 7, false),
+            ],
+        );
+        world.publish(alice, &events("t.a", 8..10), ACKED);
+        world.settle();
+        let wish = LoggedWish {
+            retain: true,
+            durable: Some("table"),
+            ..WISH
+        };
+        world.subscribe(bob, id(1), "t.*", wish).unwrap();
+        world.settle();
+        let mut seen = Vec::new();
+        let mut took = |world: &mut World| {
+            for _ in 0..20 {
+                for told in world.take(bob, id(1)) {
+                    if let Told::Got(got) = told {
+                        seen.push(got.nth);
+                        world.ack(bob, id(1), got.partition, got.offset);
+                    }
+                }
+                world.settle();
+            }
+            std::mem::take(&mut seen)
+        };
+        rows(&mut world, alice, &[("t.a", "l", 10, false)]);
+        let mut got = took(&mut world);
+        got.sort_unstable();
+        got.dedup();
+        let expected: &[u64] = if got.contains(&2) {
+            &[2, 3, 4, 10]
+        } else {
+            &[3, 4, 10]
+        };
+        assert_eq!(got, expected, "rows, then what came behind them");
+        // The cursor stands behind the table now: it does not come again.
+        world.lose(bob);
+        world.settle();
+        world.subscribe(bob, id(1), "t.*", wish).unwrap();
+        world.settle();
+        assert_eq!(took(&mut world), []);
+    }
+}
+
+#[test]
+fn a_table_that_was_not_handled_comes_again() {
+    let mut world = world(2, 1);
+    let (alice, bob) = (peer(0, 1), peer(1, 2));
+    let table = [("t", "a", 1, false), ("t", "b", 2, false), ("t", "c", 3, false)];
+    rows(&mut world, alice, &table);
+    world.publish(alice, &events("t", 4..6), ACKED);
+    world.settle();
+    let wish = LoggedWish {
+        retain: true,
+        durable: Some("table"),
+        ..WISH
+    };
+    for slot in 2..4 {
+        let bob = peer(1, slot);
+        world.subscribe(bob, id(1), "t", wish).unwrap();
+        world.settle();
+        assert_eq!(world.got(bob, id(1)), [1, 2, 3]);
+        world.ack(bob, id(1), 0, 2);
+        world.rewind(bob);
+        world.settle();
+        assert_eq!(world.got(bob, id(1)), [3]);
+        world.lose(bob);
+        world.settle();
+    }
+    world.subscribe(bob, id(1), "t", wish).unwrap();
+    world.settle();
+    world.ack(bob, id(1), 0, 3);
+    world.publish(alice, &events("t", 6..7), ACKED);
+    world.settle();
+    world.lose(bob);
+    world.settle();
+    let _ = world.take(bob, id(1));
+    world.subscribe(bob, id(2), "t", wish).unwrap();
+    world.settle();
+    assert_eq!(world.got(bob, id(2)), [6]);
+}
+
+#[test]
+fn what_came_while_a_table_was_not_handled_is_not_lost() {
+    for cores in [1, 2] {
+        let mut world = world(cores, 4);
+        let (alice, bob) = (peer(0, 1), peer(cores - 1, 2));
+        let wish = LoggedWish {
+            retain: true,
+            durable: Some("table"),
+            ..WISH
+        };
+        rows(&mut world, alice, &[("t", "a", 1, false)]);
+        world.subscribe(bob, id(1), "*", wish).unwrap();
+        world.settle();
+        assert_eq!(world.got(bob, id(1)), [1]);
+        // The table is not acknowledged, or there was none: what comes now is in no table either.
+        world.publish(alice, &[("t", 2), ("s", 3), ("r", 4)], ACKED);
+        world.settle();
+        world.lose(bob);
+        world.publish(alice, &[("t", 5), ("s", 6)], ACKED);
+        world.settle();
+        let _ = world.take(bob, id(1));
+        world.subscribe(bob, id(2), "*", wish).unwrap();
+        world.settle();
+        let mut got = world.got(bob, id(2));
+        got.sort_unstable();
+        assert_eq!(got, [1, 2, 3, 4, 5, 6]);
+    }
+}

@@ -1,0 +1,319 @@
+//! What is removed, damaged, not given by the disk, or too much at once, and who is told what.
+
+use fluxar_protocol::Code;
+use fluxar_protocol::meta::MetaWriter;
+use fluxar_shard::Limits;
+use fluxar_shard::log::partition_of;
+use fluxar_shard::logged::{From, LoggedWish};
+
+use crate::promises::{events, world};
+use crate::world::{ACKED, EPOCH, Told, WISH, World, event_with, id, in_memory, peer};
+
+#[test]
+fn what_is_not_held_any_more_is_told_and_not_skipped() {
+    for cores in [1, 2] {
+        let mut settings = in_memory(1);
+        settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
+        settings.segment_bytes = 64 * 1024;
+        settings.tail_bytes = 0;
+        settings.retain_bytes = 128 * 1024;
+        let mut world = World::new(cores, 3, Limits::default(), Some(settings));
+        let (alice, bob) = (peer(0, 1), peer(cores - 1, 2));
+        let wish = LoggedWish {
+            durable: Some("slow"),
+            ..WISH
+        };
+        world.subscribe(bob, id(1), "a", wish).unwrap();
+        world.settle();
+        world.lose(bob);
+        world.settle();
+        let mut nth = 0;
+        for _ in 0..100 {
+            world.publish(alice, &events("a", nth..nth + 200), ACKED);
+            nth += 200;
+            world.settle();
+            world.pass(1_000_000);
+            world.settle();
+        }
+        let _ = world.take(bob, id(1));
+        let bob = peer(cores - 1, 3);
+        world.subscribe(bob, id(1), "a", wish).unwrap();
+        world.settle();
+        let told = world.take(bob, id(1));
+        let [Told::Accepted(at), Told::Ended(Code::OutOfRange, Some(details))] = &told[..] else {
+            panic!("{told:?}")
+        };
+        assert_eq!(at, &[(0, 0)]);
+        let details = fluxar_protocol::meta::Meta::from_checked(details);
+        let first = details.uint("first").unwrap().unwrap();
+        assert_eq!(details.uint("partition"), Ok(Some(0)));
+        assert!(first > 1);
+        // As the refusal says: from there.
+        let from = LoggedWish {
+            from: From::Epoch {
+                epoch: EPOCH,
+                at: &[(0, first - 1)],
+            },
+            ..wish
+        };
+        world.subscribe(bob, id(2), "a", from).unwrap();
+        let mut got = Vec::new();
+        loop {
+            world.settle();
+            let more: Vec<_> = world.take(bob, id(2));
+            let last = more.iter().rev().find_map(|told| match told {
+                Told::Got(got) => Some(got.offset),
+                _ => None,
+            });
+            got.extend(more.iter().filter_map(|told| match told {
+                Told::Got(got) => Some(got.nth),
+                _ => None,
+            }));
+            let Some(last) = last else { break };
+            world.ack(bob, id(2), 0, last);
+        }
+        assert_eq!(got, (first - 1..nth).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_the_disk_does_not_give_now_is_asked_for_again() {
+    let mut settings = in_memory(1);
+    settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
+    settings.tail_bytes = 0;
+    let mut world = World::new(1, 3, Limits::default(), Some(settings));
+    let (alice, bob) = (peer(0, 1), peer(0, 2));
+    world.publish(alice, &events("a", 0..10), ACKED);
+    world.settle();
+    // A disk that takes nothing either: what it does not give is not damaged.
+    world.disks[0].is_full = true;
+    world.disks[0].reads_fail = true;
+    world.publish(alice, &events("a", 10..11), ACKED);
+    world.settle();
+    let from = LoggedWish {
+        from: From::All,
+        ..WISH
+    };
+    world.subscribe(bob, id(1), "a", from).unwrap();
+    world.settle();
+    assert_eq!(world.take(bob, id(1)).len(), 1, "accepted, and that is all");
+    world.disks[0].is_full = false;
+    world.disks[0].reads_fail = false;
+    for _ in 0..10 {
+        world.pass(500_000);
+        world.settle();
+    }
+    assert_eq!(world.got(bob, id(1)).len(), 11);
+}
+
+#[test]
+fn what_the_disk_never_gives_is_told() {
+    let mut settings = in_memory(1);
+    settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
+    settings.tail_bytes = 0;
+    let mut world = World::new(1, 3, Limits::default(), Some(settings));
+    let (alice, bob) = (peer(0, 1), peer(0, 2));
+    world.publish(alice, &events("a", 0..10), ACKED);
+    world.settle();
+    // A disk that takes nothing either: what it does not give is not damaged.
+    world.disks[0].is_full = true;
+    world.disks[0].reads_fail = true;
+    world.publish(alice, &events("a", 10..11), ACKED);
+    world.settle();
+    let from = LoggedWish {
+        from: From::All,
+        ..WISH
+    };
+    world.subscribe(bob, id(1), "a", from).unwrap();
+    for _ in 0..100 {
+        world.settle();
+        world.pass(500_000);
+    }
+    let told = world.take(bob, id(1));
+    assert!(
+        matches!(told[..], [Told::Accepted(_), Told::Ended(Code::Unavailable, _)]),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn many_subscriptions_of_a_slow_connection_do_not_fetch_all_at_once() {
+    for cores in [1, 2] {
+        let mut world = world(cores, 1);
+        let (alice, bob) = (peer(0, 1), peer(cores - 1, 2));
+        let payload = [&[0x59, 0x03, 0xe8][..], &[0; 1_000]].concat();
+        for nth in 0..256 {
+            let event = event_with("a", nth, MetaWriter::new(), &payload);
+            world.shard(alice).publish_logged(alice, "a", &event, ACKED);
+        }
+        world.shard(alice).flush_run();
+        world.settle();
+        world.busy(bob, true);
+        let from = LoggedWish {
+            from: From::All,
+            ..WISH
+        };
+        for sub in 0..200 {
+            world.subscribe(bob, id(sub), "a", from).unwrap();
+        }
+        world.settle();
+        world.busy_when_given(bob, 100_000);
+        world.busy(bob, false);
+        world.settle();
+        let given = world.told.iter().filter(|(_, told)| matches!(told, Told::Got(_)));
+        let given = given.count();
+        assert!((100..8_500).contains(&given), "{given} events of about 1 KiB");
+        // And none is forgotten.
+        world.busy_when_given(bob, usize::MAX);
+        world.busy(bob, false);
+        world.settle();
+        for sub in 0..200 {
+            let last = world.got(bob, id(sub)).pop();
+            assert!(last.is_some_and(|last| last > 200), "{sub}: {last:?}");
+        }
+    }
+}
+
+#[test]
+fn events_for_all_partitions_in_turn_make_one_run_for_each() {
+    let mut world = world(1, 64);
+    let topics: Vec<String> = (0..64)
+        .map(|partition| {
+            let mut names = (0..).map(|nth| format!("t{nth}"));
+            names.find(|topic| partition_of(topic, 64) == partition).unwrap()
+        })
+        .collect();
+    let all: Vec<(&str, u64)> = (0..640).map(|nth| (&*topics[nth as usize % 64], nth)).collect();
+    let alice = peer(0, 1);
+    for (topic, nth) in all {
+        let event = event_with(topic, nth, MetaWriter::new(), &[1]);
+        world.shard(alice).publish_logged(alice, topic, &event, ACKED);
+    }
+    world.shard(alice).flush_run();
+    let news = std::iter::from_fn(|| world.shard(alice).poll_logged());
+    let runs: Vec<usize> = news
+        .map(|news| match news {
+            fluxar_shard::logged::LoggedNews::Stored { events, .. } => events.len(),
+            news => panic!("{news:?}"),
+        })
+        .collect();
+    assert_eq!(runs, [10; 64]);
+}
+
+#[test]
+fn a_run_of_many_topics_goes_to_each_pattern_that_matches() {
+    // So many patterns match that the run is handed out in parts.
+    let mut world = world(1, 1);
+    let (alice, bob) = (peer(0, 1), peer(0, 2));
+    let mut patterns = Vec::new();
+    for bits in 0_u32..128 {
+        let part = |at: u32| if bits >> at & 1 == 0 { "a" } else { "*" };
+        let parts: Vec<&str> = (0..7).map(part).collect();
+        patterns.push(format!("{}.*", parts.join(".")));
+    }
+    for (sub, pattern) in (0..).zip(&patterns) {
+        world.subscribe(bob, id(sub), pattern, WISH).unwrap();
+    }
+    world.subscribe(bob, id(128), "a.a.a.a.a.a.a.1", WISH).unwrap();
+    world.settle();
+    let topics: Vec<String> = (0..2).map(|nth| format!("a.a.a.a.a.a.a.{nth}")).collect();
+    let all: Vec<(&str, u64)> = (0..900).map(|nth| (&*topics[nth as usize % 2], nth)).collect();
+    world.publish(alice, &all, ACKED);
+    world.settle();
+    for sub in 0..128 {
+        assert_eq!(world.got(bob, id(sub)), (0..900).collect::<Vec<_>>());
+    }
+    let odd: Vec<u64> = (0..900).filter(|nth| nth % 2 == 1).collect();
+    assert_eq!(world.got(bob, id(128)), odd);
+}
+
+#[test]
+fn a_full_disk_refuses_and_loses_nothing() {
+    let mut settings = in_memory(1);
+    settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
+    let mut world = World::new(2, 3, Limits::default(), Some(settings));
+    let (alice, bob) = (peer(1, 1), peer(0, 2));
+    world.subscribe(bob, id(1), "a", WISH).unwrap();
+    world.settle();
+    world.disks[0].is_full = true;
+    let mut nth = 0;
+    for _ in 0..20 {
+        world.publish(alice, &events("a", nth..nth + 10), ACKED);
+        nth += 10;
+        world.settle();
+        world.pass(100_000);
+        world.settle();
+    }
+    assert!(!world.refused.is_empty());
+    assert!(world.stored.is_empty());
+    assert_eq!(world.got(bob, id(1)), [], "nothing is seen that is not safe");
+    world.disks[0].is_full = false;
+    for _ in 0..20 {
+        world.pass(500_000);
+        world.settle();
+    }
+    assert_eq!(world.stored.len() + world.refused.len(), nth as usize);
+    let stored: Vec<_> = world.stored.values().copied().collect();
+    assert!(!stored.is_empty());
+    assert_eq!(world.got(bob, id(1)), stored);
+}
+
+#[test]
+fn damage_is_told_and_the_rest_can_be_had() {
+    let mut settings = in_memory(1);
+    settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
+    settings.tail_bytes = 0;
+    let mut world = World::new(2, 3, Limits::default(), Some(settings));
+    let (alice, bob) = (peer(0, 1), peer(1, 2));
+    for nth in 0..300 {
+        world.publish(alice, &events("a", nth * 10..nth * 10 + 10), ACKED);
+        world.settle();
+    }
+    world.disks[0].flip(40_000);
+    let from = LoggedWish {
+        from: From::All,
+        ..WISH
+    };
+    let (mut got, mut damage, mut from) = (Vec::new(), None, from);
+    let mut at = Vec::new();
+    for sub in 0..2 {
+        let sub = id(sub);
+        world.subscribe(bob, sub, "a", from).unwrap();
+        loop {
+            world.settle();
+            let told = world.take(bob, sub);
+            let mut last = None;
+            for told in told {
+                match told {
+                    Told::Got(event) => {
+                        got.push(event.offset);
+                        last = Some(event.offset);
+                    }
+                    Told::Ended(Code::DataLoss, Some(details)) => {
+                        let details = fluxar_protocol::meta::Meta::from_checked(&details);
+                        let uint = |key| details.uint(key).unwrap().unwrap();
+                        assert_eq!(uint("partition"), 0);
+                        assert_eq!(damage.replace((uint("first"), uint("last"))), None, "once");
+                    }
+                    _ => {}
+                }
+            }
+            let Some(last) = last else { break };
+            world.ack(bob, sub, 0, last);
+        }
+        if let Some((_, last)) = damage {
+            at = vec![(0, last)];
+        }
+        from = LoggedWish {
+            from: From::Epoch {
+                epoch: EPOCH,
+                at: &at,
+            },
+            ..WISH
+        };
+    }
+    let (first, last) = damage.expect("the damage is told");
+    assert!(first <= last);
+    let expected: Vec<u64> = (1..first).chain(last + 1..=3_000).collect();
+    assert_eq!(got, expected, "all but {first} to {last}");
+}
