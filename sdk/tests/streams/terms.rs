@@ -165,7 +165,7 @@ async fn a_call_says_that_it_may_be_repeated() {
             (meta.flag("idempotent"), meta.uint("hedge_ms")),
             (Ok(true), Ok(Some(50)))
         );
-        assert_eq!(meta.get("key"), Some(&[0x58, 2, 0xff, 0][..]));
+        assert_eq!(meta.get("key"), Some(&[0x42, 0xff, 0][..]));
         raw.send(&envelope(Kind::Call, Some(call.id), &[7])).await;
     };
     assert_eq!(tokio::join!(call, answer).0.unwrap(), 7);
