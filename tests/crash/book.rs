@@ -140,6 +140,12 @@ impl Accounts {
         }
     }
 
+    /// Whether each subscriber handled as many events as were acknowledged.
+    pub(crate) fn is_all_handled(&self) -> bool {
+        let mut accounts = self.subscribers.values();
+        accounts.all(|account| account.events.len() >= self.acked.len())
+    }
+
     /// What each subscriber still lacks of what was acknowledged.
     pub(crate) fn missing(&self) -> Vec<(&'static str, usize, Option<EventName>)> {
         self.subscribers
