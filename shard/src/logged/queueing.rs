@@ -75,7 +75,7 @@ impl Shard {
         while let Some((to, letter)) = self.logged.queues.poll_letter() {
             self.post.send(to, Letter::Queue(letter));
         }
-        while let Some(news) = self.logged.queues.poll_news(&self.logged.log) {
+        while let Some(news) = self.logged.queues.poll_news(self.epoch) {
             if let LoggedNews::RefusedSub { to, sub, .. } | LoggedNews::Ended { to, sub, .. } = &news
                 && let Some(at) = self.subscriptions.find(*to, *sub)
             {

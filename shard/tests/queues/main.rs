@@ -10,7 +10,7 @@ use fluxar_protocol::{Batch, Code, Envelope, Form, Id, Kind, target};
 use fluxar_shard::log::class::{Level, TopicRule};
 use fluxar_shard::log::disk::{DiskDone, DiskOp};
 use fluxar_shard::log::files::MemoryFiles;
-use fluxar_shard::log::recovery::Recovery;
+use fluxar_shard::log::recovery::{Recovered, Recovery};
 use fluxar_shard::log::{Settings, partition_of};
 use fluxar_shard::logged::{From, LoggedNews, LoggedPublish, LoggedWish};
 use fluxar_shard::{Letter, Limits, PeerId, Seed, Shard};
@@ -74,6 +74,10 @@ struct House {
     doubtful: BTreeSet<(usize, Place)>,
     /// Of them, those that may not come again.
     settled: BTreeSet<(usize, Place)>,
+    /// Those whose share of the log is read back later.
+    late: BTreeSet<u16>,
+    shares: Vec<Recovered>,
+    epoch: u64,
     numbers: u64,
     now_us: u64,
     unix_ms: u64,
@@ -148,6 +152,9 @@ impl House {
             handled: BTreeSet::new(),
             doubtful: BTreeSet::new(),
             settled: BTreeSet::new(),
+            late: BTreeSet::new(),
+            shares: Vec::new(),
+            epoch: 0,
             numbers: 0,
             now_us: 1_000_000,
             unix_ms: 1_700_000_000_000,
@@ -163,6 +170,8 @@ impl House {
         let files = &mut self.files;
         let mut recovery = Recovery::open(files, self.cores, &self.settings, [7; 16], self.unix_ms).unwrap();
         let epoch = recovery.epoch();
+        self.epoch = epoch;
+        self.shares.clear();
         self.ops = (0..self.cores).map(|_| VecDeque::new()).collect();
         self.shards = (0..self.cores)
             .map(|core| {
@@ -179,8 +188,11 @@ impl House {
             })
             .collect();
         while let Some(share) = recovery.step(|_| {}).unwrap() {
-            let core = usize::from(share.core);
-            self.shards[core].handle_recovered(share);
+            if self.late.contains(&share.core) {
+                self.shares.push(share);
+            } else {
+                self.shards[usize::from(share.core)].handle_recovered(share);
+            }
         }
         for core in 0..self.cores {
             self.drain(core);
@@ -324,7 +336,10 @@ impl House {
                     }
                 }
             }
-            LoggedNews::Accepted { at, .. } => assert!(!at.is_empty()),
+            LoggedNews::Accepted { at, epoch, .. } => {
+                assert!(!at.is_empty());
+                assert_eq!(epoch, self.epoch, "that of the directory");
+            }
             LoggedNews::Run {
                 to,
                 sub,
@@ -609,6 +624,26 @@ fn what_no_member_handles_is_set_aside_wherever_its_letter_goes() {
         house.tick(100);
         assert!(house.members.values().all(|member| member.held.is_empty()));
     }
+}
+
+/// What a member is accepted with comes from the owner of the partition, even if its own core has not read its log back.
+#[test]
+fn a_member_on_a_core_that_still_recovers() {
+    let (queue, cores) = (0, 2);
+    let owner = partition_of(TOPICS[0], PARTITIONS) % cores;
+    let mut house = House::new(cores, 5);
+    house.publish(owner, TOPICS[0], 10);
+    house.settle();
+    house.late.insert(1 - owner);
+    house.kill();
+    house.join(1 - owner, queue, 100);
+    house.settle();
+    let held: usize = house.members.values().map(|member| member.held.len()).sum();
+    assert_eq!(held, 10);
+    for share in std::mem::take(&mut house.shares) {
+        house.shards[usize::from(share.core)].handle_recovered(share);
+    }
+    house.settle();
 }
 
 #[test]

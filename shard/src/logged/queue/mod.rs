@@ -190,15 +190,13 @@ impl Queues {
     }
 
     /// The next thing for a member among this core's connections. One that was refused or ended is none any more.
-    pub(crate) fn poll_news(&mut self, log: &impl Source) -> Option<LoggedNews> {
+    ///
+    /// `epoch` is the shard's: the log of this core may still be recovering while that of the partition's owner is ready, and
+    /// does not know it then.
+    pub(crate) fn poll_news(&mut self, epoch: u64) -> Option<LoggedNews> {
         let (to, sub, news) = self.home.poll_news()?;
         Some(match news {
-            News::Accepted(at) => LoggedNews::Accepted {
-                to,
-                sub,
-                epoch: log.epoch(),
-                at,
-            },
+            News::Accepted(at) => LoggedNews::Accepted { to, sub, epoch, at },
             News::Refused(failure) => LoggedNews::RefusedSub {
                 to,
                 sub,

@@ -285,7 +285,7 @@ impl Town {
             assert_ne!(to, core);
             self.mail.entry((core, to)).or_default().push_back(letter);
         }
-        while let Some(news) = self.queues[at].poll_news(&self.logs[at]) {
+        while let Some(news) = self.queues[at].poll_news(EPOCH) {
             self.news(news);
         }
         while let Some(letter) = self.queues[at].poll_append() {
