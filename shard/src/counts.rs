@@ -39,6 +39,9 @@ pub struct Counts {
     pub cursor_holders: usize,
     /// Bytes handed to them and not acknowledged, or being read for them.
     pub unacked_bytes: usize,
+    /// Events that were refused for a moment and have to come again before others, and connections that are shut out until
+    /// then.
+    pub refused_events: usize,
     /// Members of work queues: among this core's connections, and of the queues over its partitions.
     pub queue_members: usize,
     /// Ever: answers that were late or made up.

@@ -231,6 +231,7 @@ impl Shard {
             self.unsubscribe(at);
         }
         self.readers_busy(peer, false);
+        self.logged.order.forget(peer);
         self.pump_log();
     }
 

@@ -131,7 +131,7 @@ impl Shard {
         }
         if !self.run.takes(receivers, event.len()) {
             let receivers = Rc::clone(receivers);
-            self.flush_run();
+            self.flush_plain(); // what is to be logged is not appended in the midst of what was, which may be published here
             self.run.begin(receivers, event.len());
         }
         self.run.append(topic, self.topics.version(), event, topic_at);

@@ -138,6 +138,7 @@ impl Shard {
             logged_patterns: self.logged.readers.patterns() + self.logged.owner.followed.len(),
             cursor_holders: self.logged.owner.holders(),
             unacked_bytes: self.logged.readers.unacked_bytes(),
+            refused_events: self.logged.order.len(),
             queue_members: self.logged.queues.members(),
             unlogged_events: self.logged.unlogged_events,
         }

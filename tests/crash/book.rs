@@ -54,8 +54,7 @@ pub(crate) struct Accounts {
     pub(crate) subscribers: BTreeMap<&'static str, Handled>,
     /// The last offset of each partition that anybody was told of, publisher or subscriber: what a power cut must leave.
     pub(crate) told_until: HashMap<u16, u64>,
-    /// Handled behind a later one of the same publisher and topic: one that was refused among others under way, and was
-    /// sent again behind them.
+    /// Handled behind a later one of the same publisher and topic.
     pub(crate) reordered: u64,
     pub(crate) faults: Vec<String>,
     /// How many there were, the ones not worded included.
@@ -121,6 +120,7 @@ impl Accounts {
             ));
         } else if !is_ordered {
             self.reordered += 1;
+            self.fault(format!("{who} handled {event:?} behind a later one of its publisher"));
         }
         if let Some(acked) = self.acked.get(&event).copied()
             && acked != place

@@ -37,10 +37,26 @@ pub enum LogLetter {
     AppendRefused {
         /// Who published them.
         from: PeerId,
+        /// Where.
+        partition: u16,
         /// They.
         events: Events,
-        /// Why.
+        /// Why. What the connection sent behind them is refused, too, if they are worth another try.
         refusal: LogRefusal,
+    },
+    /// To the owner: a connection of which something was refused may append again. Nothing is on its way.
+    Reopen {
+        /// Who.
+        from: PeerId,
+        /// Where.
+        partition: u16,
+    },
+    /// From the owner: it may, and all that was refused was told.
+    Reopened {
+        /// Who.
+        from: PeerId,
+        /// Where.
+        partition: u16,
     },
     /// To the owner: a subscription begins. From now on the owner tells the sending core of what matches its pattern.
     Begin(Box<Begin>),

@@ -18,6 +18,7 @@
 mod fetching;
 pub mod letters;
 mod news;
+mod order;
 mod owner;
 mod patterns;
 pub mod pieces;
@@ -48,6 +49,7 @@ use crate::log::{Log, Settings, Settled};
 use crate::peer::PeerId;
 use crate::post::Post;
 use crate::shard::Shard;
+use order::Order;
 use owner::Owner;
 use publishing::Publishing;
 use queue::Queues;
@@ -59,6 +61,7 @@ use readers::{Readers, Window};
 pub(crate) struct Logged {
     pub(crate) log: Log,
     publishing: Option<Publishing>,
+    pub(crate) order: Order,
     pub(crate) owner: Owner,
     pub(crate) readers: Readers,
     pub(crate) queues: Queues,
@@ -80,6 +83,7 @@ impl Logged {
         Self {
             log: Log::new(core, cores, None, hasher),
             publishing: None,
+            order: Order::new(hasher),
             owner: Owner::new(hasher, limits.names_remembered, cores),
             readers: Readers::new(hasher, limits.names_remembered, window(&limits), 0),
             queues: Queues::new(core, cores, None, hasher),
@@ -212,6 +216,7 @@ impl Shard {
             return;
         }
         self.logged.log.handle_time(self.now_us, self.logged.unix_ms);
+        self.logged.order.handle_time(self.now_us);
         self.tell_quiet();
         self.readers_time();
         self.tell_acked();
@@ -230,10 +235,17 @@ impl Shard {
             .poll_timeout_ms()
             .map(|ms| ms.saturating_mul(1_000));
         let queues_us = self.logged.queues.due_us();
-        [log_us, self.quiet_due_us(), self.readers_due_us(), queues_us]
-            .into_iter()
-            .flatten()
-            .min()
+        let order_us = self.logged.order.due_us();
+        [
+            log_us,
+            order_us,
+            self.quiet_due_us(),
+            self.readers_due_us(),
+            queues_us,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Tells another core, or this one, something of the logs.
@@ -252,10 +264,19 @@ impl Shard {
             } => self.append(from, partition, class, events),
             LogLetter::Settled(settled) => self.settled(settled),
             LogLetter::AppendRefused {
-                from,
+                from: peer,
+                partition,
                 events,
                 refusal,
-            } => self.not_stored(Some(from), events, &refusal),
+            } => self.events_refused(from, peer, partition, events, &refusal),
+            LogLetter::Reopen {
+                from: peer,
+                partition,
+            } => self.reopen_here(from, peer, partition),
+            LogLetter::Reopened {
+                from: peer,
+                partition,
+            } => self.reopened(peer, partition),
             LogLetter::Begin(begin) => self.begin_here(from, *begin),
             LogLetter::Began { sub, epoch, result } => self.began(sub, epoch, result),
             LogLetter::Unfollow { pattern } => self.unfollowed(from, &pattern),

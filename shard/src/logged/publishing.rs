@@ -47,10 +47,10 @@ struct OpenRun {
 /// A run that was sealed.
 #[derive(Debug)]
 pub(crate) struct SealedRun {
-    from: Option<PeerId>,
-    partition: u16,
-    class: Class,
-    events: Events,
+    pub(super) from: Option<PeerId>,
+    pub(super) partition: u16,
+    pub(super) class: Class,
+    pub(super) events: Events,
 }
 
 #[derive(Debug)]
@@ -276,26 +276,12 @@ impl Shard {
             return;
         };
         let mut sealed = publishing.take_sealed();
-        for SealedRun {
-            from,
-            partition,
-            class,
-            events,
-        } in sealed.drain(..)
-        {
-            let owner = owner_of(partition, self.post.cores());
-            if owner == self.core {
-                self.append(from, partition, class, events);
-            } else {
-                self.say(
-                    owner,
-                    LogLetter::Append {
-                        from,
-                        partition,
-                        class,
-                        events,
-                    },
-                );
+        for run in sealed.drain(..) {
+            match run.from {
+                Some(peer) if self.logged.order.holds_up(peer, run.partition) => {
+                    self.hand_on_in_turn(peer, run);
+                }
+                _ => self.hand_on(run),
             }
         }
         if let Some(publishing) = &mut self.logged.publishing {
@@ -304,21 +290,36 @@ impl Shard {
         self.pump_log();
     }
 
+    /// Appends a run, or sends it to its partition's owner.
+    pub(super) fn hand_on(&mut self, run: SealedRun) {
+        let SealedRun {
+            from,
+            partition,
+            class,
+            events,
+        } = run;
+        let owner = owner_of(partition, self.post.cores());
+        if owner == self.core {
+            self.append(from, partition, class, events);
+        } else {
+            let letter = LogLetter::Append {
+                from,
+                partition,
+                class,
+                events,
+            };
+            self.say(owner, letter);
+        }
+    }
+
     /// Appends to a partition of this core, and tells its publisher if that cannot be.
     pub(crate) fn append(&mut self, from: Option<PeerId>, partition: u16, class: Class, events: Events) {
-        let Err(refusal) = self.logged.log.append(partition, class, events.clone(), from) else {
-            return;
+        let result = match self.shut_out(from, partition) {
+            Some(refusal) => Err(refusal),
+            None => self.logged.log.append(partition, class, events.clone(), from),
         };
-        match from {
-            Some(peer) if peer.core != self.core => self.say(
-                peer.core,
-                LogLetter::AppendRefused {
-                    from: peer,
-                    events,
-                    refusal,
-                },
-            ),
-            _ => self.not_stored(from, events, &refusal),
+        if let Err(refusal) = result {
+            self.append_refused(from, partition, events, refusal);
         }
     }
 

@@ -1,7 +1,9 @@
 //! Logged events on meshes of shards: whoever follows gets everything once and in order, however letters are late.
 
+mod dice;
 mod disk;
 mod model;
+mod order;
 mod promises;
 mod tables;
 mod troubles;

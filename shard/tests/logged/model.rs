@@ -12,35 +12,11 @@ use fluxar_shard::log::class::Level;
 use fluxar_shard::logged::{From, LoggedWish};
 use fluxar_shard::{Limits, PeerId};
 
+use crate::dice::Dice;
 use crate::world::{ACKED, EPOCH, Told, WISH, World, id, in_memory, peer};
 
 const TOPICS: [&str; 7] = ["a", "a.b", "a.c", "b", "b.c.d", "c", "x.y"];
 const PATTERNS: [&str; 7] = ["a", "a.*", ">", "*.c.d", "b", "a.>", "x.y"];
-
-/// splitmix64.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    fn one_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())]
-    }
-}
 
 /// How far a subscription is in one partition, as its holder knows it.
 #[derive(Debug, Clone, Default)]

@@ -93,6 +93,8 @@ pub(crate) struct World {
     pub(crate) stored: BTreeMap<(u16, u64), u64>,
     /// Events that were refused.
     pub(crate) refused: BTreeSet<u64>,
+    /// In the order in which it was told: to whom, which, and when it is worth another try, ms.
+    pub(crate) refusals: Vec<(PeerId, u64, Option<u32>)>,
     /// Acknowledgements of events that had been stored before.
     pub(crate) again: Vec<(u64, u16, u64)>,
     /// Plain deliveries.
@@ -123,6 +125,7 @@ impl World {
             told: Vec::new(),
             stored: BTreeMap::new(),
             refused: BTreeSet::new(),
+            refusals: Vec::new(),
             again: Vec::new(),
             plain: BTreeMap::new(),
             now_us: 0,
@@ -300,9 +303,17 @@ impl World {
                 offset,
                 ..
             } => self.again.push((number(id), partition, offset)),
-            LoggedNews::Refused { events, .. } => {
-                self.refused
-                    .extend((0..events.len()).map(|at| number(events.id(at))));
+            LoggedNews::Refused {
+                to,
+                events,
+                retry_after_ms,
+                ..
+            } => {
+                for at in 0..events.len() {
+                    let nth = number(events.id(at));
+                    self.refused.insert(nth);
+                    self.refusals.push((to, nth, retry_after_ms));
+                }
             }
             LoggedNews::Accepted { to, sub, epoch, at } => {
                 assert_eq!(epoch, EPOCH);
