@@ -39,6 +39,7 @@ pub(crate) async fn run(args: &Args, command: &Sub) -> Result<()> {
     let output = Output::new(command.style);
     let (mut printed, mut dropped) = (0u64, 0u64);
     let mut states = client.watch_state();
+    let mut teller = StateTeller::default();
     // With a count a time makes sense; without one the subscription is meant to last.
     let deadline = sleep(args.timeout.filter(|_| command.count.is_some()));
     tokio::pin!(deadline);
@@ -68,7 +69,7 @@ pub(crate) async fn run(args: &Args, command: &Sub) -> Result<()> {
             },
             Ok(()) = states.changed() => {
                 let state = *states.borrow_and_update();
-                tell_state(&client, state);
+                teller.tell(&client, state);
             }
             () = &mut deadline => {
                 let wanted = command.count.unwrap_or_default();
@@ -165,17 +166,37 @@ async fn follow(
     }
 }
 
-/// Says on stderr that the connection went or came.
-pub(crate) fn tell_state(client: &Client, state: State) {
-    match state {
-        State::Connected => tell(&format!("connected again to {}", client.address())),
-        State::Reconnecting { attempt: 1 } => {
-            let cause = client
-                .lost_because()
-                .map_or_else(String::new, |cause| cause.message().to_owned());
-            tell(&format!("{}: {cause}; reconnecting", client.address()));
+/// Says on stderr that the connection went or came. A session that goes on at once is no news.
+#[derive(Default)]
+pub(crate) struct StateTeller {
+    /// Of the client, when it was last connected.
+    resumes: u64,
+    /// It was said that the connection is gone.
+    is_away_told: bool,
+}
+
+impl StateTeller {
+    pub(crate) fn tell(&mut self, client: &Client, state: State) {
+        match state {
+            State::Connected => {
+                let is_resumed = client.resumes() > self.resumes;
+                self.resumes = client.resumes();
+                let was_told = std::mem::take(&mut self.is_away_told);
+                match (is_resumed, was_told) {
+                    (false, _) => tell(&format!("connected again to {}", client.address())),
+                    (true, true) => tell(&format!("resumed at {}", client.address())),
+                    (true, false) => {}
+                }
+            }
+            State::Resuming { attempt: 2.. } | State::Reconnecting { .. } if !self.is_away_told => {
+                self.is_away_told = true;
+                let cause = client
+                    .lost_because()
+                    .map_or_else(String::new, |cause| cause.message().to_owned());
+                tell(&format!("{}: {cause}; reconnecting", client.address()));
+            }
+            _ => {}
         }
-        _ => {}
     }
 }
 

@@ -205,7 +205,7 @@ fn bad_name(name: &str, fault: fluxar_protocol::Fault) -> Error {
 pub(crate) fn start(shared: &Arc<Shared>, link: &Arc<Link>, frame: &Bytes, call: &Envelope<'_>) {
     let id = call.id;
     let method = call.target.unwrap_or_default();
-    if link.is_open(id) {
+    if link.has(id) {
         let message = "something with this id is open already";
         return link.refuse(call.kind, id, &Error::new(Code::AlreadyExists, message));
     }

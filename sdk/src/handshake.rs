@@ -15,6 +15,7 @@ use crate::{
     ids::{self, Ids},
     options::Options,
     outbox::Batch,
+    resuming::Ticket,
     wire::{Broken, Farewell, Reader, Writer},
 };
 
@@ -81,17 +82,22 @@ pub(crate) struct Opened {
     pub(crate) credit_bytes: u32,
     pub(crate) agent: String,
     pub(crate) form: Form,
+    /// What resumes this session, if anything can.
+    pub(crate) ticket: Option<Ticket>,
+    /// An earlier session goes on, of which the other side has so many counted envelopes.
+    pub(crate) resumed: Option<u64>,
     /// What stood behind the handshake in its frame.
     pub(crate) rest: Bytes,
 }
 
-/// The opener's side.
+/// The opener's side; `resume` is the session that is to go on, and how many counted envelopes came in it.
 pub(crate) async fn open(
     reader: &mut Reader,
     writer: &mut Writer,
     options: &Options,
     ids: &Ids,
     auth: Option<&Auth>,
+    resume: Option<(&Ticket, u64)>,
 ) -> Result<Opened> {
     let raw = auth.map(Auth::encode).transpose()?;
     let auth = match (auth, &raw) {
@@ -108,6 +114,11 @@ pub(crate) async fn open(
         credit: options.credit_bytes,
         agent: &options.agent,
         auth,
+        caps: hello::Caps {
+            resume: options.resume,
+            ..hello::Caps::default()
+        },
+        resume: resume.map(|(ticket, recv)| ticket.wish(recv)),
         ..Hello::default()
     };
     let mut payload = Vec::new();
@@ -152,6 +163,8 @@ pub(crate) async fn open(
         credit_bytes: welcome.credit,
         agent: welcome.agent.to_owned(),
         form: options.form,
+        ticket: Ticket::of(&welcome).filter(|_| options.resume),
+        resumed: (resume.is_some() && welcome.resumed).then_some(welcome.recv),
         rest: body.slice(envelopes.position()..),
     })
 }
@@ -296,6 +309,8 @@ fn check(envelope: &Envelope<'_>, authenticate: Option<&Authenticate>) -> Result
         credit_bytes: hello.credit,
         agent: hello.agent.to_owned(),
         form: Form::Compact,
+        ticket: None,
+        resumed: None,
         rest: Bytes::new(),
     })
 }

@@ -40,6 +40,9 @@
 //! ([`Peer::event`]) is kept here until the gateway has acknowledged it, and stored events that arrive are acknowledged when
 //! they are handled.
 //!
+//! A session outlives its connection where the other side keeps it: what is open stays open, what is sent meanwhile waits
+//! in the outbox, and on the next connection each side sends again what the other has not.
+//!
 //! # What is bounded, and what happens when it is full
 //! | what | bound | when it is full |
 //! |---|---|---|
@@ -55,20 +58,26 @@
 //! | stored events waiting in a subscription | what the gateway lets be open, 4,096 or 256 KiB, and 65,536 here | reading waits; nothing is dropped |
 //! | a frame | `max_frame_bytes`, 1 MiB | the connection is closed with the reason |
 //! | connections of a server, handshakes included | `connections_max`, 10,000 | further ones are told `resource_exhausted` and closed |
+//! | what was sent and the other side is not known to have, of a session that can be resumed | 4 MiB beyond what waits to be written | the oldest is forgotten; a resume that needs it begins a new session |
+//! | time without a connection, of such a session | what the other side says, 60 s | the session is over |
 //! | time from a frame's first byte to its last | `frame_timeout`, 60 s | the connection is closed with the reason |
 //!
-//! Resume of sessions, compression, TLS and QUIC are not there yet.
+//! Compression, TLS and QUIC are not there yet.
 #![forbid(unsafe_code)]
 
 mod address;
+mod backoff;
 mod client;
 mod codec;
 mod decode;
+mod dialer;
+mod drive;
 mod error;
 mod event;
 mod handlers;
 mod handshake;
 mod ids;
+mod keeping;
 mod link;
 mod logged;
 mod message;
@@ -82,6 +91,7 @@ mod progress;
 mod publishing;
 mod receive;
 mod request;
+mod resuming;
 mod server;
 mod stall;
 mod streams;

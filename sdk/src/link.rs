@@ -1,7 +1,8 @@
-//! One connection after its handshake: its outbox, the exchanges that are open on it, and how it ends.
+//! One session after its handshake: its outbox, the exchanges that are open in it, and how it ends.
 //!
-//! A [`crate::Peer`] has one link at a time. What belongs to a connection dies with its link: calls that wait for an
-//! answer fail `unavailable`, handlers that work for it are dropped. What outlives it is in [`crate::peer::Shared`].
+//! A [`crate::Peer`] has one link at a time. It has one connection, which [`crate::drive`] drives, or, if it can be resumed,
+//! one after the other ([`crate::resuming`]). What belongs to a session dies with its link: calls that wait for an answer
+//! fail `unavailable`, handlers that work for it are dropped. What outlives it is in [`crate::peer::Shared`].
 
 use std::{
     collections::HashMap,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fluxar_protocol::{Code, Envelope, Form, Id, Kind, target};
+use fluxar_protocol::{Code, Envelope, Form, Id, Kind, meta::Meta, target};
 use tokio::{
     sync::{Notify, oneshot, watch},
     task::AbortHandle,
@@ -21,18 +22,23 @@ use crate::{
     handshake::Opened,
     ids::Ids,
     options::{Options, REMOTE_SUBSCRIPTIONS_MAX},
-    outbox::{Batch, NotQueued, Outbox},
+    outbox::{NotQueued, Outbox},
     peer::Shared,
-    receive::{End, Receiver},
+    resuming::Resumption,
     streams::Streams,
-    wire::{Farewell, Reader, Writer},
+    wire::Farewell,
 };
 
-/// How long a closed connection is read on, so that the reason arrives [P-7.8].
-const DRAIN: Duration = Duration::from_millis(fluxar_protocol::limits::CLOSE_DRAIN_MS as u64);
-
-type OpenCalls = HashMap<Id, oneshot::Sender<Result<Bytes>>, foldhash::fast::RandomState>;
+type OpenCalls = HashMap<Id, Waiting, foldhash::fast::RandomState>;
 type Serving = HashMap<Id, Running, foldhash::fast::RandomState>;
+
+/// Somebody waits for an answer.
+#[derive(Debug)]
+struct Waiting {
+    answer: oneshot::Sender<Result<Bytes>>,
+    /// What was asked is not kept for another connection, and asked again there.
+    is_ping: bool,
+}
 
 /// A handler that runs for a call or a stream of the other side.
 #[derive(Debug)]
@@ -80,6 +86,8 @@ pub(crate) enum Phase {
     Closing(Farewell),
     /// Its socket failed.
     Failed(Error),
+    /// This side gives the session up without a word: the other side has stopped reading.
+    GivenUp(Error),
 }
 
 /// A subscription or an offer of the other side.
@@ -107,6 +115,8 @@ pub(crate) struct Link {
     /// What the other side subscribed to, and offered to serve, here.
     interest: Mutex<Vec<Interest>>,
     phase: watch::Sender<Phase>,
+    /// `None`: it ends with its connection.
+    pub(crate) resumption: Option<Resumption>,
 }
 
 impl Link {
@@ -114,7 +124,12 @@ impl Link {
         let options = shared.options.clone();
         Self {
             address: shared.address.clone(),
-            outbox: Outbox::new(form, options.outbox_bytes, opened.max_frame_bytes),
+            outbox: Outbox::new(
+                form,
+                options.outbox_bytes,
+                opened.max_frame_bytes,
+                opened.ticket.is_some(),
+            ),
             agent: opened.agent.clone(),
             options,
             ids: shared.ids.clone(),
@@ -126,6 +141,7 @@ impl Link {
             peer_credit_bytes: opened.credit_bytes,
             interest: Mutex::default(),
             phase: watch::Sender::new(Phase::Open),
+            resumption: opened.ticket.as_ref().map(Resumption::new),
         }
     }
 
@@ -156,7 +172,11 @@ impl Link {
                     Error::from_origin(Origin::Full, Code::ResourceExhausted, message).at(&self.address)
                 );
             }
-            calls.insert(request.id, sender);
+            let waiting = Waiting {
+                answer: sender,
+                is_ping: request.kind == Kind::Ping,
+            };
+            calls.insert(request.id, waiting);
         }
         let mut open = OpenExchange {
             link: self,
@@ -187,7 +207,7 @@ impl Link {
     /// Hands an answer to who waits for it. False if nobody does (any more).
     pub(crate) fn complete(&self, reference: Id, answer: Result<Bytes>) -> bool {
         let waiting = self.lock_calls().remove(&reference);
-        waiting.is_some_and(|waiting| waiting.send(answer).is_ok())
+        waiting.is_some_and(|waiting| waiting.answer.send(answer).is_ok())
     }
 
     /// Answers a call, when there is room for it. Its place among the handlers is free before the answer can arrive,
@@ -306,9 +326,8 @@ impl Link {
         let sent = self.outbox.send_control(envelope);
         if sent == Err(NotQueued::Full) {
             let message = "the other side does not read what it is sent";
-            self.fail(
-                Error::from_origin(Origin::Connection, Code::ResourceExhausted, message).at(&self.address),
-            );
+            let error = Error::from_origin(Origin::Connection, Code::ResourceExhausted, message);
+            self.give_up(error.at(&self.address));
         }
         !matches!(sent, Err(NotQueued::TooLarge { .. }))
     }
@@ -328,9 +347,22 @@ impl Link {
 
     /// Asks for a sign of life, without waiting for it.
     pub(crate) fn ping(&self) {
+        self.ping_as(self.ids.next());
+    }
+
+    /// On a new connection: asks again for those signs of life that somebody waits for.
+    pub(crate) fn ping_again(&self) {
+        let is_ping = |(id, waiting): (&Id, &Waiting)| waiting.is_ping.then_some(*id);
+        let pings: Vec<Id> = self.lock_calls().iter().filter_map(is_ping).collect();
+        pings.into_iter().for_each(|id| self.ping_as(id));
+    }
+
+    /// Shows that this side lives.
+    pub(crate) fn pong(&self, to: Id) {
+        let meta = self.ping_meta();
         self.send_control(&Envelope {
-            reference: None,
-            ..self.reply(Kind::Ping, Id([0; 16]), &[], None)
+            meta: meta.as_deref().map(Meta::from_checked),
+            ..self.reply(Kind::Ping, to, &[], None)
         });
     }
 
@@ -343,7 +375,11 @@ impl Link {
     /// then. The offer is no longer among the peer's subscriptions.
     pub(crate) async fn take_back(&self, offer: Id, timeout: Duration) -> Result<()> {
         let (sender, confirmed) = oneshot::channel();
-        self.lock_calls().insert(offer, sender);
+        let waiting = Waiting {
+            answer: sender,
+            is_ping: false,
+        };
+        self.lock_calls().insert(offer, waiting);
         let waiting = OpenExchange {
             link: self,
             id: offer,
@@ -368,7 +404,7 @@ impl Link {
     }
 
     /// Whether something of the other side's has this id.
-    pub(crate) fn is_open(&self, id: Id) -> bool {
+    pub(crate) fn has(&self, id: Id) -> bool {
         self.has_interest(id) || self.lock_serving().contains_key(&id) || self.streams.contains(id)
     }
 
@@ -380,7 +416,7 @@ impl Link {
     /// Remembers a subscription or offer of the other side. Refuses it when there are too many, and when something
     /// with its id is open already [P-3.3].
     pub(crate) fn add_interest(&self, new: Interest) -> Result<()> {
-        if self.is_open(new.id) {
+        if self.has(new.id) {
             return Err(Error::new(
                 Code::AlreadyExists,
                 "something with this id is open already",
@@ -438,15 +474,50 @@ impl Link {
         self.outbox.close();
     }
 
-    pub(crate) fn fail(&self, error: Error) {
-        self.outbox.close();
+    /// The connection failed. Unless the session can be resumed nothing is accepted any more.
+    pub(crate) fn broke(&self, error: Error) {
+        if !self.is_resumable() {
+            self.outbox.close();
+        }
         self.phase.send_if_modified(|phase| {
-            let is_first = !matches!(phase, Phase::Failed(_));
+            let is_first = matches!(phase, Phase::Open | Phase::Closing(_));
             if is_first {
                 *phase = Phase::Failed(error);
             }
             is_first
         });
+    }
+
+    /// The session is over, without a word.
+    pub(crate) fn give_up(&self, error: Error) {
+        self.outbox.close();
+        self.phase.send_if_modified(|phase| {
+            let is_first = !matches!(phase, Phase::GivenUp(_));
+            if is_first {
+                *phase = Phase::GivenUp(error);
+            }
+            is_first
+        });
+    }
+
+    /// The connection that failed is done with, and the session is not.
+    pub(crate) fn reopen(&self) {
+        self.phase.send_if_modified(|phase| {
+            let has_failed = matches!(phase, Phase::Failed(_));
+            if has_failed {
+                *phase = Phase::Open;
+            }
+            has_failed
+        });
+    }
+
+    /// Whether it neither failed nor was closed.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Open)
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.borrow().clone()
     }
 
     /// Completes when the link is no longer open.
@@ -482,10 +553,14 @@ impl Link {
     }
 
     /// Fails what is open.
-    fn clear(&self, why: &Error) {
+    pub(crate) fn clear(&self, why: &Error) {
         let calls = std::mem::take(&mut *self.lock_calls());
         for waiting in calls.into_values() {
-            drop(waiting.send(Err(self.lost(why.message()).because(why.clone()))));
+            drop(
+                waiting
+                    .answer
+                    .send(Err(self.lost(why.message()).because(why.clone()))),
+            );
         }
         for channel in self.streams.drain() {
             channel.lose(&self.lost(why.message()).because(why.clone()));
@@ -517,60 +592,6 @@ impl Drop for OpenExchange<'_> {
     }
 }
 
-/// Drives a connection until it ends, and says why. `None`: this side closed it.
-pub(crate) async fn drive(
-    shared: &Arc<Shared>,
-    link: &Arc<Link>,
-    reader: Reader,
-    writer: Writer,
-    rest: Bytes,
-) -> Option<Error> {
-    let mut writing = tokio::spawn(write(link.clone(), writer));
-    let mut receiver = Receiver::new(shared, link, reader);
-    let end = receiver.run(rest).await;
-    let (why, grace) = match end {
-        End::Closed => (None, Some(link.options.close_timeout)),
-        End::ClosedByPeer(error) => (Some(error), None),
-        End::Lost(error) => (Some(error), None),
-        End::Misbehaved(error) => {
-            link.close(Some(&error));
-            (Some(error), Some(DRAIN))
-        }
-        End::MisusedWebSocket(code, error) => {
-            link.hang_up(Farewell::breach(code, &error));
-            (Some(error), Some(DRAIN))
-        }
-    };
-    // Nothing that is still open can be answered any more, so nobody has to wait for the goodbye.
-    link.clear(why.as_ref().unwrap_or(&closed_here()));
-    if let Some(grace) = grace
-        && tokio::time::timeout(grace, &mut writing).await.is_ok()
-    {
-        drop(tokio::time::timeout(DRAIN, receiver.drain()).await);
-    }
-    link.outbox.close();
-    writing.abort();
-    link.clear(why.as_ref().unwrap_or(&closed_here())); // what slipped in meanwhile
-    why.map(|why| why.at(&link.address))
-}
-
 pub(crate) fn closed_here() -> Error {
     Error::from_origin(Origin::Connection, Code::Unavailable, "this side closed it")
-}
-
-/// The one writer of a connection: everything queued meanwhile leaves in the next write.
-async fn write(link: Arc<Link>, mut writer: Writer) {
-    let mut batch = Batch::default();
-    while let Some(next) = link.outbox.take(batch).await {
-        batch = match writer.write(next).await {
-            Ok(written) => written,
-            Err(error) => return link.fail(error),
-        };
-    }
-    let phase = link.phase.borrow().clone();
-    match phase {
-        Phase::Closing(farewell) => writer.finish(farewell).await,
-        // The connection is lost, and dropped without another word.
-        Phase::Open | Phase::Failed(_) => {}
-    }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Options {
     pub(crate) handlers_max: usize,
     pub(crate) subscription_queue: usize,
     pub(crate) stall: Duration,
+    /// Whether a session is to be resumed when its connection is lost, if the other side can.
+    pub(crate) resume: bool,
 }
 
 impl Default for Options {
@@ -44,6 +46,7 @@ impl Default for Options {
             handlers_max: 1024,
             subscription_queue: 1024,
             stall: Duration::from_secs(1),
+            resume: true,
         }
     }
 }

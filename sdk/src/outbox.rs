@@ -4,13 +4,23 @@
 //! no allocation, and everything that was queued since the last write leaves in one. The bound is in bytes. When it
 //! is reached senders wait ([`Outbox::send`]) or are told ([`Outbox::try_send`]); what the connection's own tasks send
 //! ([`Outbox::send_control`]) may go beyond it by a reserve, and past that the peer is one that does not read.
+//!
+//! In a session that can be resumed it outlives its connections. What counts is kept as well, and is queued again for the
+//! next connection, before anything else; in between ([`Outbox::suspend`]) senders go on until the bound is reached.
+//! What does not count and was not written is lost with its connection.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use fluxar_protocol::{Envelope, Form, frame, limits};
+use fluxar_protocol::{
+    Envelope, Form, Kind, frame, limits,
+    session::{self, KEPT_BYTES_DEFAULT, NotKept},
+};
 use tokio::sync::{Notify, futures::Notified};
 
-use crate::options::{BATCH_BYTES_MAX, CONTROL_RESERVE_BYTES};
+use crate::{
+    keeping::Keeping,
+    options::{BATCH_BYTES_MAX, CONTROL_RESERVE_BYTES},
+};
 
 /// Why an envelope was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +39,8 @@ pub(crate) struct Batch {
     pub(crate) bytes: Vec<u8>,
     /// Where each frame's length begins.
     pub(crate) frames: Vec<usize>,
+    /// Of `bytes`, those that are kept as well.
+    pub(crate) kept_bytes: usize,
 }
 
 impl Batch {
@@ -41,6 +53,7 @@ impl Batch {
         Self {
             bytes,
             frames: vec![0],
+            kept_bytes: 0,
         }
     }
 
@@ -53,9 +66,39 @@ impl Batch {
             .map(|(&start, end)| start + frame::PREFIX_BYTES..end)
     }
 
+    /// Adds encoded envelopes, to the last frame if they fit into it.
+    fn add(&mut self, envelopes: &[u8], frame_bytes_max: usize) {
+        self.begin_envelope(envelopes.len(), frame_bytes_max);
+        self.bytes.extend_from_slice(envelopes);
+        self.end_envelope();
+    }
+
+    /// Begins a frame unless so much more fits into the last one. Whether it did.
+    fn begin_envelope(&mut self, bytes: usize, frame_bytes_max: usize) -> bool {
+        let end = self.bytes.len();
+        let begins_frame = match self.frames.last() {
+            None => true,
+            Some(start) => end - start - frame::PREFIX_BYTES + bytes > frame_bytes_max,
+        };
+        if begins_frame {
+            self.frames.push(end);
+            self.bytes.extend_from_slice(&frame::prefix(0));
+        }
+        begins_frame
+    }
+
+    /// The last frame has grown: writes its length.
+    fn end_envelope(&mut self) {
+        if let Some(&start) = self.frames.last() {
+            let body_bytes = self.bytes.len() - start - frame::PREFIX_BYTES;
+            self.bytes[start..start + frame::PREFIX_BYTES].copy_from_slice(&frame::prefix(body_bytes));
+        }
+    }
+
     fn clear(&mut self) {
         self.bytes.clear();
         self.frames.clear();
+        self.kept_bytes = 0;
     }
 }
 
@@ -66,9 +109,21 @@ struct Queue {
     spare: Batch,
     /// Taken by the writer and not yet written.
     writing_bytes: usize,
-    /// Bytes queued and written since the connection began; `flush` compares them.
+    /// Of those, the ones that are kept as well.
+    writing_kept_bytes: usize,
+    /// Bytes queued and written since it began; `flush` compares them.
     queued_total: u64,
     written_total: u64,
+    /// Where in `queued_total` the last event ended that is not kept.
+    event_at: u64,
+    /// How often such events were lost with their connection.
+    losses: u64,
+    /// Of a session that can be resumed.
+    keeping: Option<Keeping>,
+    /// There is no connection. What counts is only kept then.
+    is_suspended: bool,
+    /// Bytes kept that wait for the next connection.
+    suspended_bytes: usize,
     is_closed: bool,
 }
 
@@ -87,14 +142,24 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// `peer_frame_bytes` is what the other side takes.
-    pub(crate) fn new(form: Form, bytes_max: usize, peer_frame_bytes: usize) -> Self {
+    /// `peer_frame_bytes` is what the other side takes. Of a session that can be resumed what counts is kept: what waits
+    /// to be written, and, of what was written, [`KEPT_BYTES_DEFAULT`].
+    pub(crate) fn new(form: Form, bytes_max: usize, peer_frame_bytes: usize, is_resumable: bool) -> Self {
+        let kept_bytes_max = bytes_max
+            .saturating_add(CONTROL_RESERVE_BYTES)
+            .saturating_add(KEPT_BYTES_DEFAULT);
         let queue = Queue {
             pending: Batch::default(),
             spare: Batch::default(),
             writing_bytes: 0,
+            writing_kept_bytes: 0,
             queued_total: 0,
             written_total: 0,
+            event_at: 0,
+            losses: 0,
+            keeping: is_resumable.then(|| Keeping::new(kept_bytes_max)),
+            is_suspended: false,
+            suspended_bytes: 0,
             is_closed: false,
         };
         Self {
@@ -140,44 +205,120 @@ impl Outbox {
     }
 
     fn push(&self, envelope: &Envelope<'_>, bytes_max: usize) -> Result<(), NotQueued> {
-        let mut queue = self.lock();
+        let mut guard = self.lock();
+        let queue = &mut *guard;
         if queue.is_closed {
             return Err(NotQueued::Closed);
         }
         let before = queue.pending.bytes.len();
-        if before + queue.writing_bytes >= bytes_max {
+        if before + queue.writing_bytes + queue.suspended_bytes >= bytes_max {
             return Err(NotQueued::Full); // so a single large envelope fits whenever less than the bound is queued
         }
-        let estimate = estimated_bytes(envelope);
-        let begins_frame = match queue.pending.frames.last() {
-            None => true,
-            Some(start) => before - start - frame::PREFIX_BYTES + estimate > self.frame_bytes_max,
-        };
-        if begins_frame {
-            queue.pending.frames.push(before);
-            queue.pending.bytes.extend_from_slice(&frame::prefix(0));
+        let is_kept = queue.keeping.is_some() && session::is_counted(envelope);
+        let is_event = envelope.kind == Kind::Event && !is_kept;
+        if queue.is_suspended && !is_event {
+            return self.push_suspended(queue, envelope, is_kept);
         }
+        let begins_frame = queue
+            .pending
+            .begin_envelope(estimated_bytes(envelope), self.frame_bytes_max);
         let start = queue.pending.bytes.len();
         envelope.encode(self.form, &mut queue.pending.bytes);
         let bytes = queue.pending.bytes.len() - start;
-        if bytes > self.envelope_bytes_max {
+        if let Err(too_large) = self.check_size(bytes) {
             queue.pending.bytes.truncate(before);
             if begins_frame {
                 queue.pending.frames.pop();
             }
-            return Err(NotQueued::TooLarge {
-                bytes,
-                bytes_max: self.envelope_bytes_max,
-            });
+            return Err(too_large);
         }
-        let Batch { bytes, frames } = &mut queue.pending;
-        if let Some(&start) = frames.last() {
-            let body_bytes = bytes.len() - start - frame::PREFIX_BYTES;
-            bytes[start..start + frame::PREFIX_BYTES].copy_from_slice(&frame::prefix(body_bytes));
-        }
+        queue.pending.end_envelope();
         queue.queued_total += (queue.pending.bytes.len() - before) as u64;
-        drop(queue);
+        if let Some(keeping) = queue.keeping.as_mut().filter(|_| is_kept) {
+            keeping.keep(&queue.pending.bytes[start..]);
+            queue.pending.kept_bytes += bytes;
+        } else if is_event {
+            queue.event_at = queue.queued_total;
+        }
+        drop(guard);
         self.filled.notify_one();
+        Ok(())
+    }
+
+    /// The same without a connection: what counts is kept, and what only concerns a connection is not sent.
+    fn push_suspended(
+        &self,
+        queue: &mut Queue,
+        envelope: &Envelope<'_>,
+        is_kept: bool,
+    ) -> Result<(), NotQueued> {
+        let Some(keeping) = queue.keeping.as_mut().filter(|_| is_kept) else {
+            return Ok(());
+        };
+        let mut bytes = Vec::new();
+        envelope.encode(self.form, &mut bytes);
+        self.check_size(bytes.len())?;
+        keeping.keep(&bytes);
+        queue.suspended_bytes += bytes.len();
+        queue.queued_total += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn check_size(&self, bytes: usize) -> Result<(), NotQueued> {
+        let bytes_max = self.envelope_bytes_max;
+        if bytes > bytes_max {
+            return Err(NotQueued::TooLarge { bytes, bytes_max });
+        }
+        Ok(())
+    }
+
+    /// The other side has so many counted envelopes [P-7.7].
+    pub(crate) fn covered(&self, recv: u64) -> Result<(), NotKept> {
+        match &mut self.lock().keeping {
+            Some(keeping) => keeping.covered(recv),
+            None => Ok(()),
+        }
+    }
+
+    /// The connection is lost, and its writer gone: what was not written waits for the next one, as far as it counts.
+    pub(crate) fn suspend(&self) {
+        let mut queue = self.lock();
+        if queue.event_at > queue.written_total {
+            queue.losses += 1;
+        }
+        queue.suspended_bytes = queue.pending.kept_bytes + queue.writing_kept_bytes;
+        queue.pending.clear();
+        queue.writing_bytes = 0;
+        queue.writing_kept_bytes = 0;
+        queue.is_suspended = true;
+        drop(queue);
+        self.drained.notify_waiters();
+    }
+
+    /// There is a new connection, and the other side has so many counted envelopes: what it has not is queued again,
+    /// before the events that were published meanwhile. An error changes nothing.
+    pub(crate) fn resume(&self, recv: u64) -> Result<(), NotKept> {
+        let mut guard = self.lock();
+        let queue = &mut *guard;
+        let mut again = Batch::default();
+        if let Some(keeping) = &mut queue.keeping {
+            for (piece, from) in keeping.resume(recv)? {
+                again.add(&piece[from..], self.frame_bytes_max);
+                again.kept_bytes += piece.len() - from;
+            }
+        }
+        for body in queue.pending.bodies() {
+            again.add(&queue.pending.bytes[body], self.frame_bytes_max);
+        }
+        queue.pending = again;
+        queue.written_total = queue
+            .queued_total
+            .saturating_sub(queue.pending.bytes.len() as u64);
+        queue.is_suspended = false;
+        queue.suspended_bytes = 0;
+        drop(guard);
+        self.filled.notify_one();
+        self.drained.notify_waiters();
         Ok(())
     }
 
@@ -192,6 +333,7 @@ impl Outbox {
         {
             let mut queue = self.lock();
             queue.writing_bytes = 0;
+            queue.writing_kept_bytes = 0;
             queue.written_total += written.bytes.len() as u64;
             written.clear();
             if written.bytes.capacity() > self.bytes_max {
@@ -206,6 +348,7 @@ impl Outbox {
                 if !queue.pending.frames.is_empty() {
                     let batch = std::mem::replace(&mut queue.pending, std::mem::take(&mut queue.spare));
                     queue.writing_bytes = batch.bytes.len();
+                    queue.writing_kept_bytes = batch.kept_bytes;
                     return Some(batch);
                 }
                 if queue.is_closed {
@@ -216,19 +359,23 @@ impl Outbox {
         }
     }
 
-    /// Waits until everything that is queued now was handed to the socket, or nothing is sent any more.
+    /// Waits until everything that is queued now was handed to the socket, over how many connections it takes. `Closed` if
+    /// nothing is sent any more, or events were lost with their connection.
     pub(crate) async fn flush(&self) -> Result<(), NotQueued> {
-        let until = self.lock().queued_total;
+        let (until, losses) = {
+            let queue = self.lock();
+            (queue.queued_total, queue.losses)
+        };
         loop {
             let drained = self.drained.notified();
             tokio::pin!(drained);
             drained.as_mut().enable();
             {
                 let queue = self.lock();
-                if queue.written_total >= until {
+                if queue.written_total >= until && queue.losses == losses {
                     return Ok(());
                 }
-                if queue.is_closed {
+                if queue.is_closed || queue.losses != losses {
                     return Err(NotQueued::Closed);
                 }
             }
@@ -282,7 +429,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_queued_leaves_in_one_batch_of_bounded_frames() {
-        let outbox = Outbox::new(Form::Compact, 1 << 20, 1 << 20);
+        let outbox = Outbox::new(Form::Compact, 1 << 20, 1 << 20, false);
         for _ in 0..1000 {
             outbox.try_send(&event(&bytes_item(300))).unwrap();
         }
@@ -299,7 +446,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_bound_holds_until_the_batch_is_written() {
-        let outbox = Outbox::new(Form::Compact, 1000, 1 << 20);
+        let outbox = Outbox::new(Form::Compact, 1000, 1 << 20, false);
         let payload = bytes_item(1000);
         outbox.try_send(&event(&payload)).unwrap();
         assert_eq!(outbox.try_send(&event(&payload)), Err(NotQueued::Full));
@@ -319,7 +466,7 @@ mod tests {
 
     #[tokio::test]
     async fn control_goes_beyond_the_bound_and_ends_at_the_reserve() {
-        let outbox = Outbox::new(Form::Compact, 1, 1 << 20);
+        let outbox = Outbox::new(Form::Compact, 1, 1 << 20, false);
         let payload = bytes_item(100_000);
         let queued = (0..100)
             .take_while(|_| outbox.send_control(&event(&payload)).is_ok())
@@ -329,7 +476,7 @@ mod tests {
 
     #[tokio::test]
     async fn too_large_leaves_nothing_behind() {
-        let outbox = Outbox::new(Form::Compact, 1 << 30, 65_536);
+        let outbox = Outbox::new(Form::Compact, 1 << 30, 65_536, false);
         let refused = outbox.try_send(&event(&bytes_item(65_000)));
         assert!(
             matches!(
@@ -349,7 +496,7 @@ mod tests {
 
     #[tokio::test]
     async fn closing_wakes_who_waits_and_lets_the_rest_out() {
-        let outbox = Outbox::new(Form::Compact, 1, 1 << 20);
+        let outbox = Outbox::new(Form::Compact, 1, 1 << 20, false);
         outbox.try_send(&event(&[])).unwrap();
         let event = event(&[]);
         let close = async { outbox.close() };

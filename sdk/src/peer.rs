@@ -3,11 +3,14 @@
 use std::{
     fmt,
     future::Future,
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, RwLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use fluxar_protocol::{Code, Envelope, Kind};
+use fluxar_protocol::{Code, Envelope, Kind, meta::Meta};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
@@ -33,10 +36,17 @@ use crate::{
 pub enum State {
     /// Calls and publishes go out.
     Connected,
-    /// The connection was lost; the next attempt to connect is this one, counted from 1. Meanwhile calls and
-    /// publishes fail `unavailable` at once.
+    /// The connection was lost, and its session with it; the next attempt to connect is this one, counted from 1.
+    /// Meanwhile calls and publishes fail `unavailable` at once.
     Reconnecting {
         /// The attempt that comes next or is under way.
+        attempt: u32,
+    },
+    /// The connection was lost, and the session waits for another, which the next attempt may bring. Calls, streams and
+    /// subscriptions stay open: what is said on them waits, and so do `publish` and `event`. If the session cannot go on
+    /// after all, [`State::Reconnecting`] follows.
+    Resuming {
+        /// The attempt that comes next or is under way, counted from 1.
         attempt: u32,
     },
     /// It is over, for the reason that [`Peer::lost_because`] tells.
@@ -71,12 +81,13 @@ pub(crate) struct Shared {
     pub(crate) handlers: Arc<Handlers>,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) publishing: Publishing,
-    /// The connection, while there is one.
+    /// The session, while there is one.
     link: RwLock<Option<Arc<Link>>>,
     state: watch::Sender<State>,
     close_requested: watch::Sender<bool>,
     lost_because: Mutex<Option<Error>>,
     refused_publishes: Mutex<(u64, Option<Error>)>,
+    resumes: AtomicU64,
     handle: OnceLock<Weak<Handle>>,
 }
 
@@ -99,6 +110,7 @@ impl Shared {
             close_requested: watch::Sender::new(false),
             lost_because: Mutex::default(),
             refused_publishes: Mutex::default(),
+            resumes: AtomicU64::new(0),
             handle: OnceLock::new(),
         }))
     }
@@ -118,7 +130,34 @@ impl Shared {
         }
     }
 
-    /// It was lost, or an attempt failed.
+    /// Its connection was lost, or an attempt to have another failed; the session is kept.
+    pub(crate) fn away(&self, why: Error, attempt: u32) {
+        *self.lost_because.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        self.state.send_replace(State::Resuming { attempt });
+    }
+
+    /// The session goes on over another connection. To be called before anything that came on it is looked at.
+    pub(crate) fn resumed(&self, link: &Arc<Link>) {
+        for entry in self.subscriptions.snapshot().iter() {
+            if let Some(logged) = &entry.sub.logged {
+                logged.lock().resumed();
+            }
+        }
+        let ping = self.ids.next();
+        self.publishing.resumed(ping);
+        link.ping_as(ping);
+        self.resumes.fetch_add(1, Ordering::Relaxed);
+        self.state.send_replace(State::Connected);
+        if *self.close_requested.borrow() {
+            link.close(None);
+        }
+    }
+
+    pub(crate) fn resumes(&self) -> u64 {
+        self.resumes.load(Ordering::Relaxed)
+    }
+
+    /// The session is over, or an attempt to begin one failed.
     pub(crate) fn lost(&self, why: Option<Error>, state: State) {
         *self.link.write().unwrap_or_else(PoisonError::into_inner) = None;
         if let Some(why) = why {
@@ -182,6 +221,15 @@ impl Shared {
         Err(Error::from_origin(Origin::Connection, Code::Unavailable, message)
             .at(&self.address)
             .because(why))
+    }
+
+    /// The session that comes after this one; `None` if none will.
+    pub(crate) async fn link_after(&self, last: &Arc<Link>) -> Option<Arc<Link>> {
+        let next = || self.link().ok().filter(|link| !Arc::ptr_eq(link, last));
+        let mut state = self.watch_state();
+        let changed = state.wait_for(|state| *state == State::Closed || next().is_some());
+        changed.await.ok()?;
+        next()
     }
 
     pub(crate) fn note_refused_publishes(&self, error: Error) {
@@ -513,12 +561,13 @@ impl Peer {
     pub async fn ping(&self) -> Result<Duration> {
         let link = self.shared().link()?;
         let id = self.shared().ids.next();
+        let meta = link.ping_meta();
         let ping = Envelope {
             kind: Kind::Ping,
             id,
             reference: None,
             target: None,
-            meta: None,
+            meta: meta.as_deref().map(Meta::from_checked),
             payload: &[],
             error: None,
         };
@@ -544,6 +593,11 @@ impl Peer {
     /// Follows the state as it changes.
     pub fn watch_state(&self) -> watch::Receiver<State> {
         self.shared().state.subscribe()
+    }
+
+    /// How often the session was resumed on a new connection.
+    pub fn resumes(&self) -> u64 {
+        self.shared().resumes()
     }
 
     /// Why the connection was lost the last time, or an attempt to renew it failed.

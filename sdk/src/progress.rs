@@ -115,6 +115,12 @@ impl Progress {
         }
     }
 
+    /// Its session goes on over another connection. Of a plain one what was not acknowledged comes again; what a member of
+    /// a group had went to others, and perhaps to this one once more.
+    pub(crate) fn resumed(&mut self) {
+        self.asked();
+    }
+
     /// The other side has accepted it: `at` is the last place before it begins, of each partition that it covers.
     pub(crate) fn accepted(
         &mut self,

@@ -3,6 +3,7 @@
 //! An [`Event`](crate::Event) enters the [`Publishing`] of its peer when there is room, leaves for the connection's outbox
 //! at once if there is one, and stays in the table until the gateway has answered or its time is over. After a
 //! reconnect everything in the table is sent again, with the ids that it had, in the order in which it was published.
+//! When a session is resumed, that waits for the answer to a ping: acknowledgements that were lost on their way come before it.
 //! What the gateway refuses for a while is held back by topic, so that its order stays; other topics go on. One task a
 //! peer ([`pump`]) sends what could not be sent at once and ends what took too long.
 
@@ -104,6 +105,18 @@ struct Table {
     /// No deadline of the table is earlier.
     next_deadline: Option<Instant>,
     closed: Option<Error>,
+    gate: Gate,
+}
+
+/// Whether events are sent.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Gate {
+    #[default]
+    Open,
+    /// The connection is lost, and the session may go on over another.
+    Shut,
+    /// It does, and the answer to this ping has not come.
+    Until(Id),
 }
 
 /// See the module.
@@ -213,7 +226,9 @@ impl Publishing {
             }
         } else {
             let sent = match &link {
-                Some(link) if table.unsent.is_empty() => link.outbox.try_send(&open.kept.envelope(id)),
+                Some(link) if table.unsent.is_empty() && table.gate == Gate::Open => {
+                    link.outbox.try_send(&open.kept.envelope(id))
+                }
                 _ => Err(NotQueued::Full),
             };
             match sent {
@@ -244,11 +259,29 @@ impl Publishing {
     /// There is a new connection: `connect` makes it the peer's, and everything that is open is to be sent on it.
     pub(crate) fn connected(&self, connect: impl FnOnce()) {
         let mut table = self.lock();
-        let mut ids: Vec<Id> = table.open.keys().copied().collect();
-        ids.sort_unstable();
-        table.unsent = ids.into();
-        table.held.clear();
+        table.send_again();
         connect();
+        drop(table);
+        self.work.notify_one();
+    }
+
+    /// The connection is lost, and the session may go on over another: nothing is sent until that is known.
+    pub(crate) fn suspend(&self) {
+        self.lock().gate = Gate::Shut;
+    }
+
+    /// The session goes on. When this ping is answered everything that is still open is to be sent again.
+    pub(crate) fn resumed(&self, ping: Id) {
+        self.lock().gate = Gate::Until(ping);
+    }
+
+    /// A ping was answered.
+    pub(crate) fn ponged(&self, ping: Id) {
+        let mut table = self.lock();
+        if table.gate != Gate::Until(ping) {
+            return;
+        }
+        table.send_again();
         drop(table);
         self.work.notify_one();
     }
@@ -327,6 +360,7 @@ impl Publishing {
             .min();
         let step = match shared.link() {
             Err(_) => Step::Idle(wake_at),
+            Ok(_) if table.gate != Gate::Open => Step::Idle(wake_at),
             Ok(link) => loop {
                 let Some(&id) = table.unsent.front() else {
                     break Step::Idle(wake_at);
@@ -368,6 +402,17 @@ impl Publishing {
             settle(open, Err(error));
         }
         step
+    }
+}
+
+impl Table {
+    /// Everything that is open is to be sent, in the order of publication.
+    fn send_again(&mut self) {
+        let mut ids: Vec<Id> = self.open.keys().copied().collect();
+        ids.sort_unstable();
+        self.unsent = ids.into();
+        self.held.clear();
+        self.gate = Gate::Open;
     }
 }
 

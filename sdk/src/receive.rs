@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fluxar_protocol::{
     Batch, Code, Envelope, Fault, Id, Kind, Reject,
     exchange::{self, Verb},
-    meta,
+    meta, session,
 };
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -35,6 +35,8 @@ pub(crate) enum End {
     ClosedByPeer(Error),
     /// The socket failed, or nothing came for too long.
     Lost(Error),
+    /// This side gives it up: nothing that is sent is read.
+    GivenUp(Error),
     /// The other side broke the protocol, and is told.
     Misbehaved(Error),
     /// It broke that of WebSocket, and is told by the close frame.
@@ -109,6 +111,7 @@ impl Receiver {
                 biased;
                 phase = &mut left_open => return Err(match phase {
                     Phase::Failed(error) => End::Lost(error),
+                    Phase::GivenUp(error) => End::GivenUp(error),
                     Phase::Open | Phase::Closing(_) => End::Closed,
                 }),
                 received = self.reader.next(link.options.max_frame_bytes) => Some(received),
@@ -164,16 +167,29 @@ impl Receiver {
 
     async fn on_body(&mut self, body: Bytes) -> Result<(), End> {
         self.run = None; // a run never crosses the end of a frame
-        for envelope in Batch::new(&body) {
+        let is_resumable = self.link.is_resumable();
+        let mut envelopes = Batch::new(&body);
+        let mut begin = 0;
+        while let Some(envelope) = envelopes.next() {
+            let bytes = envelopes.position() - std::mem::replace(&mut begin, envelopes.position());
             match envelope {
-                Ok(decoded) => self.on_envelope(&body, &decoded.envelope).await?,
+                Ok(decoded) => {
+                    if is_resumable && session::is_counted(&decoded.envelope) {
+                        self.link.count_received(bytes);
+                    }
+                    self.on_envelope(&body, &decoded.envelope).await?;
+                }
                 Err(reject) => {
+                    if is_resumable && session::is_counted_refused(&reject) {
+                        self.link.count_received(bytes);
+                    }
                     // One that cannot be read is one of its run all the same.
                     self.run = self.run.take().and_then(Run::go_on);
                     self.on_reject(&reject)?;
                 }
             }
         }
+        self.link.tell_received();
         Ok(())
     }
 
@@ -197,7 +213,12 @@ impl Receiver {
         };
         match verb {
             Verb::Call => handlers::start(&self.shared, &self.link, body, envelope),
-            Verb::Answer(reference) | Verb::Pong(reference) => {
+            Verb::Answer(reference) => {
+                self.link.complete(reference, self.answer(body, envelope));
+            }
+            Verb::Pong(reference) => {
+                self.link.note_recv(envelope).map_err(End::Misbehaved)?;
+                self.shared.publishing.ponged(reference);
                 self.link.complete(reference, self.answer(body, envelope));
             }
             Verb::Publish => self.on_event(body, envelope).await,
@@ -205,7 +226,10 @@ impl Receiver {
             Verb::Subscribe => self.on_subscribe(envelope),
             Verb::Serve => self.remember(envelope, None),
             Verb::Cancel(reference) => self.on_cancel(reference),
-            Verb::Ping => self.link.accept(Kind::Ping, envelope.id, &[]),
+            Verb::Ping => {
+                self.link.note_recv(envelope).map_err(End::Misbehaved)?;
+                self.link.pong(envelope.id);
+            }
             Verb::Ack(reference) => self.on_publish_answered(reference, envelope),
             Verb::StreamOpen => streams::start(&self.shared, &self.link, body, envelope),
             Verb::StreamPart(reference) => {

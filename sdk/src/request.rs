@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fluxar_protocol::{Envelope, Kind, meta::Meta};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Peer, Result, codec, handlers, terms::Terms};
+use crate::{Origin, Peer, Result, codec, handlers, terms::Terms};
 
 /// A call that is being put together; [`Call::send`] makes it. From [`Peer::request`].
 ///
@@ -73,7 +73,8 @@ impl<'a> Call<'a> {
     }
 
     /// Says that it does no harm if it is carried out twice. A gateway then gives it to another peer once, if the one
-    /// that had it is lost before it has answered. Calls that do not say so are never repeated.
+    /// that had it is lost before it has answered; and if this side loses its session it makes the call again in the next,
+    /// within the call's time. Calls that do not say so are never repeated.
     pub fn idempotent(mut self, is_idempotent: bool) -> Self {
         self.terms.is_idempotent = is_idempotent;
         self
@@ -118,20 +119,33 @@ impl<'a> Call<'a> {
     /// As for [`Peer::call`].
     pub async fn send_for_bytes(self) -> Result<Bytes> {
         let shared = self.peer.shared();
-        let link = shared.link()?;
+        let mut link = shared.link()?;
         handlers::check_name(self.method, true)?;
         let payload = self.payload?;
-        let left = self.terms.time_left()?.unwrap_or(link.options.call_timeout);
-        let meta = self.terms.meta(Some(left))?;
-        let call = Envelope {
-            kind: Kind::Call,
-            id: shared.ids.next(),
-            reference: None,
-            target: Some(self.method),
-            meta: meta.as_deref().map(Meta::from_checked),
-            payload: &payload,
-            error: None,
-        };
-        link.exchange(&call, left).await
+        let mut left = self.terms.time_left()?.unwrap_or(link.options.call_timeout);
+        let until = tokio::time::Instant::now() + left;
+        loop {
+            let meta = self.terms.meta(Some(left))?;
+            let call = Envelope {
+                kind: Kind::Call,
+                id: shared.ids.next(),
+                reference: None,
+                target: Some(self.method),
+                meta: meta.as_deref().map(Meta::from_checked),
+                payload: &payload,
+                error: None,
+            };
+            let answer = link.exchange(&call, left).await;
+            match &answer {
+                Err(lost) if self.terms.is_idempotent && lost.origin() == Origin::Connection => {}
+                _ => return answer,
+            }
+            // Its session is over. Where it does no harm it is made once more in the next.
+            match tokio::time::timeout_at(until, shared.link_after(&link)).await {
+                Ok(Some(next)) => link = next,
+                _ => return answer,
+            }
+            left = until.saturating_duration_since(tokio::time::Instant::now());
+        }
     }
 }

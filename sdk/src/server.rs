@@ -26,10 +26,11 @@ use tokio::{
 use crate::{
     Auth, Error, ItemSink, Message, Origin, Origins, Peer, Request, Result, State, Transport,
     address::Address,
+    drive::{Ended, drive},
     handlers::{self, Handlers, Serves},
     handshake::{self, Authenticate, Opened},
     ids::Ids,
-    link::{self, Link, Role},
+    link::{Link, Role},
     options::{Options, option_methods},
     peer::Shared,
     streams,
@@ -317,7 +318,10 @@ impl Inner {
         if let Some(hook) = hook {
             tokio::spawn(hook(peer.clone()));
         }
-        let why = link::drive(&shared, &link, reader, writer, opened.rest).await;
+        let why = match drive(&shared, &link, reader, writer, opened.rest).await {
+            Ended::Over(why) => why,
+            Ended::Lost(why) | Ended::Away(why) => Some(why),
+        };
         tracing::debug!(address = %shared.address, ?why, "a peer has gone");
         shared.lost(why, State::Closed);
         lock(&self.peers).remove(&number);

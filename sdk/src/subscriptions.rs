@@ -377,6 +377,8 @@ mod tests {
             credit_bytes: 65_536,
             agent: String::new(),
             form: Form::Compact,
+            ticket: None,
+            resumed: None,
             rest: Bytes::new(),
         };
         let link = Arc::new(Link::new(&shared, Role::Opener, Form::Compact, &opened));

@@ -480,6 +480,7 @@ impl Writer {
                 Ok(Batch {
                     bytes,
                     frames: batch.frames,
+                    kept_bytes: batch.kept_bytes,
                 })
             }
         }

@@ -133,28 +133,6 @@ async fn a_patient_client_waits_for_its_server_and_an_impatient_one_gives_up() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_accepts_and_hangs_up_is_left_alone_for_longer_and_longer() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("tcp://{}", listener.local_addr().unwrap());
-    let building = tokio::spawn(
-        Client::connect(&url)
-            .reconnect_first(Duration::from_millis(20))
-            .build(),
-    );
-    let begin = std::time::Instant::now();
-    for _ in 0..6 {
-        Raw(listener.accept().await.unwrap().0).welcome().await;
-    }
-    let _client = building.await.unwrap().unwrap();
-    // Five pauses, each of at least half of 20, 40, 80, 160 and 320 ms.
-    assert!(
-        begin.elapsed() >= Duration::from_millis(310),
-        "{:?}",
-        begin.elapsed()
-    );
-}
-
-#[tokio::test]
 async fn addresses_that_cannot_be_used_are_refused_with_a_reason() {
     for (address, reason) in [
         ("http://x", "its scheme is unknown"),

@@ -20,7 +20,7 @@ use crate::{
     json,
     output::tell,
     publish::parse,
-    subscribe::{interrupted, sleep, tell_state},
+    subscribe::{StateTeller, interrupted, sleep},
 };
 
 /// Leaving that takes longer is explained.
@@ -61,13 +61,14 @@ async fn serve(args: &Args, command: &Serve) -> Result<()> {
         client.address()
     ));
     let mut states = client.watch_state();
+    let mut teller = StateTeller::default();
     let interrupted = interrupted();
     tokio::pin!(interrupted);
     loop {
         tokio::select! {
             Ok(()) = states.changed() => {
                 let state = *states.borrow_and_update();
-                tell_state(&client, state);
+                teller.tell(&client, state);
             }
             why = offer.ended() => {
                 let why = why.unwrap_or_else(|| Error::new(Code::Cancelled, "it gave no reason"));

@@ -33,7 +33,7 @@ where
 pub(crate) fn start(shared: &Arc<Shared>, link: &Arc<Link>, frame: &Bytes, open: &Envelope<'_>) {
     let id = open.id;
     let refuse = |code, message: String| link.refuse(open.kind, id, &Error::new(code, message));
-    if link.is_open(id) {
+    if link.has(id) {
         return refuse(
             Code::AlreadyExists,
             "something with this id is open already".to_owned(),

@@ -75,24 +75,39 @@ impl Raw {
 
     /// The same, and lets it send so much on each stream at the start.
     pub async fn welcome_with(&mut self, credit_bytes: u32) {
+        let hello = self.hello().await;
+        self.accept(&hello, welcome(credit_bytes)).await;
+    }
+
+    /// Takes the hello of a client.
+    pub async fn hello(&mut self) -> Received {
         let hello = self.receive().await.unwrap().remove(0);
         assert_eq!(hello.kind, Kind::Hello);
-        let welcome = Welcome {
-            v: 0,
-            session: Id([9; 16]),
-            token: None,
-            caps: Default::default(),
-            max_frame: 65_536,
-            heartbeat_ms: 15_000,
-            credit: credit_bytes,
-            resumed: false,
-            recv: 0,
-            limits: None,
-            agent: "raw/0",
-        };
+        hello
+    }
+
+    /// Accepts it.
+    pub async fn accept(&mut self, hello: &Received, welcome: Welcome<'_>) {
         let mut payload = Vec::new();
         welcome.encode(&mut payload);
         self.send(&envelope(Kind::Hello, Some(hello.id), &payload)).await;
+    }
+}
+
+/// How a plain session begins.
+pub fn welcome(credit_bytes: u32) -> Welcome<'static> {
+    Welcome {
+        v: 0,
+        session: Id([9; 16]),
+        token: None,
+        caps: Default::default(),
+        max_frame: 65_536,
+        heartbeat_ms: 15_000,
+        credit: credit_bytes,
+        resumed: false,
+        recv: 0,
+        limits: None,
+        agent: "raw/0",
     }
 }
 
