@@ -13,8 +13,6 @@ use crate::book::EventName;
 use crate::stage::Stage;
 use crate::wire::{BODY_BYTES, Wire};
 
-/// Events under way, at most.
-const WINDOW: usize = 512;
 /// Topics of each publisher.
 const TOPICS: u64 = 4;
 
@@ -22,8 +20,9 @@ const TOPICS: u64 = 4;
 pub(crate) fn run(stage: &Stage, publisher: u32) {
     let mut unacked: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
     let mut next = 1;
+    let mut last_event = None;
     while !stage.is_over() {
-        let connected = stage.connect(|wire| {
+        let connected = stage.connect(&mut last_event, |wire| {
             let mut to_send: Vec<u64> = unacked.keys().copied().collect();
             let result = publish(stage, wire, publisher, &mut unacked, &mut next, &mut to_send);
             // What was acknowledged before the end of the connection counts.
@@ -46,6 +45,7 @@ fn publish(
     next: &mut u64,
     to_send: &mut Vec<u64>,
 ) -> io::Result<()> {
+    let window = stage.pace.window;
     loop {
         if stage.is_over() || (stage.is_ending() && unacked.is_empty()) {
             return Ok(());
@@ -62,7 +62,7 @@ fn publish(
             }
         }
         to_send.extend(again);
-        while to_send.is_empty() && unacked.len() < WINDOW && body.len() < BODY_BYTES && !stage.is_ending() {
+        while to_send.is_empty() && unacked.len() < window && body.len() < BODY_BYTES && !stage.is_ending() {
             let event = worded(publisher, *next);
             body.extend_from_slice(&event);
             unacked.insert(*next, event);
@@ -71,16 +71,17 @@ fn publish(
         }
         if !body.is_empty() {
             wire.send(&body)?;
+            std::thread::sleep(stage.pace.pause);
         }
         // Until half of the window is free again.
         loop {
             match wire.next()? {
                 Some(received) => settle(stage, &received, unacked, to_send),
-                None if !to_send.is_empty() || unacked.len() < WINDOW => break,
+                None if !to_send.is_empty() || unacked.len() < window => break,
                 None if stage.is_over() => return Ok(()),
                 None => {}
             }
-            if unacked.len() <= WINDOW / 2 {
+            if unacked.len() <= window / 2 {
                 break;
             }
         }

@@ -11,10 +11,19 @@ use std::time::{Duration, Instant};
 use crate::book::Book;
 use crate::wire::Wire;
 
+/// How fast publishers publish.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// Events of one publisher under way, at most.
+    pub(crate) window: usize,
+    /// Between two bodies of one publisher.
+    pub(crate) pause: Duration,
+}
+
 /// See the module.
-#[derive(Default)]
 pub(crate) struct Stage {
     pub(crate) book: Book,
+    pub(crate) pace: Pace,
     /// Where the gateway listens, while there is one.
     address: Mutex<Option<String>>,
     /// Threads that have a connection.
@@ -25,9 +34,25 @@ pub(crate) struct Stage {
     over: AtomicBool,
     pub(crate) acked: AtomicU64,
     pub(crate) refused: AtomicU64,
+    /// Of each connection that came behind a lost one: how long its client heard nothing, ms.
+    pub(crate) pauses_ms: Mutex<Vec<u64>>,
 }
 
 impl Stage {
+    pub(crate) fn new(pace: Pace) -> Self {
+        Self {
+            book: Book::default(),
+            pace,
+            address: Mutex::default(),
+            connected: AtomicUsize::new(0),
+            ending: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            acked: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            pauses_ms: Mutex::default(),
+        }
+    }
+
     pub(crate) fn is_ending(&self) -> bool {
         self.ending.load(Ordering::Relaxed)
     }
@@ -56,8 +81,13 @@ impl Stage {
         }
     }
 
-    /// Connects, if the gateway is there, and does something with the connection until that fails.
-    pub(crate) fn connect(&self, with: impl FnOnce(&mut Wire) -> io::Result<()>) -> io::Result<()> {
+    /// Connects, if the gateway is there, and does something with the connection until that fails. `last_event` is what
+    /// the caller keeps between its connections.
+    pub(crate) fn connect(
+        &self,
+        last_event: &mut Option<Instant>,
+        with: impl FnOnce(&mut Wire) -> io::Result<()>,
+    ) -> io::Result<()> {
         self.connected.fetch_add(1, Ordering::AcqRel);
         let address = self
             .address
@@ -65,7 +95,11 @@ impl Stage {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let result = match address {
-            Some(address) => Wire::open(&address).and_then(|mut wire| with(&mut wire)),
+            Some(address) => Wire::open(&address, *last_event).and_then(|mut wire| {
+                let result = with(&mut wire);
+                self.note(&wire, last_event);
+                result
+            }),
             None => Err(io::ErrorKind::NotConnected.into()),
         };
         self.connected.fetch_sub(1, Ordering::AcqRel);
@@ -73,6 +107,17 @@ impl Stage {
             std::thread::sleep(Duration::from_millis(10)); // the next attempt, not a wait for anything
         }
         result
+    }
+
+    /// Takes down what a connection leaves behind.
+    fn note(&self, wire: &Wire, last_event: &mut Option<Instant>) {
+        *last_event = wire.last_event;
+        if let Some(pause) = wire.pause
+            && !self.is_ending()
+        {
+            let mut pauses = self.pauses_ms.lock().unwrap_or_else(PoisonError::into_inner);
+            pauses.push(pause.as_millis() as u64);
+        }
     }
 }
 

@@ -45,8 +45,9 @@ pub(crate) fn run(stage: &Stage, who: &'static str, how: How) {
         unacked_runs: 0,
     };
     stage.book.open().subscribers.entry(who).or_default();
+    let mut last_event = None;
     while !stage.is_over() {
-        let _ = stage.connect(|wire| hear(stage, wire, &mut memory));
+        let _ = stage.connect(&mut last_event, |wire| hear(stage, wire, &mut memory));
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fluxar_protocol::frame::{Deframer, prefix};
 use fluxar_protocol::hello::Hello;
@@ -18,6 +18,12 @@ const READ_WAIT: Duration = Duration::from_millis(20);
 /// Waits of an answer: ten seconds of them.
 const ANSWER_WAITS: u32 = 500;
 
+/// After so long a silence the other side is pinged.
+const SILENCE: Duration = Duration::from_millis(700);
+
+/// After so long a silence the connection is taken as lost: nobody says so when it ends in a black hole.
+const SILENCE_MAX: Duration = Duration::from_millis(2100);
+
 /// Bytes of events in one body, at most: what every receiver takes, with room for what surrounds them.
 pub(crate) const BODY_BYTES: usize = 48 * 1024;
 
@@ -28,21 +34,34 @@ pub(crate) struct Wire {
     received: VecDeque<Received>,
     buffer: Vec<u8>,
     ids: u64,
+    heard: Instant,
+    is_pinged: bool,
+    /// When the last event or acknowledgement arrived, on this connection or on the one before.
+    pub(crate) last_event: Option<Instant>,
+    /// From the last one on the connection before to the first one on this.
+    pub(crate) pause: Option<Duration>,
+    /// Nothing of that kind has arrived on this connection.
+    is_new: bool,
 }
 
 impl Wire {
-    /// Connects and is greeted.
-    pub(crate) fn open(address: &str) -> io::Result<Self> {
+    /// Connects and is greeted. `last_event`: what the connection before this one knew.
+    pub(crate) fn open(address: &str, last_event: Option<Instant>) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(READ_WAIT))?;
-        stream.set_write_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_write_timeout(Some(SILENCE_MAX))?;
         let mut wire = Self {
             stream,
             deframer: Deframer::new(),
             received: VecDeque::new(),
             buffer: vec![0; 64 * 1024],
             ids: 0,
+            heard: Instant::now(),
+            is_pinged: false,
+            last_event,
+            pause: None,
+            is_new: true,
         };
         let mut payload = Vec::new();
         Hello::default().encode(&mut payload);
@@ -79,11 +98,19 @@ impl Wire {
                     let _ = self.send(&encoded(Kind::Ping, id, Some(received.id), None, None, &[]));
                     continue;
                 }
+                if received.kind == Kind::Event {
+                    let last = self.last_event.replace(Instant::now());
+                    if std::mem::take(&mut self.is_new) {
+                        self.pause = last.map(|last| last.elapsed());
+                    }
+                }
                 return Ok(Some(received));
             }
             match self.stream.read(&mut self.buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(bytes) => {
+                    self.heard = Instant::now();
+                    self.is_pinged = false;
                     let mut input = &self.buffer[..bytes];
                     while let Some(body) = self
                         .deframer
@@ -96,7 +123,17 @@ impl Wire {
                         }
                     }
                 }
-                Err(error) if is_timeout(&error) => return Ok(None),
+                Err(error) if is_timeout(&error) => {
+                    let silence = self.heard.elapsed();
+                    if silence >= SILENCE_MAX {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    if silence >= SILENCE && !std::mem::replace(&mut self.is_pinged, true) {
+                        let id = self.id();
+                        self.send(&encoded(Kind::Ping, id, None, None, None, &[]))?;
+                    }
+                    return Ok(None);
+                }
                 Err(error) => return Err(error),
             }
         }
