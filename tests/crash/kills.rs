@@ -29,7 +29,7 @@ struct Tally {
     spoilt: u32,
     cut_bytes: u64,
     ready_ms: Vec<u64>,
-    /// From the start of a gateway to the first acknowledgement.
+    /// From the start of a gateway behind a kill to the first acknowledgement.
     acking_ms: Vec<u64>,
 }
 
@@ -56,9 +56,11 @@ pub(crate) fn live(args: &Args, setup: &Setup) -> io::Result<bool> {
             stage.book.open().fault(fault);
             break;
         }
-        tally
-            .acking_ms
-            .push(started.elapsed().as_millis() as u64 + gateway.ready_ms);
+        if tally.kills > 0 {
+            tally
+                .acking_ms
+                .push(started.elapsed().as_millis() as u64 + gateway.ready_ms);
+        }
         // When it is killed is what is random here: soon after its start, or in full flight.
         thread::sleep(Duration::from_millis(random.below(400)));
         stage.set_address(None);

@@ -15,6 +15,8 @@ mod book;
 mod cast;
 mod cuts;
 mod kills;
+mod ledger;
+mod peer;
 mod power;
 mod proxy;
 mod publisher;
@@ -22,17 +24,22 @@ mod report;
 mod sessions;
 mod stage;
 mod subscriber;
+mod trial;
 mod wire;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use stage::Setup;
 
 const USAGE: &str = "\
-crash [--kills N] [--cuts N] [--seed N] [--publishers 4] [--cores 2] [--gateway PATH] [--folder PATH]
-  --kills N       kill the gateway so often (200 if nothing else is asked for)
-  --cuts N        cut so many connections to the gateway";
+crash [--kills N] [--cuts N] [--peer NAME,… [--power yes] [--program PATH]]
+      [--seed N] [--publishers 4] [--cores 2] [--gateway PATH] [--folder PATH]
+  --kills N       kill the gateway so often, or each peer (200, or 40, if nothing is asked for)
+  --cuts N        cut so many connections to the gateway
+  --peer NAME,…   the same play for the gateway and for brokers; nothing is judged
+  --power yes     behind each kill of a peer what was not synced is cut off, as a power cut may do
+  --program PATH  the program of the peer, instead of the one that is installed";
 
 #[derive(Debug)]
 struct Args {
@@ -43,6 +50,9 @@ struct Args {
     cores: usize,
     gateway: PathBuf,
     folder: Option<PathBuf>,
+    peers: Vec<String>,
+    has_power_cuts: bool,
+    program: Option<PathBuf>,
 }
 
 fn args() -> Result<Args, String> {
@@ -61,6 +71,9 @@ fn args() -> Result<Args, String> {
         cores: 2,
         gateway: beside.unwrap_or_default(),
         folder: None,
+        peers: Vec::new(),
+        has_power_cuts: false,
+        program: None,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -80,11 +93,14 @@ fn args() -> Result<Args, String> {
             "--cores" => args.cores = number()?.max(1) as usize,
             "--gateway" => args.gateway = value.into(),
             "--folder" => args.folder = Some(value.into()),
+            "--peer" => args.peers.extend(value.split(',').map(str::to_owned)),
+            "--power" => args.has_power_cuts = value == "yes",
+            "--program" => args.program = Some(value.into()),
             _ => return Err(format!("there is no {word}\n{USAGE}")),
         }
     }
     if args.kills == 0 && args.cuts == 0 {
-        args.kills = 200;
+        args.kills = if args.peers.is_empty() { 200 } else { 40 };
     }
     if !args.gateway.is_file() {
         return Err(format!(
@@ -120,6 +136,9 @@ fn live(args: &Args) -> std::io::Result<bool> {
             cores: args.cores,
         })
     };
+    if !args.peers.is_empty() {
+        return compare(args, &folder);
+    }
     let mut held = true;
     if args.kills > 0 {
         held &= kills::live(args, &setup("kills")?)?;
@@ -128,4 +147,27 @@ fn live(args: &Args) -> std::io::Result<bool> {
         held &= cuts::live(args, &setup("cuts")?)?;
     }
     Ok(held)
+}
+
+/// The same play for each peer; whether all of them could be played with.
+fn compare(args: &Args, folder: &Path) -> std::io::Result<bool> {
+    let mut rows = Vec::new();
+    let mut played = true;
+    for name in &args.peers {
+        let Some(peer) = peer::named(name, args.program.as_deref(), &args.gateway, args.cores) else {
+            let known = peer::NAMES.join(", ");
+            return Err(std::io::Error::other(format!(
+                "there is no peer {name}; there are {known}"
+            )));
+        };
+        match trial::live(args, &*peer, &folder.join(name)) {
+            Ok(mut outcome) => rows.push(outcome.row()),
+            Err(error) => {
+                eprintln!("crash: {name}: {error}");
+                played = false;
+            }
+        }
+    }
+    println!("{}\n{}", trial::TABLE, rows.join("\n"));
+    Ok(played)
 }

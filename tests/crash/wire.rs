@@ -139,6 +139,11 @@ impl Wire {
         }
     }
 
+    /// Whether more has arrived than was taken.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.received.is_empty()
+    }
+
     /// The answer to a message; what comes before it is thrown away.
     pub(crate) fn answer_to(&mut self, id: Id) -> io::Result<Received> {
         for _ in 0..ANSWER_WAITS {
