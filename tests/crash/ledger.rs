@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -73,7 +73,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Takes from each file whose name ends so what was not synced, from some byte on, or spoils it. The number of bytes.
+    /// Takes from each file whose name ends so what was not synced, from some byte on. The number of bytes.
     pub(crate) fn cut(&self, folder: &Path, suffix: &str, random: &mut Random) -> io::Result<u64> {
         let mut cut = 0;
         for path in files(folder)? {
@@ -84,12 +84,7 @@ impl Ledger {
             }
             let left = random.between(synced, found.len() - 1);
             cut += found.len() - left;
-            let mut open = fs::OpenOptions::new().append(true).open(&path)?;
-            open.set_len(left)?;
-            // A file's length may reach the disk before its bytes do.
-            if random.chance(0.25) {
-                open.write_all(&vec![0; (found.len() - left) as usize])?;
-            }
+            fs::OpenOptions::new().write(true).open(&path)?.set_len(left)?;
         }
         Ok(cut)
     }

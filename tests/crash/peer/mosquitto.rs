@@ -40,7 +40,7 @@ impl Peer for Mosquitto {
     fn command(&self, folder: &Path, port: u16) -> io::Result<Command> {
         let mut config = format!(
             "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\npersistence true\n\
-             persistence_location {}/\nmax_queued_messages 0\nset_tcp_nodelay true\n",
+             persistence_location {}/\nmax_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true\n",
             folder.display()
         );
         if self.is_saved_often {
