@@ -45,7 +45,6 @@ struct Tab {
     /// At the same place: a receiver can tell.
     again: u64,
     reordered: u64,
-    lost_connections: u64,
 }
 
 impl Tab {
@@ -213,13 +212,9 @@ pub(crate) fn live(args: &Args, peer: &dyn Peer, folder: &Path) -> io::Result<Ou
         outcome.ready_ms.push(broker.ready_ms);
         scene.set_port(Some(broker.port));
         if outcome.kills.is_multiple_of(10) {
-            println!(
-                "  {} kills, {} acknowledged, {} lost connections, {} s",
-                outcome.kills,
-                scene.tab().acked.len(),
-                scene.tab().lost_connections,
-                begun.elapsed().as_secs()
-            );
+            let acked = scene.tab().acked.len();
+            let seconds = begun.elapsed().as_secs();
+            println!("  {} kills, {acked} acknowledged, {seconds} s", outcome.kills);
         }
     }
     scene.is_hearer_away.store(false, Ordering::Relaxed);
@@ -273,7 +268,6 @@ fn publish(scene: &Scene, mut publisher: Box<dyn Publisher>, number: u32) {
         if left.is_ok() && unacked.is_empty() && scene.is_ending() {
             return;
         }
-        scene.tab().lost_connections += 1;
     }
 }
 
