@@ -120,7 +120,9 @@ impl Accounts {
             ));
         } else if !is_ordered {
             self.reordered += 1;
-            self.fault(format!("{who} handled {event:?} behind a later one of its publisher"));
+            self.fault(format!(
+                "{who} handled {event:?} behind a later one of its publisher"
+            ));
         }
         if let Some(acked) = self.acked.get(&event).copied()
             && acked != place

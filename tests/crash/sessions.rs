@@ -111,6 +111,11 @@ impl Account {
         );
     }
 
+    /// Whether something that was stored has not been handled.
+    fn is_something_missing(&self) -> bool {
+        self.stored_heard.heard < self.stored
+    }
+
     /// Looks at what can only be known in the end.
     fn judge(&mut self) {
         let twice = self.handled.values().filter(|times| **times > 1).count();
@@ -126,7 +131,7 @@ impl Account {
                 self.faults.push(fault);
             }
         }
-        if self.stored_heard.heard < self.stored {
+        if self.is_something_missing() {
             let fault = format!(
                 "{} events were stored and {} of them handled",
                 self.stored, self.stored_heard.heard
@@ -198,12 +203,7 @@ impl Sessions {
                 self.shared.account().faults.push(fault);
             }
             let until = Instant::now() + PATIENCE;
-            while Instant::now() < until {
-                let account = self.shared.account();
-                if account.stored_heard.heard >= account.stored {
-                    break;
-                }
-                drop(account);
+            while Instant::now() < until && self.shared.account().is_something_missing() {
                 sleep(PACE).await;
             }
             for client in &self.clients {

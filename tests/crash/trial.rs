@@ -283,7 +283,10 @@ fn publish_on(
     for event in unacked.iter() {
         publisher.publish(*event);
     }
-    while !scene.is_over() && !(scene.is_ending() && unacked.is_empty()) {
+    while !scene.is_over() {
+        if scene.is_ending() && unacked.is_empty() {
+            break;
+        }
         while unacked.len() < WINDOW && !scene.is_ending() {
             unacked.insert(*next);
             publisher.publish(*next);

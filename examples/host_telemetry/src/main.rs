@@ -220,7 +220,9 @@ async fn publish(client: &Client) -> fluxar::Result<()> {
 fn status(client: &Client, published: u64, cpu: &Cpu<'_>, memory: &MemoryUse<'_>) -> String {
     let state = match client.state() {
         State::Connected => "connected".to_owned(),
-        State::Reconnecting { attempt } | State::Resuming { attempt } => format!("not connected, attempt {attempt}"),
+        State::Reconnecting { attempt } | State::Resuming { attempt } => {
+            format!("not connected, attempt {attempt}")
+        }
         _ => "closed".to_owned(),
     };
     let (busy, used) = (cpu.busy_percent, memory.used_percent);
