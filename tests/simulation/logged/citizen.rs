@@ -1,0 +1,259 @@
+//! Who lives around the gateway: somebody with a connection, and what they want of it.
+
+use fluxar_engine::sim::Random;
+use fluxar_protocol::envelope::Envelope;
+use fluxar_protocol::meta::{Meta, Run};
+use fluxar_protocol::{Batch, Code, ErrorBody, Id, Kind};
+use minicbor::{Decoder, Encoder};
+
+use super::auditor::{Auditor, EventName, Place};
+use super::follower::Follower;
+use super::history::What;
+use super::line::{Contact, Line};
+use super::member::{Member, Queue};
+use super::publisher::Publisher;
+
+const MS: u64 = 1_000_000;
+
+/// What everybody may touch while it is their turn.
+pub(crate) struct Scene<'a> {
+    pub(crate) now_ns: u64,
+    /// Nothing new is said, everybody does at once what there is to do.
+    pub(crate) calm: bool,
+    pub(crate) random: &'a mut Random,
+    pub(crate) auditor: &'a mut Auditor,
+    pub(crate) queues: &'a mut [Queue],
+}
+
+/// What one wants.
+pub(crate) enum Role {
+    Publisher(Publisher),
+    Follower(Follower),
+    Member(Member),
+}
+
+/// Somebody.
+pub(crate) struct Citizen {
+    pub(crate) who: u32,
+    pub(crate) line: Line,
+    pub(crate) role: Role,
+}
+
+/// One event of a run, as it was given.
+pub(crate) struct Given<'a> {
+    pub(crate) sub: Id,
+    pub(crate) place: Place,
+    pub(crate) dup: u64,
+    pub(crate) event: EventName,
+    pub(crate) topic: &'a str,
+}
+
+/// How a subscription was refused or ended.
+pub(crate) struct Ending {
+    pub(crate) code: Code,
+    pub(crate) message: String,
+    /// Of the details: partition, first and last, where they are there.
+    pub(crate) partition: Option<u16>,
+    pub(crate) first: Option<u64>,
+    pub(crate) last: Option<u64>,
+    pub(crate) retry_after_ms: Option<u32>,
+}
+
+impl Citizen {
+    /// Hears what has arrived, and does something of its own.
+    pub(crate) fn go_on(&mut self, scene: &mut Scene<'_>) {
+        for body in self.line.turn() {
+            self.hear(&body, scene);
+        }
+        if self.line.is_over() {
+            self.is_lost(scene);
+        }
+        if self.line.is_greeted() {
+            match &mut self.role {
+                Role::Publisher(publisher) => publisher.act(&mut self.line, scene),
+                Role::Follower(follower) => follower.act(&mut self.line, scene),
+                Role::Member(member) => member.act(&mut self.line, scene),
+            }
+            // Sends it, as far as there is room.
+            for body in self.line.turn() {
+                self.hear(&body, scene);
+            }
+        }
+    }
+
+    fn is_lost(&mut self, scene: &mut Scene<'_>) {
+        scene.auditor.totals.lost_connections += 1;
+        let pause_ns = if scene.calm { 5 * MS } else { scene.random.below(60) * MS };
+        self.line.drop_until(scene.now_ns + 1 + pause_ns);
+        self.forget_contact(scene);
+    }
+
+    /// Its connection is gone, however that came.
+    pub(crate) fn forget_contact(&mut self, scene: &mut Scene<'_>) {
+        scene.auditor.note(What::Contact {
+            who: self.who,
+            what: "is cut off".into(),
+        });
+        match &mut self.role {
+            Role::Publisher(publisher) => publisher.is_cut_off(),
+            Role::Follower(follower) => follower.is_cut_off(),
+            Role::Member(member) => member.is_cut_off(),
+        }
+    }
+
+    fn hear(&mut self, body: &[u8], scene: &mut Scene<'_>) {
+        // Of the run at hand: the offsets that are still to come.
+        let mut run: Option<(Id, u16, u64, Vec<u64>)> = None;
+        for decoded in Batch::new(body) {
+            let envelope = match decoded {
+                Ok(decoded) => decoded.envelope,
+                Err(reject) => {
+                    let promise = format!("{} got what cannot be read: {reject:?}", self.who);
+                    return scene.auditor.breaks(promise, None, None, Some(self.who));
+                }
+            };
+            if let Some((sub, partition, dup, offsets)) = &mut run {
+                let (sub, partition, dup) = (*sub, *partition, *dup);
+                let offset = offsets.pop();
+                let is_last = offsets.is_empty();
+                match (envelope.kind, envelope.reference, offset) {
+                    (Kind::Event, None, Some(offset)) => {
+                        self.is_given(&envelope, sub, (partition, offset), dup, scene);
+                    }
+                    _ => {
+                        let promise = format!("{} got {:?} inside a run", self.who, envelope.kind);
+                        return scene.auditor.breaks(promise, None, None, Some(self.who));
+                    }
+                }
+                if is_last {
+                    run = None;
+                    self.run_ends(sub, partition, scene);
+                }
+                continue;
+            }
+            let contact = self.line.hears(
+                envelope.kind,
+                envelope.id,
+                envelope.reference,
+                envelope.error.is_some(),
+                scene.random,
+            );
+            match contact {
+                Contact::Lost => return self.is_lost(scene),
+                Contact::Greeted => scene.auditor.note(What::Contact {
+                    who: self.who,
+                    what: "is greeted".into(),
+                }),
+                Contact::Same => {}
+            }
+            let header = envelope.meta.filter(|_| envelope.kind == Kind::Subscribe);
+            if let Some(sub) = envelope.reference
+                && let Some(meta) = header
+                && let Ok(Some(Run::Logged(positions))) = meta.run()
+            {
+                let dup = meta.uint("dup").ok().flatten().unwrap_or(0);
+                let mut offsets: Vec<u64> = positions.offsets().collect();
+                offsets.reverse();
+                run = Some((sub, positions.partition(), dup, offsets));
+                continue;
+            }
+            match &mut self.role {
+                Role::Publisher(publisher) => publisher.hear(&envelope, scene),
+                Role::Follower(follower) => follower.hear(&envelope, scene),
+                Role::Member(member) => member.hear(&envelope, scene),
+            }
+        }
+        if run.is_some() {
+            let promise = format!("{} got fewer events than a run announced", self.who);
+            scene.auditor.breaks(promise, None, None, Some(self.who));
+        }
+    }
+
+    fn is_given(&mut self, envelope: &Envelope<'_>, sub: Id, place: Place, dup: u64, scene: &mut Scene<'_>) {
+        let event = name_of(envelope.id);
+        if !is_signed(envelope.payload, event) {
+            let promise = format!("{event:?} at {place:?} is not what was published");
+            scene.auditor.breaks(promise, Some(event), Some(place), Some(self.who));
+        }
+        let given = Given {
+            sub,
+            place,
+            dup,
+            event,
+            topic: envelope.target.unwrap_or_default(),
+        };
+        match &mut self.role {
+            Role::Publisher(_) => {
+                let promise = format!("{} is given {event:?} and never asked for any", self.who);
+                scene.auditor.breaks(promise, Some(event), Some(place), Some(self.who));
+            }
+            Role::Follower(follower) => follower.is_given(&given, scene),
+            Role::Member(member) => member.is_given(&given, scene),
+        }
+    }
+
+    fn run_ends(&mut self, sub: Id, partition: u16, scene: &mut Scene<'_>) {
+        match &mut self.role {
+            Role::Publisher(_) => {}
+            Role::Follower(follower) => follower.run_ends(sub, partition, &mut self.line, scene),
+            Role::Member(_) => {}
+        }
+    }
+}
+
+/// The id of an event.
+pub(crate) fn id_of(event: EventName) -> Id {
+    let mut id = [0; 16];
+    id[4..8].copy_from_slice(&event.publisher.to_be_bytes());
+    id[12..].copy_from_slice(&event.number.to_be_bytes());
+    Id(id)
+}
+
+/// The event of an id.
+pub(crate) fn name_of(id: Id) -> EventName {
+    let number = |at: usize| u32::from_be_bytes([id.0[at], id.0[at + 1], id.0[at + 2], id.0[at + 3]]);
+    EventName {
+        publisher: number(4),
+        number: number(12),
+    }
+}
+
+/// A payload that says which event it is of, and shows when it was altered.
+pub(crate) fn signed(event: EventName, filler_bytes: usize) -> Vec<u8> {
+    let mut payload = Vec::new();
+    let mut encoder = Encoder::new(&mut payload);
+    let written = encoder
+        .array(3)
+        .and_then(|e| e.u32(event.publisher))
+        .and_then(|e| e.u32(event.number))
+        .and_then(|e| e.bytes(&vec![0xa5; filler_bytes]));
+    assert!(written.is_ok(), "a Vec takes all");
+    payload
+}
+
+fn is_signed(payload: &[u8], event: EventName) -> bool {
+    // What removes a row has nothing to be signed in.
+    if payload == [0xf6] {
+        return true;
+    }
+    let mut decoder = Decoder::new(payload);
+    decoder.array().is_ok_and(|elements| elements == Some(3))
+        && decoder.u32().is_ok_and(|publisher| publisher == event.publisher)
+        && decoder.u32().is_ok_and(|number| number == event.number)
+        && decoder.bytes().is_ok_and(|filler| filler.iter().all(|byte| *byte == 0xa5))
+}
+
+/// Reads an envelope's error.
+pub(crate) fn ending_of(envelope: &Envelope<'_>) -> Option<Ending> {
+    let error = ErrorBody::decode(envelope.error?).ok()?;
+    let details = error.details.map(Meta::from_checked);
+    let uint = |key| details.and_then(|details| details.uint(key).ok().flatten());
+    Some(Ending {
+        code: error.code,
+        message: error.message.to_owned(),
+        partition: uint("partition").map(|partition| partition as u16),
+        first: uint("first"),
+        last: uint("last"),
+        retry_after_ms: error.retry_after_ms,
+    })
+}

@@ -1,0 +1,88 @@
+//! The simulated disk as recovery reads it: a directory on it, and a process that may end between any two changes.
+
+use std::cell::Cell;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use fluxar_engine::sim::SimDisk;
+use fluxar_shard::log::files::Files;
+
+use super::seam::{Fault, Saboteur};
+
+/// A directory of the world's disk.
+#[derive(Clone)]
+pub(crate) struct SimFiles {
+    disk: SimDisk,
+    directory: PathBuf,
+    saboteur: Saboteur,
+    /// Changes that are still made before the process ends; `None`: all.
+    changes_left: Rc<Cell<Option<u64>>>,
+    changes: Rc<Cell<u64>>,
+}
+
+impl SimFiles {
+    pub(crate) fn new(disk: SimDisk, directory: &Path, saboteur: Saboteur) -> Self {
+        Self {
+            disk,
+            directory: directory.into(),
+            saboteur,
+            changes_left: Rc::default(),
+            changes: Rc::default(),
+        }
+    }
+
+    /// Has the process end behind so many more changes: from then on nothing can be changed.
+    pub(crate) fn end_behind(&self, changes: Option<u64>) {
+        self.changes_left.set(changes);
+    }
+
+    /// How many changes were asked for so far.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.get()
+    }
+
+    fn change(&self) -> io::Result<()> {
+        self.changes.set(self.changes.get() + 1);
+        match self.changes_left.get() {
+            None => Ok(()),
+            Some(0) => Err(io::Error::other("the process has ended")),
+            Some(left) => {
+                self.changes_left.set(Some(left - 1));
+                Ok(())
+            }
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+}
+
+impl Files for SimFiles {
+    fn names(&self) -> io::Result<Vec<String>> {
+        Ok(self.disk.names(&self.directory))
+    }
+
+    fn length(&self, name: &str) -> io::Result<u64> {
+        self.disk.length(&self.path(name))
+    }
+
+    fn read(&self, name: &str, at: u64, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.disk.read(&self.path(name), at, out)?;
+        if name.ends_with(".log") && at > 0 && self.saboteur.strikes(Fault::TailTakenForTorn) {
+            out[..read].fill(0);
+        }
+        Ok(read)
+    }
+
+    fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.change()?;
+        self.disk.replace(&self.path(name), bytes)
+    }
+
+    fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        self.change()?;
+        self.disk.truncate(&self.path(name), bytes)
+    }
+}

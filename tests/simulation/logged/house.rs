@@ -1,0 +1,269 @@
+//! A gateway with a log on a simulated machine: started, recovered, stopped, killed, and started again with another number of
+//! cores. The machine's disk and network outlive it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use fluxar_engine::listener::ListenerId;
+use fluxar_engine::mail::{self, Control};
+use fluxar_engine::reactor::{Board, Parcel, Reactor, ReactorConfig, Transport};
+use fluxar_engine::sim::{ClientSocket, Faults, Random, SimDisk, SimSocket, Step, World};
+use fluxar_gateway::front::Front;
+use fluxar_gateway::limits::Limits;
+use fluxar_gateway::mail::Mail;
+use fluxar_gateway::outbox::Framing;
+use fluxar_gateway::worker::{Turn, Worker};
+use fluxar_shard::log::Settings;
+use fluxar_shard::log::recovery::{Meta, Recovery, RecoveryFault};
+
+use super::files::SimFiles;
+use super::seam::{Saboteur, Seam};
+
+/// The machine has so many.
+pub(crate) const CORES_MOST: usize = 3;
+/// Where the log is.
+pub(crate) const DIRECTORY: &str = "/log";
+/// The world's clock begins at one second; that of the people then shows this, ms since 1970.
+const WALL_CLOCK_MS: u64 = 1_800_000_000_000;
+
+/// The machine, and the gateway while it runs.
+pub(crate) struct House {
+    world: World,
+    listener: ListenerId,
+    pub(crate) disk: SimDisk,
+    pub(crate) files: SimFiles,
+    settings: Settings,
+    limits: Limits,
+    saboteur: Saboteur,
+    random: Random,
+    running: Option<Running>,
+    has_stopped_clean: bool,
+    /// What a start could not do, the last time.
+    pub(crate) start_fault: Option<RecoveryFault>,
+}
+
+struct Running {
+    /// `None` once one has stopped.
+    workers: Vec<Option<Worker<Seam>>>,
+    control: Control<Parcel<SimSocket, Mail>>,
+    recovery: Option<Recovery<SimFiles>>,
+    was_clean: bool,
+    /// A share for which its core's mailbox had no room yet.
+    share: Option<(usize, Parcel<SimSocket, Mail>)>,
+    /// When recovery goes on.
+    recovers_at_ns: u64,
+    all_sealed: bool,
+}
+
+impl House {
+    pub(crate) fn new(
+        seed: u64,
+        faults: Faults,
+        settings: Settings,
+        limits: Limits,
+        saboteur: Saboteur,
+    ) -> Self {
+        let mut world = World::new(seed, CORES_MOST, faults);
+        let listener = world.listen();
+        // A core that never had a driver is one that spins.
+        for core in 0..CORES_MOST {
+            drop(world.driver(core));
+        }
+        let disk = world.disk();
+        let files = SimFiles::new(disk.clone(), Path::new(DIRECTORY), saboteur.clone());
+        Self {
+            world,
+            listener,
+            disk,
+            files,
+            settings,
+            limits,
+            saboteur,
+            random: Random::new(seed ^ 0x686f_7573),
+            running: None,
+            has_stopped_clean: false,
+            start_fault: None,
+        }
+    }
+
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.world.now_ns()
+    }
+
+    pub(crate) fn digest(&self) -> u64 {
+        self.world.digest()
+    }
+
+    pub(crate) fn set_network_faults(&mut self, faults: Faults) {
+        self.world.set_faults(faults);
+    }
+
+    pub(crate) fn alarm_at(&mut self, at_ns: u64) {
+        self.world.alarm_at(at_ns);
+    }
+
+    pub(crate) fn connect(&mut self) -> ClientSocket {
+        self.world.connect(self.listener)
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Whether everything that the disk held was handed to the cores.
+    pub(crate) fn is_recovered(&self) -> bool {
+        self.running
+            .as_ref()
+            .is_some_and(|running| running.recovery.is_none())
+    }
+
+    /// Starts the gateway; whether it could be.
+    pub(crate) fn start(&mut self, cores: usize) -> bool {
+        assert!(self.running.is_none(), "one gateway has the directory at a time");
+        let random: [u8; 16] = std::array::from_fn(|_| self.random.next() as u8);
+        let unix_ms = WALL_CLOCK_MS + self.now_ns() / 1_000_000;
+        let opened = Recovery::open(
+            self.files.clone(),
+            cores as u16,
+            &self.settings,
+            random,
+            unix_ms,
+        );
+        self.has_stopped_clean = false;
+        let recovery = match opened {
+            Ok(recovery) => recovery,
+            Err(fault) => {
+                self.start_fault = Some(fault);
+                return false;
+            }
+        };
+        let settings = Arc::new(Settings {
+            partitions: recovery.partitions(),
+            ..self.settings.clone()
+        });
+        let (mut control, endpoints) = mail::mesh(cores, 16);
+        let board = Board::new(cores);
+        let mut workers = Vec::new();
+        for (core, endpoint) in endpoints.into_iter().enumerate() {
+            let config = ReactorConfig {
+                spin_us: 0,
+                ..ReactorConfig::default()
+            };
+            let driver = Seam::new(self.world.driver(core), core, self.saboteur.clone());
+            let transports = vec![(self.listener, Transport::Stream)];
+            let reactor = Reactor::new(driver, endpoint, board.clone(), transports, config);
+            let mut entropy = Random::new(self.random.next());
+            let mut front = Front::new(
+                core as u16,
+                cores as u16,
+                self.limits.clone(),
+                vec![Framing::Prefixed],
+                recovery.epoch(),
+                Box::new(move |bytes| bytes.iter_mut().for_each(|byte| *byte = entropy.next() as u8)),
+            );
+            front.set_log(Arc::clone(&settings), Arc::from(Path::new(DIRECTORY)));
+            front.set_wall_clock(Box::new(|now_ms| WALL_CLOCK_MS + now_ms));
+            control.attach(core, self.world.waker(core));
+            workers.push(Some(Worker::new(reactor, front)));
+        }
+        self.running = Some(Running {
+            workers,
+            control,
+            was_clean: recovery.was_clean(),
+            recovery: Some(recovery),
+            share: None,
+            recovers_at_ns: self.now_ns(),
+            all_sealed: true,
+        });
+        true
+    }
+
+    /// The process ends here and now.
+    pub(crate) fn kill(&mut self) {
+        self.running = None;
+    }
+
+    /// So does everything that was not synced.
+    pub(crate) fn power_cut(&mut self) {
+        self.running = None;
+        self.disk.power_cut();
+    }
+
+    /// Tells it to stop in good order; [`House::is_running`] says when it has.
+    pub(crate) fn stop(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        for core in 0..running.workers.len() {
+            let posted = running.control.post(core, Parcel::from(Mail::Stop));
+            assert!(posted.is_ok(), "core {core} has not kept up");
+        }
+    }
+
+    /// Whether it sealed its log when it ended the last time.
+    pub(crate) fn has_stopped_clean(&self) -> bool {
+        self.has_stopped_clean
+    }
+
+    /// Lets whose turn it is go on; true if it is the clients'.
+    pub(crate) fn step(&mut self, until_ns: u64) -> bool {
+        self.recover();
+        match self.world.step() {
+            Step::Core(core) => self.turn(core),
+            Step::Clients => return true,
+            Step::Quiet => self.world.alarm_at(until_ns),
+        }
+        false
+    }
+
+    fn turn(&mut self, core: usize) {
+        let Some(running) = &mut self.running else { return };
+        let Some(worker) = running.workers.get_mut(core).and_then(Option::as_mut) else {
+            return;
+        };
+        match worker.turn().expect("a simulated driver does not fail") {
+            Turn::Running => {}
+            Turn::Stopped { log_is_sealed, .. } => {
+                running.all_sealed &= log_is_sealed;
+                running.workers[core] = None;
+            }
+        }
+        if running.workers.iter().all(Option::is_none) {
+            let is_clean = running.all_sealed && running.recovery.is_none() && running.share.is_none();
+            self.running = None;
+            // One that cannot be marked is no harm: offsets skip some numbers.
+            self.has_stopped_clean = is_clean && Meta::mark_clean(&mut self.files).is_ok();
+        }
+    }
+
+    /// Recovery goes on, beside the cores and slower than they.
+    fn recover(&mut self) {
+        let now_ns = self.now_ns();
+        let Some(running) = &mut self.running else { return };
+        if now_ns < running.recovers_at_ns {
+            return;
+        }
+        if running.share.is_none() {
+            let Some(recovery) = &mut running.recovery else { return };
+            match recovery.step(|_| ()) {
+                Ok(Some(mut share)) => {
+                    self.saboteur.tamper(&mut share, running.was_clean);
+                    let core = usize::from(share.core);
+                    running.share = Some((core, Parcel::from(Mail::Recovered(Box::new(share)))));
+                }
+                Ok(None) => running.recovery = None,
+                Err(fault) => {
+                    // What was not read stays unavailable until the next start.
+                    self.start_fault = Some(fault);
+                    running.recovery = None;
+                }
+            }
+        }
+        if let Some((core, parcel)) = running.share.take()
+            && running.workers[core].is_some()
+            && let Err(parcel) = running.control.post(core, parcel)
+        {
+            running.share = Some((core, parcel));
+        }
+        running.recovers_at_ns = now_ns + self.random.below(15_000_000);
+        self.world.alarm_at(running.recovers_at_ns);
+    }
+}

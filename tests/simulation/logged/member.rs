@@ -1,0 +1,182 @@
+//! A member of a work queue, and the queue as all its members together know it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fluxar_protocol::envelope::Envelope;
+use fluxar_protocol::meta::MetaWriter;
+use fluxar_protocol::position::{Acceptance, Position, write_positions};
+use fluxar_protocol::{Code, Id, Kind};
+use fluxar_tests::message::encoded;
+
+use super::auditor::{EventName, Place};
+use super::citizen::{Given, Scene, ending_of};
+use super::history::What;
+use super::line::Line;
+use super::seam::{Fault, Saboteur};
+
+const MS: u64 = 1_000_000;
+
+/// A queue: what its members were given, and what they acknowledged.
+pub(crate) struct Queue {
+    pub(crate) pattern: &'static str,
+    pub(crate) group: &'static str,
+    given: BTreeSet<Place>,
+    pub(crate) done: BTreeMap<Place, EventName>,
+}
+
+impl Queue {
+    pub(crate) fn new(pattern: &'static str, group: &'static str) -> Self {
+        Self {
+            pattern,
+            group,
+            given: BTreeSet::new(),
+            done: BTreeMap::new(),
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Member {
+    who: u32,
+    pub(crate) queue: usize,
+    in_flight: u64,
+    epoch: Option<u64>,
+    /// Behind damage that it was told of.
+    behind: BTreeMap<u16, u64>,
+    sub: Option<Id>,
+    asks_at_ns: u64,
+    /// What it works on, and when it is done with it.
+    at_work: Vec<(u64, Place, EventName)>,
+    saboteur: Saboteur,
+}
+
+impl Member {
+    pub(crate) fn new(who: u32, queue: usize, in_flight: u64, saboteur: Saboteur) -> Self {
+        Self {
+            who,
+            queue,
+            in_flight,
+            epoch: None,
+            behind: BTreeMap::new(),
+            sub: None,
+            asks_at_ns: 0,
+            at_work: Vec::new(),
+            saboteur,
+        }
+    }
+
+    pub(crate) fn is_cut_off(&mut self) {
+        self.sub = None;
+        self.asks_at_ns = 0;
+        self.at_work.clear();
+    }
+
+    pub(crate) fn hear(&mut self, envelope: &Envelope<'_>, scene: &mut Scene<'_>) {
+        if envelope.kind != Kind::Subscribe || envelope.reference.is_none() || envelope.reference != self.sub {
+            return;
+        }
+        let Some(ending) = ending_of(envelope) else {
+            self.epoch = Acceptance::read(envelope.payload).map_or(self.epoch, |accepted| Some(accepted.epoch));
+            return;
+        };
+        let what = format!("ended: {:?}, {}", ending.code, ending.message);
+        scene.auditor.note(What::Contact { who: self.who, what });
+        match (ending.code, ending.partition, ending.first, ending.last) {
+            (Code::Unavailable, ..) => {}
+            (Code::ResourceExhausted, ..) if ending.retry_after_ms.is_some() => {}
+            (Code::DataLoss, Some(partition), Some(first), Some(last)) => {
+                scene.auditor.is_told_damaged(self.who, partition, first, last);
+                self.behind.insert(partition, last);
+            }
+            (code, ..) => {
+                let promise = format!("{} was ended {code:?}: {}", self.who, ending.message);
+                let place = ending.partition.map(|partition| (partition, ending.first.unwrap_or(0)));
+                scene.auditor.breaks(promise, None, place, Some(self.who));
+            }
+        }
+        self.is_cut_off();
+        self.asks_at_ns = scene.now_ns + ending.retry_after_ms.map_or(20, u64::from) * MS;
+    }
+
+    pub(crate) fn is_given(&mut self, given: &Given<'_>, scene: &mut Scene<'_>) {
+        if self.sub != Some(given.sub) {
+            return;
+        }
+        let (place, event) = (given.place, given.event);
+        let queue = &mut scene.queues[self.queue];
+        scene.auditor.totals.worked += 1;
+        scene
+            .auditor
+            .gives(self.who, queue.pattern, given.topic, event, place, given.dup);
+        let is_again = !queue.given.insert(place);
+        scene.auditor.totals.worked_again += u64::from(is_again);
+        if is_again && given.dup == 0 {
+            let promise = format!("{event:?} at {place:?} was given to the queue again, and {} not told so", self.who);
+            scene.auditor.breaks(promise, Some(event), Some(place), Some(self.who));
+        }
+        // One in twelve is never done: another member gets it.
+        if self.saboteur.strikes(Fault::WorkSwallowed) {
+            // As if the gateway took it for acknowledged, though it never arrived.
+            queue.given.remove(&place);
+            self.at_work.push((0, place, EventName { publisher: 0, number: 0 }));
+        } else if scene.calm {
+            self.at_work.push((scene.now_ns, place, event));
+        } else if !scene.random.chance(0.08) {
+            self.at_work.push((scene.now_ns + scene.random.below(40 * MS), place, event));
+        }
+    }
+
+    pub(crate) fn act(&mut self, line: &mut Line, scene: &mut Scene<'_>) {
+        if self.sub.is_none() && scene.now_ns >= self.asks_at_ns {
+            self.join(line, scene);
+        }
+        let Some(sub) = self.sub.filter(|_| line.has_room()) else {
+            return;
+        };
+        let now_ns = scene.now_ns;
+        let (done, at_work) = std::mem::take(&mut self.at_work)
+            .into_iter()
+            .partition(|(until_ns, ..)| *until_ns <= now_ns);
+        self.at_work = at_work;
+        let mut body = Vec::new();
+        for (_, place, event) in done {
+            scene.auditor.note(What::Acks { who: self.who, place });
+            let mut positions = Vec::new();
+            write_positions(place.0, place.1, std::iter::empty(), &mut positions);
+            let meta = MetaWriter::new().raw("ack", &positions).finish();
+            let id = line.id();
+            body.extend(encoded(Kind::Event, id, Some(sub), None, meta.as_deref(), &[]));
+            if event.publisher > 0 {
+                scene.queues[self.queue].done.insert(place, event);
+            }
+        }
+        line.send(&body, scene.random);
+    }
+
+    fn join(&mut self, line: &mut Line, scene: &mut Scene<'_>) {
+        let queue = &scene.queues[self.queue];
+        let mut meta = MetaWriter::new()
+            .uint("qos", 1)
+            .text("group", queue.group)
+            .uint("in_flight", self.in_flight);
+        match self.epoch {
+            Some(epoch) if !self.behind.is_empty() => {
+                let behind = std::mem::take(&mut self.behind).into_iter();
+                let positions: Vec<Position> = behind
+                    .map(|(partition, offset)| Position { partition, offset })
+                    .collect();
+                meta = meta.begin_behind(epoch, positions.into_iter());
+            }
+            _ => meta = meta.text("from", "all"),
+        }
+        let meta = meta.finish();
+        let id = line.id();
+        let body = encoded(Kind::Subscribe, id, None, Some(queue.pattern), meta.as_deref(), &[]);
+        line.send(&body, scene.random);
+        self.sub = Some(id);
+        scene.auditor.note(What::Contact {
+            who: self.who,
+            what: format!("joins {} of {}", queue.group, queue.pattern),
+        });
+    }
+}

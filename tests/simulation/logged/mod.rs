@@ -1,0 +1,28 @@
+//! Whole gateways with their log on a simulated disk, killed, cut off from power and started again, while publishers and
+//! subscribers hold them to what the protocol promises [P-5.8 – P-5.12 in docs/protocol.md].
+//!
+//! ```text
+//!   Plan (of a seed) ─▶ Life ──┬─ House: workers, recovery, the disk and the network that outlive them ── Seam: planted faults
+//!                              ├─ Citizens: publishers, followers, members of queues, each on a Line
+//!                              └─ Auditor: who was told what; at the end, against the truth that the log holds
+//! ```
+//!
+//! The example `sim` lives for as long as one likes; the tests here live many short lives.
+
+mod auditor;
+mod citizen;
+mod files;
+mod follower;
+mod history;
+mod house;
+mod life;
+mod line;
+mod member;
+mod plan;
+mod publisher;
+mod seam;
+
+pub(crate) use auditor::{Broken, Totals};
+pub(crate) use life::Life;
+pub(crate) use plan::{Crash, Plan};
+pub(crate) use seam::Fault;

@@ -1,0 +1,224 @@
+//! What kind of life it is: everything follows from the seed.
+
+use fluxar_engine::sim::{DiskFaults, Faults, Random};
+use fluxar_gateway::limits::Limits;
+use fluxar_shard::log::Settings;
+use fluxar_shard::log::class::{Level, TopicRule};
+
+use super::auditor::Strength;
+use super::follower::How;
+use super::house::CORES_MOST;
+use super::publisher::Topic;
+
+/// The topics of the town.
+const STREAMS: &[Topic] = &[
+    ("a.1", Strength::Synced, false),
+    ("a.2", Strength::Synced, false),
+    ("b.1", Strength::Synced, false),
+    ("b.2.x", Strength::Synced, false),
+    ("c", Strength::Synced, false),
+];
+/// Those whose acknowledgements promise less.
+const WEAK: &[Topic] = &[
+    ("w.written", Strength::Written, false),
+    ("w.memory", Strength::Memory, false),
+];
+/// Tables.
+const TABLES: &[Topic] = &[("t.1", Strength::Synced, true), ("t.2", Strength::Synced, true)];
+const PATTERNS: &[&str] = &["a.*", "a.1", "b.>", ">", "*.1", "c"];
+
+/// What happens between two acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Upheaval {
+    /// The process ends.
+    Kill,
+    /// The power goes.
+    PowerCut,
+    /// It is stopped in good order, and perhaps killed before that is done.
+    Stop,
+    /// The disk has no space, for an act.
+    Full,
+    /// The disk fails now and then, for an act.
+    Errors,
+    /// Bits of sealed segments flip.
+    Flip,
+    /// Nothing.
+    None,
+}
+
+/// Where a life is ended once, to be gone on with by another start.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Crash {
+    /// When the cores have asked for so many operations of the disk.
+    pub(crate) at_operation: u64,
+    pub(crate) is_power_cut: bool,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) cores: usize,
+    /// Another start may have another number of cores.
+    pub(crate) cores_change: bool,
+    pub(crate) network: Faults,
+    pub(crate) disk: DiskFaults,
+    pub(crate) partitions: u16,
+    pub(crate) segment_bytes: u64,
+    pub(crate) unacked_events: u32,
+    pub(crate) act_ms: u64,
+    pub(crate) upheavals: Vec<Upheaval>,
+    /// Chance that somebody's connection is lost between two acts.
+    pub(crate) deaths: f64,
+    /// One publisher each: the topics, and whether at qos 2.
+    pub(crate) publishers: Vec<(bool, Vec<Topic>)>,
+    pub(crate) followers: Vec<(&'static str, How)>,
+    /// Members of each queue: its pattern, and how many.
+    pub(crate) queues: Vec<(&'static str, usize)>,
+    pub(crate) crash: Option<Crash>,
+}
+
+impl Plan {
+    /// A short life with a little of everything.
+    pub(crate) fn of_seed(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x706c_616e);
+        let random = &mut random;
+        let kinds = [
+            Upheaval::Kill,
+            Upheaval::Kill,
+            Upheaval::PowerCut,
+            Upheaval::PowerCut,
+            Upheaval::PowerCut,
+            Upheaval::Stop,
+            Upheaval::Full,
+            Upheaval::Errors,
+            Upheaval::Flip,
+            Upheaval::None,
+        ];
+        let mut upheavals: Vec<Upheaval> = (0..2 + random.index(4))
+            .map(|_| kinds[random.index(kinds.len())])
+            .collect();
+        if random.chance(0.8) {
+            upheavals.retain(|upheaval| *upheaval != Upheaval::Flip);
+        }
+        let flips = upheavals.contains(&Upheaval::Flip);
+        let is_weak = !flips && random.chance(0.25);
+        let mut topics: Vec<Topic> = STREAMS.to_vec();
+        if is_weak {
+            topics.extend(WEAK);
+        }
+        let mut publishers = vec![(true, topics.clone()), (false, topics.clone())];
+        if random.chance(0.3) {
+            publishers.push((random.chance(0.5), topics));
+        }
+        let has_table = !flips && random.chance(0.4);
+        if has_table {
+            publishers.push((random.chance(0.7), TABLES.to_vec()));
+        }
+        let mut followers = vec![(PATTERNS[random.index(PATTERNS.len())], How::Once)];
+        for _ in 0..random.index(3) {
+            let how = [How::Once, How::Durable, How::Returning, How::FromAll][random.index(4)];
+            // What was given and then lost with the power cannot be gone back to by its position.
+            let how = if is_weak && how == How::Returning { How::Durable } else { how };
+            followers.push((PATTERNS[random.index(PATTERNS.len())], how));
+        }
+        if has_table {
+            followers.push((["t.*", "t.1"][random.index(2)], How::Table));
+        }
+        let mut queues = Vec::new();
+        if random.chance(0.5) {
+            queues.push((["b.>", ">", "a.1"][random.index(3)], 1 + random.index(3)));
+        }
+        let is_wild = random.chance(0.5);
+        Self {
+            cores: 1 + random.index(CORES_MOST),
+            cores_change: random.chance(0.3),
+            network: Faults {
+                reset: if random.chance(0.2) { 0.002 } else { 0.0 },
+                ..if is_wild { Faults::wild() } else { Faults::none() }
+            },
+            disk: if random.chance(0.5) { slow() } else { DiskFaults::none() },
+            partitions: 1 + random.below(6) as u16,
+            segment_bytes: [8, 16, 64][random.index(3)] * 1024,
+            unacked_events: [4, 40, 4_096][random.index(3)],
+            act_ms: 40 + random.below(160),
+            upheavals,
+            deaths: if random.chance(0.5) { 0.3 } else { 0.0 },
+            publishers,
+            followers,
+            queues,
+            crash: None,
+        }
+    }
+
+    /// So small a life that it can be ended at each of its operations.
+    pub(crate) fn small(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x736d_616c);
+        Self {
+            cores: 1 + random.index(2),
+            cores_change: random.chance(0.3),
+            network: Faults::none(),
+            disk: DiskFaults::none(),
+            partitions: 2,
+            segment_bytes: 4 * 1024,
+            unacked_events: 4_096,
+            act_ms: 25,
+            upheavals: vec![Upheaval::None, Upheaval::Stop],
+            deaths: 0.0,
+            publishers: vec![(true, STREAMS[..3].to_vec()), (true, TABLES[..1].to_vec())],
+            followers: vec![(">", How::Once), ("t.*", How::Table)],
+            queues: vec![("a.*", 1)],
+            crash: None,
+        }
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        let rule = |pattern: &str, level| TopicRule {
+            pattern: pattern.into(),
+            level: Some(level),
+            always: None,
+            deliveries_max: None,
+            dead_letter: None,
+        };
+        Settings {
+            partitions: self.partitions,
+            segment_bytes: self.segment_bytes,
+            unsynced_bytes_max: 64 * 1024,
+            // Small, so that who is behind reads from segments.
+            tail_bytes: 4 * 1024,
+            sync_ms: 100,
+            ack_ms: 300,
+            topics: vec![rule("w.written", Level::Written), rule("w.memory", Level::Memory)],
+            ..Settings::default()
+        }
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            heartbeat_ms: 1_000,
+            drain_ms: 200,
+            unacked_events: self.unacked_events,
+            publish_unacked_bytes: 4 * 1024,
+            ..Limits::default()
+        }
+    }
+}
+
+/// A disk without faults that takes its time.
+pub(crate) fn slow() -> DiskFaults {
+    DiskFaults {
+        latency_ns: (1_000, 4_000_000),
+        ..DiskFaults::none()
+    }
+}
+
+/// A disk that fails now and then: at writing, and perhaps at reading.
+pub(crate) fn failing(at_reading: bool) -> DiskFaults {
+    DiskFaults {
+        open_error: 0.05,
+        write_error: 0.1,
+        write_full: 0.1,
+        sync_error: 0.1,
+        read_error: if at_reading { 0.05 } else { 0.0 },
+        ..slow()
+    }
+}

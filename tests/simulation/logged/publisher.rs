@@ -1,0 +1,160 @@
+//! A publisher: events at qos 1 or 2, each sent again with the same id until it is acknowledged, in order; what is refused
+//! for a while holds back its topic for as long.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use fluxar_protocol::envelope::Envelope;
+use fluxar_protocol::meta::MetaWriter;
+use fluxar_protocol::{Code, Kind};
+use fluxar_tests::message::encoded;
+
+use super::auditor::{EventName, Strength};
+use super::citizen::{Scene, ending_of, id_of, name_of, signed};
+use super::line::Line;
+
+const MS: u64 = 1_000_000;
+/// Events that are not acknowledged, at most.
+const WINDOW: usize = 48;
+
+/// A topic of the town: its name, what its acknowledgements survive, and whether it is a table.
+pub(crate) type Topic = (&'static str, Strength, bool);
+
+/// See the module.
+pub(crate) struct Publisher {
+    name: u32,
+    once: bool,
+    topics: Vec<Topic>,
+    next: u32,
+    unacked: VecDeque<Unacked>,
+    /// Topics that are held back, and until when.
+    held: BTreeMap<&'static str, u64>,
+    next_at_ns: u64,
+}
+
+struct Unacked {
+    event: EventName,
+    topic: &'static str,
+    body: Vec<u8>,
+    is_sent: bool,
+}
+
+impl Publisher {
+    pub(crate) fn new(name: u32, once: bool, topics: Vec<Topic>) -> Self {
+        Self {
+            name,
+            once,
+            topics,
+            next: 1,
+            unacked: VecDeque::new(),
+            held: BTreeMap::new(),
+            next_at_ns: 0,
+        }
+    }
+
+    /// Whether everything that it published was acknowledged.
+    pub(crate) fn is_done(&self) -> bool {
+        self.unacked.is_empty()
+    }
+
+    /// The oldest event that is not acknowledged.
+    pub(crate) fn oldest(&self) -> Option<EventName> {
+        self.unacked.front().map(|unacked| unacked.event)
+    }
+
+    pub(crate) fn is_cut_off(&mut self) {
+        self.unacked.iter_mut().for_each(|unacked| unacked.is_sent = false);
+        self.held.clear();
+    }
+
+    pub(crate) fn hear(&mut self, envelope: &Envelope<'_>, scene: &mut Scene<'_>) {
+        let (Kind::Event, Some(id)) = (envelope.kind, envelope.reference) else {
+            return;
+        };
+        let event = name_of(id);
+        let Some(index) = self.unacked.iter().position(|unacked| unacked.event == event) else {
+            let promise = format!("{event:?} was answered twice, or never published");
+            return scene.auditor.breaks(promise, Some(event), None, Some(self.name));
+        };
+        if envelope.error.is_none() {
+            let Some(at) = envelope.meta.and_then(|meta| meta.at().ok().flatten()) else {
+                let promise = format!("{event:?} was acknowledged without a position");
+                return scene.auditor.breaks(promise, Some(event), None, Some(self.name));
+            };
+            self.unacked.remove(index);
+            return scene.auditor.acknowledges(event, (at.partition, at.offset));
+        }
+        let Some(ending) = ending_of(envelope) else {
+            let promise = format!("{event:?} was refused with an error that cannot be read");
+            return scene.auditor.breaks(promise, Some(event), None, Some(self.name));
+        };
+        let retryable = matches!(ending.code, Code::Unavailable | Code::ResourceExhausted);
+        let Some(retry_after_ms) = ending.retry_after_ms.filter(|_| retryable) else {
+            let promise = format!("{event:?} was refused for good: {:?}, {}", ending.code, ending.message);
+            return scene.auditor.breaks(promise, Some(event), None, Some(self.name));
+        };
+        scene.auditor.refuses(event, ending.code);
+        let unacked = &mut self.unacked[index];
+        unacked.is_sent = false;
+        let until_ns = scene.now_ns + u64::from(retry_after_ms) * MS;
+        let held = self.held.entry(unacked.topic).or_default();
+        *held = until_ns.max(*held);
+    }
+
+    pub(crate) fn act(&mut self, line: &mut Line, scene: &mut Scene<'_>) {
+        if !line.has_room() {
+            return;
+        }
+        if !scene.calm && scene.now_ns >= self.next_at_ns && self.unacked.len() < WINDOW {
+            self.next_at_ns = scene.now_ns + scene.random.below(30 * MS);
+            for _ in 0..1 + scene.random.index(6) {
+                self.publish(scene);
+            }
+        }
+        self.held.retain(|_, until_ns| *until_ns > scene.now_ns);
+        let mut body = Vec::new();
+        for unacked in self.unacked.iter_mut().filter(|unacked| !unacked.is_sent) {
+            if self.held.contains_key(unacked.topic) {
+                continue;
+            }
+            unacked.is_sent = true;
+            body.extend_from_slice(&unacked.body);
+            // Bodies of all sizes, and runs that end anywhere.
+            if body.len() > 4_000 || scene.random.chance(0.1) {
+                line.send(&body, scene.random);
+                body.clear();
+            }
+        }
+        line.send(&body, scene.random);
+    }
+
+    fn publish(&mut self, scene: &mut Scene<'_>) {
+        let event = EventName {
+            publisher: self.name,
+            number: self.next,
+        };
+        self.next += 1;
+        let (topic, strength, is_table) = self.topics[scene.random.index(self.topics.len())];
+        let mut meta = MetaWriter::new().uint("qos", if self.once { 2 } else { 1 });
+        let mut row = None;
+        let filler_bytes = if scene.random.chance(0.1) { 900 } else { 60 };
+        let mut payload = signed(event, 4 + scene.random.index(filler_bytes));
+        if is_table {
+            // Of this publisher alone, so that the newest is the one that it published last.
+            let (key, removes) = (self.name as u8 * 8 + scene.random.below(4) as u8, scene.random.chance(0.2));
+            if removes {
+                payload = vec![0xf6];
+            }
+            meta = meta.flag("retain", true).text("key", &key.to_string());
+            row = Some((key, removes));
+        }
+        let meta = meta.finish();
+        let body = encoded(Kind::Event, id_of(event), None, Some(topic), meta.as_deref(), &payload);
+        scene.auditor.publishes(event, topic, self.once, strength, row);
+        self.unacked.push_back(Unacked {
+            event,
+            topic,
+            body,
+            is_sent: false,
+        });
+    }
+}
