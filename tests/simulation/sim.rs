@@ -104,6 +104,9 @@ fn run(args: &Args) -> ExitCode {
             println!("  {lived} lives, {broken} broken, {:.0} s", begun.elapsed().as_secs_f64());
         }
     }
+    if args.seeds == 1 && broken > 0 {
+        return ExitCode::from(1);
+    }
     println!("\n{:<32}{lived:>12}", "lives");
     for (name, value) in totals.rows() {
         println!("{name:<32}{value:>12}");

@@ -172,7 +172,7 @@ impl SimDisk {
         self.with(|disk| disk.replace(path, bytes))
     }
 
-    /// Sets a file's length; it survives a power cut.
+    /// Sets a file's length and syncs it: all of it survives a power cut.
     ///
     /// # Errors
     /// No such file, or no space.

@@ -174,7 +174,15 @@ impl Auditor {
 
     pub(crate) fn breaks(&mut self, promise: String, event: Option<EventName>, place: Option<Place>, who: Option<u32>) {
         if self.broken.is_none() {
-            let history = self.history.around(event, place, who);
+            let history = self.history.around(event.as_slice(), place, who);
+            self.broken = Some(Broken { promise, history });
+        }
+    }
+
+    /// Of two events of one publisher.
+    fn breaks_between(&mut self, promise: String, events: [EventName; 2]) {
+        if self.broken.is_none() {
+            let history = self.history.around(&events, None, Some(events[0].publisher));
             self.broken = Some(Broken { promise, history });
         }
     }
@@ -358,12 +366,12 @@ impl Auditor {
                 && !published.refused
                 && !self.damaged.iter().any(|range| (range.0, range.1) == (truth.reader, place.0))
             {
-                broken.get_or_insert((before, *event, *place));
+                broken.get_or_insert([before, *event]);
             }
         }
-        if let Some((before, event, place)) = broken {
-            let promise = format!("{event:?} stands behind {before:?}");
-            self.breaks(promise, Some(event), Some(place), None);
+        if let Some(events) = broken {
+            let promise = format!("{:?} stands before {:?}", events[0], events[1]);
+            self.breaks_between(promise, events);
         }
     }
 
@@ -374,9 +382,14 @@ impl Auditor {
         for place in truth.log.keys() {
             let last = before.filter(|(partition, _)| *partition == place.0).map_or(0, |(_, offset)| offset);
             if place.1 != last + 1 {
+                // What is missing may begin, or end, with what is damaged.
+                let damage = [(place.0, last + 1), (place.0, place.1 - 1)];
+                if damage.iter().any(|place| self.is_damaged(*place, &[truth.reader])) {
+                    before = Some(*place);
+                    continue;
+                }
                 *jumps.entry(place.0).or_default() += 1;
-                let is_damage = self.is_damaged((place.0, place.1 - 1), &[truth.reader]);
-                if !is_damage && (place.1 % 1_000_000 != 1 || jumps[&place.0] > self.rough_starts) {
+                if place.1 % 1_000_000 != 1 || jumps[&place.0] > self.rough_starts {
                     let promise = format!("offsets jump from {last} to {place:?}");
                     return self.breaks(promise, truth.log.get(place).copied(), Some(*place), None);
                 }

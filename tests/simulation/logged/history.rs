@@ -42,12 +42,12 @@ impl History {
     }
 
     /// The last of what has to do with an event, a place, a subscriber; and everything that touched all.
-    pub(crate) fn around(&self, event: Option<EventName>, place: Option<Place>, who: Option<u32>) -> String {
+    pub(crate) fn around(&self, events: &[EventName], place: Option<Place>, who: Option<u32>) -> String {
         let concerns = |what: &What| match what {
             What::Upheaval(_) => true,
-            What::Published(of) | What::Refused(of, _) => Some(*of) == event,
-            What::Acknowledged(of, at) => Some(*of) == event || Some(*at) == place,
-            What::Given { event: of, place: at, .. } => Some(*of) == event || Some(*at) == place,
+            What::Published(of) | What::Refused(of, _) => events.contains(of),
+            What::Acknowledged(of, at) => events.contains(of) || Some(*at) == place,
+            What::Given { event: of, place: at, .. } => events.contains(of) || Some(*at) == place,
             What::Acks { who: one, place: at } | What::Moved { who: one, place: at } => {
                 Some(*one) == who && place.is_some_and(|place| place.0 == at.0)
             }

@@ -438,7 +438,7 @@ impl Life {
             let has = |place, event| queue.done.get(&place) == Some(&event);
             if let Some((event, place)) = self.auditor.lacks(truth, &members, queue.pattern, &BTreeMap::new(), has) {
                 let promise = format!("nobody of the queue of {} was done with {event:?} at {place:?}", queue.pattern);
-                return Some((0, promise, Some(event), Some(place)));
+                return Some((members[0], promise, Some(event), Some(place)));
             }
         }
         None

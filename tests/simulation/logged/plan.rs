@@ -67,7 +67,7 @@ pub(crate) struct Plan {
     pub(crate) unacked_events: u32,
     pub(crate) act_ms: u64,
     pub(crate) upheavals: Vec<Upheaval>,
-    /// Chance that somebody's connection is lost between two acts.
+    /// Chance that somebody's connection is lost, every few milliseconds.
     pub(crate) deaths: f64,
     /// One publisher each: the topics, and whether at qos 2.
     pub(crate) publishers: Vec<(bool, Vec<Topic>)>,
@@ -142,7 +142,7 @@ impl Plan {
             unacked_events: [4, 40, 4_096][random.index(3)],
             act_ms: 40 + random.below(160),
             upheavals,
-            deaths: if random.chance(0.5) { 0.3 } else { 0.0 },
+            deaths: if random.chance(0.5) { 0.04 } else { 0.0 },
             publishers,
             followers,
             queues,

@@ -142,13 +142,12 @@ impl Content {
         });
     }
 
+    /// Sets the length, and syncs all of it.
     pub(super) fn set_len_for_good(&mut self, len: u64) {
         self.now.set_len(len);
-        self.durable.set_len(len);
         self.room_bytes = len;
-        for change in &mut self.changes {
-            change.clip(len);
-        }
+        self.durable = self.now.clone();
+        self.changes.clear();
     }
 
     /// The operation's user has been told that it is done.
@@ -245,17 +244,6 @@ impl Change {
             let mut changed = bytes.to_vec();
             changed[index as usize] ^= mask;
             *bytes = changed.into();
-        }
-    }
-
-    /// Takes out what lies behind this length, which was made durable.
-    fn clip(&mut self, len: u64) {
-        match &mut self.what {
-            What::Write { at, bytes } => {
-                let left = usize::try_from(len.saturating_sub(*at)).unwrap_or(usize::MAX);
-                bytes.truncate(left);
-            }
-            What::Length(length) => *length = len,
         }
     }
 }
