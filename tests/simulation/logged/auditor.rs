@@ -138,7 +138,7 @@ impl Totals {
 
 /// Crashes so far, by what they take away.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Losses {
+pub(crate) struct Losses {
     processes: u32,
     power: u32,
 }
@@ -157,7 +157,9 @@ pub(crate) struct Auditor {
     places: BTreeMap<Place, (EventName, Losses)>,
     /// Places of each qos 2 event.
     once_at: BTreeMap<EventName, Place>,
-    losses: Losses,
+    pub(crate) losses: Losses,
+    /// What had been lost when the connection was made over which things are told now: they were said no earlier.
+    pub(crate) told_since: Losses,
     /// Starts behind a gateway that had not stopped in good order.
     pub(crate) rough_starts: u64,
     /// Reads failed for a while.
@@ -255,7 +257,7 @@ impl Auditor {
     pub(crate) fn acknowledges(&mut self, event: EventName, place: Place) {
         self.totals.acknowledged += 1;
         self.note(What::Acknowledged(event, place));
-        self.acked.insert(event, (place, self.losses));
+        self.acked.insert(event, (place, self.told_since));
         self.stands(event, place);
     }
 
@@ -264,7 +266,7 @@ impl Auditor {
         if place.1 == 0 {
             self.breaks(format!("{event:?} has no position"), Some(event), Some(place), None);
         }
-        if let Some((before, _)) = self.places.insert(place, (event, self.losses))
+        if let Some((before, _)) = self.places.insert(place, (event, self.told_since))
             && before != event
         {
             let promise = format!("{place:?} names two events: {before:?} and {event:?}");
@@ -310,6 +312,11 @@ impl Auditor {
             self.breaks(promise, None, Some((partition, first)), Some(who));
         }
         self.damaged.insert((who, partition, first, last));
+    }
+
+    /// A member of a queue asks for what is behind a place.
+    pub(crate) fn passes_over(&mut self, who: u32, partition: u16, last: u64) {
+        self.damaged.insert((who, partition, 1, last));
     }
 
     pub(crate) fn published(&self, event: EventName) -> Option<&Published> {
@@ -363,7 +370,6 @@ impl Auditor {
             }
             if let Some(before) = last.insert((event.publisher, published.topic), *event)
                 && before > *event
-                && !published.refused
                 && !self.damaged.iter().any(|range| (range.0, range.1) == (truth.reader, place.0))
             {
                 broken.get_or_insert([before, *event]);

@@ -20,6 +20,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) now_ns: u64,
     /// Nothing new is said, everybody does at once what there is to do.
     pub(crate) calm: bool,
+    /// Since when the disk has space and does not fail; the end of times while it does not.
+    pub(crate) disk_well_ns: u64,
     pub(crate) random: &'a mut Random,
     pub(crate) auditor: &'a mut Auditor,
     pub(crate) queues: &'a mut [Queue],
@@ -62,6 +64,7 @@ pub(crate) struct Ending {
 impl Citizen {
     /// Hears what has arrived, and does something of its own.
     pub(crate) fn go_on(&mut self, scene: &mut Scene<'_>) {
+        scene.auditor.told_since = self.line.losses;
         for body in self.line.turn() {
             self.hear(&body, scene);
         }

@@ -33,6 +33,8 @@ pub(crate) struct Life {
     auditor: Auditor,
     random: Random,
     is_calm: bool,
+    /// Since when the disk has space and does not fail; the end of times while it does not.
+    disk_well_ns: u64,
     next_alarm_ns: u64,
     has_crashed: bool,
     names: u32,
@@ -58,6 +60,7 @@ impl Life {
             auditor: Auditor::default(),
             random: Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 3),
             is_calm: false,
+            disk_well_ns: 0,
             next_alarm_ns: 0,
             has_crashed: false,
             names: 0,
@@ -118,7 +121,21 @@ impl Life {
         self.auditor.broken().is_some()
     }
 
+    fn peek(&self, when: &str) {
+        if std::env::var_os("SIM_PEEK").is_none() { return; }
+        let p: u16 = std::env::var("SIM_PEEK").unwrap().parse().unwrap();
+        eprintln!("-- {when} at {:.3}", self.house.now_ns() as f64/1e6);
+        match fluxar_shard::log::verify::survey(&self.house.files, true, |_| ()) {
+            Ok(survey) => {
+                for s in &survey.segments { eprintln!("   seg {:?} epoch {} bytes {}/{} sealed {} events {} damage {:?} torn {:?} parts {:?}", s.id, s.epoch & 0xff, s.bytes, s.file_bytes, s.is_sealed, s.events, s.damage, s.torn, s.partitions); }
+                for q in &survey.partitions { if q.partition == p { eprintln!("   p {} last {} next {} removed {} ext {:?} holes {:?}", q.partition, q.last, q.next, q.removed, q.extents.iter().map(|e| (e.segment.core, e.segment.number, e.extent.first, e.extent.last)).collect::<Vec<_>>(), q.holes); } }
+            }
+            Err(e) => eprintln!("   {e}"),
+        }
+    }
+
     fn start(&mut self) {
+        self.peek("before start");
         let mut cores = self.plan.cores;
         if self.plan.cores_change && self.auditor.totals.starts > 0 {
             cores = 1 + self.random.index(CORES_MOST);
@@ -137,6 +154,7 @@ impl Life {
         if self.house.is_running() {
             self.auditor.rough_starts += 1;
         }
+        self.peek("before crash");
         if is_power_cut {
             self.house.power_cut();
             self.auditor.power_is_lost();
@@ -166,6 +184,7 @@ impl Life {
                 let room = self.random.below(2 * self.plan.segment_bytes);
                 self.auditor.upheaval(format!("the disk has room for {room} bytes more"));
                 self.house.disk.set_space(Some(used + room));
+                self.disk_well_ns = u64::MAX;
                 self.pass(self.plan.act_ms * MS);
                 // Whatever happens to the gateway meanwhile.
                 if self.random.chance(0.3) {
@@ -175,6 +194,7 @@ impl Life {
                     self.pass(self.plan.act_ms * MS);
                 }
                 self.house.disk.set_space(None);
+                self.disk_well_ns = self.house.now_ns();
                 self.auditor.upheaval("the disk has space again");
                 if !self.house.is_running() {
                     self.start();
@@ -185,6 +205,7 @@ impl Life {
                 let faults = failing(self.random.chance(0.3));
                 self.auditor.reads_fail |= faults.read_error > 0.0;
                 self.house.disk.set_faults(faults);
+                self.disk_well_ns = u64::MAX;
                 self.pass(2 * self.plan.act_ms * MS);
                 if self.random.chance(0.3) {
                     let is_power_cut = self.random.chance(0.5);
@@ -193,6 +214,7 @@ impl Life {
                     self.pass(self.plan.act_ms * MS);
                 }
                 self.house.disk.set_faults(self.plan.disk.clone());
+                self.disk_well_ns = self.house.now_ns();
                 self.auditor.upheaval("the disk is well again");
             }
             Upheaval::Flip => {
@@ -315,6 +337,7 @@ impl Life {
         let mut scene = Scene {
             now_ns,
             calm: false,
+            disk_well_ns: self.disk_well_ns,
             random: &mut self.random,
             auditor: &mut self.auditor,
             queues: &mut self.queues,
@@ -488,10 +511,13 @@ impl Life {
         let now_ns = self.house.now_ns();
         for citizen in &mut self.citizens {
             let house = &mut self.house;
-            citizen.line.reach(now_ns, &mut self.random, || house.connect());
+            citizen
+                .line
+                .reach(now_ns, self.auditor.losses, &mut self.random, || house.connect());
             let mut scene = Scene {
                 now_ns,
                 calm: self.is_calm,
+                disk_well_ns: self.disk_well_ns,
                 random: &mut self.random,
                 auditor: &mut self.auditor,
                 queues: &mut self.queues,

@@ -7,6 +7,7 @@ use fluxar_protocol::meta::{Meta, Run};
 use fluxar_protocol::{Batch, Id, Kind};
 use fluxar_tests::message::encoded;
 
+use super::auditor::Losses;
 use super::seam::{Fault, Saboteur};
 use crate::wire::Wire;
 
@@ -21,6 +22,8 @@ pub(crate) struct Line {
     greeted: bool,
     /// Not before then.
     connects_at_ns: u64,
+    /// What had been lost when it was connected.
+    pub(crate) losses: Losses,
     ids: u64,
     saboteur: Saboteur,
     /// Abandoned connections that the gateway may still believe in, and until when.
@@ -47,6 +50,7 @@ impl Line {
             wire: None,
             greeted: false,
             connects_at_ns: 0,
+            losses: Losses::default(),
             ids: 0,
             saboteur,
             half_open: Vec::new(),
@@ -81,11 +85,12 @@ impl Line {
     }
 
     /// Connects if it is time to.
-    pub(crate) fn reach(&mut self, now_ns: u64, random: &mut Random, connect: impl FnOnce() -> ClientSocket) {
+    pub(crate) fn reach(&mut self, now_ns: u64, losses: Losses, random: &mut Random, connect: impl FnOnce() -> ClientSocket) {
         self.half_open.retain(|(until_ns, _)| *until_ns > now_ns);
         if self.wire.is_some() || now_ns < self.connects_at_ns {
             return;
         }
+        self.losses = losses;
         let mut wire = Wire::new(connect(), false);
         let mut hello = Vec::new();
         Hello {

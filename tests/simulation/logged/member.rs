@@ -10,6 +10,7 @@ use fluxar_tests::message::encoded;
 
 use super::auditor::{EventName, Place};
 use super::citizen::{Given, Scene, ending_of};
+use super::follower::FIRST_CURSOR_NS;
 use super::history::What;
 use super::line::Line;
 use super::seam::{Fault, Saboteur};
@@ -20,6 +21,9 @@ const MS: u64 = 1_000_000;
 pub(crate) struct Queue {
     pub(crate) pattern: &'static str,
     pub(crate) group: &'static str,
+    /// Its first cursor is on the disk.
+    has_cursor: bool,
+    /// What was given to anybody since its first cursor was on the disk.
     given: BTreeSet<Place>,
     pub(crate) done: BTreeMap<Place, EventName>,
 }
@@ -29,6 +33,7 @@ impl Queue {
         Self {
             pattern,
             group,
+            has_cursor: false,
             given: BTreeSet::new(),
             done: BTreeMap::new(),
         }
@@ -41,6 +46,7 @@ pub(crate) struct Member {
     pub(crate) queue: usize,
     in_flight: u64,
     epoch: Option<u64>,
+    accepted_ns: Option<u64>,
     /// Behind damage that it was told of.
     behind: BTreeMap<u16, u64>,
     sub: Option<Id>,
@@ -57,6 +63,7 @@ impl Member {
             queue,
             in_flight,
             epoch: None,
+            accepted_ns: None,
             behind: BTreeMap::new(),
             sub: None,
             asks_at_ns: 0,
@@ -67,6 +74,7 @@ impl Member {
 
     pub(crate) fn is_cut_off(&mut self) {
         self.sub = None;
+        self.accepted_ns = None;
         self.asks_at_ns = 0;
         self.at_work.clear();
     }
@@ -76,6 +84,7 @@ impl Member {
             return;
         }
         let Some(ending) = ending_of(envelope) else {
+            self.accepted_ns = Some(scene.now_ns);
             self.epoch = Acceptance::read(envelope.payload).map_or(self.epoch, |accepted| Some(accepted.epoch));
             return;
         };
@@ -85,7 +94,10 @@ impl Member {
             (Code::Unavailable, ..) => {}
             (Code::ResourceExhausted, ..) if ending.retry_after_ms.is_some() => {}
             (Code::DataLoss, Some(partition), Some(first), Some(last)) => {
+                // It goes on behind that, with what it has not been told of; and begins there anew.
                 scene.auditor.is_told_damaged(self.who, partition, first, last);
+                scene.auditor.passes_over(self.who, partition, last);
+                scene.queues[self.queue].given.clear();
                 self.behind.insert(partition, last);
             }
             (code, ..) => {
@@ -108,7 +120,10 @@ impl Member {
         scene
             .auditor
             .gives(self.who, queue.pattern, given.topic, event, place, given.dup);
-        let is_again = !queue.given.insert(place);
+        let is_again = queue.given.contains(&place);
+        if queue.has_cursor {
+            queue.given.insert(place);
+        }
         scene.auditor.totals.worked_again += u64::from(is_again);
         if is_again && given.dup == 0 {
             let promise = format!("{event:?} at {place:?} was given to the queue again, and {} not told so", self.who);
@@ -127,6 +142,11 @@ impl Member {
     }
 
     pub(crate) fn act(&mut self, line: &mut Line, scene: &mut Scene<'_>) {
+        if let Some(accepted_ns) = self.accepted_ns
+            && scene.now_ns > accepted_ns.max(scene.disk_well_ns).saturating_add(FIRST_CURSOR_NS)
+        {
+            scene.queues[self.queue].has_cursor = true;
+        }
         if self.sub.is_none() && scene.now_ns >= self.asks_at_ns {
             self.join(line, scene);
         }
