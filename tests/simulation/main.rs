@@ -147,19 +147,3 @@ fn a_fleet_of_eight_keeps_its_promises_for_ten_minutes() {
         misfortune_every_ms: 2_500,
     });
 }
-
-/// Lives short lives of gateways with a log; a promise that is broken is said with its history.
-fn logs_under_seeds(name: &str, default_seeds: u64, plan: impl Fn(u64) -> logged::Plan) {
-    let live = |seed| match logged::Life::new(seed, plan(seed), None).live() {
-        Ok((totals, _)) => totals,
-        Err(broken) => panic!("{broken}"),
-    };
-    if let Some(total) = under_seeds(name, default_seeds, live, logged::Totals::add) {
-        assert!(total.given > 0 && total.starts > default_seeds, "{name}: the town was asleep: {total:?}");
-    }
-}
-
-#[test]
-fn what_the_log_promises_holds_over_crashes_and_misfortunes() {
-    logs_under_seeds("short lives of a log", 50, logged::Plan::of_seed);
-}

@@ -1,10 +1,12 @@
 //! Long runs of the simulation of gateways with a log: many lives, each from its seed, or one life again.
 //!
 //! ```text
-//! cargo run --profile test -p fluxar-tests --example sim -- [--seed 0] [--seeds 1000] [--keep-going true] [--fault RunLost]
+//! cargo run --profile test -p fluxar-tests --example sim -- [--seed 0] [--seeds 1000] [--keep-going true]
+//!                                                              [--everywhere true] [--fault RunLost]
 //! ```
 //!
-//! Prints a table at the end, and ends with 1 if a promise was broken. `--fault` plants a fault, which is to be found.
+//! Prints a table at the end, and ends with 1 if a promise was broken. `--everywhere` lives small lives, ended once at each
+//! operation of their disk; `--fault` plants a fault, which is to be found.
 #![forbid(unsafe_code)]
 
 mod logged;
@@ -16,7 +18,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use logged::{Fault, Life, Plan, Totals};
+use logged::auditor::Totals;
+use logged::life::{Life, live_everywhere};
+use logged::plan::Plan;
+use logged::seam::Fault;
 
 /// How often it is said how far it is.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(5);
@@ -25,6 +30,7 @@ struct Args {
     seed: u64,
     seeds: u64,
     keep_going: bool,
+    everywhere: bool,
     fault: Option<Fault>,
 }
 
@@ -33,13 +39,18 @@ fn args() -> Result<Args, String> {
         seed: 0,
         seeds: 1_000,
         keep_going: false,
+        everywhere: false,
         fault: None,
     };
     let mut is_alone = false;
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().ok_or(format!("{word} needs a value"))?;
-        let number = || value.parse::<u64>().map_err(|_| format!("{word} {value}: not a number"));
+        let number = || {
+            value
+                .parse::<u64>()
+                .map_err(|_| format!("{word} {value}: not a number"))
+        };
         match word.as_str() {
             "--seed" => {
                 args.seed = number()?;
@@ -50,6 +61,7 @@ fn args() -> Result<Args, String> {
                 is_alone = false;
             }
             "--keep-going" => args.keep_going = value == "true",
+            "--everywhere" => args.everywhere = value == "true",
             "--fault" => {
                 let fault = Fault::ALL.into_iter().find(|fault| format!("{fault:?}") == value);
                 let names = || format!("there is no fault {value}; there are {:?}", Fault::ALL);
@@ -79,9 +91,14 @@ fn run(args: &Args) -> ExitCode {
     let mut totals = Totals::default();
     let (mut lived, mut broken) = (0u64, 0u64);
     for seed in args.seed..args.seed + args.seeds {
-        let life = || Life::new(seed, Plan::of_seed(seed), args.fault).live();
+        let life = || match args.everywhere {
+            true => live_everywhere(seed),
+            false => Life::new(seed, Plan::of_seed(seed), args.fault)
+                .live()
+                .map(|(totals, _)| totals),
+        };
         match catch_unwind(AssertUnwindSafe(life)) {
-            Ok(Ok((of_life, _))) => totals.add(&of_life),
+            Ok(Ok(of_life)) => totals.add(&of_life),
             Ok(Err(why)) => {
                 broken += 1;
                 if args.seeds == 1 || !args.keep_going {
@@ -101,7 +118,10 @@ fn run(args: &Args) -> ExitCode {
         }
         if said.elapsed() > PROGRESS_PAUSE {
             said = Instant::now();
-            println!("  {lived} lives, {broken} broken, {:.0} s", begun.elapsed().as_secs_f64());
+            println!(
+                "  {lived} lives, {broken} broken, {:.0} s",
+                begun.elapsed().as_secs_f64()
+            );
         }
     }
     if args.seeds == 1 && broken > 0 {

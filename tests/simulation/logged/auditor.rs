@@ -70,7 +70,7 @@ impl fmt::Display for Broken {
 }
 
 /// What was lived through, for the table at the end.
-#[derive(Debug, Default, Clone)]
+#[derive(Default, Clone)]
 pub(crate) struct Totals {
     pub(crate) published: u64,
     pub(crate) acknowledged: u64,
@@ -136,6 +136,12 @@ impl Totals {
     }
 }
 
+impl fmt::Debug for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.rows()).finish()
+    }
+}
+
 /// Crashes so far, by what they take away.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Losses {
@@ -174,7 +180,13 @@ impl Auditor {
         self.broken.as_ref()
     }
 
-    pub(crate) fn breaks(&mut self, promise: String, event: Option<EventName>, place: Option<Place>, who: Option<u32>) {
+    pub(crate) fn breaks(
+        &mut self,
+        promise: String,
+        event: Option<EventName>,
+        place: Option<Place>,
+        who: Option<u32>,
+    ) {
         if self.broken.is_none() {
             let history = self.history.around(event.as_slice(), place, who);
             self.broken = Some(Broken { promise, history });
@@ -264,7 +276,12 @@ impl Auditor {
     /// Somebody was told that an event stands at a place.
     fn stands(&mut self, event: EventName, place: Place) {
         if place.1 == 0 {
-            self.breaks(format!("{event:?} has no position"), Some(event), Some(place), None);
+            self.breaks(
+                format!("{event:?} has no position"),
+                Some(event),
+                Some(place),
+                None,
+            );
         }
         if let Some((before, _)) = self.places.insert(place, (event, self.told_since))
             && before != event
@@ -289,11 +306,27 @@ impl Auditor {
     }
 
     /// A subscriber was given an event at a place, under this topic.
-    pub(crate) fn gives(&mut self, who: u32, pattern: &str, topic: &str, event: EventName, place: Place, dup: u64) {
+    pub(crate) fn gives(
+        &mut self,
+        who: u32,
+        pattern: &str,
+        topic: &str,
+        event: EventName,
+        place: Place,
+        dup: u64,
+    ) {
         self.totals.given += 1;
-        self.note(What::Given { who, event, place, dup });
+        self.note(What::Given {
+            who,
+            event,
+            place,
+            dup,
+        });
         self.stands(event, place);
-        let is_its = self.published.get(&event).is_some_and(|published| published.topic == topic);
+        let is_its = self
+            .published
+            .get(&event)
+            .is_some_and(|published| published.topic == topic);
         if !is_its || !target::matches(pattern, topic) {
             let promise = format!("{who} was given {event:?} of {topic} for {pattern}");
             self.breaks(promise, Some(event), Some(place), Some(who));
@@ -308,7 +341,8 @@ impl Auditor {
             what: format!("damage in {partition}, {first} to {last}"),
         });
         if self.totals.flips == 0 && !self.reads_fail {
-            let promise = format!("{who} was told that {partition}, {first} to {last} is damaged, which it is not");
+            let promise =
+                format!("{who} was told that {partition}, {first} to {last} is damaged, which it is not");
             self.breaks(promise, None, Some((partition, first)), Some(who));
         }
         self.damaged.insert((who, partition, first, last));
@@ -370,7 +404,10 @@ impl Auditor {
             }
             if let Some(before) = last.insert((event.publisher, published.topic), *event)
                 && before > *event
-                && !self.damaged.iter().any(|range| (range.0, range.1) == (truth.reader, place.0))
+                && !self
+                    .damaged
+                    .iter()
+                    .any(|range| (range.0, range.1) == (truth.reader, place.0))
             {
                 broken.get_or_insert([before, *event]);
             }
@@ -386,11 +423,16 @@ impl Auditor {
         let mut jumps: BTreeMap<u16, u64> = BTreeMap::new();
         let mut before: Option<Place> = None;
         for place in truth.log.keys() {
-            let last = before.filter(|(partition, _)| *partition == place.0).map_or(0, |(_, offset)| offset);
+            let last = before
+                .filter(|(partition, _)| *partition == place.0)
+                .map_or(0, |(_, offset)| offset);
             if place.1 != last + 1 {
                 // What is missing may begin, or end, with what is damaged.
                 let damage = [(place.0, last + 1), (place.0, place.1 - 1)];
-                if damage.iter().any(|place| self.is_damaged(*place, &[truth.reader])) {
+                if damage
+                    .iter()
+                    .any(|place| self.is_damaged(*place, &[truth.reader]))
+                {
                     before = Some(*place);
                     continue;
                 }
@@ -427,7 +469,9 @@ impl Auditor {
         let mut rows = BTreeMap::new();
         for event in truth.log.values() {
             let published = &self.published[event];
-            let Some((key, removes)) = published.row else { continue };
+            let Some((key, removes)) = published.row else {
+                continue;
+            };
             if !target::matches(pattern, published.topic) {
                 continue;
             }

@@ -86,7 +86,11 @@ impl Citizen {
 
     fn is_lost(&mut self, scene: &mut Scene<'_>) {
         scene.auditor.totals.lost_connections += 1;
-        let pause_ns = if scene.calm { 5 * MS } else { scene.random.below(60) * MS };
+        let pause_ns = if scene.calm {
+            5 * MS
+        } else {
+            scene.random.below(60) * MS
+        };
         self.line.drop_until(scene.now_ns + 1 + pause_ns);
         self.forget_contact(scene);
     }
@@ -176,7 +180,9 @@ impl Citizen {
         let event = name_of(envelope.id);
         if !is_signed(envelope.payload, event) {
             let promise = format!("{event:?} at {place:?} is not what was published");
-            scene.auditor.breaks(promise, Some(event), Some(place), Some(self.who));
+            scene
+                .auditor
+                .breaks(promise, Some(event), Some(place), Some(self.who));
         }
         let given = Given {
             sub,
@@ -188,7 +194,9 @@ impl Citizen {
         match &mut self.role {
             Role::Publisher(_) => {
                 let promise = format!("{} is given {event:?} and never asked for any", self.who);
-                scene.auditor.breaks(promise, Some(event), Some(place), Some(self.who));
+                scene
+                    .auditor
+                    .breaks(promise, Some(event), Some(place), Some(self.who));
             }
             Role::Follower(follower) => follower.is_given(&given, scene),
             Role::Member(member) => member.is_given(&given, scene),
@@ -243,7 +251,9 @@ fn is_signed(payload: &[u8], event: EventName) -> bool {
     decoder.array().is_ok_and(|elements| elements == Some(3))
         && decoder.u32().is_ok_and(|publisher| publisher == event.publisher)
         && decoder.u32().is_ok_and(|number| number == event.number)
-        && decoder.bytes().is_ok_and(|filler| filler.iter().all(|byte| *byte == 0xa5))
+        && decoder
+            .bytes()
+            .is_ok_and(|filler| filler.iter().all(|byte| *byte == 0xa5))
 }
 
 /// Reads an envelope's error.

@@ -10,6 +10,9 @@ use fluxar_shard::log::files::Files;
 
 use super::seam::{Fault, Saboteur};
 
+/// What a planted fault hides of a segment's end.
+const TAIL_BYTES: usize = 100;
+
 /// A directory of the world's disk.
 #[derive(Clone)]
 pub(crate) struct SimFiles {
@@ -18,7 +21,6 @@ pub(crate) struct SimFiles {
     saboteur: Saboteur,
     /// Changes that are still made before the process ends; `None`: all.
     changes_left: Rc<Cell<Option<u64>>>,
-    changes: Rc<Cell<u64>>,
 }
 
 impl SimFiles {
@@ -28,7 +30,6 @@ impl SimFiles {
             directory: directory.into(),
             saboteur,
             changes_left: Rc::default(),
-            changes: Rc::default(),
         }
     }
 
@@ -37,13 +38,7 @@ impl SimFiles {
         self.changes_left.set(changes);
     }
 
-    /// How many changes were asked for so far.
-    pub(crate) fn changes(&self) -> u64 {
-        self.changes.get()
-    }
-
     fn change(&self) -> io::Result<()> {
-        self.changes.set(self.changes.get() + 1);
         match self.changes_left.get() {
             None => Ok(()),
             Some(0) => Err(io::Error::other("the process has ended")),
@@ -70,8 +65,9 @@ impl Files for SimFiles {
 
     fn read(&self, name: &str, at: u64, out: &mut [u8]) -> io::Result<usize> {
         let read = self.disk.read(&self.path(name), at, out)?;
-        if name.ends_with(".log") && at > 0 && self.saboteur.strikes(Fault::TailTakenForTorn) {
-            out[..read].fill(0);
+        let last = out[..read].iter().rposition(|byte| *byte != 0).unwrap_or(0);
+        if name.ends_with(".log") && last > TAIL_BYTES && self.saboteur.strikes(Fault::TailTakenForTorn) {
+            out[last - TAIL_BYTES..=last].fill(0);
         }
         Ok(read)
     }

@@ -123,7 +123,8 @@ impl Follower {
     }
 
     pub(crate) fn hear(&mut self, envelope: &Envelope<'_>, scene: &mut Scene<'_>) {
-        if envelope.kind != Kind::Subscribe || envelope.reference.is_none() || envelope.reference != self.sub {
+        if envelope.kind != Kind::Subscribe || envelope.reference.is_none() || envelope.reference != self.sub
+        {
             return;
         }
         if let Some(ending) = ending_of(envelope) {
@@ -153,7 +154,10 @@ impl Follower {
                 self.handled.entry(at.partition).or_insert(at.offset);
             }
         }
-        scene.auditor.note(What::Contact { who: self.who, what: text });
+        scene.auditor.note(What::Contact {
+            who: self.who,
+            what: text,
+        });
     }
 
     fn ends(&mut self, ending: &super::citizen::Ending, scene: &mut Scene<'_>) {
@@ -173,7 +177,9 @@ impl Follower {
             }
             (code, ..) => {
                 let promise = format!("{} was ended {code:?}: {}", self.who, ending.message);
-                let place = ending.partition.map(|partition| (partition, ending.first.unwrap_or(0)));
+                let place = ending
+                    .partition
+                    .map(|partition| (partition, ending.first.unwrap_or(0)));
                 scene.auditor.breaks(promise, None, place, Some(self.who));
             }
         }
@@ -191,11 +197,15 @@ impl Follower {
             return; // of a subscription that was given up
         }
         let (place, event) = (given.place, given.event);
-        scene.auditor.gives(self.who, self.pattern, given.topic, event, place, given.dup);
+        scene
+            .auditor
+            .gives(self.who, self.pattern, given.topic, event, place, given.dup);
         let brought = self.brought.entry(place.0).or_default();
         if place.1 <= *brought {
             let promise = format!("{} was given {place:?} behind {brought}", self.who);
-            scene.auditor.breaks(promise, Some(event), Some(place), Some(self.who));
+            scene
+                .auditor
+                .breaks(promise, Some(event), Some(place), Some(self.who));
         }
         *brought = place.1;
         self.to_acknowledge.insert(place.0);
@@ -231,8 +241,13 @@ impl Follower {
             && is_strong
             && let Some(before) = self.once_at.insert(event, place)
         {
-            let promise = format!("{} handled {event:?} twice: at {before:?} and at {place:?}", self.who);
-            scene.auditor.breaks(promise, Some(event), Some(place), Some(self.who));
+            let promise = format!(
+                "{} handled {event:?} twice: at {before:?} and at {place:?}",
+                self.who
+            );
+            scene
+                .auditor
+                .breaks(promise, Some(event), Some(place), Some(self.who));
         }
     }
 
@@ -302,13 +317,22 @@ impl Follower {
                 .map(|(&partition, &offset)| Position { partition, offset })
                 .collect();
             meta = meta.begin_behind(epoch, positions.into_iter());
-        } else if self.how == How::FromAll || (!self.has_cursor && matches!(self.how, How::Once | How::Durable)) {
+        } else if self.how == How::FromAll
+            || (!self.has_cursor && matches!(self.how, How::Once | How::Durable))
+        {
             // The first time everything; later the cursor, which an explicit `from` would override.
             meta = meta.text("from", "all");
         }
         let id = line.id();
         let meta = meta.finish();
-        let body = encoded(Kind::Subscribe, id, None, Some(self.pattern), meta.as_deref(), &[]);
+        let body = encoded(
+            Kind::Subscribe,
+            id,
+            None,
+            Some(self.pattern),
+            meta.as_deref(),
+            &[],
+        );
         line.send(&body, scene.random);
         self.sub = Some(id);
         scene.auditor.note(What::Contact {

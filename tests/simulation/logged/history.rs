@@ -25,11 +25,20 @@ pub(crate) enum What {
         dup: u64,
     },
     /// A subscriber acknowledged up to there, or exactly that.
-    Acks { who: u32, place: Place },
+    Acks {
+        who: u32,
+        place: Place,
+    },
     /// A subscriber was told that nothing for it lies up to there.
-    Moved { who: u32, place: Place },
+    Moved {
+        who: u32,
+        place: Place,
+    },
     /// A connection of somebody came or went, a subscription was accepted or ended.
-    Contact { who: u32, what: String },
+    Contact {
+        who: u32,
+        what: String,
+    },
 }
 
 /// See the module.
@@ -47,7 +56,9 @@ impl History {
             What::Upheaval(_) => true,
             What::Published(of) | What::Refused(of, _) => events.contains(of),
             What::Acknowledged(of, at) => events.contains(of) || Some(*at) == place,
-            What::Given { event: of, place: at, .. } => events.contains(of) || Some(*at) == place,
+            What::Given {
+                event: of, place: at, ..
+            } => events.contains(of) || Some(*at) == place,
             What::Acks { who: one, place: at } | What::Moved { who: one, place: at } => {
                 Some(*one) == who && place.is_some_and(|place| place.0 == at.0)
             }

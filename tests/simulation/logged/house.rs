@@ -122,13 +122,7 @@ impl House {
         assert!(self.running.is_none(), "one gateway has the directory at a time");
         let random: [u8; 16] = std::array::from_fn(|_| self.random.next() as u8);
         let unix_ms = WALL_CLOCK_MS + self.now_ns() / 1_000_000;
-        let opened = Recovery::open(
-            self.files.clone(),
-            cores as u16,
-            &self.settings,
-            random,
-            unix_ms,
-        );
+        let opened = Recovery::open(self.files.clone(), cores as u16, &self.settings, random, unix_ms);
         self.has_stopped_clean = false;
         let recovery = match opened {
             Ok(recovery) => recovery,
@@ -242,7 +236,9 @@ impl House {
             return;
         }
         if running.share.is_none() {
-            let Some(recovery) = &mut running.recovery else { return };
+            let Some(recovery) = &mut running.recovery else {
+                return;
+            };
             match recovery.step(|_| ()) {
                 Ok(Some(mut share)) => {
                     self.saboteur.tamper(&mut share, running.was_clean);

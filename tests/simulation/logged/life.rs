@@ -13,7 +13,7 @@ use super::follower::{Follower, How};
 use super::house::{CORES_MOST, DIRECTORY, House};
 use super::line::Line;
 use super::member::{Member, Queue};
-use super::plan::{Plan, Upheaval, failing};
+use super::plan::{Crash, Plan, Upheaval, failing};
 use super::publisher::Publisher;
 use super::seam::{Fault, Saboteur};
 
@@ -22,6 +22,35 @@ const MS: u64 = 1_000_000;
 const PATIENCE_MS: u64 = 90_000;
 /// If nothing has come for so long, nothing will.
 const QUIET_MS: u64 = 8_000;
+
+/// Lives a small life again and again, each time ended at the next operation that the cores ask of their disk: once by a
+/// kill, once by a power cut.
+pub(crate) fn live_everywhere(seed: u64) -> Result<Totals, Box<Broken>> {
+    let mut whole = Life::new(seed, Plan::small(seed), None);
+    whole.bustle();
+    let operations = whole.saboteur.operations();
+    let mut totals = Totals::default();
+    for at_operation in 1..=operations {
+        for is_power_cut in [false, true] {
+            let crash = Crash {
+                at_operation,
+                is_power_cut,
+            };
+            let plan = Plan {
+                crash: Some(crash),
+                ..Plan::small(seed)
+            };
+            match Life::new(seed, plan, None).live() {
+                Ok((of_life, _)) => totals.add(&of_life),
+                Err(mut broken) => {
+                    broken.promise = format!("{crash:?} of {operations}: {}", broken.promise);
+                    return Err(broken);
+                }
+            }
+        }
+    }
+    Ok(totals)
+}
 
 /// See the module.
 pub(crate) struct Life {
@@ -102,12 +131,7 @@ impl Life {
 
     /// Lives; what was lived through and a hash of all that happened, or the promise that was broken.
     pub(crate) fn live(mut self) -> Result<(Totals, u64), Box<Broken>> {
-        self.start();
-        for upheaval in self.plan.upheavals.clone() {
-            self.pass(self.plan.act_ms * MS);
-            self.befall(upheaval);
-        }
-        self.pass(self.plan.act_ms * MS);
+        self.bustle();
         self.calm_down();
         self.auditor.totals.disk_operations = self.saboteur.operations();
         self.auditor.totals.struck = self.saboteur.struck();
@@ -117,35 +141,32 @@ impl Life {
         }
     }
 
+    fn bustle(&mut self) {
+        self.start();
+        for upheaval in self.plan.upheavals.clone() {
+            self.pass(self.plan.act_ms * MS);
+            self.befall(upheaval);
+        }
+        self.pass(self.plan.act_ms * MS);
+    }
+
     fn is_over(&self) -> bool {
         self.auditor.broken().is_some()
     }
 
-    fn peek(&self, when: &str) {
-        if std::env::var_os("SIM_PEEK").is_none() { return; }
-        let p: u16 = std::env::var("SIM_PEEK").unwrap().parse().unwrap();
-        eprintln!("-- {when} at {:.3}", self.house.now_ns() as f64/1e6);
-        match fluxar_shard::log::verify::survey(&self.house.files, true, |_| ()) {
-            Ok(survey) => {
-                for s in &survey.segments { eprintln!("   seg {:?} epoch {} bytes {}/{} sealed {} events {} damage {:?} torn {:?} parts {:?}", s.id, s.epoch & 0xff, s.bytes, s.file_bytes, s.is_sealed, s.events, s.damage, s.torn, s.partitions); }
-                for q in &survey.partitions { if q.partition == p { eprintln!("   p {} last {} next {} removed {} ext {:?} holes {:?}", q.partition, q.last, q.next, q.removed, q.extents.iter().map(|e| (e.segment.core, e.segment.number, e.extent.first, e.extent.last)).collect::<Vec<_>>(), q.holes); } }
-            }
-            Err(e) => eprintln!("   {e}"),
-        }
-    }
-
     fn start(&mut self) {
-        self.peek("before start");
         let mut cores = self.plan.cores;
         if self.plan.cores_change && self.auditor.totals.starts > 0 {
             cores = 1 + self.random.index(CORES_MOST);
         }
         if self.house.start(cores) {
             self.auditor.totals.starts += 1;
-            self.auditor.upheaval(format!("the gateway starts on {cores} cores"));
+            self.auditor
+                .upheaval(format!("the gateway starts on {cores} cores"));
         } else {
             let fault = self.house.start_fault.take();
-            self.auditor.upheaval(format!("the gateway does not start: {fault:?}"));
+            self.auditor
+                .upheaval(format!("the gateway does not start: {fault:?}"));
         }
     }
 
@@ -154,7 +175,6 @@ impl Life {
         if self.house.is_running() {
             self.auditor.rough_starts += 1;
         }
-        self.peek("before crash");
         if is_power_cut {
             self.house.power_cut();
             self.auditor.power_is_lost();
@@ -182,7 +202,8 @@ impl Life {
             Upheaval::Full => {
                 let used = self.house.disk.used_bytes();
                 let room = self.random.below(2 * self.plan.segment_bytes);
-                self.auditor.upheaval(format!("the disk has room for {room} bytes more"));
+                self.auditor
+                    .upheaval(format!("the disk has room for {room} bytes more"));
                 self.house.disk.set_space(Some(used + room));
                 self.disk_well_ns = u64::MAX;
                 self.pass(self.plan.act_ms * MS);
@@ -310,7 +331,8 @@ impl Life {
         let mask = 1 << self.random.below(8);
         if self.house.disk.flip(&path, at, mask).is_ok() {
             self.auditor.totals.flips += 1;
-            self.auditor.upheaval(format!("a bit flips in {} at {at}", path.display()));
+            self.auditor
+                .upheaval(format!("a bit flips in {} at {at}", path.display()));
         }
     }
 
@@ -371,7 +393,9 @@ impl Life {
         {
             if self.house.now_ns() > deadline_ns {
                 let promise = format!("{event:?} was neither acknowledged nor refused for good");
-                return self.auditor.breaks(promise, Some(event), None, Some(event.publisher));
+                return self
+                    .auditor
+                    .breaks(promise, Some(event), None, Some(event.publisher));
             }
             self.pass(20 * MS);
         }
@@ -413,10 +437,14 @@ impl Life {
 
     /// All that the log holds, as the last reader got it.
     fn truth(&self) -> Truth {
-        let mut readers = self.citizens.iter().rev().filter_map(|citizen| match &citizen.role {
-            Role::Follower(follower) if follower.how == How::FromAll => Some(follower),
-            _ => None,
-        });
+        let mut readers = self
+            .citizens
+            .iter()
+            .rev()
+            .filter_map(|citizen| match &citizen.role {
+                Role::Follower(follower) if follower.how == How::FromAll => Some(follower),
+                _ => None,
+            });
         let reader = readers.next().expect("one came when all was calm");
         Truth {
             reader: reader.who,
@@ -437,17 +465,28 @@ impl Life {
             if follower.how == How::Table {
                 let rows = self.auditor.rows(truth, follower.pattern);
                 if rows != follower.rows {
-                    let differs = rows.iter().find(|(key, event)| follower.rows.get(*key) != Some(*event));
+                    let differs = rows
+                        .iter()
+                        .find(|(key, event)| follower.rows.get(*key) != Some(*event));
                     let extra = follower.rows.iter().find(|(key, _)| !rows.contains_key(*key));
                     let event = differs.or(extra).map(|(_, event)| *event);
-                    let promise = format!("the table {} of {who} is {:?}, and not {rows:?}", follower.pattern, follower.rows);
+                    let promise = format!(
+                        "the table {} of {who} is {:?}, and not {rows:?}",
+                        follower.pattern, follower.rows
+                    );
                     return Some((who, promise, event, None));
                 }
                 continue;
             }
             let has = |place, event| follower.seen.get(&place) == Some(&event);
-            if let Some((event, place)) = self.auditor.lacks(truth, &[who], follower.pattern, &follower.begin, has) {
-                let promise = format!("{who}, who follows {} ({:?}), never got {event:?} at {place:?}", follower.pattern, follower.how);
+            if let Some((event, place)) =
+                self.auditor
+                    .lacks(truth, &[who], follower.pattern, &follower.begin, has)
+            {
+                let promise = format!(
+                    "{who}, who follows {} ({:?}), never got {event:?} at {place:?}",
+                    follower.pattern, follower.how
+                );
                 return Some((who, promise, Some(event), Some(place)));
             }
         }
@@ -459,8 +498,14 @@ impl Life {
                 .map(|citizen| citizen.who)
                 .collect();
             let has = |place, event| queue.done.get(&place) == Some(&event);
-            if let Some((event, place)) = self.auditor.lacks(truth, &members, queue.pattern, &BTreeMap::new(), has) {
-                let promise = format!("nobody of the queue of {} was done with {event:?} at {place:?}", queue.pattern);
+            if let Some((event, place)) =
+                self.auditor
+                    .lacks(truth, &members, queue.pattern, &BTreeMap::new(), has)
+            {
+                let promise = format!(
+                    "nobody of the queue of {} was done with {event:?} at {place:?}",
+                    queue.pattern
+                );
                 return Some((members[0], promise, Some(event), Some(place)));
             }
         }

@@ -73,7 +73,11 @@ impl Line {
 
     /// Whether it takes more to be sent.
     pub(crate) fn has_room(&self) -> bool {
-        self.greeted && self.wire.as_ref().is_some_and(|wire| wire.unsent_bytes() < UNSENT_BYTES_MOST)
+        self.greeted
+            && self
+                .wire
+                .as_ref()
+                .is_some_and(|wire| wire.unsent_bytes() < UNSENT_BYTES_MOST)
     }
 
     pub(crate) fn send(&mut self, body: &[u8], random: &mut Random) {
@@ -85,7 +89,13 @@ impl Line {
     }
 
     /// Connects if it is time to.
-    pub(crate) fn reach(&mut self, now_ns: u64, losses: Losses, random: &mut Random, connect: impl FnOnce() -> ClientSocket) {
+    pub(crate) fn reach(
+        &mut self,
+        now_ns: u64,
+        losses: Losses,
+        random: &mut Random,
+        connect: impl FnOnce() -> ClientSocket,
+    ) {
         self.half_open.retain(|(until_ns, _)| *until_ns > now_ns);
         if self.wire.is_some() || now_ns < self.connects_at_ns {
             return;
@@ -115,7 +125,14 @@ impl Line {
     }
 
     /// Whether its connection has ended, or it was greeted; called with each envelope first.
-    pub(crate) fn hears(&mut self, kind: Kind, id: Id, reference: Option<Id>, has_error: bool, random: &mut Random) -> Contact {
+    pub(crate) fn hears(
+        &mut self,
+        kind: Kind,
+        id: Id,
+        reference: Option<Id>,
+        has_error: bool,
+        random: &mut Random,
+    ) -> Contact {
         match (kind, reference) {
             (Kind::Hello, Some(_)) if !has_error => {
                 self.greeted = true;
@@ -133,7 +150,9 @@ impl Line {
 
     /// Whether its connection has ended without a word.
     pub(crate) fn is_over(&self) -> bool {
-        self.wire.as_ref().is_some_and(|wire| wire.state() != ClientState::Open)
+        self.wire
+            .as_ref()
+            .is_some_and(|wire| wire.state() != ClientState::Open)
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -194,6 +213,7 @@ impl Line {
 /// Whether a body begins with the header of a run of logged events.
 fn is_run(body: &[u8]) -> bool {
     let first = Batch::new(body).next().and_then(Result::ok);
-    let meta = first.and_then(|first| (first.envelope.kind == Kind::Subscribe).then_some(first.envelope.meta)?);
+    let meta =
+        first.and_then(|first| (first.envelope.kind == Kind::Subscribe).then_some(first.envelope.meta)?);
     meta.is_some_and(|meta: Meta<'_>| matches!(meta.run(), Ok(Some(Run::Logged(_)))))
 }

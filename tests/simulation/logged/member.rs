@@ -80,12 +80,14 @@ impl Member {
     }
 
     pub(crate) fn hear(&mut self, envelope: &Envelope<'_>, scene: &mut Scene<'_>) {
-        if envelope.kind != Kind::Subscribe || envelope.reference.is_none() || envelope.reference != self.sub {
+        if envelope.kind != Kind::Subscribe || envelope.reference.is_none() || envelope.reference != self.sub
+        {
             return;
         }
         let Some(ending) = ending_of(envelope) else {
             self.accepted_ns = Some(scene.now_ns);
-            self.epoch = Acceptance::read(envelope.payload).map_or(self.epoch, |accepted| Some(accepted.epoch));
+            self.epoch =
+                Acceptance::read(envelope.payload).map_or(self.epoch, |accepted| Some(accepted.epoch));
             return;
         };
         let what = format!("ended: {:?}, {}", ending.code, ending.message);
@@ -102,7 +104,9 @@ impl Member {
             }
             (code, ..) => {
                 let promise = format!("{} was ended {code:?}: {}", self.who, ending.message);
-                let place = ending.partition.map(|partition| (partition, ending.first.unwrap_or(0)));
+                let place = ending
+                    .partition
+                    .map(|partition| (partition, ending.first.unwrap_or(0)));
                 scene.auditor.breaks(promise, None, place, Some(self.who));
             }
         }
@@ -126,24 +130,40 @@ impl Member {
         }
         scene.auditor.totals.worked_again += u64::from(is_again);
         if is_again && given.dup == 0 {
-            let promise = format!("{event:?} at {place:?} was given to the queue again, and {} not told so", self.who);
-            scene.auditor.breaks(promise, Some(event), Some(place), Some(self.who));
+            let promise = format!(
+                "{event:?} at {place:?} was given to the queue again, and {} not told so",
+                self.who
+            );
+            scene
+                .auditor
+                .breaks(promise, Some(event), Some(place), Some(self.who));
         }
         // One in twelve is never done: another member gets it.
         if self.saboteur.strikes(Fault::WorkSwallowed) {
             // As if the gateway took it for acknowledged, though it never arrived.
             queue.given.remove(&place);
-            self.at_work.push((0, place, EventName { publisher: 0, number: 0 }));
+            self.at_work.push((
+                0,
+                place,
+                EventName {
+                    publisher: 0,
+                    number: 0,
+                },
+            ));
         } else if scene.calm {
             self.at_work.push((scene.now_ns, place, event));
         } else if !scene.random.chance(0.08) {
-            self.at_work.push((scene.now_ns + scene.random.below(40 * MS), place, event));
+            self.at_work
+                .push((scene.now_ns + scene.random.below(40 * MS), place, event));
         }
     }
 
     pub(crate) fn act(&mut self, line: &mut Line, scene: &mut Scene<'_>) {
         if let Some(accepted_ns) = self.accepted_ns
-            && scene.now_ns > accepted_ns.max(scene.disk_well_ns).saturating_add(FIRST_CURSOR_NS)
+            && scene.now_ns
+                > accepted_ns
+                    .max(scene.disk_well_ns)
+                    .saturating_add(FIRST_CURSOR_NS)
         {
             scene.queues[self.queue].has_cursor = true;
         }
@@ -191,7 +211,14 @@ impl Member {
         }
         let meta = meta.finish();
         let id = line.id();
-        let body = encoded(Kind::Subscribe, id, None, Some(queue.pattern), meta.as_deref(), &[]);
+        let body = encoded(
+            Kind::Subscribe,
+            id,
+            None,
+            Some(queue.pattern),
+            meta.as_deref(),
+            &[],
+        );
         line.send(&body, scene.random);
         self.sub = Some(id);
         scene.auditor.note(What::Contact {

@@ -7,22 +7,20 @@
 //!                              └─ Auditor: who was told what; at the end, against the truth that the log holds
 //! ```
 //!
-//! The example `sim` lives for as long as one likes; the tests here live many short lives.
+//! The tests live many short lives, and end small ones at each of their disk's operations; the example `sim` lives for as
+//! long as one likes.
 
-mod auditor;
+pub(crate) mod auditor;
 mod citizen;
 mod files;
 mod follower;
 mod history;
 mod house;
-mod life;
+pub(crate) mod life;
 mod line;
 mod member;
-mod plan;
+pub(crate) mod plan;
 mod publisher;
-mod seam;
-
-pub(crate) use auditor::{Broken, Totals};
-pub(crate) use life::Life;
-pub(crate) use plan::{Crash, Plan};
-pub(crate) use seam::Fault;
+pub(crate) mod seam;
+#[cfg(test)]
+mod tests;

@@ -118,7 +118,11 @@ impl Plan {
         for _ in 0..random.index(3) {
             let how = [How::Once, How::Durable, How::Returning, How::FromAll][random.index(4)];
             // What was given and then lost with the power cannot be gone back to by its position.
-            let how = if is_weak && how == How::Returning { How::Durable } else { how };
+            let how = if is_weak && how == How::Returning {
+                How::Durable
+            } else {
+                how
+            };
             followers.push((PATTERNS[random.index(PATTERNS.len())], how));
         }
         if has_table {
@@ -136,7 +140,11 @@ impl Plan {
                 reset: if random.chance(0.2) { 0.002 } else { 0.0 },
                 ..if is_wild { Faults::wild() } else { Faults::none() }
             },
-            disk: if random.chance(0.5) { slow() } else { DiskFaults::none() },
+            disk: if random.chance(0.5) {
+                slow()
+            } else {
+                DiskFaults::none()
+            },
             partitions: 1 + random.below(6) as u16,
             segment_bytes: [8, 16, 64][random.index(3)] * 1024,
             unacked_events: [4, 40, 4_096][random.index(3)],

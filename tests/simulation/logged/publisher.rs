@@ -62,7 +62,9 @@ impl Publisher {
     }
 
     pub(crate) fn is_cut_off(&mut self) {
-        self.unacked.iter_mut().for_each(|unacked| unacked.is_sent = false);
+        self.unacked
+            .iter_mut()
+            .for_each(|unacked| unacked.is_sent = false);
         self.held.clear();
     }
 
@@ -89,7 +91,10 @@ impl Publisher {
         };
         let retryable = matches!(ending.code, Code::Unavailable | Code::ResourceExhausted);
         let Some(retry_after_ms) = ending.retry_after_ms.filter(|_| retryable) else {
-            let promise = format!("{event:?} was refused for good: {:?}, {}", ending.code, ending.message);
+            let promise = format!(
+                "{event:?} was refused for good: {:?}, {}",
+                ending.code, ending.message
+            );
             return scene.auditor.breaks(promise, Some(event), None, Some(self.name));
         };
         scene.auditor.refuses(event, ending.code);
@@ -140,7 +145,10 @@ impl Publisher {
         let mut payload = signed(event, 4 + scene.random.index(filler_bytes));
         if is_table {
             // Of this publisher alone, so that the newest is the one that it published last.
-            let (key, removes) = (self.name as u8 * 8 + scene.random.below(4) as u8, scene.random.chance(0.2));
+            let (key, removes) = (
+                self.name as u8 * 8 + scene.random.below(4) as u8,
+                scene.random.chance(0.2),
+            );
             if removes {
                 payload = vec![0xf6];
             }
@@ -148,7 +156,14 @@ impl Publisher {
             row = Some((key, removes));
         }
         let meta = meta.finish();
-        let body = encoded(Kind::Event, id_of(event), None, Some(topic), meta.as_deref(), &payload);
+        let body = encoded(
+            Kind::Event,
+            id_of(event),
+            None,
+            Some(topic),
+            meta.as_deref(),
+            &payload,
+        );
         scene.auditor.publishes(event, topic, self.once, strength, row);
         self.unacked.push_back(Unacked {
             event,

@@ -210,10 +210,9 @@ impl Driver for Seam {
     fn disk(&mut self, op: DiskOp) {
         self.saboteur.0.borrow_mut().operations += 1;
         let lie = match op {
-            DiskOp::Sync { file } if self.saboteur.strikes(Fault::SyncLeftOut) => DiskDone::Synced {
-                file,
-                result: Ok(()),
-            },
+            DiskOp::Sync { file } if self.saboteur.strikes(Fault::SyncLeftOut) => {
+                DiskDone::Synced { file, result: Ok(()) }
+            }
             DiskOp::Write { file, at, .. } if self.saboteur.strikes(Fault::WriteLeftOut) => DiskDone::Wrote {
                 file,
                 at,

@@ -1,0 +1,71 @@
+//! Many short lives; small ones that are ended at each operation of their disk; and planted faults, which the auditor has
+//! to catch.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::auditor::{Broken, Totals};
+use super::life::{Life, live_everywhere};
+use super::plan::Plan;
+use super::seam::Fault;
+use crate::under_seeds;
+
+/// Lives until a planted fault is caught, at most.
+const LIVES_MOST: u64 = 60;
+
+/// What came of a life in which every promise has to be kept.
+fn kept<Told>(outcome: Result<Told, Box<Broken>>) -> Told {
+    outcome.unwrap_or_else(|broken| panic!("{broken}"))
+}
+
+#[test]
+fn what_the_log_promises_holds_whatever_befalls_it() {
+    let live = |seed| kept(Life::new(seed, Plan::of_seed(seed), None).live()).0;
+    if let Some(total) = under_seeds("short lives of a log", 1_500, live, Totals::add) {
+        assert!(
+            total.given > 0 && total.power_cuts > 0 && total.worked_again > 0 && total.told_damaged > 0,
+            "the towns were asleep: {total:?}"
+        );
+    }
+}
+
+#[test]
+fn what_the_log_promises_holds_wherever_its_gateway_ends() {
+    let live = |seed| kept(live_everywhere(seed));
+    if let Some(total) = under_seeds("an end at every operation", 3, live, Totals::add) {
+        assert!(total.power_cuts > 100, "the towns were asleep: {total:?}");
+    }
+}
+
+#[test]
+fn each_planted_fault_is_caught() {
+    for fault in Fault::ALL {
+        let mut struck = 0;
+        let caught = (0..LIVES_MOST).find(|&seed| {
+            let life = Life::new(seed, Plan::of_seed(seed), Some(fault));
+            match catch_unwind(AssertUnwindSafe(|| life.live())) {
+                Ok(Ok((totals, _))) => {
+                    struck += totals.struck;
+                    false
+                }
+                // A gateway that notices itself has noticed, too.
+                Ok(Err(_)) | Err(_) => true,
+            }
+        });
+        println!("{fault:?}: caught by seed {caught:?}");
+        assert!(
+            caught.is_some(),
+            "{fault:?} struck {struck} times, and nobody noticed"
+        );
+    }
+}
+
+#[test]
+fn the_same_seed_lives_the_same_life() {
+    for seed in 0..6 {
+        let live = || {
+            let (totals, digest) = kept(Life::new(seed, Plan::of_seed(seed), None).live());
+            (format!("{totals:?}"), digest)
+        };
+        assert_eq!(live(), live(), "seed {seed}");
+    }
+}
