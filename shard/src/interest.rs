@@ -230,7 +230,7 @@ impl Shard {
         while let Some(&at) = self.subscriptions.of(peer).last() {
             self.unsubscribe(at);
         }
-        self.readers_busy(peer, false);
+        self.readers_lost(peer);
         self.logged.order.forget(peer);
         self.pump_log();
     }

@@ -18,6 +18,9 @@ pub const LOGGED_PLACES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes that the logged subscriptions of one core that are behind read at a time, all together: what was asked for, and what
 /// came and was not taken by its connections yet. Beyond it they wait for one another.
 pub const LOGGED_FETCHES_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Durable cursors that one connection may make: a name that is new takes one, or with a wildcard one in each partition. It
+/// keeps counting what it made until it is gone. A subscription that would need one more is refused.
+pub const CURSORS_PER_PEER_MAX: u32 = 16 * 1024;
 /// Most cores of a gateway.
 pub const CORES_MAX: u16 = 1024;
 

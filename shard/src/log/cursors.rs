@@ -48,6 +48,8 @@ struct Cursor {
     phase: Phase,
     /// The segment with its newest record that is on the disk.
     segment: Option<SegmentId>,
+    /// How far it is by that.
+    kept: Option<u64>,
 }
 
 /// A record that was handed to the disk.
@@ -55,6 +57,7 @@ struct Cursor {
 pub(super) struct IssuedCursor {
     slot: u32,
     version: u32,
+    acked: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -99,6 +102,12 @@ impl Cursors {
         self.slots[slot as usize].state.as_ref()
     }
 
+    /// How far one is by its newest record on the disk; `None`: it has none there.
+    pub(super) fn kept(&self, partition: u16, name: &CursorName) -> Option<u64> {
+        let slot = self.find(partition, name)?;
+        self.slots[slot as usize].kept
+    }
+
     /// Adds one that was found on the disk.
     pub(super) fn recover(&mut self, partition: u16, entry: CursorEntry, segment: SegmentId) {
         if entry.state.is_none() || self.find(partition, &entry.name).is_some() {
@@ -106,6 +115,7 @@ impl Cursors {
         }
         self.insert(Cursor {
             partition,
+            kept: entry.state.as_ref().map(|state| state.acked),
             name: entry.name,
             state: entry.state,
             used_ms: entry.used_ms,
@@ -138,6 +148,7 @@ impl Cursors {
                 issued: 0,
                 phase: Phase::Idle,
                 segment: None,
+                kept: None,
             }),
         };
         let cursor = &mut self.slots[slot as usize];
@@ -235,6 +246,7 @@ impl Cursors {
             let issued = IssuedCursor {
                 slot,
                 version: cursor.version,
+                acked: cursor.state.as_ref().map(|state| state.acked),
             };
             let entry = CursorEntry {
                 name: cursor.name.clone(),
@@ -253,6 +265,7 @@ impl Cursors {
             return;
         };
         cursor.segment = Some(segment);
+        cursor.kept = issued.acked;
         if cursor.state.is_none() && cursor.version == issued.version {
             self.remove(issued.slot);
         }

@@ -50,6 +50,7 @@ pub use events::{
 };
 
 pub use settings::{Settings, owner_of, partition_of};
+pub(crate) use writing::BATCH_MS;
 
 use appending::Again;
 use cursors::Cursors;
@@ -259,6 +260,17 @@ impl Log {
         } else {
             Err(LogRefusal::TooManyCursors)
         }
+    }
+
+    /// How far a durable cursor would be after a crash; `None`: it would not be there.
+    #[must_use]
+    pub fn cursor_on_disk(&self, partition: u16, name: &CursorName) -> Option<u64> {
+        self.cursors.kept(partition, name)
+    }
+
+    /// Has the cursors that moved written and synced with the next write, instead of a little later.
+    pub fn hurry_cursors(&mut self) {
+        self.stream.wants_sync = true;
     }
 
     /// Forgets a durable cursor.

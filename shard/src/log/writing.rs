@@ -16,7 +16,7 @@ const GATHER_MS: u64 = 10;
 /// Runs are put into one batch up to so many bytes.
 const BATCH_BYTES: usize = 64 * 1024;
 /// Runs appended within so many ms are put into one batch, which has the time of the first.
-const BATCH_MS: u64 = 10;
+pub(crate) const BATCH_MS: u64 = 10;
 /// Of a partition, more unsynced offsets than this are synced though nobody waits.
 pub(super) const OFFSETS_DUE: u64 = UNSYNCED_OFFSETS_MAX / 2;
 

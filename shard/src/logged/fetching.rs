@@ -1,7 +1,7 @@
 //! The owner's side of readers that are behind: a piece of the log, or of the table of retained events, only what matches.
 
 use super::LogLetter;
-use super::letters::{Fetch, Fetched};
+use super::letters::{Fetch, Fetched, SubHandle};
 use super::pieces::{Cutter, is_expired, topic_of};
 use crate::log::{ReaderId, Reading, Stored};
 use crate::shard::Shard;
@@ -34,6 +34,19 @@ impl Shard {
             rows: None,
         });
         self.read_on(key, None);
+        if let Some(pending) = self.logged.owner.fetches.get(key) {
+            let name = pending.name();
+            self.logged.owner.unread.insert(name, key);
+        }
+    }
+
+    /// A subscription is over that waits for the disk.
+    pub(crate) fn unfetch_here(&mut self, core: u16, sub: SubHandle, partition: u16) {
+        let logged = &mut self.logged;
+        if let Some(key) = logged.owner.unread.remove(&(core, sub, partition)) {
+            logged.owner.fetches.remove(key);
+            logged.log.forget_reader(ReaderId(key as u64));
+        }
     }
 
     /// Something that was read from the disk for a fetch.
@@ -58,7 +71,11 @@ impl Shard {
             let Some(fetched) = self.logged.owner.fetches[key].take(reading, now_ms) else {
                 continue;
             };
-            let Pending { core, fetch, .. } = self.logged.owner.fetches.remove(key);
+            let pending = self.logged.owner.fetches.remove(key);
+            if !self.logged.owner.unread.is_empty() {
+                self.logged.owner.unread.remove(&pending.name());
+            }
+            let Pending { core, fetch, .. } = pending;
             self.say(
                 core,
                 LogLetter::Fetched {
@@ -105,6 +122,10 @@ impl Shard {
 }
 
 impl Pending {
+    fn name(&self) -> (u16, SubHandle, u16) {
+        (self.core, self.fetch.sub, self.fetch.partition)
+    }
+
     /// What is answered; `None`: it is to be read on.
     fn take(&mut self, reading: Reading, now_ms: u64) -> Option<Fetched> {
         let (stored, mut until) = match reading {

@@ -87,6 +87,13 @@ pub enum LogLetter {
     },
     /// To the owner: read for a subscription that is behind.
     Fetch(Box<Fetch>),
+    /// To the owner: the subscription is over; what it fetched from this partition is not wanted any more.
+    Unfetch {
+        /// Which.
+        sub: SubHandle,
+        /// Where.
+        partition: u16,
+    },
     /// From the owner: what was read, only what matches.
     Fetched {
         /// For whom.
@@ -111,6 +118,8 @@ pub enum LogLetter {
         cursor: Arc<CursorName>,
         /// Who held it.
         sub: SubHandle,
+        /// Its subscription never began: what was made for it is forgotten.
+        is_void: bool,
     },
     /// From an owner: another subscription holds the durable cursor now.
     Superseded {
@@ -134,6 +143,8 @@ pub struct Begin {
     pub start: Start,
     /// Whether retained events come first.
     pub retain: bool,
+    /// Whether its cursor may be made where it is not there: its connection has not made too many.
+    pub may_make: bool,
 }
 
 /// [`super::From`], to be sent.
@@ -169,6 +180,8 @@ pub struct Begun {
     pub after: u64,
     /// See `after`.
     pub until: u64,
+    /// A durable cursor was made for it.
+    pub is_made: bool,
 }
 
 /// Why a subscription does not begin.
@@ -187,6 +200,8 @@ pub enum BeginRefusal {
     },
     /// Somebody asked for the same cursor later.
     Superseded,
+    /// It would need a cursor that is not there, and its connection has made as many as it may.
+    TooManyMade,
     /// The log keeps no more cursors.
     Log(LogRefusal),
 }

@@ -177,6 +177,9 @@ impl Shard {
     pub fn handle_disk(&mut self, done: DiskDone) {
         self.logged.log.handle_disk(done);
         self.pump_log();
+        if self.begin_safe() {
+            self.pump_log();
+        }
     }
 
     /// The wall clock, ms since 1970: before each [`Shard::handle_time`].
@@ -287,13 +290,14 @@ impl Shard {
                 stored,
             } => self.hear(partition, after, until, stored.as_ref()),
             LogLetter::Fetch(fetch) => self.fetch_here(from, fetch),
+            LogLetter::Unfetch { sub, partition } => self.unfetch_here(from, sub, partition),
             LogLetter::Fetched {
                 sub,
                 partition,
                 fetched,
             } => self.fetched(sub, partition, fetched),
             LogLetter::Acked { cursor, sub, at } => self.acked_here(from, &cursor, sub, &at),
-            LogLetter::Released { cursor, sub } => self.released_here(from, &cursor, sub),
+            LogLetter::Released { cursor, sub, is_void } => self.released_here(from, &cursor, sub, is_void),
             LogLetter::Superseded { sub } => self.reader_superseded(sub),
         }
     }

@@ -11,11 +11,11 @@ use fluxar_protocol::target;
 use foldhash::fast::FixedState;
 use slab::Slab;
 
-use super::LogLetter;
 use super::fetching::Pending;
 use super::letters::{Begin, BeginRefusal, Begun, Start, SubHandle};
 use super::patterns::FollowedPatterns;
 use super::pieces::topic_of;
+use super::{LogLetter, Logged};
 use crate::log::{Committed, CursorName, CursorState, Log, owner_of, partition_of};
 use crate::shard::Shard;
 
@@ -36,6 +36,10 @@ pub(crate) struct Owner {
     told: Vec<Box<[u64]>>,
     holders: HashMap<Arc<CursorName>, Holder, FixedState>,
     pub(super) fetches: Slab<Pending>,
+    /// Those that wait for the disk, by core, subscription and partition.
+    pub(super) unread: HashMap<(u16, SubHandle, u16), usize, FixedState>,
+    /// Subscriptions that have begun, but for their cursors, which are not on the disk yet.
+    unsafe_begins: Vec<UnsafeBegin>,
     /// When quiet cores are told next, us.
     quiet_at_us: u64,
     /// Cores that a run goes to; empty between two runs.
@@ -43,11 +47,22 @@ pub(crate) struct Owner {
 }
 
 /// Who holds a durable cursor.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Holder {
     core: u16,
     sub: SubHandle,
     stamp: (u64, u16),
+    /// Where it was made for this holder, who may yet come to nothing.
+    made: Box<[u16]>,
+}
+
+/// A subscription whose holder is told that it has begun once that survives power loss.
+#[derive(Debug)]
+struct UnsafeBegin {
+    core: u16,
+    sub: SubHandle,
+    cursor: Arc<CursorName>,
+    places: Vec<Begun>,
 }
 
 impl Owner {
@@ -57,6 +72,8 @@ impl Owner {
             told: vec![Box::default(); usize::from(cores)],
             holders: HashMap::with_hasher(hasher.clone()),
             fetches: Slab::new(),
+            unread: HashMap::with_hasher(hasher.clone()),
+            unsafe_begins: Vec::new(),
             quiet_at_us: QUIET_US,
             cores: Vec::new(),
         }
@@ -70,6 +87,16 @@ impl Owner {
     fn tell(&mut self, core: u16, at: usize, until: u64) -> Option<u64> {
         let told = self.told[usize::from(core)].get_mut(at)?;
         Some(std::mem::replace(told, until))
+    }
+}
+
+impl Logged {
+    /// Whether a subscription that comes back after a crash goes on where it begins, or before that.
+    fn is_safe(&self, begin: &UnsafeBegin) -> bool {
+        begin.places.iter().all(|place| {
+            let kept = self.log.cursor_on_disk(place.partition, &begin.cursor);
+            kept.is_some_and(|acked| acked <= place.position)
+        })
     }
 }
 
@@ -139,11 +166,70 @@ impl Shard {
         if !owner.followed[pattern].contains(&core) {
             owner.followed[pattern].push(core);
         }
-        let epoch = self.logged.log.epoch();
         let result = self.begun(core, &begin);
+        match (result, begin.cursor) {
+            (Ok(places), Some(cursor)) => {
+                let begin = UnsafeBegin {
+                    core,
+                    sub,
+                    cursor,
+                    places,
+                };
+                if self.logged.is_safe(&begin) {
+                    self.tell_begun(core, sub, Ok(begin.places));
+                } else {
+                    self.logged.log.hurry_cursors();
+                    self.logged.owner.unsafe_begins.push(begin);
+                }
+            }
+            (result, _) => self.tell_begun(core, sub, result),
+        }
+    }
+
+    /// Something may have been made safe: subscriptions that waited for their cursors have begun. Whether there were any. What
+    /// is committed was told before.
+    pub(crate) fn begin_safe(&mut self) -> bool {
+        let waited = self.logged.owner.unsafe_begins.len();
+        let mut at = 0;
+        while let Some(begin) = self.logged.owner.unsafe_begins.get(at) {
+            let holder = self.logged.owner.holders.get(&begin.cursor);
+            let is_held = holder.is_some_and(|holder| (holder.core, holder.sub) == (begin.core, begin.sub));
+            if is_held && !self.logged.is_safe(begin) {
+                at += 1;
+                continue;
+            }
+            let begin = self.logged.owner.unsafe_begins.swap_remove(at);
+            if is_held {
+                self.tell_begun(begin.core, begin.sub, Ok(begin.places));
+            }
+        }
+        if at > 0 {
+            self.logged.log.hurry_cursors();
+        }
+        at < waited
+    }
+
+    /// Tells a core where a subscription of its begins, and how far the partitions are now.
+    fn tell_begun(&mut self, core: u16, sub: SubHandle, mut result: Result<Vec<Begun>, BeginRefusal>) {
+        if let Ok(places) = &mut result {
+            let cores = self.post.cores();
+            let Logged { log, owner, .. } = &mut self.logged;
+            let told = &mut owner.told[usize::from(core)];
+            if told.is_empty() {
+                let ours = (self.core..log.partition_count()).step_by(usize::from(cores));
+                *told = vec![0; ours.count()].into();
+            }
+            for place in places {
+                place.until = log.bounds(place.partition).committed;
+                let told = &mut told[usize::from(place.partition / cores)];
+                place.after = std::mem::replace(told, place.until);
+            }
+        }
+        let epoch = self.logged.log.epoch();
         self.say(core, LogLetter::Began { sub, epoch, result });
     }
 
+    /// Where a subscription begins in each partition of this core, and its cursor with it.
     fn begun(&mut self, core: u16, begin: &Begin) -> Result<Vec<Begun>, BeginRefusal> {
         let cores = self.post.cores();
         let Some(settings) = self.logged.log.settings() else {
@@ -161,6 +247,13 @@ impl Shard {
             places.push(place_of(log, partition, begin)?);
         }
         if let Some(cursor) = &begin.cursor {
+            let made: Box<[u16]> = places
+                .iter()
+                .filter_map(|place| place.is_made.then_some(place.partition))
+                .collect();
+            if !begin.may_make && !made.is_empty() {
+                return Err(BeginRefusal::TooManyMade);
+            }
             self.hold(core, cursor, begin)?;
             // The place is kept from the beginning, so that it is there even if nothing is ever acknowledged: what comes while
             // the table is not handled yet is not lost either.
@@ -170,20 +263,22 @@ impl Shard {
                 } else {
                     CursorState::up_to(place.position)
                 };
-                let kept = self.logged.log.set_cursor(place.partition, cursor, state);
-                kept.map_err(BeginRefusal::Log)?;
+                if let Err(refusal) = self.logged.log.set_cursor(place.partition, cursor, state) {
+                    self.forget_made(cursor, &made);
+                    return Err(BeginRefusal::Log(refusal));
+                }
+            }
+            if let Some(holder) = self.logged.owner.holders.get_mut(cursor) {
+                holder.made = made;
             }
         }
-        let told = &mut self.logged.owner.told[usize::from(core)];
-        if told.is_empty() {
-            let ours = (self.core..partitions).step_by(usize::from(cores)).count();
-            *told = vec![0; ours].into();
-        }
-        for place in &mut places {
-            let told = &mut told[usize::from(place.partition / cores)];
-            place.after = std::mem::replace(told, place.until);
-        }
         Ok(places)
+    }
+
+    fn forget_made(&mut self, cursor: &CursorName, made: &[u16]) {
+        for &partition in made {
+            self.logged.log.forget_cursor(partition, cursor);
+        }
     }
 
     /// Gives a durable cursor to whoever asked for it last.
@@ -192,6 +287,7 @@ impl Shard {
             core,
             sub: begin.sub,
             stamp: begin.stamp,
+            made: Box::default(),
         };
         let Some(holder) = self.logged.owner.holders.get_mut(cursor) else {
             self.logged.owner.holders.insert(cursor.clone(), new);
@@ -231,13 +327,15 @@ impl Shard {
     }
 
     /// The holder of a durable cursor is gone.
-    pub(crate) fn released_here(&mut self, core: u16, cursor: &CursorName, sub: SubHandle) {
+    pub(crate) fn released_here(&mut self, core: u16, cursor: &CursorName, sub: SubHandle, is_void: bool) {
         let holders = &mut self.logged.owner.holders;
         if holders
             .get(cursor)
             .is_some_and(|holder| (holder.core, holder.sub) == (core, sub))
+            && let Some(holder) = holders.remove(cursor)
+            && is_void
         {
-            holders.remove(cursor);
+            self.forget_made(cursor, &holder.made);
         }
     }
 
@@ -313,5 +411,6 @@ fn place_of(log: &Log, partition: u16, begin: &Begin) -> Result<Begun, BeginRefu
         has_table: begin.retain && !is_known,
         after: 0,
         until: bounds.committed,
+        is_made: begin.cursor.is_some() && cursor.is_none(),
     })
 }

@@ -13,10 +13,13 @@ pub(crate) struct Disk {
     pub(crate) is_full: bool,
     /// Reads fail.
     pub(crate) reads_fail: bool,
+    /// How many reads it was asked for.
+    pub(crate) reads: usize,
 }
 
 impl Disk {
     pub(crate) fn ask(&mut self, op: DiskOp) {
+        self.reads += usize::from(matches!(op, DiskOp::Read { .. }));
         self.asked.push_back(op);
     }
 

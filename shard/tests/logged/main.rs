@@ -1,5 +1,6 @@
 //! Logged events on meshes of shards: whoever follows gets everything once and in order, however letters are late.
 
+mod cursors;
 mod dice;
 mod disk;
 mod model;

@@ -175,6 +175,42 @@ fn many_subscriptions_of_a_slow_connection_do_not_fetch_all_at_once() {
 }
 
 #[test]
+fn what_was_to_be_read_for_a_subscription_that_is_gone_is_not_read() {
+    for cores in [1, 2] {
+        let mut settings = in_memory(1);
+        settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
+        settings.tail_bytes = 0;
+        let mut world = World::new(cores, 3, Limits::default(), Some(settings));
+        let (alice, bob) = (peer(0, 1), peer(cores - 1, 2));
+        for nth in 0..40 {
+            world.publish(alice, &events("a", nth * 100..nth * 100 + 100), ACKED);
+            world.settle();
+        }
+        let from = LoggedWish {
+            from: From::All,
+            ..WISH
+        };
+        let carry_all = |world: &mut World| {
+            while world.carry(cores as usize - 1, 0) || world.carry(0, cores as usize - 1) {}
+        };
+        for sub in 0..2_000 {
+            world.subscribe(bob, id(sub), "a", from).unwrap();
+            carry_all(&mut world);
+            world.end(bob, id(sub));
+            carry_all(&mut world);
+        }
+        world.subscribe(bob, id(9_999), "a", from).unwrap();
+        let before = world.disks[0].reads;
+        world.settle();
+        let reads = world.disks[0].reads - before;
+        assert!(reads < 20, "{reads} reads");
+        assert!(world.got(bob, id(9_999)).len() > 1_000);
+        let asked = world.disks[0].reads;
+        assert!(asked < 1_000, "{asked} reads for a single subscription");
+    }
+}
+
+#[test]
 fn events_for_all_partitions_in_turn_make_one_run_for_each() {
     let mut world = world(1, 64);
     let topics: Vec<String> = (0..64)

@@ -9,7 +9,8 @@ use fluxar_protocol::{Code, Id};
 use super::owners;
 use super::reader::{Phase, Place, Reader};
 use crate::interest::{check_group, check_pattern};
-use crate::log::{CursorName, LogRefusal, Settings};
+use crate::limits::CURSORS_PER_PEER_MAX;
+use crate::log::{BATCH_MS, CursorName, LogRefusal, Settings};
 use crate::logged::LogLetter;
 use crate::logged::letters::{Begin, BeginRefusal, Begun, Start, SubHandle};
 use crate::logged::news::LoggedNews;
@@ -95,6 +96,11 @@ impl Shard {
         let text = readers.followed.text(number).clone();
         let mut reader = Reader::new(peer, sub, number, cursor.clone(), phase);
         reader.is_busy = readers.busy.contains(&peer);
+        let mut may_make = true;
+        if cursor.is_some() {
+            reader.made = readers.covers(number) as u32;
+            may_make = readers.make(peer, reader.made);
+        }
         let at = readers.add(reader);
         let handle = readers.handle(at);
         self.subscriptions
@@ -107,6 +113,7 @@ impl Shard {
                 cursor: cursor.clone(),
                 start: start.clone(),
                 retain: wish.retain,
+                may_make,
             };
             self.say(owner, LogLetter::Begin(Box::new(begin)));
         }
@@ -132,15 +139,25 @@ impl Shard {
                 return;
             }
         };
+        let reader = &mut self.logged.readers.held[at as usize];
         let Phase::Beginning {
             owners_left, begun, ..
-        } = &mut self.logged.readers[at].phase
+        } = &mut reader.phase
         else {
             return;
         };
-        begun.extend(begun_here);
         *owners_left -= 1;
-        if *owners_left == 0 {
+        let is_last = *owners_left == 0;
+        if reader.cursor.is_some() {
+            let known = begun_here.iter().filter(|place| !place.is_made).count() as u32;
+            begun.extend(begun_here);
+            reader.made -= known.min(reader.made);
+            let peer = reader.peer;
+            self.logged.readers.unmake(peer, known);
+        } else {
+            begun.extend(begun_here);
+        }
+        if is_last {
             self.open_reader(at, epoch);
         }
     }
@@ -207,7 +224,8 @@ pub(crate) fn start_of(from: &From<'_>) -> Start {
         From::Default => Start::Default,
         From::New => Start::New,
         From::All => Start::All,
-        From::TimeMs(time_ms) => Start::TimeMs(*time_ms),
+        // Events that are stored together have the time of the first.
+        From::TimeMs(time_ms) => Start::TimeMs(time_ms.saturating_sub(BATCH_MS)),
         From::Epoch { epoch, at } => {
             let mut sorted: Vec<(u16, u64)> = at.iter().rev().copied().collect();
             sorted.sort_by_key(|&(partition, _)| partition);
@@ -231,6 +249,15 @@ pub(crate) fn words(refusal: &BeginRefusal) -> (Code, String, Option<u32>, Optio
             let (code, message, retry_after_ms) = refusal_words(refusal);
             (code, message.into_owned(), retry_after_ms, None)
         }
+        BeginRefusal::TooManyMade => (
+            Code::ResourceExhausted,
+            format!(
+                "this connection has made {CURSORS_PER_PEER_MAX} durable cursors, its limit (a name takes one, with a wildcard one \
+                 in each partition)"
+            ),
+            None,
+            None,
+        ),
         BeginRefusal::UnknownEpoch => (
             Code::OutOfRange,
             "that epoch is not one of this gateway's log: its positions mean nothing here; subscribe with `from` \"all\" \

@@ -18,7 +18,7 @@ mod deliver;
 mod quiet;
 mod reader;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ use super::letters::SubHandle;
 use super::news::LoggedNews;
 use super::owner::covered;
 use super::patterns::FollowedPatterns;
-use crate::limits::{LOGGED_FETCHES_BYTES_MAX, LOGGED_PLACES_MAX};
+use crate::limits::{CURSORS_PER_PEER_MAX, LOGGED_FETCHES_BYTES_MAX, LOGGED_PLACES_MAX};
 use crate::log::owner_of;
 use crate::peer::PeerId;
 use crate::refusal::Refusal;
@@ -56,6 +56,8 @@ pub(crate) struct Readers {
     fetches: Fetches,
     /// Connections that take nothing at the moment.
     busy: HashSet<PeerId, FixedState>,
+    /// Durable cursors that each connection has made, within [`CURSORS_PER_PEER_MAX`]; of one that begins, as if all were.
+    made: HashMap<PeerId, u32, FixedState>,
     /// Holders of durable cursors that acknowledged something since their owners were told.
     acked: Vec<u32>,
     /// Places that could not be read; tried again at the next tick.
@@ -95,6 +97,7 @@ impl Readers {
             window,
             fetches: Fetches::default(),
             busy: HashSet::with_hasher(hasher.clone()),
+            made: HashMap::with_hasher(hasher.clone()),
             acked: Vec::new(),
             stalled: VecDeque::new(),
             walked: 0,
@@ -159,6 +162,23 @@ impl Readers {
             ));
         }
         Ok(())
+    }
+
+    /// Counts the cursors of a subscription that begins, as if all were new; whether its connection may make so many.
+    fn make(&mut self, peer: PeerId, cursors: u32) -> bool {
+        let made = self.made.entry(peer).or_default();
+        *made = made.saturating_add(cursors);
+        *made <= CURSORS_PER_PEER_MAX
+    }
+
+    /// So many were there before, or come to nothing.
+    fn unmake(&mut self, peer: PeerId, cursors: u32) {
+        if let Some(made) = self.made.get_mut(&peer) {
+            *made = made.saturating_sub(cursors);
+            if *made == 0 {
+                self.made.remove(&peer);
+            }
+        }
     }
 
     /// Enters one, which begins.
@@ -273,6 +293,12 @@ impl Shard {
         }
     }
 
+    /// A connection is gone, and its subscriptions before it.
+    pub(crate) fn readers_lost(&mut self, peer: PeerId) {
+        self.readers_busy(peer, false);
+        self.logged.readers.made.remove(&peer);
+    }
+
     /// A connection's own state, for subscriptions that it begins later.
     pub(crate) fn readers_busy(&mut self, peer: PeerId, busy: bool) {
         if busy {
@@ -311,10 +337,26 @@ impl Shard {
         let partitions = readers.heard.len() as u16;
         let text = readers.followed.text(readers[at].pattern).clone();
         let (reader, gone) = readers.remove(at);
+        for place in reader.fetching_places() {
+            let owner = owner_of(place, cores);
+            let letter = LogLetter::Unfetch {
+                sub: handle,
+                partition: place,
+            };
+            self.say(owner, letter);
+        }
+        let is_void = !matches!(reader.phase, Phase::Open);
         if let Some(cursor) = reader.cursor {
+            if is_void {
+                self.logged.readers.unmake(reader.peer, reader.made);
+            }
             for owner in owners(&text, partitions, cores) {
-                let cursor = cursor.clone();
-                self.say(owner, LogLetter::Released { cursor, sub: handle });
+                let letter = LogLetter::Released {
+                    cursor: cursor.clone(),
+                    sub: handle,
+                    is_void,
+                };
+                self.say(owner, letter);
             }
         }
         if let Some(pattern) = gone {

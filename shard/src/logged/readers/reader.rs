@@ -46,6 +46,8 @@ pub(crate) struct Reader {
     /// Its place among its pattern's.
     pub(super) seat: u32,
     pub(super) cursor: Option<Arc<CursorName>>,
+    /// How often that was made for it: while it begins, as if it were so in each partition that has not said otherwise.
+    pub(super) made: u32,
     pub(super) phase: Phase,
     pub(super) is_busy: bool,
     /// It is among those that wait until others have fetched.
@@ -209,6 +211,7 @@ impl Reader {
             pattern,
             seat: 0,
             cursor,
+            made: 0,
             phase,
             is_busy: false,
             waits_to_fetch: false,
@@ -332,6 +335,12 @@ impl Reader {
         self.fetching.sub(std::mem::take(&mut place.reserved));
         place.state = State::Behind;
         !place.is_void && !self.is_busy
+    }
+
+    /// The partitions for which something is being fetched.
+    pub(super) fn fetching_places(&self) -> impl Iterator<Item = u16> {
+        let fetching = self.places.iter().filter(|place| place.state == State::Fetching);
+        fetching.map(|place| place.partition)
     }
 
     /// Whether what is read next was handed out before.

@@ -1,0 +1,223 @@
+//! Durable cursors: when they are safe, and how many one connection makes.
+
+use fluxar_protocol::Code;
+use fluxar_shard::Limits;
+use fluxar_shard::limits::CURSORS_PER_PEER_MAX;
+use fluxar_shard::log::class::Level;
+use fluxar_shard::logged::{From, LoggedWish};
+
+use crate::promises::{events, world};
+use crate::world::{ACKED, Told, WISH, World, id, in_memory, peer};
+
+/// Carries all letters; the disks do nothing.
+fn carry_all(world: &mut World) {
+    let cores = world.cores();
+    while (0..cores * cores).any(|pair| world.carry(pair / cores, pair % cores)) {}
+}
+
+#[test]
+fn a_durable_subscription_has_begun_once_its_cursor_survives_power_loss() {
+    for (cores, pattern) in [(1, "a"), (2, "a"), (2, ">")] {
+        for retain in [false, true] {
+            let mut world = world(cores, 4);
+            let bob = peer(cores - 1, 1);
+            let wish = LoggedWish {
+                durable: Some("bob"),
+                retain,
+                ..WISH
+            };
+            world.subscribe(bob, id(1), pattern, wish).unwrap();
+            carry_all(&mut world);
+            assert_eq!(world.take(bob, id(1)), [], "nothing was written yet");
+            world.pass(1);
+            world.settle();
+            assert!(matches!(world.take(bob, id(1))[..], [Told::Accepted(_)]));
+            // What comes meanwhile is neither lost nor told twice.
+            world
+                .subscribe(
+                    bob,
+                    id(2),
+                    pattern,
+                    LoggedWish {
+                        durable: Some("two"),
+                        ..wish
+                    },
+                )
+                .unwrap();
+            carry_all(&mut world);
+            world.publish(peer(0, 7), &events("a", 1..4), ACKED);
+            carry_all(&mut world);
+            world.settle();
+            assert_eq!(world.got(bob, id(1)), [1, 2, 3]);
+            assert_eq!(world.got(bob, id(2)), [1, 2, 3]);
+            // One that is there already is not waited for,
+            world.end(bob, id(1));
+            world.subscribe(bob, id(3), pattern, wish).unwrap();
+            carry_all(&mut world);
+            assert!(matches!(world.take(bob, id(3))[..], [Told::Accepted(_), ..]));
+            // unless it is set back (it began behind nothing; all of it is handled now), which a crash must not undo.
+            world.ack(bob, id(3), fluxar_shard::log::partition_of("a", 4), 3);
+            for _ in 0..4 {
+                world.pass(2_000_000);
+                world.settle();
+            }
+            world.end(bob, id(3));
+            let from = LoggedWish {
+                from: From::All,
+                ..wish
+            };
+            world.subscribe(bob, id(4), pattern, from).unwrap();
+            carry_all(&mut world);
+            assert_eq!(world.take(bob, id(4)), [], "{cores} {pattern} {retain}");
+            for _ in 0..3 {
+                world.pass(300_000);
+                world.settle();
+            }
+            assert!(matches!(world.take(bob, id(4))[..], [Told::Accepted(_), ..]));
+        }
+    }
+}
+
+#[test]
+fn one_that_is_gone_before_its_cursor_is_safe_leaves_none() {
+    for cores in [1, 2] {
+        let mut world = world(cores, 4);
+        let bob = peer(cores - 1, 1);
+        let wish = LoggedWish {
+            durable: Some("bob"),
+            ..WISH
+        };
+        world.subscribe(bob, id(1), ">", wish).unwrap();
+        carry_all(&mut world);
+        world.lose(bob);
+        world.settle();
+        world.publish(peer(0, 7), &events("a", 1..4), ACKED);
+        world.settle();
+        let bob = peer(cores - 1, 2);
+        world.subscribe(bob, id(1), ">", wish).unwrap();
+        world.settle();
+        assert_eq!(world.got(bob, id(1)), [], "it begins with what comes from now on");
+        assert_eq!(world.shards[0].counts().cursor_holders, 1);
+    }
+}
+
+#[test]
+fn a_beginning_that_fails_leaves_no_cursors() {
+    let mut settings = in_memory(4);
+    settings.cursors_max = 3;
+    let mut world = World::new(2, 3, Limits::default(), Some(settings));
+    let bob = peer(1, 1);
+    let wish = |name| LoggedWish {
+        durable: Some(name),
+        ..WISH
+    };
+    world.subscribe(bob, id(1), ">", wish("one")).unwrap();
+    world.settle();
+    assert!(matches!(world.take(bob, id(1))[..], [Told::Accepted(_)]));
+    for nth in 2..10 {
+        world.subscribe(bob, id(nth), ">", wish("two")).unwrap();
+        world.settle();
+        assert_eq!(
+            world.take(bob, id(nth)),
+            [Told::Refused(Code::ResourceExhausted, None)]
+        );
+        // That they are forgotten is written, too.
+        for _ in 0..2 {
+            world.pass(2_000_000);
+            world.settle();
+        }
+    }
+    for (nth, topic) in (10..).zip(["a", "b", "c", "d", "e", "f"]) {
+        world.subscribe(bob, id(nth), topic, wish("two")).unwrap();
+    }
+    world.settle();
+    let begun = world
+        .told
+        .iter()
+        .filter(|(_, told)| matches!(told, Told::Accepted(_)));
+    assert_eq!(begun.count(), 2, "one on each core, where there was room for one");
+}
+
+#[test]
+fn one_connection_does_not_make_all_cursors_there_are() {
+    let mut world = world(2, 64);
+    let (bob, carol) = (peer(1, 1), peer(1, 2));
+    let names: Vec<String> = (0..=CURSORS_PER_PEER_MAX / 64)
+        .map(|nth| format!("n{nth}"))
+        .collect();
+    let wish = |name| LoggedWish {
+        durable: Some(name),
+        ..WISH
+    };
+    let begins = |world: &mut World, who, sub, name| {
+        world.subscribe(who, id(sub), ">", wish(name)).unwrap();
+        world.settle();
+        let told = world.take(who, id(sub)).into_iter().next();
+        world.end(who, id(sub));
+        world.settle();
+        told
+    };
+    let (last, others) = names.split_last().unwrap();
+    for (sub, name) in (0..).zip(others) {
+        assert!(
+            matches!(begins(&mut world, bob, sub, name), Some(Told::Accepted(_))),
+            "{name}"
+        );
+    }
+    let refused = Some(Told::Refused(Code::ResourceExhausted, None));
+    assert_eq!(begins(&mut world, bob, 1_000, last), refused);
+    assert_eq!(begins(&mut world, bob, 1_001, last), refused);
+    // What is there already it may have, and others may make theirs.
+    assert!(matches!(
+        begins(&mut world, bob, 1_002, &names[3]),
+        Some(Told::Accepted(_))
+    ));
+    assert!(matches!(
+        begins(&mut world, carol, 1, last),
+        Some(Told::Accepted(_))
+    ));
+    assert!(matches!(
+        begins(&mut world, bob, 1_003, last),
+        Some(Told::Accepted(_))
+    ));
+}
+
+#[test]
+fn what_came_right_before_a_time_may_come_but_nothing_is_left_out() {
+    for tail_bytes in [0, 1 << 20] {
+        let mut settings = in_memory(1);
+        settings.topics[0].level = Some(Level::Synced);
+        settings.tail_bytes = tail_bytes;
+        let mut world = World::new(1, 3, Limits::default(), Some(settings));
+        let (alice, bob) = (peer(0, 1), peer(0, 2));
+        // Within a few ms, and stored together.
+        let mut times = Vec::new();
+        for nth in 0..8 {
+            world.pass(1_000);
+            times.push((world.unix_ms(), nth));
+            world.publish(alice, &events("a", nth..nth + 1), ACKED);
+        }
+        world.settle();
+        world.pass(1_000_000);
+        world.publish(alice, &events("a", 8..9), ACKED);
+        world.settle();
+        for (time_ms, nth) in times {
+            let wish = LoggedWish {
+                from: From::TimeMs(time_ms),
+                ..WISH
+            };
+            world.subscribe(bob, id(nth), "a", wish).unwrap();
+            world.settle();
+            let got = world.got(bob, id(nth));
+            let expected: Vec<u64> = (nth..9).collect();
+            assert!(got.ends_with(&expected), "from {nth} on: {got:?}");
+        }
+        let wish = LoggedWish {
+            from: From::TimeMs(world.unix_ms() - 500),
+            ..WISH
+        };
+        world.subscribe(bob, id(100), "a", wish).unwrap();
+        world.settle();
+        assert_eq!(world.got(bob, id(100)), [8], "tail of {tail_bytes}");
+    }
+}
