@@ -1,19 +1,22 @@
-//! A core's log on a disk in memory: appending and committing, writing, reading back.
+//! A core's log on a disk in memory: appending and committing, writing, reading back, recovering.
 
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use fluxar_bench::messages::{Message, small_event};
-use fluxar_protocol::Form;
+use fluxar_protocol::{Envelope, Form, Id, Kind};
 use fluxar_shard::log::class::{Class, Level};
 use fluxar_shard::log::disk::{DiskDone, DiskOp, SegmentId};
+use fluxar_shard::log::files::MemoryFiles;
+use fluxar_shard::log::recovery::Recovery;
 use fluxar_shard::log::{Events, Log, ReaderId, Reading, Settings};
 use foldhash::fast::FixedState;
 
 const RUN: usize = 100;
+const NOW_MS: u64 = 1_700_000_000_000;
 
 /// Does everything at once, in memory.
 #[derive(Default)]
@@ -74,7 +77,13 @@ impl MemoryDisk {
                     self.0.remove(&segment);
                     continue;
                 }
-                DiskOp::Truncate { .. } | DiskOp::Close { .. } => continue,
+                DiskOp::Truncate { segment, bytes } => {
+                    if let Some(file) = self.0.get_mut(&segment) {
+                        file.truncate(bytes as usize);
+                    }
+                    continue;
+                }
+                DiskOp::Close { .. } => continue,
             };
             log.handle_disk(done);
         }
@@ -183,9 +192,104 @@ fn read(criterion: &mut Criterion) {
     });
 }
 
+/// A directory as a start left it: so many topics, each with one event, in sealed segments, or killed before any was sealed.
+fn directory(topics: u64, is_sealed: bool, retain: bool) -> MemoryFiles {
+    let settings = Settings {
+        segment_bytes: if is_sealed { 16 * 1024 * 1024 } else { 1 << 30 },
+        ..Settings::default()
+    };
+    let mut files = MemoryFiles::default();
+    let mut recovery = Recovery::open(&mut files, 1, &settings, [7; 16], NOW_MS).expect("memory");
+    let share = recovery.step(|_| {}).expect("memory").expect("a share");
+    drop(recovery);
+    let mut log = Log::new(0, 1, Some(Arc::new(settings)), &FixedState::with_seed(1));
+    log.handle_time(1_000_000, NOW_MS);
+    log.handle_recovered(share);
+    let mut disk = MemoryDisk::default();
+    disk.work(&mut log);
+    let class = Class {
+        retain,
+        ..Class::default()
+    };
+    for first in (0..topics).step_by(RUN) {
+        let partition = (first / RUN as u64 % 64) as u16;
+        log.append(partition, class, run_of_topics(first), None)
+            .expect("room");
+        if first / RUN as u64 % 16 == 15 {
+            disk.work(&mut log);
+        }
+        while log.poll_committed().is_some() {}
+    }
+    disk.work(&mut log);
+    if is_sealed {
+        log.stop();
+        disk.work(&mut log);
+        assert!(log.is_stopped());
+    }
+    files
+        .0
+        .extend(disk.0.into_iter().map(|(id, bytes)| (id.name(), bytes)));
+    files
+}
+
+/// A run of events of 128 bytes, each of a topic of its own.
+fn run_of_topics(first: u64) -> Events {
+    let mut bytes = Vec::new();
+    let mut ends = Vec::new();
+    for number in first..first + RUN as u64 {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&number.to_le_bytes());
+        let event = Envelope {
+            kind: Kind::Event,
+            id: Id(id),
+            reference: None,
+            target: Some(&format!("devices.{number}.temperature")),
+            meta: None,
+            payload: &[&[0x58, 70][..], &[7; 70]].concat(),
+            error: None,
+        };
+        event.encode(Form::Compact, &mut bytes);
+        ends.push(bytes.len() as u32);
+    }
+    Events {
+        bytes: bytes.into(),
+        ends: ends.into(),
+    }
+}
+
+/// Starts on a million topics: by footers, and from end to end.
+fn recover(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("recover a million topics");
+    group.sample_size(10);
+    for (name, is_sealed, retain) in [
+        ("sealed", true, false),
+        ("killed", false, false),
+        ("sealed, all retained", true, true),
+    ] {
+        let files = directory(1_000_000, is_sealed, retain);
+        let bytes: usize = files.0.values().map(Vec::len).sum();
+        group.throughput(Throughput::Bytes(bytes as u64));
+        group.bench_function(name, |bench| {
+            bench.iter_batched(
+                || files.clone(),
+                |mut files| {
+                    let settings = Settings::default();
+                    let mut recovery =
+                        Recovery::open(&mut files, 1, &settings, [7; 16], NOW_MS).expect("memory");
+                    let share = recovery.step(|_| {}).expect("memory").expect("a share");
+                    black_box(share);
+                    drop(recovery);
+                    files
+                },
+                BatchSize::PerIteration,
+            );
+        });
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).measurement_time(std::time::Duration::from_secs(2));
-    targets = append, read
+    targets = append, read, recover
 }
 criterion_main!(benches);

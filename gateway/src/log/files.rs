@@ -1,13 +1,20 @@
 //! The files of a data directory as recovery reads them: nobody else writes meanwhile.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fluxar_shard::log::files::Files;
+use rustix::io::Errno;
+
+/// Between two tries to read what the disk did not give.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often it is tried again, all together: then the disk is believed.
+const WAITS_MAX: u32 = 50;
 
 /// A directory of segments.
 #[derive(Debug)]
@@ -15,6 +22,8 @@ pub struct DirFiles {
     path: PathBuf,
     /// The file that was read last: recovery goes through one after the other.
     open: RefCell<Option<(String, Arc<File>)>>,
+    /// How often it still waits for a disk that gives nothing.
+    waits_left: Cell<u32>,
 }
 
 impl DirFiles {
@@ -24,6 +33,7 @@ impl DirFiles {
         Self {
             path: path.into(),
             open: RefCell::new(None),
+            waits_left: Cell::new(WAITS_MAX),
         }
     }
 
@@ -36,6 +46,16 @@ impl DirFiles {
         let file = Arc::new(File::open(self.path.join(name))?);
         *self.open.borrow_mut() = Some((name.to_owned(), Arc::clone(&file)));
         Ok(file)
+    }
+
+    /// A disk may give a moment later what it did not give now, and what a recovery cannot read is lost until the next start.
+    fn waits(&self) -> bool {
+        let left = self.waits_left.get();
+        if left > 0 {
+            self.waits_left.set(left - 1);
+            std::thread::sleep(PAUSE);
+        }
+        left > 0
     }
 
     /// Has changed names survive a crash.
@@ -68,6 +88,7 @@ impl Files for DirFiles {
                 Ok(0) => break,
                 Ok(bytes) => filled += bytes,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) && self.waits() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -95,6 +116,18 @@ impl Files for DirFiles {
         file.set_len(bytes)?;
         file.sync_all()
     }
+
+    fn write(&mut self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        *self.open.borrow_mut() = None;
+        let file = OpenOptions::new().write(true).open(self.path.join(name))?;
+        file.write_all_at(bytes, at)?;
+        file.sync_all()
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        *self.open.borrow_mut() = None;
+        std::fs::remove_file(self.path.join(name))
+    }
 }
 
 #[cfg(test)]
@@ -119,10 +152,20 @@ mod tests {
         assert_eq!(&out, b"the seco");
         files.truncate("meta", 3).expect("cut");
         assert_eq!(files.read("meta", 0, &mut out).expect("read"), 3);
+        files.write("meta", 2, b"arch").expect("written");
+        assert_eq!(files.read("meta", 0, &mut out).expect("read"), 6);
+        assert_eq!(&out[..6], b"tharch");
+        assert_eq!(
+            files.write("none", 0, b"x").expect_err("none").kind(),
+            io::ErrorKind::NotFound,
+            "what is gone is not made again"
+        );
         assert_eq!(files.names().expect("listed"), ["meta"]);
         assert_eq!(
             files.read("none", 0, &mut out).expect_err("none").kind(),
             io::ErrorKind::NotFound
         );
+        files.remove("meta").expect("removed");
+        assert_eq!(files.names().expect("listed"), [""; 0]);
     }
 }

@@ -228,8 +228,12 @@ struct Found {
 
 impl Found {
     fn add(&mut self, share: &Recovered) {
-        self.segments += share.segments.len();
-        self.bytes += share.segments.iter().map(|segment| segment.bytes).sum::<u64>();
+        let segments = share.segments.iter();
+        // Of those that several cores need, once.
+        for segment in segments.filter(|segment| segment.keeper(share.cores) == share.core) {
+            self.segments += 1;
+            self.bytes += segment.bytes;
+        }
         for partition in &share.partitions {
             self.partitions += usize::from(partition.last > 0);
             self.cursors += partition.cursors.len();

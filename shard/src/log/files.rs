@@ -35,6 +35,23 @@ pub trait Files {
     /// # Errors
     /// The system's.
     fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()>;
+
+    /// Writes to a file that is there, from this byte on, and makes that survive a crash. One that breaks off may leave any
+    /// part of it.
+    ///
+    /// # Errors
+    /// The system's; a directory that is only read is [`io::ErrorKind::ReadOnlyFilesystem`].
+    fn write(&mut self, _name: &str, _at: u64, _bytes: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    /// Removes a file. That it is gone need not survive a crash.
+    ///
+    /// # Errors
+    /// As of [`Self::write`].
+    fn remove(&mut self, _name: &str) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
 }
 
 /// A directory in memory: for tests, and for whoever simulates a disk.
@@ -77,6 +94,22 @@ impl Files for MemoryFiles {
         }
         Ok(())
     }
+
+    fn write(&mut self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let file = self.0.get_mut(name).ok_or(io::ErrorKind::NotFound)?;
+        let at = usize::try_from(at).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let end = at + bytes.len();
+        if file.len() < end {
+            file.resize(end, 0);
+        }
+        file[at..end].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        let removed = self.0.remove(name);
+        removed.map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
 }
 
 impl<F: Files + ?Sized> Files for &mut F {
@@ -98,5 +131,13 @@ impl<F: Files + ?Sized> Files for &mut F {
 
     fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
         (**self).truncate(name, bytes)
+    }
+
+    fn write(&mut self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        (**self).write(name, at, bytes)
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        (**self).remove(name)
     }
 }

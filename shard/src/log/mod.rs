@@ -21,6 +21,7 @@ mod events;
 pub mod files;
 pub mod footer;
 pub mod format;
+mod indices;
 mod once;
 mod opened;
 mod order;
@@ -55,6 +56,7 @@ pub(crate) use writing::BATCH_MS;
 use appending::Again;
 use cursors::Cursors;
 use disk::{DiskOp, SegmentId};
+use indices::Indices;
 use once::Once;
 use opened::Opened;
 use order::Order;
@@ -94,6 +96,7 @@ pub struct Log {
     recovered_kept: Vec<(SegmentId, u16, u64)>,
     stream: Stream,
     segments: Segments,
+    indices: Indices,
     opened: Opened,
     readers: Readers,
     retention: Retention,
@@ -117,6 +120,8 @@ pub struct LogCounts {
     pub segments: usize,
     /// Their bytes.
     pub segment_bytes: u64,
+    /// Bytes in memory of the indices of sealed segments.
+    pub index_bytes: usize,
     /// Bytes of events in memory.
     pub held_bytes: usize,
     /// Bytes of events that are not on the disk.
@@ -173,6 +178,7 @@ impl Log {
             recovered_kept: Vec::new(),
             stream: Stream::new(),
             segments: Segments::new(hasher.clone()),
+            indices: Indices::new(hasher.clone()),
             opened: Opened::new(hasher.clone()),
             readers: Readers::new(hasher.clone()),
             retention: Retention::default(),
@@ -318,9 +324,11 @@ impl Log {
     /// How much there is of everything.
     #[must_use]
     pub fn counts(&self) -> LogCounts {
+        let (kept, kept_bytes) = self.segments.kept();
         LogCounts {
-            segments: self.segments.len() + usize::from(self.stream.current.is_some()),
-            segment_bytes: self.segments.bytes() + self.current_bytes(),
+            segments: kept + usize::from(self.stream.current.is_some()),
+            segment_bytes: kept_bytes + self.current_bytes(),
+            index_bytes: self.indices.bytes(),
             held_bytes: self.order.held_bytes(),
             unsynced_bytes: self.order.unsynced_bytes(),
             readers: self.readers.len(),

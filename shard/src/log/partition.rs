@@ -45,11 +45,29 @@ pub(super) enum Plan {
     Tail { after: u64 },
     /// It is on the disk.
     Disk(Stretch),
+    /// It is in this segment, which holds so much of the partition, and where in it is to be read first.
+    Index {
+        segment: SegmentId,
+        first: u64,
+        last: u64,
+    },
 }
 
-/// A part of a segment that holds events of one partition.
+/// What a stretch is read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// Events.
+    Events,
+    /// The index of a segment: its footer.
+    Footer,
+    /// As well: all of it, because its footer is damaged.
+    Whole,
+}
+
+/// A part of a segment that holds, or finds, events of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stretch {
+    pub(super) what: What,
     pub(super) segment: SegmentId,
     pub(super) at: u64,
     pub(super) bytes: u32,
@@ -133,6 +151,11 @@ impl Partition {
             });
         }
         match held {
+            Some(held) if first < tail && held.extent.index.is_empty() => Plan::Index {
+                segment: held.segment,
+                first: held.extent.first,
+                last: held.extent.last,
+            },
             Some(held) if first < tail => {
                 let until = hole.map_or(u64::MAX, |hole| hole.first - 1);
                 let until = until.min(self.committed);
@@ -251,6 +274,7 @@ fn stretch(held: &HeldExtent, first: u64, until: u64, bytes_max: usize) -> Optio
     }
     let last = index.get(next).map_or(held.extent.last, |entry| entry.first - 1);
     Some(Stretch {
+        what: What::Events,
         segment: held.segment,
         at: begin.at,
         bytes: u32::try_from(end.end() - begin.at).ok()?,

@@ -3,7 +3,7 @@
 //! A removal (a null payload) stays in the table, invisible, as long as the segment that holds it: older segments may hold
 //! what it removed, and a recovery has to know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -15,6 +15,9 @@ use hashbrown::HashTable;
 use super::disk::SegmentId;
 use super::events::RetainedRow;
 use super::format;
+
+/// Rows of topics with a common beginning that are looked at for a pattern; where there are more, all rows are, by offset.
+const LOOKED_AT_MAX: usize = 16_384;
 
 /// Where an event is on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub(super) struct Row {
     pub(super) is_removal: bool,
     /// Its event cannot be read.
     pub(super) is_damaged: bool,
+    /// Since when the disk does not give it, monotonic, ms; 0: it does.
+    pub(super) unreadable_since_ms: u64,
     /// An older event of this row is in a segment that may be there for longer: a removal has to be carried on, too.
     pub(super) outlives_segment: bool,
 }
@@ -46,6 +51,8 @@ pub(super) struct Row {
 pub(super) struct Retained {
     hasher: FixedState,
     by_offset: BTreeMap<u64, Row>,
+    /// Of the rows, not of the removals.
+    by_topic: BTreeSet<(Arc<str>, u64)>,
     /// Offsets, found by topic and key.
     by_key: HashTable<u64>,
 }
@@ -55,6 +62,7 @@ impl Retained {
         Self {
             hasher,
             by_offset: BTreeMap::new(),
+            by_topic: BTreeSet::new(),
             by_key: HashTable::new(),
         }
     }
@@ -92,6 +100,7 @@ impl Retained {
                 place: None,
                 is_removal: row.is_removal,
                 is_damaged: false,
+                unreadable_since_ms: 0,
                 outlives_segment,
             },
         );
@@ -100,6 +109,9 @@ impl Retained {
     /// Adds a row that is not there.
     pub(super) fn insert(&mut self, offset: u64, row: Row) {
         let hash = self.hasher.hash_one((&*row.topic, &*row.key));
+        if !row.is_removal {
+            self.by_topic.insert((row.topic.clone(), offset));
+        }
         self.by_offset.insert(offset, row);
         let (hasher, by_offset) = (&self.hasher, &self.by_offset);
         self.by_key.insert_unique(hash, offset, |offset| {
@@ -114,7 +126,11 @@ impl Retained {
         if let Ok(entry) = self.by_key.find_entry(hash, |&known| known == offset) {
             entry.remove();
         }
-        self.by_offset.remove(&offset)
+        let row = self.by_offset.remove(&offset)?;
+        if !row.is_removal {
+            self.by_topic.remove(&(row.topic.clone(), offset));
+        }
+        Some(row)
     }
 
     pub(super) fn get(&self, offset: u64) -> Option<&Row> {
@@ -152,13 +168,134 @@ impl Retained {
         until: u64,
         rows_max: usize,
     ) -> Vec<RetainedRow> {
-        let rows = self.range(after.saturating_add(1)..=until);
+        if after >= until {
+            return Vec::new();
+        }
+        let found = |topic: &Arc<str>, offset: u64| RetainedRow {
+            topic: topic.clone(),
+            offset,
+        };
+        let Some(begin) = literal_begin(pattern) else {
+            let topic: Arc<str> = pattern.into();
+            let rows = (topic.clone(), after + 1)..=(topic, until);
+            let rows = self.by_topic.range(rows).take(rows_max);
+            return rows.map(|(topic, offset)| found(topic, *offset)).collect();
+        };
+        if !begin.is_empty() {
+            let rows = self.by_topic.range((Arc::from(begin), 0)..);
+            let mut rows = rows.take_while(|(topic, _)| topic.starts_with(begin));
+            let mut matching: Vec<RetainedRow> = rows
+                .by_ref()
+                .take(LOOKED_AT_MAX)
+                .filter(|(topic, offset)| {
+                    (after + 1..=until).contains(offset) && target::matches(pattern, topic)
+                })
+                .map(|(topic, offset)| found(topic, *offset))
+                .collect();
+            if rows.next().is_none() {
+                matching.sort_unstable_by_key(|row| row.offset);
+                matching.truncate(rows_max);
+                return matching;
+            }
+        }
+        let rows = self.range(after + 1..=until);
         let seen = rows.filter(|(_, row)| !row.is_removal && target::matches(pattern, &row.topic));
         seen.take(rows_max)
-            .map(|(offset, row)| RetainedRow {
-                topic: row.topic.clone(),
-                offset,
-            })
+            .map(|(offset, row)| found(&row.topic, offset))
             .collect()
+    }
+}
+
+/// What all topics that a pattern matches begin with; `None`: it is no pattern, but one topic.
+fn literal_begin(pattern: &str) -> Option<&str> {
+    let mut at = 0;
+    for token in pattern.split('.') {
+        if matches!(token, "*" | ">") {
+            return Some(&pattern[..at]);
+        }
+        at += token.len() + 1;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_found_by_topic_as_by_offset() {
+        let mut table = Retained::new(FixedState::with_seed(1));
+        let mut all: BTreeMap<(String, u8), u64> = BTreeMap::new();
+        let topics = [
+            "a", "a.b", "a.b.c", "a.bb.c", "a.c", "a.c.d", "b", "b.c", "b.c.c", "$x.a",
+        ];
+        let mut seed = 1_u64;
+        for offset in 1..=2_000 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let (topic, key) = (
+                topics[(seed >> 33) as usize % topics.len()],
+                (seed >> 50) as u8 % 16,
+            );
+            let is_removal = (seed >> 60) % 4 == 0;
+            let row = format::Row {
+                topic,
+                key: &[key],
+                is_removal,
+            };
+            table.apply(offset, 7, row);
+            if is_removal {
+                all.remove(&(topic.to_owned(), key));
+            } else {
+                all.insert((topic.to_owned(), key), offset);
+            }
+        }
+        for pattern in [
+            "a", "a.b", "a.*", "a.>", "a.*.c", "a.b.>", "*.c", ">", "none", "none.>", "$x.a", "a.b.*",
+        ] {
+            let expected = |after: u64, until: u64, rows_max: usize| {
+                let mut rows: Vec<(u64, &str)> = all
+                    .iter()
+                    .filter(|((topic, _), offset)| {
+                        target::matches(pattern, topic) && (after + 1..=until).contains(*offset)
+                    })
+                    .map(|((topic, _), offset)| (*offset, topic.as_str()))
+                    .collect();
+                rows.sort_unstable();
+                rows.truncate(rows_max);
+                rows
+            };
+            for (after, until, rows_max) in [
+                (0, u64::MAX, 1_000),
+                (1_900, 1_990, 1_000),
+                (0, 2_000, 3),
+                (9, 9, 9),
+            ] {
+                let found = table.matching(pattern, after, until, rows_max);
+                let found: Vec<(u64, &str)> = found.iter().map(|row| (row.offset, &*row.topic)).collect();
+                assert_eq!(
+                    found,
+                    expected(after, until, rows_max),
+                    "{pattern} {after} {until}"
+                );
+            }
+        }
+        assert_eq!(table.by_topic.len(), all.len());
+    }
+
+    #[test]
+    fn more_than_is_looked_at_by_topic_is_found_all_the_same() {
+        let mut table = Retained::new(FixedState::with_seed(1));
+        for offset in 1..=LOOKED_AT_MAX as u64 + 1 {
+            let topic = format!("a.{}", offset % 7);
+            let row = format::Row {
+                topic: &topic,
+                key: &offset.to_le_bytes(),
+                is_removal: false,
+            };
+            table.apply(offset, 7, row);
+        }
+        let found = table.matching("a.*", 3, u64::MAX, usize::MAX);
+        assert_eq!(found.len(), LOOKED_AT_MAX - 2);
+        assert!(found.is_sorted_by_key(|row| row.offset));
     }
 }

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! One segment at a time, always a stream's oldest. A row that was carried on keeps its offset, and is read from where it is
-//! now; events that are not retained are gone, and readers that come for them are told so. Segments that hold partitions of
-//! several cores (of a start with another number of cores) stay, and what is newer goes without them.
+//! now; events that are not retained are gone, and readers that come for them are told so. A segment of a start with another
+//! number of cores may hold partitions of several: each does all this for its own and gives up its claim, and the file goes
+//! with the last one.
 
 use std::collections::VecDeque;
 
@@ -17,6 +18,7 @@ use super::events::Reading;
 use super::footer::Extent;
 use super::format::Kept;
 use super::reading::{CARRIER, ROWS_BYTES};
+use super::recovery::Claim;
 use super::segments::Segment;
 use super::stream::{Ahead, CarriedBatch};
 
@@ -43,6 +45,8 @@ struct Removal {
 #[derive(Debug, Default)]
 pub(super) struct Retention {
     removal: Option<Removal>,
+    /// Segments that this core needs no more, and others may, oldest first; and whether they are of this number of cores.
+    given_up: VecDeque<(SegmentId, Claim, bool)>,
     look_ms: u64,
     cursors_look_ms: u64,
     /// Ever: segments removed.
@@ -90,6 +94,7 @@ impl Log {
             });
         }
         self.carry_on();
+        self.remove_free();
     }
 
     /// Has the current segment sealed once it is so old that what it holds would outlive its time by much.
@@ -107,30 +112,44 @@ impl Log {
 
     fn next_to_go(&self, settings: &super::Settings) -> Option<SegmentId> {
         let mut streams: Vec<u16> = Vec::new();
-        for (id, segment) in self.segments.removable().take(LOOKED_AT) {
+        for (id, segment) in self.segments.by_age().take(LOOKED_AT) {
             // Of a stream always the oldest: a recovery takes what is missing in its middle for damage.
             if streams.contains(&id.core) {
                 continue;
             }
             streams.push(id.core);
-            if self.is_to_go(id, segment, settings) && self.is_oldest(id, segment) && self.can_go(id) {
+            // One of carried rows alone would only be written again: it goes when what stands behind it is to go.
+            let next = || {
+                let behind = self.segments.by_age().skip_while(|(other, _)| *other != id);
+                let mut of_stream = behind.filter(|(other, _)| other.core == id.core);
+                of_stream.find(|(_, other)| other.event_bytes > 0)
+            };
+            let is_due = match segment.event_bytes {
+                0 if !segment.partitions.is_empty() => {
+                    let is_due = |(id, segment)| self.is_to_go(id, segment, settings);
+                    self.is_old(segment, settings) || next().is_some_and(is_due)
+                }
+                _ => self.is_to_go(id, segment, settings),
+            };
+            if is_due && self.is_oldest(id, segment) && self.can_go(id) {
                 return Some(id);
             }
         }
         None
     }
 
-    /// Whether a segment holds the oldest of all its partitions, of what may be removed here.
+    fn is_old(&self, segment: &Segment, settings: &super::Settings) -> bool {
+        settings.retain_ms > 0 && segment.newest_ms.saturating_add(settings.retain_ms) < self.unix_ms
+    }
+
+    /// Whether a segment holds the oldest of all its partitions.
     fn is_oldest(&self, id: SegmentId, segment: &Segment) -> bool {
         segment.partitions.iter().all(|&number| {
-            let extents = self.partition(number).map(|partition| &partition.extents);
-            let oldest = extents.and_then(|extents| {
-                extents
-                    .iter()
-                    .map(|held| held.segment)
-                    .find(|&held| held == id || self.segments.is_removable(held))
-            });
-            oldest.is_none_or(|oldest| oldest == id)
+            let Some(partition) = self.partition(number) else {
+                return true;
+            };
+            let is_front = partition.extents.front().is_none_or(|held| held.segment == id);
+            is_front || !partition.extents.iter().any(|held| held.segment == id)
         })
     }
 
@@ -156,20 +175,17 @@ impl Log {
         if extents().any(|(_, extent)| extent.once_newest_ms > once_since_ms) {
             return false;
         }
-        let is_old =
-            settings.retain_ms > 0 && segment.newest_ms.saturating_add(settings.retain_ms) < self.unix_ms;
-        // A segment of little but carried rows would only be written again.
-        let is_mostly_events = segment.kept.len() < ROWS_AT_ONCE || extents().next().is_some();
-        let is_too_much = settings.retain_bytes > 0
-            && is_mostly_events
-            && self.segments.removable_bytes() + self.current_bytes() > settings.retain_bytes;
+        // What is carried on does not count: all of it might be more, and would be written again without end.
+        let current = self.stream.current.as_ref();
+        let event_bytes = self.segments.event_bytes() + current.map_or(0, |current| current.event_bytes);
+        let is_too_much = settings.retain_bytes > 0 && event_bytes > settings.retain_bytes;
         let has_newer = |(committed, extent): (u64, &Extent)| {
             committed.saturating_sub(extent.last) >= settings.retain_events
         };
         let is_passed = settings.retain_events > 0 && extents().next().is_some() && extents().all(has_newer);
         // What a crash or a quiet start left.
         let is_empty = segment.partitions.is_empty();
-        is_old || is_too_much || is_passed || is_empty
+        self.is_old(segment, settings) || is_too_much || is_passed || is_empty
     }
 
     /// The current rows that a segment holds, and the removals that have to live on.
@@ -234,6 +250,13 @@ impl Log {
         self.remove_segment();
     }
 
+    fn is_row(&self, partition: u16, offset: u64) -> bool {
+        let retained = self
+            .partition(partition)
+            .and_then(|partition| partition.retained.as_ref());
+        retained.is_some_and(|retained| retained.get(offset).is_some())
+    }
+
     /// What was to be carried on was read.
     pub(super) fn carry_read(&mut self, reading: Reading) {
         self.take_carried(reading);
@@ -248,12 +271,16 @@ impl Log {
         let Some(&(partition, _)) = removal.rows.front() else {
             return;
         };
+        let is_damaged = matches!(reading, Reading::Damaged { last, .. } if !self.is_row(partition, last));
+        let Some(removal) = &mut self.retention.removal else {
+            return;
+        };
         let (stored, until) = match reading {
             Reading::Events { stored, until } => (stored, until),
             // It is no row any more.
-            Reading::Damaged { last, .. } => (Vec::new(), last),
+            Reading::Damaged { last, .. } if is_damaged => (Vec::new(), last),
             _ => {
-                // Nothing is removed that could not be carried on: tried again from the beginning.
+                // Nothing is removed that could not be carried on: tried again later, from the beginning.
                 self.retention.removal = None;
                 return;
             }
@@ -331,12 +358,35 @@ impl Log {
             });
             partition.retained = retained.take();
         }
-        self.segments.remove(id);
+        self.indices.remove(id);
         self.opened.close(id, &mut self.ops);
-        self.ops.push_back(DiskOp::Remove { segment: id });
+        if let Some(segment) = self.segments.remove(id) {
+            segment.claim.give_up();
+            if segment.is_keeper {
+                let is_own = segment.cores == self.cores;
+                self.retention.given_up.push_back((id, segment.claim, is_own));
+            }
+        }
         self.retention.removal = None;
-        self.retention.removed += 1;
+        self.remove_free();
         // There may be another one.
         self.look_soon();
+    }
+
+    /// Removes the files that no core needs any more.
+    fn remove_free(&mut self) {
+        let mut waiting: Vec<u16> = Vec::new();
+        let Self { retention, ops, .. } = self;
+        retention.given_up.retain(|(id, claim, is_own)| {
+            // Of those that other cores may need, one of a stream does not go before an older one: see `next_to_go`.
+            let is_next = *is_own || !waiting.contains(&id.core);
+            if is_next && claim.is_free() {
+                ops.push_back(DiskOp::Remove { segment: *id });
+                retention.removed += 1;
+                return false;
+            }
+            waiting.push(id.core);
+            true
+        });
     }
 }

@@ -5,6 +5,7 @@ use super::Log;
 use super::disk::{DiskFault, DiskOp, SegmentId};
 use super::footer::{Footer, FooterRow};
 use super::format::{BatchWriter, SEGMENT_HEAD_BYTES, SegmentHead, row_of, salt_of};
+use super::recovery::Claim;
 use super::retained::RowPlace;
 use super::segments::Segment;
 use super::stream::{Ahead, CarriedBatch, Current, Group, RETRY_MS, Trouble};
@@ -36,6 +37,8 @@ impl Log {
                 newest_ms: 0,
                 bases: Vec::new(),
                 cursors_at: Vec::new(),
+                event_bytes: 0,
+                footer_at: None,
                 kept: Vec::new(),
             });
         }
@@ -153,6 +156,7 @@ impl Log {
         };
         let at = current.at;
         if let Some(current) = &mut self.stream.current {
+            current.footer_at = Some(at);
             current.at = group.end;
         }
         self.stream.write = Some(group);
@@ -187,10 +191,16 @@ impl Log {
         partitions.extend(current.kept.iter().map(|row| row.partition));
         partitions.sort_unstable();
         partitions.dedup();
+        if current.footer_at.is_some() {
+            self.index_sealed(segment, &partitions);
+        }
         self.segments.push(
             segment,
             Segment {
                 bytes,
+                event_bytes: current.event_bytes,
+                footer_at: current.footer_at,
+                is_footer_damaged: false,
                 newest_ms: if current.newest_ms > 0 {
                     current.newest_ms
                 } else {
@@ -202,7 +212,9 @@ impl Log {
                     .iter()
                     .map(|row| (row.partition, row.offset))
                     .collect(),
-                is_shared: false,
+                cores: self.cores,
+                is_keeper: true,
+                claim: Claim::of(1),
             },
         );
     }
@@ -213,6 +225,8 @@ impl Log {
             return;
         };
         let fault = current.failed.take().unwrap_or(DiskFault::Full);
+        // Whatever became of it.
+        current.footer_at = None;
         let retry_ms = self.now_us / 1000 + RETRY_MS;
         self.stream.failures += 1;
         self.order.write_again();

@@ -1,34 +1,43 @@
-//! The segments that a core looks after, apart from the one that is being written: those of its stream, and of streams of cores
-//! that are no more. Oldest first.
+//! The segments of which a core needs anything, apart from the one that is being written: those of its stream, and those that
+//! were written with another number of cores and hold something of its partitions. Oldest first.
 
 use std::collections::{HashMap, VecDeque};
 
 use foldhash::fast::FixedState;
 
 use super::disk::SegmentId;
+use super::recovery::Claim;
 
 #[derive(Debug)]
 pub(super) struct Segment {
     /// Its length.
     pub(super) bytes: u64,
+    /// So many of them are batches of events of this core's partitions.
+    pub(super) event_bytes: u64,
+    /// Where its footer is; `None`: it has none.
+    pub(super) footer_at: Option<u64>,
+    /// It is not what was written.
+    pub(super) is_footer_damaged: bool,
     /// When its newest event was appended, ms since 1970.
     pub(super) newest_ms: u64,
-    /// The partitions of which it holds anything, ascending.
+    /// This core's partitions of which it holds anything, ascending.
     pub(super) partitions: Vec<u16>,
     /// The rows that were carried on to it.
     pub(super) kept: Vec<(u16, u64)>,
-    /// It holds partitions of other cores, which may need it: it stays.
-    pub(super) is_shared: bool,
+    /// With how many cores it was written.
+    pub(super) cores: u16,
+    /// This core removes its file, once nobody needs it.
+    pub(super) is_keeper: bool,
+    pub(super) claim: Claim,
 }
 
 #[derive(Debug)]
 pub(super) struct Segments {
     all: HashMap<SegmentId, Segment, FixedState>,
-    /// Those that may be removed here.
     order: VecDeque<SegmentId>,
-    bytes: u64,
-    /// Bytes of those that may be removed here.
-    removable_bytes: u64,
+    /// How many this core looks after, and their bytes.
+    kept: (usize, u64),
+    event_bytes: u64,
 }
 
 impl Segments {
@@ -36,37 +45,29 @@ impl Segments {
         Self {
             all: HashMap::with_hasher(hasher),
             order: VecDeque::new(),
-            bytes: 0,
-            removable_bytes: 0,
+            kept: (0, 0),
+            event_bytes: 0,
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.all.len()
+    /// How many this core looks after, and their bytes.
+    pub(super) fn kept(&self) -> (usize, u64) {
+        self.kept
     }
 
-    /// Bytes of all of them.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Bytes of those that may be removed here.
-    pub(super) fn removable_bytes(&self) -> u64 {
-        self.removable_bytes
-    }
-
-    pub(super) fn is_removable(&self, id: SegmentId) -> bool {
-        self.all.get(&id).is_some_and(|segment| !segment.is_shared)
+    /// What they hold of this core's events, bytes.
+    pub(super) fn event_bytes(&self) -> u64 {
+        self.event_bytes
     }
 
     /// Adds the newest one.
     pub(super) fn push(&mut self, id: SegmentId, segment: Segment) {
         self.remove(id);
-        self.bytes += segment.bytes;
-        if !segment.is_shared {
-            self.removable_bytes += segment.bytes;
-            self.order.push_back(id);
+        self.event_bytes += segment.event_bytes;
+        if segment.is_keeper {
+            self.kept = (self.kept.0 + 1, self.kept.1 + segment.bytes);
         }
+        self.order.push_back(id);
         self.all.insert(id, segment);
     }
 
@@ -74,18 +75,28 @@ impl Segments {
         self.all.get(&id)
     }
 
-    pub(super) fn remove(&mut self, id: SegmentId) {
-        if let Some(segment) = self.all.remove(&id) {
-            self.bytes -= segment.bytes;
-            if !segment.is_shared {
-                self.removable_bytes -= segment.bytes;
-                self.order.retain(|other| *other != id);
-            }
+    pub(super) fn footer_is_damaged(&mut self, id: SegmentId) {
+        if let Some(segment) = self.all.get_mut(&id) {
+            segment.is_footer_damaged = true;
         }
     }
 
-    /// Those that may be removed here, oldest first.
-    pub(super) fn removable(&self) -> impl Iterator<Item = (SegmentId, &Segment)> {
+    pub(super) fn remove(&mut self, id: SegmentId) -> Option<Segment> {
+        let segment = self.all.remove(&id)?;
+        self.event_bytes -= segment.event_bytes;
+        if segment.is_keeper {
+            self.kept = (self.kept.0 - 1, self.kept.1 - segment.bytes);
+        }
+        if self.order.front() == Some(&id) {
+            self.order.pop_front();
+        } else {
+            self.order.retain(|other| *other != id);
+        }
+        Some(segment)
+    }
+
+    /// All of them, oldest first.
+    pub(super) fn by_age(&self) -> impl Iterator<Item = (SegmentId, &Segment)> {
         self.order.iter().filter_map(|id| Some((*id, self.all.get(id)?)))
     }
 }

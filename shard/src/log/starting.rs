@@ -1,6 +1,8 @@
 //! How a log begins: with what recovery found.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+
+use foldhash::fast::FixedState;
 
 use super::Log;
 use super::disk::SegmentId;
@@ -23,18 +25,18 @@ impl Log {
         self.secret = share.secret;
         self.set_partition_count(share.partition_count);
         let mut once: Vec<(u16, OnceId)> = Vec::new();
-        let is_shared = |found: &RecoveredSegment| {
-            let mut numbers = found.partitions.iter();
-            numbers.any(|number| number % self.cores != self.core)
-        };
-        let removable = share.segments.iter().filter(|found| !is_shared(found));
-        let removable: BTreeSet<SegmentId> = removable.map(|found| found.id).collect();
+        let own = share.segments.iter().filter(|found| found.cores == self.cores);
+        let own: BTreeSet<SegmentId> = own.map(|found| found.id).collect();
+        let mut event_bytes: HashMap<SegmentId, u64, FixedState> = HashMap::with_hasher(self.hasher.clone());
         for found in share.partitions {
             let Some(at) = self.index(found.partition) else {
                 continue;
             };
             once.extend(found.once.iter().map(|id| (found.partition, *id)));
-            self.recover_partition(at, found, &removable);
+            for held in &found.extents {
+                *event_bytes.entry(held.segment).or_default() += held.extent.bytes;
+            }
+            self.recover_partition(at, found, &own);
         }
         once.sort_by_key(|(_, id)| id.time_ms);
         for (partition, id) in once {
@@ -43,7 +45,8 @@ impl Log {
             }
         }
         for segment in share.segments {
-            self.recover_segment(segment);
+            let event_bytes = event_bytes.get(&segment.id).copied();
+            self.recover_segment(segment, event_bytes.unwrap_or(0));
         }
         self.stream.next_number = self.stream.next_number.max(share.next_number).max(1);
     }
@@ -64,7 +67,7 @@ impl Log {
         self.partitions.resize_with(ours, Partition::default);
     }
 
-    fn recover_partition(&mut self, at: usize, found: RecoveredPartition, removable: &BTreeSet<SegmentId>) {
+    fn recover_partition(&mut self, at: usize, found: RecoveredPartition, own: &BTreeSet<SegmentId>) {
         let number = found.partition;
         for cursor in found.cursors {
             self.cursors.recover(number, cursor.entry, cursor.segment);
@@ -97,8 +100,9 @@ impl Log {
                     }),
                     is_removal: row.is_removal,
                     is_damaged: false,
-                    // A removal that is to come has to outlive what stays where it is.
-                    outlives_segment: row.is_outlived || !removable.contains(&row.segment),
+                    unreadable_since_ms: 0,
+                    // A removal that is to come has to outlive what other cores may still need.
+                    outlives_segment: row.is_outlived || !own.contains(&row.segment),
                 },
             );
             if is_kept {
@@ -109,23 +113,27 @@ impl Log {
         partition.retained = Some(retained);
     }
 
-    fn recover_segment(&mut self, found: RecoveredSegment) {
+    fn recover_segment(&mut self, found: RecoveredSegment, event_bytes: u64) {
         let kept = self
             .recovered_kept
             .extract_if(.., |(segment, ..)| *segment == found.id);
         let kept: Vec<(u16, u64)> = kept.map(|(_, number, offset)| (number, offset)).collect();
-        let is_shared = found
-            .partitions
-            .iter()
-            .any(|number| number % self.cores != self.core);
+        let is_keeper = found.keeper(self.cores) == self.core;
+        let mut partitions = found.partitions;
+        partitions.retain(|number| number % self.cores == self.core);
         self.segments.push(
             found.id,
             Segment {
-                is_shared,
                 bytes: found.bytes,
+                event_bytes,
+                footer_at: found.footer_at,
+                is_footer_damaged: false,
                 newest_ms: found.newest_ms,
-                partitions: found.partitions,
+                partitions,
                 kept,
+                cores: found.cores,
+                is_keeper,
+                claim: found.claim,
             },
         );
     }

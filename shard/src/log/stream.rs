@@ -71,6 +71,10 @@ pub(super) struct Current {
     pub(super) bases: Vec<Base>,
     /// Where its safe batches of cursors are.
     pub(super) cursors_at: Vec<u64>,
+    /// The bytes of its safe batches of events.
+    pub(super) event_bytes: u64,
+    /// Where its footer is, once that was handed to the disk.
+    pub(super) footer_at: Option<u64>,
     /// The carried rows that it holds safely.
     pub(super) kept: Vec<FooterRow>,
 }

@@ -15,7 +15,8 @@ const WRITE_BYTES_WORTH: usize = 256 * 1024;
 const GATHER_MS: u64 = 10;
 /// Runs are put into one batch up to so many bytes.
 const BATCH_BYTES: usize = 64 * 1024;
-/// Runs appended within so many ms are put into one batch, which has the time of the first.
+/// Runs appended within so many ms are put into one batch, which has the time of the last: whoever asks for what was appended
+/// from some time on gets all of it.
 pub(crate) const BATCH_MS: u64 = 10;
 /// Of a partition, more unsynced offsets than this are synced though nobody waits.
 pub(super) const OFFSETS_DUE: u64 = UNSYNCED_OFFSETS_MAX / 2;
@@ -231,7 +232,7 @@ impl Log {
                 rest = &rest[1..];
                 continue;
             };
-            let mut bytes = 0;
+            let (mut bytes, mut time_ms) = (0, 0);
             runs.clear();
             for &(_, seq) in rest.iter().take_while(|(other, _)| *other == number) {
                 let Some(run) = partition.tail.run(seq) else { break };
@@ -241,17 +242,12 @@ impl Log {
                     break;
                 }
                 runs.push(&run.events);
+                time_ms = run.time_ms.max(time_ms);
             }
             rest = &rest[runs.len()..];
-            current.newest_ms = current.newest_ms.max(first.time_ms);
+            current.newest_ms = current.newest_ms.max(time_ms);
             let at = writer.at();
-            let head = writer.events(
-                number,
-                first.class,
-                first.first,
-                first.time_ms,
-                runs.iter().copied(),
-            );
+            let head = writer.events(number, first.class, first.first, time_ms, runs.iter().copied());
             group.batches.push((head, at));
         }
         let due = self.cursors.take_due(now_ms);
@@ -398,12 +394,14 @@ impl Log {
     fn make_safe(&mut self, segment: SegmentId, group: Group) {
         self.order.written(group.until);
         self.order.synced(group.until);
+        let mut event_bytes = 0;
         for (head, at) in &group.batches {
             let Some(partition) = self.index(head.partition) else {
                 continue;
             };
             self.commit(partition);
             self.partitions[partition].place(segment, head, *at);
+            event_bytes += head.bytes();
         }
         for issued in group.cursors {
             self.cursors.synced(issued, segment);
@@ -417,6 +415,7 @@ impl Log {
             return;
         };
         current.synced = group.end;
+        current.event_bytes += event_bytes;
         current.cursors_at.extend(group.cursors_at);
         current.kept.append(&mut kept);
         if group.is_footer {

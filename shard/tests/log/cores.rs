@@ -106,3 +106,130 @@ fn partitions_are_found_by_their_new_owners() {
         disk.lose_power(&mut chance);
     }
 }
+
+/// Reads what is held of a partition: its events, and the offsets that are told as gone in between.
+fn read_all(
+    log: &mut Log,
+    partition: u16,
+    disk: &mut FakeDisk,
+    chance: &mut Chance,
+) -> (BTreeMap<u64, Bytes>, Vec<(u64, u64)>) {
+    let bounds = log.bounds(partition);
+    let (mut held, mut gone) = (BTreeMap::new(), Vec::new());
+    let mut after = bounds.first - 1;
+    while after < bounds.committed {
+        let reading = match log.read(ReaderId(1), partition, after, 10_000) {
+            Reading::Later => work(log, disk, chance).expect("a reading"),
+            reading => reading,
+        };
+        match reading {
+            Reading::Events { stored, until } => {
+                for run in stored {
+                    for (at, offset) in run.offsets().enumerate() {
+                        held.insert(offset, Bytes::copy_from_slice(run.events.get(at)));
+                    }
+                }
+                after = until;
+            }
+            Reading::Gone { first } => {
+                gone.push((after + 1, first - 1));
+                after = first - 1;
+            }
+            reading => panic!("behind {after} of {partition}: {reading:?}"),
+        }
+    }
+    (held, gone)
+}
+
+#[test]
+fn what_is_held_is_bounded_whatever_the_number_of_cores_was() {
+    let settings = Arc::new(Settings {
+        partitions: PARTITIONS,
+        segment_bytes: 4 * 1024,
+        tail_bytes: 1024,
+        retain_ms: 0,
+        retain_events: 15,
+        ..Settings::default()
+    });
+    for seed in 0..30 {
+        let mut disk = FakeDisk::default();
+        let mut chance = Chance(seed);
+        let mut known: Vec<BTreeMap<u64, Bytes>> = vec![BTreeMap::new(); PARTITIONS.into()];
+        let mut first = vec![1; usize::from(PARTITIONS)];
+        let mut id = 0_u64;
+        let (mut now_us, mut unix_ms) = (1_000_000, 1_700_000_000_000);
+        for start in 0..8 {
+            let cores = 1 + chance.below(4) as u16;
+            let mut recovery =
+                Recovery::open(&mut disk, cores, &settings, [7; 16], unix_ms).expect("a log to recover");
+            let mut logs = Vec::new();
+            while let Some(share) = recovery.step(|_| {}).expect("a good disk") {
+                let mut log = Log::new(
+                    share.core,
+                    cores,
+                    Some(settings.clone()),
+                    &FixedState::with_seed(1),
+                );
+                log.handle_time(now_us, unix_ms);
+                log.handle_recovered(share);
+                logs.push(log);
+            }
+            drop(recovery);
+            let told = format!("seed {seed}, start {start}, {cores} cores");
+            for partition in 0..PARTITIONS {
+                let log = &mut logs[usize::from(owner_of(partition, cores))];
+                let (held, gone) = read_all(log, partition, &mut disk, &mut chance);
+                let known = &known[usize::from(partition)];
+                for (offset, event) in &held {
+                    assert_eq!(known.get(offset), Some(event), "{told}: {offset} of {partition}");
+                }
+                // What retention took may be back, as long as another core had not given its segment up.
+                for (offset, _) in known.range(first[usize::from(partition)]..) {
+                    assert!(
+                        held.contains_key(offset),
+                        "{told}: {offset} of {partition} is lost"
+                    );
+                }
+                for (from, until) in gone {
+                    assert!(
+                        until < first[usize::from(partition)],
+                        "{told}: {from} to {until} of {partition} is gone"
+                    );
+                }
+            }
+            for _ in 0..120 {
+                let partition = chance.below(PARTITIONS.into()) as u16;
+                let log = &mut logs[usize::from(owner_of(partition, cores))];
+                id += 1;
+                let mut of_event = [0; 16];
+                of_event[..8].copy_from_slice(&id.to_le_bytes());
+                let event = event(
+                    Id(of_event),
+                    "a.b",
+                    None,
+                    &[&[0x59, 1, 0][..], &[7; 256]].concat(),
+                );
+                log.append(partition, Class::default(), run(&[event]), None)
+                    .expect("room");
+                (now_us, unix_ms) = (now_us + 11_000_000, unix_ms + 11_000);
+                for log in &mut logs {
+                    log.handle_time(now_us, unix_ms);
+                    assert!(work(log, &mut disk, &mut chance).is_none());
+                }
+                let log = &mut logs[usize::from(owner_of(partition, cores))];
+                let stored = log.poll_committed().expect("it is on the disk").stored;
+                let is_new = known[usize::from(partition)]
+                    .insert(stored.first, Bytes::copy_from_slice(stored.events.get(0)));
+                assert!(is_new.is_none(), "{told}: {} was given twice", stored.first);
+            }
+            for partition in 0..PARTITIONS {
+                let log = &logs[usize::from(owner_of(partition, cores))];
+                first[usize::from(partition)] = log.bounds(partition).first;
+            }
+            // A segment and what retention holds of each partition, and a little more for each core.
+            let segments = disk.lengths().len();
+            assert!(segments < 60, "{told}: {segments} segments");
+            disk.lose_power(&mut chance);
+        }
+    }
+}

@@ -81,6 +81,7 @@ fn many_lives(seed: u64) -> World {
             0 => Faults {
                 write: 100,
                 sync: 100,
+                ..Faults::default()
             },
             _ => Faults::default(),
         };
@@ -98,6 +99,7 @@ fn many_lives(seed: u64) -> World {
             }
             1 => {
                 world.disk.kill();
+                world.start_in_vain();
                 world.start();
                 let has_failed = std::mem::take(&mut world.disk.has_failed);
                 world.check_recovered(has_failed);
@@ -106,6 +108,7 @@ fn many_lives(seed: u64) -> World {
                 let mut chance = crate::chance::Chance(world.chance.next());
                 world.disk.lose_power(&mut chance);
                 world.disk.has_failed = false;
+                world.start_in_vain();
                 world.start();
                 world.check_recovered(true);
             }
@@ -157,6 +160,55 @@ fn what_was_acknowledged_survives() {
         reads > 0 && refused > 0,
         "{reads} reads, {refused} refused: nothing was tried"
     );
+}
+
+#[test]
+fn a_disk_that_gives_nothing_now_and_then_loses_nothing() {
+    let (mut reads, mut damaged) = (0, 0);
+    for seed in 0..30 {
+        let mut world = World::new(seed, settings());
+        live(&mut world, 300);
+        world.settle();
+        world.disk.faults = Faults {
+            open: 300,
+            read: 100,
+            ..Faults::default()
+        };
+        // What cannot be read is told as damaged as long as this start lasts, and nobody is left without a word.
+        world.may_be_damaged = true;
+        for _ in 0..300 {
+            world.read_somewhere();
+            while !world.disk.is_idle() {
+                world.step_disk();
+            }
+        }
+        live(&mut world, 100);
+        world.disk.faults = Faults::default();
+        world.settle();
+        (reads, damaged) = (reads + world.reads, damaged + world.damaged);
+        world.may_be_damaged = false;
+        if seed % 2 == 0 {
+            stop_and_start(&mut world);
+        } else {
+            let mut chance = crate::chance::Chance(seed);
+            world.disk.lose_power(&mut chance);
+            world.start();
+            world.check_recovered(true);
+        }
+    }
+    assert!(reads > 5_000 && damaged > 10, "{reads} {damaged}");
+}
+
+#[test]
+#[should_panic(expected = "was acknowledged and is lost")]
+fn the_auditor_sees_that_all_is_lost() {
+    let mut world = World::new(1, settings());
+    live(&mut world, 300);
+    world.settle();
+    world.disk.kill();
+    world.disk.lose_segments();
+    world.start();
+    world.check_recovered(true);
 }
 
 /// Says which seed it was.

@@ -50,6 +50,8 @@ enum Pending {
 pub(crate) struct Faults {
     pub(crate) write: u64,
     pub(crate) sync: u64,
+    pub(crate) open: u64,
+    pub(crate) read: u64,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +67,8 @@ pub(crate) struct FakeDisk {
     pub(crate) has_failed: bool,
     /// What cannot be read.
     pub(crate) bad: Option<(SegmentId, Range<u64>)>,
+    /// A recovery changes so many things yet, and is killed in the middle of the next.
+    pub(crate) changes_left: Option<usize>,
 }
 
 impl FakeDisk {
@@ -148,6 +152,7 @@ impl FakeDisk {
             Pending::Op(DiskOp::Open { segment }) => DiskDone::Opened {
                 segment,
                 result: match self.files.contains_key(&segment.name()) {
+                    true if chance.of_thousand(self.faults.open) => failed("open"),
                     true => Ok(()),
                     false => failed("no such file"),
                 },
@@ -178,7 +183,7 @@ impl FakeDisk {
                 let is_bad = self.bad.as_ref().is_some_and(|(bad, range)| {
                     *bad == segment && at < range.end && at + u64::from(bytes) > range.start
                 });
-                if is_bad {
+                if is_bad || chance.of_thousand(self.faults.read) {
                     return Some(DiskDone::Read {
                         ticket,
                         result: Err(DiskFault::Failed("read".to_owned())),
@@ -244,12 +249,28 @@ impl FakeDisk {
         }
     }
 
+    /// Removes all segments.
+    pub(crate) fn lose_segments(&mut self) {
+        self.files.retain(|name, _| SegmentId::from_name(name).is_none());
+    }
+
     /// Turns a byte of a file.
     pub(crate) fn flip(&mut self, segment: SegmentId, at: u64) {
         let file = self.file(segment);
         let mut view = file.view();
         view[at as usize] ^= 0x40;
         (file.safe, file.writes) = (view, Vec::new());
+    }
+
+    /// Whether a recovery may change a thing; `false`: it ends in the middle of that.
+    fn may_change(&mut self) -> io::Result<bool> {
+        let left = match &mut self.changes_left {
+            None => return Ok(true),
+            Some(0) => return Err(io::Error::other("killed")),
+            Some(left) => left,
+        };
+        *left -= 1;
+        Ok(*left > 0)
     }
 
     /// The names and the lengths of all files.
@@ -281,6 +302,9 @@ impl Files for &mut FakeDisk {
     }
 
     fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        if !self.may_change()? {
+            return Err(io::Error::other("killed"));
+        }
         let file = File {
             safe: bytes.to_vec(),
             writes: Vec::new(),
@@ -290,6 +314,9 @@ impl Files for &mut FakeDisk {
     }
 
     fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        if !self.may_change()? {
+            return Err(io::Error::other("killed"));
+        }
         let file = self.files.get_mut(name).ok_or(io::ErrorKind::NotFound)?;
         let mut view = file.view();
         view.truncate(bytes as usize);
@@ -298,5 +325,29 @@ impl Files for &mut FakeDisk {
             writes: Vec::new(),
         };
         Ok(())
+    }
+
+    fn write(&mut self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let is_whole = self.may_change()?;
+        let file = self.files.get_mut(name).ok_or(io::ErrorKind::NotFound)?;
+        let mut view = file.view();
+        // Cut off anywhere, and not always from the front.
+        let kept = match (is_whole, at % 3) {
+            (true, _) => 0..bytes.len(),
+            (false, 0) => 0..bytes.len() / 2,
+            (false, 1) => bytes.len() / 2..bytes.len(),
+            (false, _) => bytes.len() / 3..bytes.len() / 3 * 2,
+        };
+        put(&mut view, at + kept.start as u64, &bytes[kept]);
+        (file.safe, file.writes) = (view, Vec::new());
+        is_whole.then_some(()).ok_or_else(|| io::Error::other("killed"))
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        if !self.may_change()? {
+            return Err(io::Error::other("killed"));
+        }
+        let removed = self.files.remove(name);
+        removed.map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }

@@ -392,6 +392,7 @@ fn a_disk_that_fails_for_a_while_loses_nothing() {
         world.disk.faults = Faults {
             write: 400,
             sync: 400,
+            ..Faults::default()
         };
         let mut taken = 0;
         for _ in 0..60 {

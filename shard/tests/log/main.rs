@@ -5,6 +5,7 @@ mod chance;
 mod cores;
 mod crashes;
 mod fake_disk;
+mod indices;
 mod keeping;
 mod troubles;
 mod world;

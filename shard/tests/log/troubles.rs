@@ -167,21 +167,48 @@ fn drive(log: &mut Log, world: &mut World) {
     }
 }
 
-fn recover(world: &mut World, cores: u16) -> Log {
+fn recover(world: &mut World, cores: u16) -> Vec<Log> {
     let settings = world.settings.clone();
     let mut recovery =
         Recovery::open(&mut world.disk, cores, &settings, [7; 16], world.unix_ms).expect("a log");
-    let share = recovery.step(|_| {}).expect("a good disk").expect("core 0's");
-    while recovery.step(|_| {}).expect("a good disk").is_some() {}
-    drop(recovery);
-    let mut log = Log::new(0, cores, Some(settings), &FixedState::with_seed(3));
-    log.handle_time(world.now_us, world.unix_ms);
-    log.handle_recovered(share);
-    log
+    let mut logs = Vec::new();
+    while let Some(share) = recovery.step(|_| {}).expect("a good disk") {
+        let mut log = Log::new(
+            share.core,
+            cores,
+            Some(settings.clone()),
+            &FixedState::with_seed(3),
+        );
+        log.handle_time(world.now_us, world.unix_ms);
+        log.handle_recovered(share);
+        logs.push(log);
+    }
+    logs
+}
+
+/// Appends to a partition of this log, a segment's worth, and lets eleven seconds pass each time.
+fn go_on(log: &mut Log, partition: u16, world: &mut World) {
+    for _ in 0..60 {
+        let id = world.fresh_id();
+        let event = event(id, "a.b", None, &bytes(500));
+        log.append(partition, SYNCED, run(&[event]), None).expect("room");
+        world.now_us += 11_000_000;
+        world.unix_ms += 11_000;
+        log.handle_time(world.now_us, world.unix_ms);
+        drive(log, world);
+    }
+}
+
+/// How many files of this stream, up to this number, there are.
+fn files_of(world: &World, core: u16, number_max: u64) -> usize {
+    let files = world.disk.lengths().into_iter();
+    let ids = files.filter_map(|(name, _)| SegmentId::from_name(&name));
+    ids.filter(|id| id.core == core && id.number <= number_max)
+        .count()
 }
 
 #[test]
-fn retention_goes_on_with_another_number_of_cores() {
+fn segments_of_another_number_of_cores_go_when_all_have_given_them_up() {
     let mut world = World::new(
         1,
         Settings {
@@ -189,63 +216,69 @@ fn retention_goes_on_with_another_number_of_cores() {
             ..settings()
         },
     );
+    let retained = world.fresh_id();
+    let row = event(retained, "t.rows", Some("k"), &bytes(100));
+    world.append(1, RETAINED, &[row]).expect("room");
     for _ in 0..20 {
         for partition in [0, 1, 2] {
             fill(&mut world, partition, 1);
         }
     }
     world.stop();
-    let mut log = recover(&mut world, 2);
-    let old = log.counts().segments;
-    assert!(old > 0);
-    for _ in 0..200 {
-        let id = world.fresh_id();
-        let event = event(id, "a.b", None, &bytes(500));
-        log.append(0, SYNCED, run(&[event]), None).expect("room");
-        world.now_us += 11_000_000;
-        world.unix_ms += 11_000;
-        log.handle_time(world.now_us, world.unix_ms);
-        drive(&mut log, &mut world);
+    let mut logs = recover(&mut world, 2);
+    let before = files_of(&world, 0, u64::MAX);
+    assert!(before > 3);
+    // Core 0 needs them no more; what it wrote since comes and goes.
+    for partition in [0, 2, 0, 2] {
+        go_on(&mut logs[0], partition, &mut world);
     }
-    let counts = log.counts();
-    assert!(counts.segments < old + 5, "{counts:?}");
-    assert!(counts.segments_removed > 5, "{counts:?}");
-    // What is gone between what stays and what is new is told as gone, now and after a restart.
-    let committed = log.bounds(0).committed;
-    for is_recovered in [false, true] {
-        if is_recovered {
-            log.stop();
-            for _ in 0..20 {
-                world.now_us += 1_000_000;
-                log.handle_time(world.now_us, world.unix_ms);
-                drive(&mut log, &mut world);
-            }
-            assert!(log.is_stopped());
-            log = recover(&mut world, 2);
+    let counts = logs[0].counts();
+    assert!(counts.segments_removed > 5 && counts.segments < 9, "{counts:?}");
+    assert!(logs[0].bounds(0).first > 20);
+    // Partition 1 is core 1's, which still needs most of them; without it, they stay.
+    assert_eq!(files_of(&world, 0, before as u64), before);
+    logs.clear();
+    world.disk.kill();
+
+    // A start finds all of them again. What is gone between what stays and what is new is told as gone.
+    let mut logs = recover(&mut world, 2);
+    let committed = logs[0].bounds(0).committed;
+    let (mut after, mut read, mut gone) = (logs[0].bounds(0).first - 1, 0, Vec::new());
+    while after < committed {
+        let mut reading = logs[0].read(ReaderId(1), 0, after, 100_000);
+        if matches!(reading, Reading::Later) {
+            drive(&mut logs[0], &mut world);
+            reading = logs[0].poll_read().expect("a reading").1;
         }
-        assert_eq!(log.bounds(0).committed, committed);
-        let (mut after, mut read, mut gone) = (log.bounds(0).first - 1, 0, Vec::new());
-        while after < committed {
-            let mut reading = log.read(ReaderId(1), 0, after, 100_000);
-            if matches!(reading, Reading::Later) {
-                drive(&mut log, &mut world);
-                reading = log.poll_read().expect("a reading").1;
+        match reading {
+            Reading::Events { stored, until } => {
+                read += stored.iter().map(|run| run.events.len()).sum::<usize>();
+                after = until;
             }
-            match reading {
-                Reading::Events { stored, until } => {
-                    read += stored.iter().map(|run| run.events.len()).sum::<usize>();
-                    after = until;
-                }
-                Reading::Gone { first } => {
-                    gone.push((after + 1, first));
-                    after = first - 1;
-                }
-                reading => panic!("recovered {is_recovered}, behind {after}: {reading:?}"),
+            Reading::Gone { first } => {
+                gone.push((after + 1, first));
+                after = first - 1;
             }
+            reading => panic!("behind {after}: {reading:?}"),
         }
-        assert_eq!(gone.len(), 1, "{gone:?}");
-        assert!(read > 10, "{read}");
     }
+    assert!(gone.len() == 1 && read > 20, "{gone:?} {read}");
+    for (core, partition) in [(0, 0), (1, 1), (0, 2), (1, 1), (0, 0)] {
+        go_on(&mut logs[core], partition, &mut world);
+    }
+    assert_eq!(files_of(&world, 0, before as u64), 0, "both have given them up");
+    let (left, first) = (logs[1].counts(), logs[1].bounds(1).first);
+    assert!(left.rows == 1 && first > 21, "{left:?} {first}");
+    let rows = logs[1].retained(1, "t.rows", 0, u64::MAX, 9);
+    let reading = logs[1].read_rows(ReaderId(2), 1, &[rows[0].offset]);
+    assert!(matches!(reading, Reading::Later), "{reading:?}");
+    drive(&mut logs[1], &mut world);
+    let reading = logs[1].poll_read();
+    let is_there = |reading: &Reading| matches!(reading, Reading::Events { stored, .. } if stored.len() == 1);
+    assert!(
+        reading.as_ref().is_some_and(|(_, reading)| is_there(reading)),
+        "{reading:?}"
+    );
 }
 
 #[test]
@@ -259,7 +292,10 @@ fn a_stop_with_a_write_that_fails_writes_it_again() {
         world.append(0, SYNCED, &[event]).expect("room");
         world.log.stop();
         world.poll();
-        world.disk.faults = Faults { write: 1000, sync: 0 };
+        world.disk.faults = Faults {
+            write: 1000,
+            ..Faults::default()
+        };
         world.step_disk();
         world.step_disk();
         world.disk.faults = Faults::default();
@@ -432,6 +468,87 @@ fn a_bad_sector_does_not_stop_retention() {
     let counts = world.log.counts();
     assert!(counts.segments_removed > 3, "{counts:?}");
     assert_eq!(counts.rows, 0, "the row is lost, and is one no more");
+}
+
+#[test]
+fn what_a_disk_does_not_give_now_is_there_later() {
+    let mut world = World::new(
+        1,
+        Settings {
+            retain_events: 10,
+            ..settings()
+        },
+    );
+    world.may_be_damaged = true;
+    put(&mut world, "k", 300);
+    fill(&mut world, 1, 9);
+    fill(&mut world, 0, 8);
+    world.disk.bad = Some((FIRST, 0..4096));
+    let reader = ReaderId(7);
+    for is_back in [false, true] {
+        if is_back {
+            world.disk.bad = None;
+        }
+        let reading = world.log.read(reader, 1, 0, 1000);
+        let events = reading_of(&mut world, reader, reading);
+        let reading = world.log.read_rows(reader, 1, &[1]);
+        let rows = reading_of(&mut world, reader, reading);
+        for reading in [events, rows] {
+            match reading {
+                Reading::Damaged { first: 1, .. } => assert!(!is_back),
+                Reading::Events { stored, .. } => assert!(is_back && !stored.is_empty()),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    // A row that has to be carried on while the disk gives nothing is carried on later.
+    world.disk.bad = Some((FIRST, 0..4096));
+    fill(&mut world, 1, 30);
+    fill(&mut world, 0, 30);
+    world.pass(12_000_000);
+    work(&mut world);
+    world.disk.bad = None;
+    for _ in 0..10 {
+        world.pass(12_000_000);
+        work(&mut world);
+    }
+    let counts = world.log.counts();
+    assert!(counts.segments_removed > 0 && counts.rows == 1, "{counts:?}");
+    let reading = world.log.read_rows(reader, 1, &[1]);
+    let reading = reading_of(&mut world, reader, reading);
+    assert!(matches!(reading, Reading::Events { stored, .. } if stored.len() == 1));
+}
+
+#[test]
+fn rows_beyond_the_bound_of_bytes_are_not_written_again_and_again() {
+    let mut world = World::new(
+        1,
+        Settings {
+            retain_bytes: 20 * 1024,
+            ..settings()
+        },
+    );
+    for key in 0..100 {
+        put(&mut world, &format!("key {key}"), 500);
+    }
+    fill(&mut world, 0, 200);
+    for _ in 0..40 {
+        world.pass(11_000_000);
+        work(&mut world);
+    }
+    let before = world.log.counts();
+    assert_eq!(before.rows, 100);
+    assert!(world.log.bounds(0).first > 100, "events went: {before:?}");
+    assert!(world.log.bounds(0).first < 195, "not all of them: {before:?}");
+    for _ in 0..20 {
+        world.pass(11_000_000);
+        work(&mut world);
+    }
+    let after = world.log.counts();
+    assert_eq!(
+        (after.writes, after.segments_removed),
+        (before.writes, before.segments_removed)
+    );
 }
 
 #[test]

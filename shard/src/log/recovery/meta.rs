@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::RecoveryFault;
-use crate::log::{files::Files, format::VERSION};
+use crate::log::{disk::SegmentId, files::Files, format::VERSION};
 
 /// The file's name.
 pub const META: &str = "meta";
@@ -33,6 +33,9 @@ pub struct Meta {
     pub recovered: u64,
     /// How far each partition was; those that never had an event are left out.
     pub partition_ends: BTreeMap<u16, PartitionEnd>,
+    /// Segments that were recovered and had no footer then, and how many of their bytes count. Unless a footer stands at
+    /// the file's end by now, what is behind them is what was left of an attempt to write one.
+    pub unsealed: BTreeMap<SegmentId, u64>,
 }
 
 /// How far a partition was when it was recovered.
@@ -58,6 +61,7 @@ impl Meta {
             is_clean: true,
             recovered: 0,
             partition_ends: BTreeMap::new(),
+            unsealed: BTreeMap::new(),
         }
     }
 
@@ -100,8 +104,8 @@ impl Meta {
         let bytes = files
             .length(META)
             .map_err(|error| RecoveryFault::disk("read", META, error))?;
-        // 65,536 partitions of 50 bytes.
-        if bytes > 4 << 20 {
+        // 65,536 partitions of 60 bytes, and as many unsealed segments.
+        if bytes > 8 << 20 {
             return Err(RecoveryFault::MetaDamaged("it is too large".to_owned()));
         }
         let mut text = vec![0; bytes as usize];
@@ -146,6 +150,9 @@ impl Meta {
         for (partition, end) in &self.partition_ends {
             let _ = writeln!(text, "partition.{partition} = {} {}", end.last, end.next);
         }
+        for (segment, bytes) in &self.unsealed {
+            let _ = writeln!(text, "unsealed.{} = {bytes}", segment.name());
+        }
         let crc = crc32c::crc32c(text.as_bytes());
         let _ = writeln!(text, "crc = {crc:08x}");
         text
@@ -164,6 +171,7 @@ impl Meta {
         }
         let mut values = BTreeMap::new();
         let mut partition_ends = BTreeMap::new();
+        let mut unsealed = BTreeMap::new();
         for line in body
             .lines()
             .filter(|line| !line.starts_with('#') && !line.is_empty())
@@ -175,6 +183,11 @@ impl Meta {
                 let end =
                     read_end(partition, value).ok_or_else(|| damaged("a partition's end is unreadable"))?;
                 partition_ends.insert(end.0, end.1);
+            } else if let Some(name) = key.strip_prefix("unsealed.") {
+                let segment = SegmentId::from_name(name).zip(value.parse().ok());
+                let (segment, bytes) =
+                    segment.ok_or_else(|| damaged("an unsealed segment's length is unreadable"))?;
+                unsealed.insert(segment, bytes);
             } else {
                 values.insert(key, value);
             }
@@ -199,6 +212,7 @@ impl Meta {
                 is_clean: values.get("clean")?.parse().ok()?,
                 recovered: value("recovered", 10)?,
                 partition_ends,
+                unsealed,
             })
         };
         read().ok_or_else(|| damaged("a value is missing or unreadable"))

@@ -3,11 +3,12 @@
 //!
 //! ```text
 //!   open: meta (this start's epoch) ─> step: segment after segment (footer, or scan) ─> joining by partition ─> Recovered
-//!                                        │ unsealed: cut where it is torn                 one a core, handed out as it is done
+//!                                        │ unsealed: cut where it is torn, then sealed    one a core, handed out as it is done
 //! ```
 //!
 //! Nothing is held of events or topics: offsets, places, cursors, retained rows and young ids are all that a core needs.
 
+mod closing;
 mod joining;
 pub mod meta;
 pub mod recovered;
@@ -17,7 +18,7 @@ mod shares;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, io};
+use std::{collections::BTreeSet, fmt, io};
 
 use super::{
     Settings,
@@ -29,10 +30,12 @@ use super::{
 };
 pub use meta::{META, Meta, PartitionEnd};
 pub use recovered::{
-    HeldExtent, Hole, HoleCause, OnceId, Recovered, RecoveredCursor, RecoveredPartition, RecoveredRow,
+    Claim, HeldExtent, Hole, HoleCause, OnceId, Recovered, RecoveredCursor, RecoveredPartition, RecoveredRow,
     RecoveredSegment,
 };
 use segment::SegmentFacts;
+#[cfg(test)]
+pub(super) use segment::read_footer;
 pub(super) use segment::{Asked, read_segment};
 pub(super) use shares::partitions_of;
 
@@ -105,6 +108,7 @@ pub struct Recovery<F: Files> {
     /// Of the one before.
     before: Meta,
     cores: u16,
+    unix_ms: u64,
     once_since_ms: u64,
     segments: Vec<SegmentId>,
     /// Each core's stream holds partitions of that core alone: one can be handed out before the next is read.
@@ -136,7 +140,7 @@ impl<F: Files> Recovery<F> {
             .filter_map(|name| SegmentId::from_name(name))
             .collect();
         segments.sort_unstable();
-        let before = match Meta::read(&files)? {
+        let mut before = match Meta::read(&files)? {
             Some(meta) => meta,
             None if segments.is_empty() => Meta::new(random, settings.partitions.max(1)),
             None => return Err(RecoveryFault::MetaMissing),
@@ -156,6 +160,7 @@ impl<F: Files> Recovery<F> {
                 Err(HeadlessSegment::Empty) => {}
             }
         }
+        before.unsealed.retain(|id, _| segments.binary_search(id).is_ok());
         let mut meta = before.clone();
         meta.begin(cores);
         meta.write(&mut files)?;
@@ -164,6 +169,7 @@ impl<F: Files> Recovery<F> {
             meta,
             before,
             cores: cores.max(1),
+            unix_ms,
             once_since_ms: unix_ms.saturating_sub(u64::from(settings.once_ms)),
             segments,
             is_by_core,
@@ -267,6 +273,13 @@ impl<F: Files> Recovery<F> {
             }
             self.facts.push(facts);
         }
+        self.close_segments()?;
+        for facts in self.facts.iter_mut().filter(|facts| facts.footer_at.is_some()) {
+            // Read again when it is needed: all of them together would be a part of the log in memory.
+            for part in facts.parts.values_mut() {
+                part.extent.index = Vec::new();
+            }
+        }
         Ok(())
     }
 }
@@ -297,18 +310,31 @@ impl<F: Files> Recovery<F> {
         numbers.max().unwrap_or(0) + 1
     }
 
-    /// The segments that a core looks after from now on.
-    fn segments_of(&self, core: u16) -> Vec<RecoveredSegment> {
-        self.facts
-            .iter()
-            .filter(|facts| facts.id.core % self.cores == core)
-            .map(|facts| RecoveredSegment {
+    /// The segments that a core looks after from now on, or that hold anything of its partitions.
+    fn segments_of(&mut self, core: u16) -> Vec<RecoveredSegment> {
+        let cores = self.cores;
+        let mut found = Vec::new();
+        for facts in self.facts.iter_mut().filter(|facts| !facts.is_gone) {
+            let owners = facts
+                .partitions
+                .iter()
+                .map(|partition| owner_of(*partition, cores));
+            let holders: BTreeSet<u16> = owners.chain([facts.id.core % cores]).collect();
+            if !holders.contains(&core) {
+                continue;
+            }
+            let claim = facts.claim.get_or_insert_with(|| Claim::of(holders.len() as u16));
+            found.push(RecoveredSegment {
                 id: facts.id,
+                cores: facts.cores,
                 bytes: facts.bytes,
                 is_sealed: facts.is_sealed,
+                footer_at: facts.footer_at,
                 newest_ms: facts.newest_ms,
                 partitions: facts.partitions.clone(),
-            })
-            .collect()
+                claim: claim.clone(),
+            });
+        }
+        found
     }
 }

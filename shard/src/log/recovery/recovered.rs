@@ -1,5 +1,8 @@
 //! What recovery found, as each core gets it: its partitions, and the segments that it looks after.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use fluxar_protocol::Id;
 
 use crate::log::{disk::SegmentId, footer::Extent, format::CursorEntry};
@@ -22,7 +25,7 @@ pub struct Recovered {
     pub next_number: u64,
     /// The partitions that it owns.
     pub partitions: Vec<RecoveredPartition>,
-    /// The segments that it looks after, oldest first: those of its stream, and of streams of cores that are no more.
+    /// The segments that it looks after or that hold anything of its partitions, oldest first.
     pub segments: Vec<RecoveredSegment>,
 }
 
@@ -140,12 +143,59 @@ pub struct OnceId {
 pub struct RecoveredSegment {
     /// Which.
     pub id: SegmentId,
+    /// With how many cores it was written; 0: nothing in it says.
+    pub cores: u16,
     /// Its length, bytes.
     pub bytes: u64,
     /// Whether it has a footer.
     pub is_sealed: bool,
+    /// Where its footer is, if the file's trailer finds it. Extents of such a segment come without an index: it is there.
+    pub footer_at: Option<u64>,
     /// When its newest event was appended, ms since 1970; that of its head if it has none.
     pub newest_ms: u64,
-    /// The partitions of which it holds events, cursors or rows.
+    /// The partitions of which it holds events, cursors or rows, be they this core's or not.
     pub partitions: Vec<u16>,
+    /// How many cores may still need it.
+    pub claim: Claim,
 }
+
+impl RecoveredSegment {
+    /// Which core looks after it: removes its file when nobody needs it.
+    #[must_use]
+    pub fn keeper(&self, cores: u16) -> u16 {
+        self.id.core % cores.max(1)
+    }
+}
+
+/// How many cores may still need a segment: the one that looks after it, and those that own a partition of which it holds
+/// anything. One whose core never hears of it is never given up, so the segment stays.
+#[derive(Debug, Clone)]
+pub struct Claim(Arc<AtomicU16>);
+
+impl Claim {
+    /// Of so many cores.
+    #[must_use]
+    pub fn of(cores: u16) -> Self {
+        Self(Arc::new(AtomicU16::new(cores)))
+    }
+
+    /// A core needs the segment no more, and says so once.
+    pub fn give_up(&self) {
+        // What that core read of the segment was read before.
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether no core needs it.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
+    }
+}
+
+impl PartialEq for Claim {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.load(Ordering::Acquire) == other.0.load(Ordering::Acquire)
+    }
+}
+
+impl Eq for Claim {}

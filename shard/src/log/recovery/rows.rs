@@ -24,6 +24,8 @@ struct Newest {
     index: u32,
     is_removal: bool,
     segment: SegmentId,
+    /// With how many cores that was written.
+    cores: u16,
     /// An older one is in a segment that may be there for longer.
     is_outlived: bool,
 }
@@ -32,7 +34,9 @@ impl Newest {
     /// Takes an older event of the same row into account.
     fn replaces(&mut self, older: &Newest) {
         let (own, other) = (self.segment, older.segment);
-        self.is_outlived |= older.is_outlived || own.core != other.core || own.number < other.number;
+        // Of one number of cores, segments of a stream go in the order of their numbers.
+        let in_order = own.core == other.core && self.cores == older.cores && own.number >= other.number;
+        self.is_outlived |= older.is_outlived || !in_order;
     }
 }
 
@@ -42,7 +46,7 @@ pub(in crate::log) struct RowTable(HashMap<RowKey, Newest, RandomState>);
 
 impl RowTable {
     /// Takes a row; of the same event in two segments, the one that comes later counts.
-    pub(super) fn take(&mut self, row: FooterRow, segment: SegmentId) {
+    pub(super) fn take(&mut self, row: FooterRow, segment: SegmentId, cores: u16) {
         let newest = Newest {
             offset: row.offset,
             time_ms: row.time_ms,
@@ -50,6 +54,7 @@ impl RowTable {
             index: row.index,
             is_removal: row.is_removal,
             segment,
+            cores,
             is_outlived: false,
         };
         let key = RowKey {
@@ -88,13 +93,30 @@ impl RowTable {
                 topic: key.topic,
                 key: key.key,
             };
-            self.take(row, newest.segment);
+            self.take(row, newest.segment, newest.cores);
         }
     }
 
     /// Takes out the rows of these partitions.
     pub(super) fn extract(&mut self, is_wanted: impl Fn(u16) -> bool) -> Self {
         Self(self.0.extract_if(|key, _| is_wanted(key.partition)).collect())
+    }
+
+    /// All of them, in one order.
+    pub(super) fn listed(&self) -> Vec<FooterRow> {
+        let rows = self.0.iter().map(|(key, newest)| FooterRow {
+            partition: key.partition,
+            offset: newest.offset,
+            time_ms: newest.time_ms,
+            at: newest.at,
+            index: newest.index,
+            is_removal: newest.is_removal,
+            topic: key.topic.clone(),
+            key: key.key.clone(),
+        });
+        let mut rows: Vec<FooterRow> = rows.collect();
+        rows.sort_unstable_by_key(|row| (row.partition, row.offset));
+        rows
     }
 
     /// The partitions that have any, more than once.
@@ -141,14 +163,15 @@ mod tests {
             key: [].into(),
         };
         let segment = |core, number| SegmentId { core, number };
-        let removal_in = segment(0, 4);
+        let removal_in = (segment(0, 4), 2);
         for (older_in, is_outlived) in [
-            (segment(0, 3), false),
+            ((segment(0, 3), 2), false),
             (removal_in, false),
             // Carried on behind the removal.
-            (segment(0, 5), true),
+            ((segment(0, 5), 2), true),
             // Of a start with another number of cores.
-            (segment(1, 3), true),
+            ((segment(0, 3), 1), true),
+            ((segment(1, 3), 3), true),
         ] {
             for is_first in [false, true] {
                 let mut table = RowTable::default();
@@ -156,8 +179,8 @@ mod tests {
                 if is_first {
                     taken.reverse();
                 }
-                for (row, segment) in taken {
-                    table.take(row, segment);
+                for (row, (segment, cores)) in taken {
+                    table.take(row, segment, cores);
                 }
                 let left: Vec<_> = table
                     .into_rows()

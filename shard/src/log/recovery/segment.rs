@@ -6,7 +6,7 @@ use std::io;
 use fluxar_protocol::Id;
 
 use super::meta::Meta;
-use super::recovered::OnceId;
+use super::recovered::{Claim, OnceId};
 use super::rows::RowTable;
 use crate::log::{
     disk::SegmentId,
@@ -35,7 +35,10 @@ pub(in crate::log) struct Asked<'a> {
 
 impl Asked<'_> {
     /// A segment that was there when an earlier start was recovered is whole, or damaged.
-    fn tail_of(&self, head: Option<&SegmentHead>) -> Tail {
+    fn tail_of(&self, id: SegmentId, head: Option<&SegmentHead>) -> Tail {
+        if let Some(bytes) = self.meta.unsealed.get(&id) {
+            return Tail::EndsAt(*bytes);
+        }
         let is_recovered = head.is_some_and(|head| {
             head.epoch >> 20 != self.meta.epoch() >> 20 || Meta::start_of(head.epoch) <= self.meta.recovered
         });
@@ -59,6 +62,8 @@ pub(in crate::log) struct Part {
 #[derive(Debug)]
 pub(in crate::log) struct SegmentFacts {
     pub(in crate::log) id: SegmentId,
+    /// What it says first, if that is whole.
+    pub(in crate::log) head: Option<SegmentHead>,
     /// 0: nothing in it says.
     pub(in crate::log) epoch: u64,
     /// How many cores there were when it was written; 0: nothing in it says.
@@ -68,7 +73,12 @@ pub(in crate::log) struct SegmentFacts {
     /// So many bytes of it count.
     pub(in crate::log) bytes: u64,
     pub(in crate::log) file_bytes: u64,
+    /// So many bytes of it are batches; behind them there may be a footer.
+    pub(in crate::log) content_bytes: u64,
+    /// It has a footer.
     pub(in crate::log) is_sealed: bool,
+    /// Where that is, if the file ends with the trailer that finds it.
+    pub(in crate::log) footer_at: Option<u64>,
     /// It says that the log was stopped behind it in good order.
     pub(in crate::log) is_last: bool,
     pub(in crate::log) created_ms: u64,
@@ -88,12 +98,18 @@ pub(in crate::log) struct SegmentFacts {
     pub(in crate::log) rows: RowTable,
     /// In the order in which they were written.
     pub(in crate::log) cursors: Vec<PartitionCursor>,
+    /// Where its batches of cursors are, if it was scanned.
+    pub(in crate::log) cursors_at: Vec<u64>,
     pub(in crate::log) once: Vec<(u16, OnceId)>,
     /// Partitions of which it has anything.
     pub(in crate::log) partitions: Vec<u16>,
     /// Parts of it that were lost, and what was torn off.
     pub(in crate::log) damage: Vec<Bad>,
     pub(in crate::log) torn: Option<Bad>,
+    /// Its file was removed: there was nothing in it.
+    pub(in crate::log) is_gone: bool,
+    /// Once it was handed out.
+    pub(in crate::log) claim: Option<Claim>,
 }
 
 /// Reads a segment.
@@ -114,11 +130,20 @@ pub(in crate::log) fn read_segment<F: Files + ?Sized>(
     if let Some(head) = head {
         (facts.epoch, facts.cores, facts.created_ms) = (head.epoch, head.cores, head.created_ms);
     }
-    facts.tail = asked.tail_of(head.as_ref());
+    facts.head = head;
+    facts.tail = asked.tail_of(id, head.as_ref());
     let salt = head.map_or(salt_of(asked.meta.secret, id), |head| head.salt);
     let footer = read_footer(files, id, salt, file_bytes)?;
     let is_read = match footer {
-        Some(footer) => facts.take_footer(files, footer, salt, asked)?,
+        Some((footer_at, footer)) => {
+            facts.footer_at = Some(footer_at);
+            if matches!(facts.tail, Tail::EndsAt(_)) {
+                // It was sealed since.
+                facts.tail = Tail::IsWhole;
+            }
+            facts.content_bytes = footer_at;
+            facts.take_footer(files, footer, salt, asked)?
+        }
         None => false,
     };
     if is_read {
@@ -130,13 +155,13 @@ pub(in crate::log) fn read_segment<F: Files + ?Sized>(
     Ok(Ok(facts))
 }
 
-/// The footer of a sealed segment, if the file ends with its trailer and it is as it was written.
+/// The footer of a sealed segment and where it is, if the file ends with its trailer and it is as it was written.
 pub(in crate::log) fn read_footer<F: Files + ?Sized>(
     files: &F,
     id: SegmentId,
     salt: u64,
     file_bytes: u64,
-) -> io::Result<Option<Footer>> {
+) -> io::Result<Option<(u64, Footer)>> {
     let Some(trailer_at) = file_bytes.checked_sub(TRAILER_BYTES as u64) else {
         return Ok(None);
     };
@@ -150,7 +175,7 @@ pub(in crate::log) fn read_footer<F: Files + ?Sized>(
     let body = read_batch(files, id, salt, footer_at)?;
     Ok(body
         .filter(|body| body.head().kind == Kind::Footer)
-        .and_then(|body| Footer::decode(body.bytes()).ok()))
+        .and_then(|body| Some((footer_at, Footer::decode(body.bytes()).ok()?))))
 }
 
 /// The batch at a place, if it is as it was written.
@@ -170,12 +195,15 @@ impl SegmentFacts {
     fn new(id: SegmentId, file_bytes: u64) -> Self {
         Self {
             id,
+            head: None,
             epoch: 0,
             cores: 0,
             tail: Tail::IsWhole,
             bytes: file_bytes,
             file_bytes,
+            content_bytes: 0,
             is_sealed: false,
+            footer_at: None,
             is_last: false,
             created_ms: 0,
             oldest_ms: 0,
@@ -188,11 +216,19 @@ impl SegmentFacts {
             unknown_bytes: 0,
             rows: RowTable::default(),
             cursors: Vec::new(),
+            cursors_at: Vec::new(),
             once: Vec::new(),
             partitions: Vec::new(),
             damage: Vec::new(),
             torn: None,
+            is_gone: false,
+            claim: None,
         }
+    }
+
+    /// Whether there is nothing in it, nor was anything that is lost.
+    pub(super) fn is_empty(&self) -> bool {
+        self.partitions.is_empty() && self.promised.is_empty() && self.damage.is_empty()
     }
 
     /// Whether the footer says all that is asked; what it says counts in any case.
@@ -224,7 +260,7 @@ impl SegmentFacts {
             }
         }
         for row in rows {
-            self.rows.take(row, self.id);
+            self.rows.take(row, self.id, self.cores);
         }
         for extent in footer.extents {
             let ranges = vec![(extent.first, extent.last)];
@@ -247,6 +283,7 @@ impl SegmentFacts {
             match found {
                 Found::Batch { at, body } => {
                     let head = *body.head();
+                    self.content_bytes = at + head.bytes();
                     self.epoch = self.epoch.max(head.epoch);
                     match head.kind {
                         Kind::Events => {
@@ -257,7 +294,10 @@ impl SegmentFacts {
                             }
                         }
                         Kind::Kept => self.take_kept(at, &body),
-                        Kind::Cursors => self.take_cursors(&body),
+                        Kind::Cursors => {
+                            self.cursors_at.push(at);
+                            self.take_cursors(&body);
+                        }
                         Kind::Bases => self.bases = body.bases().unwrap_or_default(),
                         Kind::Footer => {}
                     }
@@ -342,7 +382,7 @@ impl SegmentFacts {
             topic: row.topic.into(),
             key: row.key.into(),
         };
-        self.rows.take(row, self.id);
+        self.rows.take(row, self.id, self.cores);
     }
 
     fn take_cursors(&mut self, body: &Body) {

@@ -35,6 +35,8 @@ pub enum Tail {
     MayBeTorn,
     /// It was recovered before: what is not right is damaged.
     IsWhole,
+    /// As [`Tail::IsWhole`], and so many bytes of it counted then: what is behind them is no part of it.
+    EndsAt(u64),
 }
 
 /// A part of a segment that is not what was written.
@@ -102,7 +104,11 @@ impl<'a, F: Files + ?Sized> Scan<'a, F> {
     /// # Errors
     /// The file cannot be read.
     pub fn open(files: &'a F, id: SegmentId, secret: u64, tail: Tail) -> io::Result<Self> {
-        let mut window = Window::open(files, id.name())?;
+        let bytes_max = match tail {
+            Tail::EndsAt(bytes) => bytes,
+            Tail::MayBeTorn | Tail::IsWhole => u64::MAX,
+        };
+        let mut window = Window::open(files, id.name(), bytes_max)?;
         let head = SegmentHead::decode(&window.get(0, SEGMENT_HEAD_BYTES)?);
         let head = match head {
             // Another segment's file under this name.

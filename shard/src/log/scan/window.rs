@@ -29,10 +29,11 @@ pub(super) struct Window<'a, F: Files + ?Sized> {
 }
 
 impl<'a, F: Files + ?Sized> Window<'a, F> {
-    pub(super) fn open(files: &'a F, name: String) -> io::Result<Self> {
+    /// Of a file's first bytes, so many at most.
+    pub(super) fn open(files: &'a F, name: String, bytes_max: u64) -> io::Result<Self> {
         Ok(Self {
             files,
-            file_bytes: files.length(&name)?,
+            file_bytes: files.length(&name)?.min(bytes_max),
             name,
             begin: 0,
             held: Bytes::new(),

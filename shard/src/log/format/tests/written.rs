@@ -12,7 +12,7 @@ use crate::log::{
     files::MemoryFiles,
     footer::{Extents, Footer, FooterRow},
     format::{BATCH_HEAD_BYTES, Base, BatchHead, BatchWriter, Body, Kind, SegmentHead, row_of, salt_of},
-    recovery::{META, Meta, RecoveredPartition},
+    recovery::{META, Meta, RecoveredPartition, read_footer},
 };
 
 pub(in crate::log) const SECRET: u64 = 0x5ec2_e75e_c2e7_0001;
@@ -281,7 +281,16 @@ pub(in crate::log) fn read_held(
     for held in &partition.extents {
         let salt = salt_of(SECRET, held.segment);
         let file = Bytes::copy_from_slice(&files.0[&held.segment.name()]);
-        for entry in &held.extent.index {
+        let mut index = held.extent.index.clone();
+        if index.is_empty() {
+            let footer = read_footer(files, held.segment, salt, file.len() as u64).unwrap();
+            let extents = footer.map(|(_, footer)| footer.extents).unwrap_or_default();
+            let mut of_partition = extents
+                .into_iter()
+                .filter(|extent| extent.partition == partition.partition);
+            index = of_partition.next().map(|extent| extent.index).unwrap_or_default();
+        }
+        for entry in &index {
             let mut at = entry.at;
             while at < entry.end() {
                 // Damage within a stretch is passed over, as a scan does it.

@@ -1,5 +1,6 @@
 //! What is recovered after every kind of end.
 
+mod closing;
 mod promises;
 
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ use crate::log::{
     class::Class,
     files::MemoryFiles,
     format::{
-        BATCH_HEAD_BYTES, Base, CursorEntry, Kept, offset_after_crash, row_of,
+        BATCH_HEAD_BYTES, Base, BatchHead, CursorEntry, Kept, Kind, offset_after_crash, row_of,
         tests::written::{NOW_MS, SECRET, Written, event, events, read_held, run},
     },
 };
@@ -219,23 +220,27 @@ fn a_log_is_recovered_to_the_last_whole_batch_and_the_rest_is_cut() {
         (vec![1, 2, 3], &[][..])
     );
     let segment = &shares[0].segments[0];
+    let end = log.file_bytes();
     assert_eq!(
         (segment.bytes, segment.is_sealed, &*segment.partitions),
-        (torn_at, false, &[0, 1][..])
+        (end as u64, true, &[0, 1][..])
     );
     assert_eq!(segment.newest_ms, NOW_MS);
+    let salt = log.head().salt;
+    let behind = BatchHead::decode(&log.file()[torn_at as usize..], salt, torn_at);
     assert_eq!(
-        log.file_bytes() as u64,
-        torn_at,
+        behind.map(|head| head.kind),
+        Ok(Kind::Footer),
         "what does not count was cut off"
     );
     assert_eq!(shares[0].next_number, 2);
     // What was recovered once and is not there now was lost, and nothing more is cut.
     let last = log.batches[2].0 as usize;
     log.file()[last + BATCH_HEAD_BYTES] ^= 1;
+    log.file()[end - 1] ^= 1;
     let shares = recover(&mut log.files, 1);
     assert_eq!(partition(&shares, 1).holes, [hole(1, 2, HoleCause::Damaged)]);
-    assert_eq!(log.file_bytes() as u64, torn_at);
+    assert_eq!(log.file_bytes(), end);
 }
 
 #[test]
@@ -396,7 +401,11 @@ fn partitions_find_their_new_cores() {
         // Each segment is looked after by one core.
         let mut segments: Vec<_> = shares
             .iter()
-            .flat_map(|share| share.segments.iter().map(|segment| (segment.id.core, share.core)))
+            .flat_map(|share| {
+                let segments = share.segments.iter();
+                let kept = segments.filter(|segment| segment.keeper(cores) == share.core);
+                kept.map(|segment| (segment.id.core, share.core))
+            })
             .collect();
         segments.sort_unstable();
         assert_eq!(segments, [(0, 0), (1, 1 % cores)]);
@@ -617,7 +626,7 @@ fn a_directory_that_cannot_be_used_says_why_and_is_left_alone() {
 }
 
 #[test]
-fn an_empty_file_is_no_segment_and_no_harm() {
+fn an_empty_file_is_no_segment_and_goes() {
     let mut log = Written::new(1, 1);
     log.segment(&[base(0, 0, 1)], 0);
     log.append(0, 1, 2);
@@ -626,6 +635,7 @@ fn an_empty_file_is_no_segment_and_no_harm() {
     log.files.0.insert("lost+found".to_owned(), vec![1, 2, 3]);
     let shares = recover(&mut log.files, 1);
     assert_eq!(offsets(&log.files, partition(&shares, 0)), [1, 2]);
-    assert_eq!((shares[0].next_number, log.files.0[&id.name()].len()), (3, 0));
+    assert_eq!(shares[0].next_number, 3);
+    assert!(!log.files.0.contains_key(&id.name()), "nothing was in it");
     assert_eq!(log.files.0["lost+found"], [1, 2, 3]);
 }

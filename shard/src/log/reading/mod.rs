@@ -8,28 +8,29 @@
 //!              └────── opened ───┘  └── when a read is done ──┘
 //! ```
 //!
+//! Where the index of the segment is not in memory, the first read is for that.
+//!
 //! Whoever has to wait plans again when its turn comes: what it wanted may be gone by then. A batch whose checksum is wrong
 //! is damage from now on: told to each who comes by, never served.
 
+mod pieces;
+mod rows;
+mod walk;
+
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 
 use super::Log;
 use super::disk::{DiskFault, DiskOp, SegmentId};
-use super::events::{Events, ReaderId, Reading, Stored};
-use super::format::{ALIGN_BYTES, BATCH_HEAD_BYTES, BatchHead, Body, Kind, salt_of};
-use super::partition::{Plan, Stretch};
-use super::tail::cut;
+use super::events::{ReaderId, Reading, Stored};
+use super::partition::{Plan, Stretch, What};
+use pieces::Pieces;
+use rows::Rows;
 
 /// Bytes that are being read for all readers of a core together; a single read may be larger.
 const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How much is read of a batch of which only the place is known, bytes.
-const BATCH_GUESS_BYTES: u32 = 16 * 1024;
-/// How much is read at once of what could not be read at once, bytes.
-const PIECE_BYTES: u64 = 4096;
 /// How many bytes of retained events are handed over at once, about.
 pub(super) const ROWS_BYTES: usize = 60 * 1024;
 
@@ -45,19 +46,6 @@ enum Want {
 }
 
 #[derive(Debug)]
-struct Rows {
-    /// Those to come, ascending.
-    offsets: VecDeque<u64>,
-    out: RowsOut,
-    /// The last one that was dealt with.
-    until: u64,
-    /// A batch that was found to be longer than what was read of it, and how long it is.
-    long: Option<(SegmentId, u64, u32)>,
-    /// Removals, too, as far as they are to be carried on.
-    with_removals: bool,
-}
-
-#[derive(Debug)]
 struct Job {
     partition: u16,
     want: Want,
@@ -65,30 +53,6 @@ struct Job {
     reading: Option<(u64, Stretch)>,
     /// What could not be read at once.
     pieces: Option<Pieces>,
-}
-
-/// A stretch that the disk would not give: read again a little at a time, so that no more is lost than has to be.
-#[derive(Debug)]
-struct Pieces {
-    stretch: Stretch,
-    /// What was read, with zeros for what could not be.
-    bytes: Vec<u8>,
-}
-
-impl Pieces {
-    /// The next one.
-    fn next(&self) -> Option<Stretch> {
-        let done = self.bytes.len() as u64;
-        let left = u64::from(self.stretch.bytes).saturating_sub(done);
-        let at = self.stretch.at + done;
-        // Up to the end of a page of the file.
-        let bytes = left.min(PIECE_BYTES - at % PIECE_BYTES);
-        (bytes > 0).then_some(Stretch {
-            at,
-            bytes: bytes as u32,
-            ..self.stretch
-        })
-    }
 }
 
 #[derive(Debug)]
@@ -136,60 +100,6 @@ impl Readers {
     }
 }
 
-/// Collects retained events: those of one time as one run.
-#[derive(Debug, Default)]
-struct RowsOut {
-    runs: Vec<Stored>,
-    bytes: Vec<u8>,
-    ends: Vec<u32>,
-    offsets: Vec<u64>,
-    time_ms: u64,
-    all_bytes: usize,
-}
-
-impl RowsOut {
-    fn push(&mut self, offset: u64, time_ms: u64, event: &[u8]) {
-        if time_ms != self.time_ms {
-            self.flush();
-        }
-        self.time_ms = time_ms;
-        self.bytes.extend_from_slice(event);
-        self.ends.push(self.bytes.len() as u32);
-        self.offsets.push(offset);
-        self.all_bytes += event.len();
-    }
-
-    fn flush(&mut self) {
-        let Some(&first) = self.offsets.first() else {
-            return;
-        };
-        let deltas = self.offsets.windows(2).map(|pair| pair[1] - pair[0]);
-        let is_dense = deltas.clone().all(|delta| delta == 1);
-        let deltas: Option<Arc<[u32]>> = (!is_dense).then(|| {
-            deltas
-                .map(|delta| u32::try_from(delta).unwrap_or(u32::MAX))
-                .collect()
-        });
-        self.runs.push(Stored {
-            events: Events {
-                bytes: std::mem::take(&mut self.bytes).into(),
-                ends: self.ends.drain(..).collect(),
-            },
-            first,
-            deltas,
-            time_ms: self.time_ms,
-            expires: true,
-        });
-        self.offsets.clear();
-    }
-
-    fn take(&mut self) -> Vec<Stored> {
-        self.flush();
-        self.all_bytes = 0;
-        std::mem::take(&mut self.runs)
-    }
-}
-
 /// What is to be done for a reader next.
 enum Next {
     Say(Reading),
@@ -218,13 +128,7 @@ impl Log {
         offsets: &[u64],
         with_removals: bool,
     ) -> Reading {
-        let rows = Rows {
-            offsets: offsets.iter().copied().collect(),
-            out: RowsOut::default(),
-            until: offsets.last().copied().unwrap_or_default(),
-            long: None,
-            with_removals,
-        };
+        let rows = Rows::new(offsets, with_removals);
         self.begin_job(reader, partition, Want::Rows(rows))
     }
 
@@ -376,11 +280,12 @@ impl Log {
     ) -> Option<Reading> {
         let Some(mut pieces) = job.pieces.take() else {
             return match bytes {
-                Some(bytes) => self.take_bytes(reader, job, stretch, &bytes),
+                Some(bytes) => self.take_bytes(reader, job, stretch, &bytes, false),
                 None => {
                     job.pieces = Some(Pieces {
                         stretch,
                         bytes: Vec::new(),
+                        is_unreadable: false,
                     });
                     self.go_on(reader, job)
                 }
@@ -395,32 +300,57 @@ impl Log {
             .extend_from_slice(bytes.as_deref().unwrap_or_default());
         if bytes.is_none() {
             pieces.bytes.resize(until, 0);
+            pieces.is_unreadable = true;
         }
         if !is_end && pieces.next().is_some() {
             job.pieces = Some(pieces);
             return self.go_on(reader, job);
         }
         let bytes = Bytes::from(pieces.bytes);
-        self.take_bytes(reader, job, pieces.stretch, &bytes)
+        self.take_bytes(reader, job, pieces.stretch, &bytes, pieces.is_unreadable)
     }
 
+    /// Takes what was read; `is_unreadable`: some of it could not be, and is zeros.
     fn take_bytes(
         &mut self,
         reader: ReaderId,
         mut job: Job,
         stretch: Stretch,
         bytes: &Bytes,
+        is_unreadable: bool,
     ) -> Option<Reading> {
         match &mut job.want {
+            Want::Behind { .. } if stretch.what != What::Events => {
+                let is_found = self.take_index(job.partition, stretch, bytes);
+                if !is_found && stretch.what == What::Whole {
+                    if is_unreadable {
+                        let segment = stretch.segment.name();
+                        return Some(Reading::Failed(format!("segment {segment} cannot be read")));
+                    }
+                    // None of it is there any more.
+                    if let Some(at) = self.index(job.partition) {
+                        self.partitions[at].note_damage(stretch.first, stretch.last);
+                    }
+                }
+            }
             Want::Behind { after, bytes_max } => {
-                let (stored, until) = self.walk(job.partition, stretch, bytes, *bytes_max);
+                let (stored, until, damage) = self.walk(job.partition, stretch, bytes, *bytes_max);
+                if let Some((first, last)) = damage {
+                    if is_unreadable && stored.is_empty() {
+                        // Not remembered: the disk may give it to the next who asks.
+                        return Some(Reading::Damaged { first, last });
+                    }
+                    if !is_unreadable && let Some(at) = self.index(job.partition) {
+                        self.partitions[at].note_damage(first, last);
+                    }
+                }
                 if !stored.is_empty() {
                     return Some(Reading::Events { stored, until });
                 }
                 // Nothing but damage, which is remembered now.
                 *after = (*after).max(stretch.first - 1);
             }
-            Want::Rows(rows) => self.take_rows(job.partition, rows, stretch, bytes),
+            Want::Rows(rows) => self.take_rows(job.partition, rows, stretch, bytes, is_unreadable),
         }
         self.go_on(reader, job)
     }
@@ -439,203 +369,22 @@ impl Log {
         };
         match partition.plan(after, bytes_max) {
             Plan::Say(reading) => Next::Say(reading),
-            Plan::Disk(stretch) => Next::Read(stretch),
+            Plan::Disk(stretch) => {
+                self.indices.touch(stretch.segment);
+                Next::Read(stretch)
+            }
+            Plan::Index { segment, first, last } => match self.index_of(segment, (first, last)) {
+                Some(stretch) => Next::Read(stretch),
+                None => Next::Say(Reading::Failed(format!(
+                    "nothing says where in the log's segment {} offset {} is",
+                    segment.name(),
+                    after + 1
+                ))),
+            },
             Plan::Tail { after } => {
                 let stored = partition.tail.read(after, bytes_max);
                 let until = stored.last().map_or(after, Stored::last);
                 Next::Say(Reading::Events { stored, until })
-            }
-        }
-    }
-
-    /// Takes a stretch apart: the events that are wanted, and the position that is reached with them. What is missing is
-    /// noted as damaged.
-    fn walk(&mut self, number: u16, stretch: Stretch, bytes: &Bytes, bytes_max: usize) -> (Vec<Stored>, u64) {
-        let salt = salt_of(self.secret, stretch.segment);
-        let mut stored = Vec::new();
-        let mut room = bytes_max;
-        let mut reached = stretch.first - 1;
-        let mut damage = None;
-        let mut at = 0;
-        while reached < stretch.last && at + BATCH_HEAD_BYTES <= bytes.len() {
-            let Ok(head) = BatchHead::decode(&bytes[at..], salt, stretch.at + at as u64) else {
-                // Whose it was nobody knows; heads stand at multiples of 8.
-                at += ALIGN_BYTES as usize;
-                continue;
-            };
-            let body_at = at + BATCH_HEAD_BYTES;
-            at += head.bytes() as usize;
-            if head.kind != Kind::Events || head.partition != number || head.last() <= reached {
-                continue;
-            }
-            if head.first > reached + 1 {
-                damage = Some((reached + 1, (head.first - 1).min(stretch.last)));
-                break;
-            }
-            let body = Body::check(head, &bytes.slice(body_at.min(bytes.len())..));
-            let Ok(Some(mut run)) = body.and_then(|body| body.events()) else {
-                damage = Some((reached + 1, head.last().min(stretch.last)));
-                break;
-            };
-            if run.last() > stretch.last {
-                let keep = (stretch.last + 1 - run.first) as usize;
-                run.events = run.events.slice(0..keep);
-            }
-            let skip = (reached + 1 - run.first) as usize;
-            let Some(part) = cut(&run, skip, room, stored.is_empty()) else {
-                break;
-            };
-            room = room.saturating_sub(part.events.bytes.len());
-            reached = part.last();
-            let is_cut = reached < run.last();
-            stored.push(part);
-            if is_cut {
-                break;
-            }
-        }
-        if damage.is_none() && stored.is_empty() {
-            damage = Some((reached + 1, stretch.last));
-        }
-        if let (Some((first, last)), Some(partition)) = (damage, self.index(number)) {
-            self.partitions[partition].note_damage(first, last);
-        }
-        (stored, reached)
-    }
-
-    fn next_rows(&mut self, number: u16, rows: &mut Rows) -> Next {
-        let partition = self.partition(number);
-        let retained = partition.and_then(|partition| partition.retained.as_deref());
-        let (Some(partition), Some(retained)) = (partition, retained) else {
-            let until = rows.until;
-            return Next::Say(Reading::Events {
-                stored: Vec::new(),
-                until,
-            });
-        };
-        while let Some(&offset) = rows.offsets.front() {
-            if rows.out.all_bytes >= ROWS_BYTES {
-                break;
-            }
-            let is_wanted = |removal: bool| !removal || rows.with_removals;
-            let row = retained.get(offset).filter(|row| is_wanted(row.is_removal));
-            let Some(row) = row else {
-                rows.offsets.pop_front();
-                continue;
-            };
-            if row.is_damaged {
-                if rows.out.all_bytes > 0 {
-                    break;
-                }
-                self.forget_row(number, offset);
-                return Next::Say(Reading::Damaged {
-                    first: offset,
-                    last: offset,
-                });
-            }
-            if let Some(run) = partition.tail.find(offset) {
-                let event = run.events.get((offset - run.first) as usize);
-                rows.out.push(offset, run.time_ms, event);
-                rows.offsets.pop_front();
-                continue;
-            }
-            let Some(place) = row.place else {
-                rows.offsets.pop_front();
-                continue;
-            };
-            let long = rows
-                .long
-                .filter(|&(segment, at, _)| (segment, at) == (place.segment, place.at));
-            return Next::Read(Stretch {
-                segment: place.segment,
-                at: place.at,
-                bytes: long.map_or(BATCH_GUESS_BYTES, |(.., bytes)| bytes),
-                first: offset,
-                last: offset,
-            });
-        }
-        let until = rows.offsets.front().map_or(rows.until, |next| next - 1);
-        Next::Say(Reading::Events {
-            stored: rows.out.take(),
-            until,
-        })
-    }
-
-    /// Takes a row out of its table.
-    fn forget_row(&mut self, number: u16, offset: u64) {
-        if let Some(at) = self.index(number)
-            && let Some(retained) = &mut self.partitions[at].retained
-            && retained.remove(offset).is_some()
-        {
-            self.rows -= 1;
-        }
-    }
-
-    /// Takes all rows that are wanted from one batch.
-    fn take_rows(&mut self, number: u16, rows: &mut Rows, stretch: Stretch, bytes: &Bytes) {
-        let salt = salt_of(self.secret, stretch.segment);
-        let head = BatchHead::decode(bytes, salt, stretch.at).ok();
-        if let Some(head) = head
-            && head.bytes() > u64::from(stretch.bytes)
-            && let Ok(bytes) = u32::try_from(head.bytes())
-        {
-            rows.long = Some((stretch.segment, stretch.at, bytes));
-            return;
-        }
-        let body =
-            head.and_then(|head| Body::check(head, &bytes.slice(BATCH_HEAD_BYTES.min(bytes.len())..)).ok());
-        let found = body.and_then(|body| Found::of(&body));
-        let Some(partition) = self.index(number) else {
-            return;
-        };
-        let Some(retained) = &mut self.partitions[partition].retained else {
-            return;
-        };
-        while let Some(&offset) = rows.offsets.front() {
-            let place = retained.get(offset).and_then(|row| row.place);
-            if place.is_none_or(|place| (place.segment, place.at) != (stretch.segment, stretch.at)) {
-                break; // of another batch, or moved meanwhile
-            }
-            let index = place.map_or(0, |place| place.index as usize);
-            match found.as_ref().and_then(|found| found.event(index, offset)) {
-                Some((time_ms, event)) => rows.out.push(offset, time_ms, event),
-                None => {
-                    // It cannot be read, now or later: whoever asks for it next is told, and it is a row no more.
-                    if let Some(row) = retained.get_mut(offset) {
-                        row.is_damaged = true;
-                    }
-                    break;
-                }
-            }
-            rows.offsets.pop_front();
-        }
-    }
-}
-
-/// The events of a batch that holds retained ones.
-enum Found {
-    Run(Stored),
-    Kept(Vec<super::format::Kept>),
-}
-
-impl Found {
-    fn of(body: &Body) -> Option<Self> {
-        match body.head().kind {
-            Kind::Events => body.events().ok()?.map(Self::Run),
-            Kind::Kept => body.kept().ok().map(Self::Kept),
-            _ => None,
-        }
-    }
-
-    /// The time and the bytes of one of them, if it has this offset.
-    fn event(&self, index: usize, offset: u64) -> Option<(u64, &[u8])> {
-        match self {
-            Self::Run(run) => {
-                let is_it = index < run.events.len() && run.first + index as u64 == offset;
-                is_it.then(|| (run.time_ms, run.events.get(index)))
-            }
-            Self::Kept(kept) => {
-                let kept = kept.get(index).filter(|kept| kept.offset == offset)?;
-                Some((kept.time_ms, &kept.event))
             }
         }
     }
