@@ -16,6 +16,8 @@ use crate::log::{
     format::{ALIGN_BYTES, BatchWriter, SegmentHead},
 };
 
+/// Partitions of a segment that is sealed: what a footer says of so many is far smaller than a batch may be.
+const ENTRIES_MAX: usize = 16_384;
 /// Segments without a footer whose length `meta` names. One more stays without a footer until the next start.
 const NOTED_MAX: usize = 65_536;
 
@@ -67,7 +69,10 @@ fn sealable(facts: &SegmentFacts) -> Option<SegmentHead> {
         let part = facts.parts.get(partition);
         part.is_some_and(|part| part.extent.first <= first && last <= part.extent.last)
     };
+    // What other code may have written could be more than a footer takes.
+    let is_small = facts.bases.len() <= ENTRIES_MAX && facts.parts.len() <= ENTRIES_MAX;
     let is_whole = facts.footer_at.is_none()
+        && is_small
         && !facts.is_empty()
         && facts.damage.is_empty()
         && facts.content_bytes.is_multiple_of(ALIGN_BYTES)
