@@ -236,7 +236,7 @@ mod tests {
                 topics[(seed >> 33) as usize % topics.len()],
                 (seed >> 50) as u8 % 16,
             );
-            let is_removal = (seed >> 60) % 4 == 0;
+            let is_removal = (seed >> 60).is_multiple_of(4);
             let row = format::Row {
                 topic,
                 key: &[key],
