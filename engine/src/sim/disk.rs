@@ -180,6 +180,14 @@ impl SimDisk {
         self.with(|disk| disk.truncate(path, bytes))
     }
 
+    /// Writes to a file that is there and syncs it: all of it survives a power cut.
+    ///
+    /// # Errors
+    /// No such file, or no space.
+    pub fn write(&self, path: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.with(|disk| disk.write_to(path, at, bytes))
+    }
+
     /// Removes a file; it survives a power cut.
     ///
     /// # Errors

@@ -51,7 +51,6 @@ pub use events::{
 };
 
 pub use settings::{Settings, owner_of, partition_of};
-pub(crate) use writing::BATCH_MS;
 
 use appending::Again;
 use cursors::Cursors;

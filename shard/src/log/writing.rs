@@ -17,7 +17,7 @@ const GATHER_MS: u64 = 10;
 const BATCH_BYTES: usize = 64 * 1024;
 /// Runs appended within so many ms are put into one batch, which has the time of the last: whoever asks for what was appended
 /// from some time on gets all of it.
-pub(crate) const BATCH_MS: u64 = 10;
+const BATCH_MS: u64 = 10;
 /// Of a partition, more unsynced offsets than this are synced though nobody waits.
 pub(super) const OFFSETS_DUE: u64 = UNSYNCED_OFFSETS_MAX / 2;
 

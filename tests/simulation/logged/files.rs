@@ -1,4 +1,5 @@
-//! The simulated disk as recovery reads it: a directory on it, and a process that may end between any two changes.
+//! The simulated disk as recovery reads it: a directory on it, and a process that may end between any two changes, or in the
+//! middle of a write.
 
 use std::cell::Cell;
 use std::io;
@@ -80,5 +81,21 @@ impl Files for SimFiles {
     fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
         self.change()?;
         self.disk.truncate(&self.path(name), bytes)
+    }
+
+    fn write(&mut self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let ended = self.change();
+        let bytes = match ended {
+            Ok(()) => bytes,
+            // Ends in the middle of it.
+            Err(_) => &bytes[..bytes.len() / 2],
+        };
+        self.disk.write(&self.path(name), at, bytes)?;
+        ended
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.change()?;
+        self.disk.remove(&self.path(name))
     }
 }

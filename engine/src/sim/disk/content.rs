@@ -150,6 +150,14 @@ impl Content {
         self.changes.clear();
     }
 
+    /// Writes, and syncs all of it.
+    pub(super) fn write_for_good(&mut self, at: u64, bytes: &[u8]) {
+        self.now.write(at, bytes);
+        self.room_bytes = self.room_bytes.max(self.now.len());
+        self.durable = self.now.clone();
+        self.changes.clear();
+    }
+
     /// The operation's user has been told that it is done.
     pub(super) fn told(&mut self, number: u64) {
         for change in self.changes.iter_mut().filter(|change| change.number == number) {

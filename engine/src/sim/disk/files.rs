@@ -242,6 +242,16 @@ impl Disk {
         Ok(())
     }
 
+    pub(super) fn write_to(&mut self, path: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let file = self.find(path)?;
+        let end = at + bytes.len() as u64;
+        if end.saturating_sub(self.content(file).room_bytes) > self.free_bytes() {
+            return Err(full());
+        }
+        self.content(file).write_for_good(at, bytes);
+        Ok(())
+    }
+
     pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
         let file = self.unlink(path)?;
         self.keep_removed(path, file);

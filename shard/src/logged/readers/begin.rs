@@ -10,7 +10,7 @@ use super::owners;
 use super::reader::{Phase, Place, Reader};
 use crate::interest::{check_group, check_pattern};
 use crate::limits::CURSORS_PER_PEER_MAX;
-use crate::log::{BATCH_MS, CursorName, LogRefusal, Settings};
+use crate::log::{CursorName, LogRefusal, Settings};
 use crate::logged::LogLetter;
 use crate::logged::letters::{Begin, BeginRefusal, Begun, Start, SubHandle};
 use crate::logged::news::LoggedNews;
@@ -224,8 +224,8 @@ pub(crate) fn start_of(from: &From<'_>) -> Start {
         From::Default => Start::Default,
         From::New => Start::New,
         From::All => Start::All,
-        // Events that are stored together have the time of the first.
-        From::TimeMs(time_ms) => Start::TimeMs(time_ms.saturating_sub(BATCH_MS)),
+        // Events that are stored together have the time of the last: none that is wanted is left out.
+        From::TimeMs(time_ms) => Start::TimeMs(*time_ms),
         From::Epoch { epoch, at } => {
             let mut sorted: Vec<(u16, u64)> = at.iter().rev().copied().collect();
             sorted.sort_by_key(|&(partition, _)| partition);
