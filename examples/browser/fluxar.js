@@ -191,7 +191,7 @@
 
   /**
    * Reads the envelopes of a frame body [P-2.2], in either form. Throws at the first that is none. `payloadBytes` is what
-   * its payload costs of a stream's credit.
+   * its payload costs of a stream's credit, `bytes` what it takes itself.
    */
   function* readBody(body) {
     for (let at = 0; at < body.length; ) {
@@ -217,6 +217,7 @@
         && (error === null || (isMap(error) && Number.isInteger(error.code) && typeof error.message === "string"));
       if (!isRight) throw new SyntaxError(`a field of the envelope at byte ${start} is not as it must be`);
       message.meta ??= {};
+      message.bytes = at - start;
       yield message;
     }
   }
@@ -228,6 +229,79 @@
     const parts = pattern.split(".");
     const fits = parts.every((part, n) => n < tokens.length && (part === tokens[n] || part === "*" || part === ">"));
     return fits && (parts.length === tokens.length || parts.at(-1) === ">");
+  }
+
+  // --- sessions that outlive their connections ------------------------------------------------------------------
+
+  const KEPT_BYTES_MAX = 4 * 1024 * 1024; // of what the gateway is not known to have; beyond it the oldest is forgotten
+  const RECV_DUE_BYTES = 64 * 1024; // the gateway is told so often how much came
+  const AWAY_MS = 60000; // how long it keeps a session, if it does not say
+
+  /** Whether a message counts: it is neither lost nor repeated when its session goes on [P-7.7]. */
+  function isCounted({ type, ref, meta }) {
+    if (type === HELLO || type === PING) return false;
+    return ref ? !(type === SUBSCRIBE && meta?.run !== undefined) : type !== EVENT && type !== CANCEL;
+  }
+
+  /** What a session needs to go on over another connection [P-7.6, P-7.7]. */
+  class Session {
+    #id; #token; #received = 0; #untoldBytes = 0;
+    #kept = []; #keptBytes = 0; #sent = 0; // what is kept are the last ones of all that were sent
+
+    /** The one that a welcome opens; null if it ends with its connection. */
+    static of({ session, token, caps, limits }) {
+      const awayMs = Number(limits?.resume_ms ?? AWAY_MS);
+      return token && caps?.resume && awayMs > 0 ? Object.assign(new Session(), { awayMs }).#named(session, token) : null;
+    }
+
+    #named(id, token) {
+      [this.#id, this.#token] = [id, token];
+      return this;
+    }
+
+    /** What a hello says to go on. */
+    wish() {
+      return { session: this.#id, token: this.#token, recv: this.#received };
+    }
+
+    /** A counted message of so many bytes is carried out. */
+    take(bytes) {
+      this.#received += 1;
+      this.#untoldBytes += bytes;
+    }
+
+    get isDue() {
+      return this.#untoldBytes >= RECV_DUE_BYTES;
+    }
+
+    /** The meta of a ping that goes out now. */
+    tell() {
+      this.#untoldBytes = 0;
+      return { recv: this.#received };
+    }
+
+    keep(bytes) {
+      this.#sent += 1;
+      this.#kept.push(bytes);
+      this.#keptBytes += bytes.length;
+      while (this.#keptBytes > KEPT_BYTES_MAX) this.#keptBytes -= this.#kept.shift().length;
+    }
+
+    /** The gateway has so many. False if so many were never sent. */
+    covered(recv) {
+      const more = Number(recv) - (this.#sent - this.#kept.length);
+      if (more > this.#kept.length) return false;
+      if (more > 0) for (const bytes of this.#kept.splice(0, more)) this.#keptBytes -= bytes.length;
+      return true;
+    }
+
+    /** It goes on: what the gateway, which has so many, is to be sent again; null if that was forgotten. */
+    resume({ token, recv = 0 }) {
+      if (Number(recv) < this.#sent - this.#kept.length || !this.covered(recv)) return null;
+      this.#token = token;
+      this.#untoldBytes = 0;
+      return this.#kept;
+    }
   }
 
   // --- streams --------------------------------------------------------------------------------------------------
@@ -448,10 +522,15 @@
       this.isEnded = true;
     }
 
-    /** What to ask for on a new connection. */
-    ask(meta) {
+    /** The session goes on over another connection: what a member of a group had went to others. */
+    resumed() {
       this.generation += 1;
       for (const each of this.#partitions.values()) each.dealt.clear();
+    }
+
+    /** What to ask for in a new session. */
+    ask(meta) {
+      this.resumed();
       if (this.#epoch === null) return meta;
       if (!this.#keepsPlace) return { ...meta, from: undefined }; // the gateway knows
       // Of a table, what has not come whole is read again.
@@ -523,7 +602,9 @@
     agent: "fluxar.js/0.1", auth: null, maxFrameBytes: 1024 * 1024, // auth: { scheme: "bearer", token }
     heartbeatMs: 15000, handshakeMs: 5000, callTimeoutMs: 10000, retryLeastMs: 250, retryMostMs: 10000,
     creditBytes: 64 * 1024, // of a stream's items that wait to be taken
+    resume: true, // the session goes on when its connection is lost, if the gateway keeps it
   };
+  const RETRY_AFTER_MS_MAX = 60000; // the longest that a gateway keeps a client away
   const ACK_MS = 10; // an acknowledgement waits so long for others to go with it
   const HELLO_LIMIT_BYTES = 16 * 1024; // until the gateway has said how much it takes [P-1.3]
   const FINAL = ["unauthenticated", "permission_denied", "unimplemented", "invalid_argument"];
@@ -531,10 +612,15 @@
   /**
    * A connection that comes back by itself. `onstate(state, info)` hears "connecting", "open" (info: the gateway's
    * hello), "waiting" (info: { error, delayMs }) and "closed" (info: the error, or null).
+   *
+   * A gateway keeps the session for a while. When it goes on (`resumed` in the gateway's hello) calls and streams have seen
+   * a pause, and no more; otherwise those that were under way fail with "unavailable".
    */
   class Client {
     #url; #options; #state; #socket = null; #isOpen = false; #attempts = 0; #openedAt = 0; #heardAt = 0;
     #timer = null; #heartbeat = null; #hello = null; #isClosed = false; #reason = null;
+    #session = null; #isOver = false; #window = null; // a session that can go on; it must not; how long it may be away
+    #resumePing = null; // stored events wait for its answer: acknowledgements that were lost come before it
     #limitBytes = HELLO_LIMIT_BYTES; // of one envelope
     #calls = new Map(); // id → an open call of ours
     #subscriptions = new Set(); // wanted, whether or not connected
@@ -623,7 +709,7 @@
         const late = () => this.#settle(hex(id), new FluxarError("deadline_exceeded",
           `${target} was not acknowledged within ${timeoutMs} ms, and may be stored all the same`));
         this.#storing.set(hex(id), { bytes, resolve, reject, timer: setTimeout(late, timeoutMs), again: null });
-        if (this.#isOpen) this.#sendStored(hex(id));
+        if (this.#isOpen && !this.#resumePing) this.#sendStored(hex(id));
       });
     }
 
@@ -645,7 +731,7 @@
     ping() {
       return new Promise((resolve, reject) => {
         const id = newId();
-        if (!this.#send(PING, id)) throw new FluxarError("unavailable", "not connected");
+        if (!this.#sendPing(id)) throw new FluxarError("unavailable", "not connected");
         this.#pings.set(hex(id), { at: performance.now(), resolve, reject });
       });
     }
@@ -668,7 +754,9 @@
       const { agent, auth, maxFrameBytes: max_frame, heartbeatMs: heartbeat_ms, creditBytes: credit } = this.#options;
       socket.onopen = () => {
         this.#hello = newId();
-        this.#send(HELLO, this.#hello, null, null, null, { v: [0], agent, max_frame, heartbeat_ms, credit, auth: auth ?? undefined });
+        const caps = this.#options.resume ? { resume: true } : undefined;
+        const payload = { v: [0], caps, agent, max_frame, heartbeat_ms, credit, auth: auth ?? undefined, resume: this.#session?.wish() };
+        socket.send(encode([HELLO, this.#hello, null, null, null, payload, null], -1));
       };
       socket.onmessage = ({ data }) => this.#receive(data);
       socket.onclose = ({ code, reason }) => this.#lost(new FluxarError("unavailable", this.#openedAt
@@ -682,16 +770,19 @@
         if (typeof data === "string") throw new SyntaxError("a text message");
         messages = [...readBody(new Uint8Array(data))];
       } catch (error) {
-        return this.#drop(new FluxarError("invalid_argument", `the gateway sent what cannot be read: ${error.message}`));
+        return this.#drop(new FluxarError("invalid_argument", `the gateway sent what cannot be read: ${error.message}`), true);
       }
       let run = null; // a header of a run and how many of its events are still to come [P-5.4]
       for (const message of messages) {
+        if (!this.#socket) return; // what stands behind an end
+        if (isCounted(message)) this.#session?.take(message.bytes);
         if (run?.left > 0 && message.type === EVENT && message.ref === null) {
           run.left -= 1;
           if (run.places) this.#take(run.subscription, message, run.places.shift(), run.dup);
           else this.#deliver(run.subscription, message);
         } else run = this.#dispatch(message);
       }
+      if (this.#isOpen && this.#session?.isDue) this.#sendPing(newId());
     }
 
     #dispatch(message) {
@@ -717,17 +808,28 @@
       } else if (type === CANCEL && ref) {
         this.#serving.get(key)?.abort();
         this.#streams.get(key)?.stream.cancelled();
-      } else if (type === CANCEL) this.#drop(FluxarError.from(error ?? { code: 14, message: "the gateway said goodbye" }));
-      else if (type === PING && ref) {
+      } else if (type === CANCEL) this.#drop(FluxarError.from(error ?? { code: 14, message: "the gateway said goodbye" }), true);
+      else if (type === PING && meta.recv !== undefined && this.#session?.covered(meta.recv) === false) {
+        this.#leave(new FluxarError("failed_precondition", `the gateway has ${meta.recv} messages, and so many were never sent`));
+      } else if (type === PING && ref) {
         const ping = this.#pings.get(key);
         this.#pings.delete(key);
         ping?.resolve(performance.now() - ping.at);
-      } else if (type === PING) this.#send(PING, newId(), id);
+        if (key === this.#resumePing) this.#sendAllStored();
+      } else if (type === PING) this.#sendPing(newId(), id);
       return null;
     }
 
     #opened(welcome) {
       clearTimeout(this.#timer);
+      const again = welcome.resumed ? this.#session?.resume(welcome) : null;
+      if (welcome.resumed && !again) return this.#leave(new FluxarError("failed_precondition", "the session needs what was forgotten"));
+      if (!again) {
+        this.#release(this.#reason ?? new FluxarError("unavailable", "the session could not go on"));
+        this.#session = this.#options.resume ? Session.of(welcome) : null;
+      }
+      clearTimeout(this.#window);
+      this.#window = null;
       this.#isOpen = true;
       this.#limitBytes = (welcome.max_frame ?? DEFAULTS.maxFrameBytes) - 1024; // [P-3.8]
       this.#creditBytes = welcome.credit ?? DEFAULTS.creditBytes;
@@ -736,51 +838,75 @@
         const silentMs = performance.now() - this.#heardAt; // [P-7.5]
         const { heartbeatMs } = this.#options;
         if (silentMs > 2 * heartbeatMs) this.#drop(new FluxarError("deadline_exceeded", "the gateway went silent"));
-        else if (silentMs > heartbeatMs) this.#send(PING, newId());
+        else if (silentMs > heartbeatMs) this.#sendPing(newId());
       }, this.#options.heartbeatMs / 4);
-      for (const each of this.#subscriptions) this.#ask(each);
-      for (const key of [...this.#storing.keys()]) this.#sendStored(key);
-      for (const call of this.#calls.values()) this.#sendCall(call);
+      again?.forEach((bytes) => this.#socket.send(bytes));
+      if (again) {
+        const ping = newId();
+        this.#resumePing = hex(ping);
+        this.#sendPing(ping);
+        for (const { logged } of this.#byId.values()) logged?.resumed();
+        for (const each of this.#byId.values()) if (each.logged) this.#acknowledge(each);
+      } else this.#sendAllStored();
+      for (const each of this.#subscriptions) if (!each.id) this.#ask(each);
+      for (const call of this.#calls.values()) if (!call.isSent) this.#sendCall(call);
       for (const entry of this.#streams.values()) this.#sendOpen(entry);
       this.#state("open", welcome);
     }
 
     #send(type, id, ref = null, target = null, meta = null, payload = null, error = null) {
       const message = [type, id, ref, target, meta, payload, error];
+      const counts = isCounted({ type, ref, meta });
       try {
-        return this.#transmit(encode(message, -1)); // each field is on its own [P-3.5]
+        return this.#transmit(encode(message, -1), counts); // each field is on its own [P-3.5]
       } catch (unsendable) {
         if (!error) throw unsendable;
-        return this.#transmit(encode([type, id, ref, target, meta, payload, cut(error)])); // somebody waits for it
+        return this.#transmit(encode([type, id, ref, target, meta, payload, cut(error)]), counts); // somebody waits for it
       }
     }
 
-    #transmit(bytes) {
-      if (this.#socket?.readyState !== WebSocket.OPEN) return false;
+    #sendPing(id, ref = null) {
+      return this.#send(PING, id, ref, null, this.#session?.tell());
+    }
+
+    /** Says whether it was sent, or, if it `counts`, will be when the session goes on. */
+    #transmit(bytes, counts) {
+      const isUp = this.#isOpen && this.#socket?.readyState === WebSocket.OPEN;
+      const isKept = counts && this.#session;
+      if (!isUp && !isKept) return false;
       const over = bytes.length > this.#limitBytes; // the gateway would close the connection [P-1.4]
       if (over) throw new FluxarError("resource_exhausted", `${bytes.length} bytes; the gateway takes ${this.#limitBytes}`);
-      this.#socket.send(bytes);
+      if (isKept) this.#session.keep(bytes);
+      if (isUp) this.#socket.send(bytes);
       return true;
     }
 
-    /** Gives this connection up for a reason that is better known than its close code. */
-    #drop(error) {
+    /** Gives this connection up for a reason that is better known than its close code, and the session if that `isOver`. */
+    #drop(error, isOver = false) {
       this.#reason ??= error;
+      this.#isOver ||= isOver;
       this.#socket.close();
       this.#lost(error);
+    }
+
+    /** Says goodbye for a reason; a new session follows. */
+    #leave(error) {
+      this.#socket.send(encode([CANCEL, newId(), null, null, null, null, error.toMap()], -1));
+      this.#drop(error, true);
     }
 
     #lost(error) {
       if (this.#isClosed || !this.#socket) return;
       const reason = this.#reason ?? error;
-      this.#clear();
-      const sent = [...this.#calls.values()].filter((call) => call.isSent);
-      sent.forEach((call) => this.#finish(call, new FluxarError("unavailable", reason.message)));
-      const opened = [...this.#streams.values()].filter(({ open }) => !open);
-      opened.forEach(({ stream }) => stream.lost(new FluxarError("unavailable", reason.message)));
+      const isSudden = this.#openedAt && !this.#isOver;
+      this.#disconnect();
+      if (this.#isOver || !this.#session) this.#release(reason);
+      else this.#window ??= setTimeout(() => this.#release(reason), this.#session.awayMs);
       if (performance.now() - this.#openedAt > 5000 && this.#openedAt) this.#attempts = 0;
-      const ceilingMs = Math.min(this.#options.retryMostMs, this.#options.retryLeastMs * 2 ** this.#attempts);
-      const delayMs = Math.round(reason.retryAfterMs ?? ceilingMs * (0.5 + Math.random() / 2));
+      const { retryLeastMs, retryMostMs } = this.#options;
+      // At once, for mostly it is this connection alone; then spread, for others may come back as well.
+      const ceilingMs = isSudden && !this.#attempts ? retryLeastMs / 4 : Math.min(retryMostMs, retryLeastMs * 2 ** this.#attempts);
+      const delayMs = Math.round(Math.min(reason.retryAfterMs ?? 0, RETRY_AFTER_MS_MAX) + ceilingMs * Math.random());
       this.#attempts += 1;
       this.#openedAt = 0;
       this.#timer = setTimeout(() => this.#connect(), delayMs);
@@ -791,34 +917,47 @@
       if (this.#isClosed) return;
       this.#isClosed = true;
       this.#socket?.close(1000);
-      this.#clear();
+      this.#disconnect();
       const why = error ?? new FluxarError("cancelled", "the client was closed");
+      this.#release(why);
       [...this.#calls.values()].forEach((call) => this.#finish(call, why));
       [...this.#streams.values()].forEach(({ stream }) => stream.lost(why));
       [...this.#storing.keys()].forEach((key) => this.#settle(key, why));
       this.#state("closed", error);
     }
 
-    #clear() {
+    /** The connection is no more. */
+    #disconnect() {
       clearTimeout(this.#timer);
       clearInterval(this.#heartbeat);
       if (this.#socket) Object.assign(this.#socket, { onopen: null, onmessage: null, onclose: null });
-      this.#socket = this.#hello = null;
+      this.#socket = this.#hello = this.#resumePing = null;
       this.#isOpen = false;
+      for (const ping of this.#pings.values()) ping.reject(new FluxarError("unavailable", "the connection ended"));
+      this.#pings.clear();
+    }
+
+    /** Nor is the session: what was under way in it fails, and subscriptions are to be asked for again. */
+    #release(reason) {
+      clearTimeout(this.#window);
+      this.#session = this.#window = null;
+      this.#isOver = false;
       this.#limitBytes = HELLO_LIMIT_BYTES;
       for (const each of this.#byId.values()) {
         each.droppedBefore += each.dropped;
         each.dropped = 0;
       }
       for (const each of this.#subscriptions) each.id = null;
-      for (const ping of this.#pings.values()) ping.reject(new FluxarError("unavailable", "the connection ended"));
       for (const abort of this.#serving.values()) abort.abort();
-      [this.#byId, this.#pings, this.#serving].forEach((map) => map.clear());
+      [this.#byId, this.#serving].forEach((map) => map.clear());
+      const why = new FluxarError(this.#isClosed ? reason.code : "unavailable", reason.message);
+      [...this.#calls.values()].filter((call) => call.isSent).forEach((call) => this.#finish(call, why));
+      [...this.#streams.values()].filter(({ open }) => !open).forEach(({ stream }) => stream.lost(why));
     }
 
     #sendCall(call) {
       try {
-        call.isSent = this.#transmit(call.bytes);
+        call.isSent = this.#transmit(call.bytes, true);
       } catch (error) {
         this.#finish(call, error);
       }
@@ -865,7 +1004,7 @@
 
     #sendOpen(entry) {
       try {
-        if (!entry.open || !this.#transmit(entry.open)) return;
+        if (!entry.open || !this.#transmit(entry.open, true)) return;
         entry.open = null;
         entry.stream.opened(this.#creditBytes);
       } catch (error) {
@@ -969,12 +1108,18 @@
       for (const ack of subscription.logged.acks()) this.#send(EVENT, newId(), subscription.id, null, { ack });
     }
 
+    /** Everything that is not known to be stored, in the order of publication. */
+    #sendAllStored() {
+      this.#resumePing = null;
+      for (const key of [...this.#storing.keys()]) this.#sendStored(key);
+    }
+
     #sendStored(key) {
       const event = this.#storing.get(key);
       if (!event) return;
       clearTimeout(event.again);
       try {
-        this.#transmit(event.bytes);
+        this.#transmit(event.bytes, false);
       } catch (error) {
         this.#settle(key, error); // too large
       }
@@ -984,7 +1129,7 @@
     #stored(key, meta, error) {
       const event = this.#storing.get(key);
       if (event && error && (error.code === 14 || (error.code === 8 && error.retry_after_ms !== undefined))) {
-        event.again = setTimeout(() => this.#isOpen && this.#sendStored(key), error.retry_after_ms ?? 500);
+        event.again = setTimeout(() => this.#isOpen && !this.#resumePing && this.#sendStored(key), error.retry_after_ms ?? 500);
       } else if (event && error) this.#settle(key, FluxarError.from(error));
       else if (event && meta.at) this.#settle(key, null, meta.at);
     }

@@ -26,8 +26,11 @@ test("reads what is right", () => {
       const { type, id, ref, target, meta, payload, error } = envelopes[n];
       const expected = { type, id, ref, target, meta: meta ? decode(bytes(meta)).value : {}, payload: decode(bytes(payload)).value,
         error: error && decode(bytes(error)).value, payloadBytes: payload.length / 2 };
-      assert.deepEqual({ ...message, id: hex(message.id), ref: hex(message.ref) }, expected, `${file}: ${name}`);
+      const { bytes: taken, ...fields } = message;
+      assert.deepEqual({ ...fields, id: hex(message.id), ref: hex(message.ref) }, expected, `${file}: ${name}`);
+      assert.ok(taken > 0, `${file}: ${name}`);
     });
+    assert.equal(read.reduce((sum, { bytes: taken }) => sum + taken, 0), body.length / 2, `${file}: ${name}`);
   }
 });
 
