@@ -56,10 +56,13 @@ pub(crate) struct Away {
 }
 
 impl Away {
-    fn new(link: Arc<Link>) -> Option<Self> {
+    /// `None` if it cannot go on.
+    fn new(link: &Arc<Link>) -> Option<Self> {
         let (ticket, _) = link.ticket()?;
-        let until = Instant::now() + ticket.window;
-        Some(Self { link, until })
+        Some(Self {
+            link: link.clone(),
+            until: Instant::now() + ticket.window,
+        })
     }
 
     /// Whether it can still go on.
@@ -211,7 +214,10 @@ impl Dialer {
                 Ended::Over(why) => (why, false),
                 Ended::Lost(why) => (Some(why), true),
                 Ended::Away(why) => {
-                    away = Away::new(link);
+                    away = Away::new(&link);
+                    if away.is_none() {
+                        link.end(&why);
+                    }
                     (Some(why), true)
                 }
             };
