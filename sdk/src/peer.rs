@@ -579,7 +579,7 @@ impl Peer {
     /// Waits until everything published so far was handed to the operating system.
     ///
     /// # Errors
-    /// If the connection is lost before.
+    /// If events that were queued before were lost with their connection, or the session is over.
     pub async fn flush(&self) -> Result<()> {
         let link = self.shared().link()?;
         link.outbox.flush().await.map_err(|why| link.not_queued(why))
