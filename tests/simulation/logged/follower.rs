@@ -16,9 +16,6 @@ use super::line::Line;
 
 const MS: u64 = 1_000_000;
 
-/// How long the first cursor of a name may take to get to a disk that is well.
-pub(crate) const FIRST_CURSOR_NS: u64 = 250 * MS;
-
 /// How one follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
@@ -43,10 +40,6 @@ pub(crate) struct Follower {
     is_accepted: bool,
     asks_at_ns: u64,
     epoch: Option<u64>,
-    /// When its subscription was accepted.
-    accepted_ns: u64,
-    /// Its first cursor is on the disk.
-    has_cursor: bool,
     /// It goes on by its positions the next time, whatever else it would do.
     goes_by_positions: bool,
     /// Behind which places it began.
@@ -74,8 +67,6 @@ impl Follower {
             is_accepted: false,
             asks_at_ns: 0,
             epoch: None,
-            accepted_ns: 0,
-            has_cursor: false,
             goes_by_positions: false,
             begin: BTreeMap::new(),
             handled: BTreeMap::new(),
@@ -142,7 +133,6 @@ impl Follower {
             return scene.auditor.breaks(promise, None, None, Some(self.who));
         };
         self.is_accepted = true;
-        self.accepted_ns = scene.now_ns;
         let is_first = self.epoch.replace(acceptance.epoch).is_none();
         let mut text = String::from("accepted behind");
         for at in acceptance.at.iter() {
@@ -287,10 +277,6 @@ impl Follower {
     }
 
     pub(crate) fn act(&mut self, line: &mut Line, scene: &mut Scene<'_>) {
-        let since_ns = self.accepted_ns.max(scene.disk_well_ns);
-        if self.is_accepted && scene.now_ns > since_ns.saturating_add(FIRST_CURSOR_NS) {
-            self.has_cursor = true;
-        }
         if self.sub.is_none() && scene.now_ns >= self.asks_at_ns {
             self.subscribe(line, scene);
         }
@@ -318,7 +304,7 @@ impl Follower {
                 .collect();
             meta = meta.begin_behind(epoch, positions.into_iter());
         } else if self.how == How::FromAll
-            || (!self.has_cursor && matches!(self.how, How::Once | How::Durable))
+            || (self.epoch.is_none() && matches!(self.how, How::Once | How::Durable))
         {
             // The first time everything; later the cursor, which an explicit `from` would override.
             meta = meta.text("from", "all");

@@ -10,12 +10,14 @@ use fluxar_tests::message::encoded;
 
 use super::auditor::{EventName, Place};
 use super::citizen::{Given, Scene, ending_of};
-use super::follower::FIRST_CURSOR_NS;
 use super::history::What;
 use super::line::Line;
 use super::seam::{Fault, Saboteur};
 
 const MS: u64 = 1_000_000;
+
+/// How long the first cursor of a queue may take to get to a disk that is well.
+const FIRST_CURSOR_NS: u64 = 250 * MS;
 
 /// A queue: what its members were given, and what they acknowledged.
 pub(crate) struct Queue {
