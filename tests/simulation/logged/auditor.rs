@@ -53,7 +53,16 @@ pub(crate) struct Published {
 /// What the log holds, and who read it.
 pub(crate) struct Truth {
     pub(crate) reader: u32,
+    /// Behind which places it is held.
+    pub(crate) begin: BTreeMap<u16, u64>,
     pub(crate) log: BTreeMap<Place, EventName>,
+}
+
+impl Truth {
+    /// Whether a place is before what is held.
+    fn lies_before(&self, place: Place) -> bool {
+        self.begin.get(&place.0).is_some_and(|before| place.1 <= *before)
+    }
 }
 
 /// A promise that was not kept.
@@ -85,6 +94,7 @@ pub(crate) struct Totals {
     pub(crate) stops: u64,
     pub(crate) flips: u64,
     pub(crate) told_damaged: u64,
+    pub(crate) told_gone: u64,
     pub(crate) lost_connections: u64,
     pub(crate) takeovers: u64,
     pub(crate) disk_operations: u64,
@@ -93,7 +103,7 @@ pub(crate) struct Totals {
 
 impl Totals {
     /// Name and value of each.
-    pub(crate) fn rows(&self) -> [(&'static str, u64); 17] {
+    pub(crate) fn rows(&self) -> [(&'static str, u64); 18] {
         [
             ("events published", self.published),
             ("acknowledged", self.acknowledged),
@@ -108,6 +118,7 @@ impl Totals {
             ("stops in good order", self.stops),
             ("bits flipped", self.flips),
             ("subscribers told of damage", self.told_damaged),
+            ("subscribers told what is gone", self.told_gone),
             ("connections lost", self.lost_connections),
             ("subscriptions taken over", self.takeovers),
             ("operations of disks", self.disk_operations),
@@ -129,6 +140,7 @@ impl Totals {
         self.stops += other.stops;
         self.flips += other.flips;
         self.told_damaged += other.told_damaged;
+        self.told_gone += other.told_gone;
         self.lost_connections += other.lost_connections;
         self.takeovers += other.takeovers;
         self.disk_operations += other.disk_operations;
@@ -168,6 +180,10 @@ pub(crate) struct Auditor {
     pub(crate) told_since: Losses,
     /// Starts behind a gateway that had not stopped in good order.
     pub(crate) rough_starts: u64,
+    /// Events go in time, and so do their ids: those of one that is published again may be gone.
+    pub(crate) retains: bool,
+    /// Given plainly, and how much had been lost by then.
+    seen: BTreeMap<EventName, Losses>,
     /// Reads failed for a while.
     pub(crate) reads_fail: bool,
     /// Who was told that which range is damaged.
@@ -293,7 +309,7 @@ impl Auditor {
             let promise = format!("{event:?} at {place:?} was never published");
             return self.breaks(promise, Some(event), Some(place), None);
         };
-        if !published.once || published.strength != Strength::Synced {
+        if !published.once || published.strength != Strength::Synced || self.retains {
             return;
         }
         if let Some(before) = self.once_at.insert(event, place)
@@ -348,6 +364,32 @@ impl Auditor {
         self.damaged.insert((who, partition, first, last));
     }
 
+    /// A subscriber at qos 0 was given an event.
+    pub(crate) fn sees(&mut self, who: u32, pattern: &str, topic: &str, event: EventName) {
+        self.totals.given += 1;
+        let published = self.published.get(&event);
+        if published.is_none_or(|published| published.topic != topic) || !target::matches(pattern, topic) {
+            let promise = format!("{who} was given {event:?} of {topic} for {pattern}");
+            self.breaks(promise, Some(event), None, Some(who));
+        }
+        self.seen.insert(event, self.told_since);
+    }
+
+    /// Somebody was told that what is before a place is not held any more.
+    pub(crate) fn is_told_gone(&mut self, who: u32, partition: u16, first: u64) {
+        self.totals.told_gone += 1;
+        self.note(What::Contact {
+            who,
+            what: format!("nothing in {partition} before {first}"),
+        });
+        if !self.retains {
+            let promise =
+                format!("{who} was told that {partition} begins at {first}, and nothing may be gone");
+            self.breaks(promise, None, Some((partition, first)), Some(who));
+        }
+        self.damaged.insert((who, partition, 1, first.saturating_sub(1)));
+    }
+
     /// A member of a queue asks for what is behind a place.
     pub(crate) fn passes_over(&mut self, who: u32, partition: u16, last: u64) {
         self.damaged.insert((who, partition, 1, last));
@@ -361,6 +403,7 @@ impl Auditor {
     pub(crate) fn has_all(&self, truth: &Truth) -> bool {
         self.acked.iter().all(|(event, (place, told))| {
             truth.log.contains_key(place)
+                || truth.lies_before(*place)
                 || self.is_damaged(*place, &[truth.reader])
                 || self
                     .published
@@ -373,7 +416,7 @@ impl Auditor {
     pub(crate) fn audit(&mut self, truth: &Truth) {
         for (event, (place, told)) in self.acked.clone() {
             let strength = self.published[&event].strength;
-            let is_there = truth.log.get(&place) == Some(&event);
+            let is_there = truth.log.get(&place) == Some(&event) || truth.lies_before(place);
             if !is_there && !self.is_damaged(place, &[truth.reader]) && !self.may_be_lost(strength, told) {
                 let promise = format!("{event:?} was acknowledged at {place:?}, and is not there");
                 return self.breaks(promise, Some(event), Some(place), None);
@@ -381,10 +424,19 @@ impl Auditor {
         }
         for (place, (event, told)) in self.places.clone() {
             let strength = self.published[&event].strength;
-            let is_there = truth.log.get(&place) == Some(&event);
+            let is_there = truth.log.get(&place) == Some(&event) || truth.lies_before(place);
             if !is_there && !self.is_damaged(place, &[truth.reader]) && !self.may_be_lost(strength, told) {
                 let promise = format!("{event:?} at {place:?} was given to somebody, and is not there");
                 return self.breaks(promise, Some(event), Some(place), None);
+            }
+        }
+        let held: BTreeSet<EventName> = truth.log.values().copied().collect();
+        for (event, told) in self.seen.clone() {
+            let strength = self.published[&event].strength;
+            let may_be_gone = self.retains || self.totals.flips > 0 || self.may_be_lost(strength, told);
+            if !held.contains(&event) && !may_be_gone {
+                let promise = format!("{event:?} was given to a subscriber at qos 0, and is not there");
+                return self.breaks(promise, Some(event), None, None);
             }
         }
         self.audit_order(truth);
@@ -399,7 +451,8 @@ impl Auditor {
         let mut broken = None;
         for (place, event) in &truth.log {
             let published = &self.published[event];
-            if !seen.insert(*event) {
+            // Where something is gone, the first of those that came twice may be.
+            if !seen.insert(*event) || truth.begin.contains_key(&place.0) {
                 continue;
             }
             if let Some(before) = last.insert((event.publisher, published.topic), *event)
@@ -423,9 +476,10 @@ impl Auditor {
         let mut jumps: BTreeMap<u16, u64> = BTreeMap::new();
         let mut before: Option<Place> = None;
         for place in truth.log.keys() {
+            let first = truth.begin.get(&place.0).copied().unwrap_or(0);
             let last = before
                 .filter(|(partition, _)| *partition == place.0)
-                .map_or(0, |(_, offset)| offset);
+                .map_or(first, |(_, offset)| offset);
             if place.1 != last + 1 {
                 // What is missing may begin, or end, with what is damaged.
                 let damage = [(place.0, last + 1), (place.0, place.1 - 1)];
@@ -467,7 +521,11 @@ impl Auditor {
     /// The rows that tables have by the truth: topic and key, to the event.
     pub(crate) fn rows(&self, truth: &Truth, pattern: &str) -> BTreeMap<(&'static str, u8), EventName> {
         let mut rows = BTreeMap::new();
-        for event in truth.log.values() {
+        // Rows stay when their events are gone for everybody else.
+        let mut all: BTreeMap<Place, EventName> = truth.log.clone();
+        let gone = self.places.iter().filter(|(place, _)| truth.lies_before(**place));
+        all.extend(gone.map(|(place, (event, _))| (*place, *event)));
+        for event in all.values() {
             let published = &self.published[event];
             let Some((key, removes)) = published.row else {
                 continue;

@@ -39,6 +39,8 @@ pub(crate) struct Citizen {
     pub(crate) who: u32,
     pub(crate) line: Line,
     pub(crate) role: Role,
+    /// It is gone, and does not come again.
+    pub(crate) has_left: bool,
 }
 
 /// One event of a run, as it was given.

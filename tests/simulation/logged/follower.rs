@@ -10,7 +10,7 @@ use fluxar_protocol::{Code, Id, Kind};
 use fluxar_tests::message::encoded;
 
 use super::auditor::{EventName, Place};
-use super::citizen::{Given, Scene, ending_of};
+use super::citizen::{Given, Scene, ending_of, name_of};
 use super::history::What;
 use super::line::Line;
 
@@ -29,11 +29,15 @@ pub(crate) enum How {
     FromAll,
     /// qos 1: the rows first.
     Table,
+    /// qos 0: what passes.
+    Plain,
 }
 
 /// See the module.
 pub(crate) struct Follower {
     pub(crate) who: u32,
+    /// Of its cursor, which a rival may have, too.
+    pub(crate) name: u32,
     pub(crate) pattern: &'static str,
     pub(crate) how: How,
     sub: Option<Id>,
@@ -61,6 +65,7 @@ impl Follower {
     pub(crate) fn new(who: u32, pattern: &'static str, how: How) -> Self {
         Self {
             who,
+            name: who,
             pattern,
             how,
             sub: None,
@@ -87,7 +92,7 @@ impl Follower {
     pub(crate) fn is_cut_off(&mut self) {
         self.end_subscription(0);
         match self.how {
-            How::Once | How::Returning => {}
+            How::Once | How::Returning | How::Plain => {}
             How::Durable => self.handled.clear(),
             How::FromAll => {
                 self.handled.clear();
@@ -114,6 +119,12 @@ impl Follower {
     }
 
     pub(crate) fn hear(&mut self, envelope: &Envelope<'_>, scene: &mut Scene<'_>) {
+        if self.how == How::Plain && (envelope.kind, envelope.reference) == (Kind::Event, None) {
+            let topic = envelope.target.unwrap_or_default();
+            return scene
+                .auditor
+                .sees(self.who, self.pattern, topic, name_of(envelope.id));
+        }
         if envelope.kind != Kind::Subscribe || envelope.reference.is_none() || envelope.reference != self.sub
         {
             return;
@@ -140,6 +151,9 @@ impl Follower {
             if is_first && self.how == How::Returning {
                 self.begin.insert(at.partition, at.offset);
             }
+            if self.how == How::FromAll && scene.auditor.retains {
+                self.begin.insert(at.partition, at.offset);
+            }
             if self.how == How::Returning {
                 self.handled.entry(at.partition).or_insert(at.offset);
             }
@@ -162,6 +176,13 @@ impl Follower {
                 let handled = self.handled.entry(partition).or_default();
                 *handled = last.max(*handled);
                 // What it got and did not acknowledge it keeps this time: its positions say that it has it.
+                self.seen.append(&mut self.pending);
+                self.goes_by_positions = true;
+            }
+            (Code::OutOfRange, Some(partition), Some(first), _) => {
+                scene.auditor.is_told_gone(self.who, partition, first);
+                let handled = self.handled.entry(partition).or_default();
+                *handled = first.saturating_sub(1).max(*handled);
                 self.seen.append(&mut self.pending);
                 self.goes_by_positions = true;
             }
@@ -229,6 +250,7 @@ impl Follower {
         if self.how == How::Once
             && published.once
             && is_strong
+            && !scene.auditor.retains
             && let Some(before) = self.once_at.insert(event, place)
         {
             let promise = format!(
@@ -288,8 +310,13 @@ impl Follower {
     }
 
     fn subscribe(&mut self, line: &mut Line, scene: &mut Scene<'_>) {
-        let mut meta = MetaWriter::new().uint("qos", if self.how == How::Once { 2 } else { 1 });
-        let name = format!("citizen-{}", self.who);
+        let qos = match self.how {
+            How::Plain => 0,
+            How::Once => 2,
+            _ => 1,
+        };
+        let mut meta = MetaWriter::new().uint("qos", qos);
+        let name = format!("citizen-{}", self.name);
         if matches!(self.how, How::Once | How::Durable) {
             meta = meta.text("durable", &name);
         }
@@ -297,7 +324,10 @@ impl Follower {
             meta = meta.flag("retain", true);
         }
         let by_positions = self.goes_by_positions || self.how == How::Returning;
-        if let Some(epoch) = self.epoch.filter(|_| by_positions && self.how != How::Table) {
+        if let Some(epoch) = self
+            .epoch
+            .filter(|_| by_positions && !matches!(self.how, How::Table | How::Plain))
+        {
             let positions = self.handled.iter();
             let positions: Vec<Position> = positions
                 .map(|(&partition, &offset)| Position { partition, offset })

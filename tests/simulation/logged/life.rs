@@ -94,6 +94,7 @@ impl Life {
             has_crashed: false,
             names: 0,
         };
+        life.auditor.retains = life.plan.retains.is_some();
         life.settle();
         life
     }
@@ -108,6 +109,9 @@ impl Life {
             let name = self.names + 1;
             self.arrive(Role::Follower(Follower::new(name, pattern, how)));
         }
+        if self.plan.has_rival {
+            self.rival();
+        }
         for (queue, (pattern, members)) in self.plan.queues.clone().into_iter().enumerate() {
             self.queues.push(Queue::new(pattern, "crew"));
             for _ in 0..members {
@@ -119,6 +123,28 @@ impl Life {
         }
     }
 
+    /// Somebody has the name of another's cursor, too: one takes it from the other over and over.
+    fn rival(&mut self) {
+        let mut followers = self.citizens.iter().filter_map(|citizen| match &citizen.role {
+            Role::Follower(follower) if follower.how == How::Once => Some(follower),
+            _ => None,
+        });
+        let Some((name, pattern)) = followers.next().map(|first| (first.who, first.pattern)) else {
+            return;
+        };
+        // What one of them has is had: neither of them keeps positions.
+        for citizen in &mut self.citizens {
+            if let Role::Follower(follower) = &mut citizen.role
+                && follower.who == name
+            {
+                follower.how = How::Durable;
+            }
+        }
+        let mut rival = Follower::new(self.names + 1, pattern, How::Durable);
+        rival.name = name;
+        self.arrive(Role::Follower(rival));
+    }
+
     fn arrive(&mut self, role: Role) {
         self.names += 1;
         let line = Line::new(self.names, self.saboteur.clone());
@@ -126,6 +152,7 @@ impl Life {
             who: self.names,
             line,
             role,
+            has_left: false,
         });
     }
 
@@ -387,6 +414,14 @@ impl Life {
         if !self.house.is_running() {
             self.start();
         }
+        for citizen in &mut self.citizens {
+            if let Role::Follower(follower) = &citizen.role
+                && follower.name != follower.who
+            {
+                citizen.has_left = true;
+                citizen.line.die(false, u64::MAX);
+            }
+        }
         let deadline_ns = self.house.now_ns() + PATIENCE_MS * MS;
         while let Some(event) = self.undone()
             && !self.is_over()
@@ -448,6 +483,7 @@ impl Life {
         let reader = readers.next().expect("one came when all was calm");
         Truth {
             reader: reader.who,
+            begin: reader.begin.clone(),
             log: reader.seen.clone(),
         }
     }
@@ -459,6 +495,9 @@ impl Life {
                 continue;
             };
             let who = follower.who;
+            if citizen.has_left {
+                continue;
+            }
             if !follower.is_accepted() {
                 return Some((who, format!("{who} is not subscribed"), None, None));
             }
@@ -478,10 +517,21 @@ impl Life {
                 }
                 continue;
             }
-            let has = |place, event| follower.seen.get(&place) == Some(&event);
+            if follower.how == How::Plain {
+                continue;
+            }
+            let of_name =
+                |citizen: &&Citizen| matches!(&citizen.role, Role::Follower(one) if one.name == who);
+            let holders: Vec<&Citizen> = self.citizens.iter().filter(of_name).collect();
+            let names: Vec<u32> = holders.iter().map(|holder| holder.who).collect();
+            let has = |place, event| {
+                holders.iter().any(|holder| {
+                    matches!(&holder.role, Role::Follower(one) if one.seen.get(&place) == Some(&event))
+                })
+            };
             if let Some((event, place)) =
                 self.auditor
-                    .lacks(truth, &[who], follower.pattern, &follower.begin, has)
+                    .lacks(truth, &names, follower.pattern, &follower.begin, has)
             {
                 let promise = format!(
                     "{who}, who follows {} ({:?}), never got {event:?} at {place:?}",
@@ -554,7 +604,7 @@ impl Life {
 
     fn citizens_go_on(&mut self) {
         let now_ns = self.house.now_ns();
-        for citizen in &mut self.citizens {
+        for citizen in self.citizens.iter_mut().filter(|citizen| !citizen.has_left) {
             let house = &mut self.house;
             citizen
                 .line

@@ -104,6 +104,11 @@ impl Member {
                 scene.queues[self.queue].given.clear();
                 self.behind.insert(partition, last);
             }
+            (Code::OutOfRange, Some(partition), Some(first), _) => {
+                scene.auditor.is_told_gone(self.who, partition, first);
+                scene.queues[self.queue].given.clear();
+                self.behind.insert(partition, first.saturating_sub(1));
+            }
             (code, ..) => {
                 let promise = format!("{} was ended {code:?}: {}", self.who, ending.message);
                 let place = ending

@@ -64,6 +64,8 @@ pub(crate) struct Plan {
     pub(crate) disk: DiskFaults,
     pub(crate) partitions: u16,
     pub(crate) segment_bytes: u64,
+    /// Segments that a core keeps, if it does not keep all.
+    pub(crate) retains: Option<u64>,
     pub(crate) unacked_events: u32,
     pub(crate) act_ms: u64,
     pub(crate) upheavals: Vec<Upheaval>,
@@ -72,6 +74,8 @@ pub(crate) struct Plan {
     /// One publisher each: the topics, and whether at qos 2.
     pub(crate) publishers: Vec<(bool, Vec<Topic>)>,
     pub(crate) followers: Vec<(&'static str, How)>,
+    /// The first follower with a durable cursor has a rival, who takes its name over and over.
+    pub(crate) has_rival: bool,
     /// Members of each queue: its pattern, and how many.
     pub(crate) queues: Vec<(&'static str, usize)>,
     pub(crate) crash: Option<Crash>,
@@ -101,7 +105,8 @@ impl Plan {
             upheavals.retain(|upheaval| *upheaval != Upheaval::Flip);
         }
         let flips = upheavals.contains(&Upheaval::Flip);
-        let is_weak = !flips && random.chance(0.25);
+        let retains = (!flips && random.chance(0.15)).then(|| 1 + random.below(4));
+        let is_weak = !flips && retains.is_none() && random.chance(0.25);
         let mut topics: Vec<Topic> = STREAMS.to_vec();
         if is_weak {
             topics.extend(WEAK);
@@ -125,6 +130,9 @@ impl Plan {
             };
             followers.push((PATTERNS[random.index(PATTERNS.len())], how));
         }
+        if random.chance(0.4) {
+            followers.push((PATTERNS[random.index(PATTERNS.len())], How::Plain));
+        }
         if has_table {
             followers.push((["t.*", "t.1"][random.index(2)], How::Table));
         }
@@ -147,12 +155,14 @@ impl Plan {
             },
             partitions: 1 + random.below(6) as u16,
             segment_bytes: [8, 16, 64][random.index(3)] * 1024,
+            retains,
             unacked_events: [4, 40, 4_096][random.index(3)],
             act_ms: 40 + random.below(160),
             upheavals,
             deaths: if random.chance(0.5) { 0.04 } else { 0.0 },
             publishers,
             followers,
+            has_rival: random.chance(0.15),
             queues,
             crash: None,
         }
@@ -168,12 +178,14 @@ impl Plan {
             disk: DiskFaults::none(),
             partitions: 2,
             segment_bytes: 4 * 1024,
+            retains: None,
             unacked_events: 4_096,
             act_ms: 25,
             upheavals: vec![Upheaval::None, Upheaval::Stop],
             deaths: 0.0,
             publishers: vec![(true, STREAMS[..3].to_vec()), (true, TABLES[..1].to_vec())],
             followers: vec![(">", How::Once), ("t.*", How::Table)],
+            has_rival: false,
             queues: vec![("a.*", 1)],
             crash: None,
         }
@@ -195,6 +207,9 @@ impl Plan {
             tail_bytes: 4 * 1024,
             sync_ms: 100,
             ack_ms: 300,
+            retain_bytes: self.retains.map_or(0, |segments| segments * self.segment_bytes),
+            // What is kept for its ids is kept whatever else is said.
+            once_ms: if self.retains.is_some() { 50 } else { 300_000 },
             topics: vec![rule("w.written", Level::Written), rule("w.memory", Level::Memory)],
             ..Settings::default()
         }
