@@ -8,6 +8,7 @@
 mod actor;
 mod auditor;
 mod fleet;
+mod lives;
 mod logged;
 mod machine;
 mod town;

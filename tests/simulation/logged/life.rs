@@ -1,16 +1,14 @@
 //! A life: a gateway on a simulated machine, those around it, and what befalls them; then calm, and the audit.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use fluxar_engine::sim::{DiskFaults, Random};
-use fluxar_shard::log::disk::SegmentId;
-use fluxar_shard::log::format::{BATCH_HEAD_BYTES, BatchHead, Kind, SEGMENT_HEAD_BYTES, SegmentHead};
 
 use super::auditor::{Auditor, Broken, EventName, Place, Totals, Truth};
 use super::citizen::{Citizen, Role, Scene};
+use super::damage::sealed_bodies;
 use super::follower::{Follower, How};
-use super::house::{CORES_MOST, DIRECTORY, House};
+use super::house::{CORES_MOST, House};
 use super::line::Line;
 use super::member::{Member, Queue};
 use super::plan::{Crash, Plan, Upheaval, failing};
@@ -320,41 +318,12 @@ impl Life {
 
     /// A bit of an event in a sealed segment flips, if there is one.
     fn flip(&mut self) {
-        let directory = Path::new(DIRECTORY);
-        let mut places = Vec::new();
-        for name in self.house.disk.names(directory) {
-            if SegmentId::from_name(&name).is_none() {
-                continue;
-            }
-            let path = directory.join(&name);
-            let length = self.house.disk.length(&path).unwrap_or(0);
-            let mut bytes = vec![0; length as usize];
-            let read = self.house.disk.read(&path, 0, &mut bytes).unwrap_or(0);
-            let (mut of_segment, mut is_sealed) = (Vec::new(), false);
-            if let Ok(head) = SegmentHead::decode(&bytes[..read]) {
-                let mut at = SEGMENT_HEAD_BYTES;
-                while let Some(rest) = bytes.get(at..)
-                    && let Ok(batch) = BatchHead::decode(rest, head.salt, at as u64)
-                {
-                    match batch.kind {
-                        Kind::Events if batch.body_bytes > 0 => {
-                            of_segment.push((path.clone(), at + BATCH_HEAD_BYTES, batch.body_bytes));
-                        }
-                        Kind::Footer => is_sealed = true,
-                        _ => {}
-                    }
-                    at += batch.bytes() as usize;
-                }
-            }
-            if is_sealed {
-                places.append(&mut of_segment);
-            }
-        }
-        if places.is_empty() {
+        let mut bodies = sealed_bodies(&self.house.disk);
+        if bodies.is_empty() {
             return;
         }
-        let (path, at, bytes) = places.swap_remove(self.random.index(places.len()));
-        let at = at as u64 + self.random.below(bytes.into());
+        let (path, at, bytes) = bodies.swap_remove(self.random.index(bodies.len()));
+        let at = at + self.random.below(bytes);
         let mask = 1 << self.random.below(8);
         if self.house.disk.flip(&path, at, mask).is_ok() {
             self.auditor.totals.flips += 1;

@@ -12,6 +12,7 @@
 
 pub(crate) mod auditor;
 mod citizen;
+mod damage;
 mod files;
 mod follower;
 mod history;
@@ -22,5 +23,3 @@ mod member;
 pub(crate) mod plan;
 mod publisher;
 pub(crate) mod seam;
-#[cfg(test)]
-mod tests;

@@ -1,12 +1,12 @@
-//! Many short lives; small ones that are ended at each operation of their disk; and planted faults, which the auditor has
+//! Gateways with a log ([`crate::logged`]): many short lives; small ones that are ended at each operation of their disk; and planted faults, which the auditor has
 //! to catch.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::auditor::{Broken, Totals};
-use super::life::{Life, live_everywhere};
-use super::plan::Plan;
-use super::seam::Fault;
+use crate::logged::auditor::{Broken, Totals};
+use crate::logged::life::{Life, live_everywhere};
+use crate::logged::plan::Plan;
+use crate::logged::seam::Fault;
 use crate::under_seeds;
 
 /// Lives until a planted fault is caught, at most.
