@@ -341,7 +341,16 @@ impl Footer {
         Self::read(&mut Fields(body)).ok_or(BodyFault::Malformed)
     }
 
-    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+    /// Reads of a footer's body only what the segment holds and where: it may list many rows.
+    ///
+    /// # Errors
+    /// [`BodyFault::Malformed`].
+    pub(super) fn decode_extents(body: &[u8]) -> Result<Vec<Extent>, BodyFault> {
+        let begun = Self::read_begin(&mut Fields(body));
+        begun.map(|(_, _, extents)| extents).ok_or(BodyFault::Malformed)
+    }
+
+    fn read_begin(fields: &mut Fields<'_>) -> Option<(bool, Vec<Base>, Vec<Extent>)> {
         let is_last = fields.u8()? != 0;
         let bases = list(fields, |fields| {
             Some(Base {
@@ -351,6 +360,11 @@ impl Footer {
             })
         })?;
         let extents = list(fields, Extent::decode)?;
+        Some((is_last, bases, extents))
+    }
+
+    fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let (is_last, bases, extents) = Self::read_begin(fields)?;
         let rows = optional_list(fields, FooterRow::decode)?;
         let cursors_at = optional_list(fields, |fields| fields.varint())?;
         fields.0.is_empty().then_some(Self {

@@ -155,8 +155,8 @@ impl Log {
         let head = BatchHead::decode(bytes, salt, stretch.at).ok();
         let head = head.filter(|head| head.kind == Kind::Footer);
         let body = head.and_then(|head| Body::check(head, &bytes.slice(BATCH_HEAD_BYTES..)).ok());
-        let footer = body.and_then(|body| Footer::decode(body.bytes()).ok());
-        footer.map(|footer| footer.extents).unwrap_or_default()
+        let extents = body.and_then(|body| Footer::decode_extents(body.bytes()).ok());
+        extents.unwrap_or_default()
     }
 
     fn walk_heads(&self, stretch: Stretch, bytes: &Bytes) -> Vec<Extent> {
