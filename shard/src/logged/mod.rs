@@ -177,7 +177,9 @@ impl Shard {
     pub fn handle_disk(&mut self, done: DiskDone) {
         self.logged.log.handle_disk(done);
         self.pump_log();
-        if self.begin_safe() {
+        let have_begun = self.begin_safe();
+        let logged = &mut self.logged;
+        if logged.queues.begin_safe(&mut logged.log) || have_begun {
             self.pump_log();
         }
     }

@@ -79,6 +79,40 @@ fn a_durable_subscription_has_begun_once_its_cursor_survives_power_loss() {
 }
 
 #[test]
+fn a_queue_gives_nothing_before_its_place_survives_power_loss() {
+    for (cores, pattern) in [(1, "a"), (2, "a"), (2, ">")] {
+        let mut world = world(cores, 4);
+        let (bob, carol) = (peer(cores - 1, 1), peer(0, 2));
+        let wish = LoggedWish {
+            group: Some("workers"),
+            ..WISH
+        };
+        world.subscribe(bob, id(1), pattern, wish).unwrap();
+        world.subscribe(carol, id(2), pattern, wish).unwrap();
+        carry_all(&mut world);
+        world.publish(peer(0, 7), &events("a", 1..4), ACKED);
+        carry_all(&mut world);
+        assert_eq!(
+            (world.take(bob, id(1)), world.take(carol, id(2))),
+            (vec![], vec![])
+        );
+        // One of them does not wait for it.
+        world.lose(carol);
+        carry_all(&mut world);
+        world.settle();
+        let told = world.take(bob, id(1));
+        assert!(matches!(told[0], Told::Accepted(_)));
+        assert_eq!(told.len(), 4, "{told:?}");
+        assert_eq!(world.take(carol, id(2)), []);
+        // Who comes later does not wait.
+        let dave = peer(0, 3);
+        world.subscribe(dave, id(3), pattern, wish).unwrap();
+        carry_all(&mut world);
+        assert!(matches!(world.take(dave, id(3))[..], [Told::Accepted(_)]));
+    }
+}
+
+#[test]
 fn one_that_is_gone_before_its_cursor_is_safe_leaves_none() {
     for cores in [1, 2] {
         let mut world = world(cores, 4);

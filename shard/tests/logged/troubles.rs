@@ -353,3 +353,75 @@ fn damage_is_told_and_the_rest_can_be_had() {
     let expected: Vec<u64> = (1..first).chain(last + 1..=3_000).collect();
     assert_eq!(got, expected, "all but {first} to {last}");
 }
+
+#[test]
+fn what_a_queue_had_given_before_damage_is_given_again() {
+    let mut settings = in_memory(1);
+    settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
+    settings.tail_bytes = 0;
+    let mut world = World::new(2, 3, Limits::default(), Some(settings));
+    let (alice, bob) = (peer(0, 1), peer(1, 2));
+    for nth in 0..300 {
+        world.publish(alice, &events("a", nth * 10..nth * 10 + 10), ACKED);
+        world.settle();
+    }
+    world.disks[0].flip(40_000);
+    let wish = LoggedWish {
+        group: Some("workers"),
+        from: From::All,
+        ..WISH
+    };
+    world.subscribe(bob, id(1), "a", wish).unwrap();
+    let mut damage = None;
+    while damage.is_none() {
+        world.settle();
+        for told in world.take(bob, id(1)) {
+            match told {
+                // All but the second are handled.
+                Told::Got(got) if got.offset != 2 => world.ack(bob, id(1), 0, got.offset),
+                Told::Ended(Code::DataLoss, Some(details)) => {
+                    let details = fluxar_protocol::meta::Meta::from_checked(&details);
+                    let uint = |key| details.uint(key).unwrap().unwrap();
+                    damage = Some((uint("first"), uint("last")));
+                }
+                _ => {}
+            }
+        }
+    }
+    let (first, last) = damage.unwrap();
+    assert!(first > 2 && last < 3_000);
+    let at = [(0, last)];
+    let from = From::Epoch {
+        epoch: EPOCH,
+        at: &at,
+    };
+    world
+        .subscribe(bob, id(2), "a", LoggedWish { from, ..wish })
+        .unwrap();
+    let mut got = Vec::new();
+    loop {
+        world.settle();
+        let before = got.len();
+        for told in world.take(bob, id(2)) {
+            if let Told::Got(event) = told {
+                got.push((event.offset, event.dup));
+                world.ack(bob, id(2), 0, event.offset);
+            }
+        }
+        if got.len() == before {
+            break;
+        }
+    }
+    got.sort_unstable();
+    // What was on its way to the member as it was ended was not handled, either.
+    let (before, behind) = got.split_at(got.partition_point(|(offset, _)| *offset <= last));
+    assert_eq!(before.first(), Some(&(2, 1)));
+    assert!(
+        before.iter().all(|(offset, dup)| *offset < first && *dup == 1),
+        "{before:?}"
+    );
+    assert_eq!(
+        behind,
+        (last + 1..=3_000).map(|offset| (offset, 0)).collect::<Vec<_>>()
+    );
+}

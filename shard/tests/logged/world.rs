@@ -111,7 +111,7 @@ impl World {
             let seed = Seed {
                 hash: seed ^ u64::from(core),
                 ids: !seed ^ u64::from(core),
-                epoch: 7,
+                epoch: EPOCH,
             };
             let mut shard = Shard::new(core, cores, limits, seed);
             shard.set_log(settings.clone());

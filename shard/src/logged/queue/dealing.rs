@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-use fluxar_protocol::{Position, target};
+use fluxar_protocol::{Id, Position, target};
 
 use super::aside::{DeadLetter, dead_letter};
 use super::ledger::MemberKey;
@@ -20,6 +20,7 @@ use crate::limits::{QUEUE_AHEAD_BYTES_MAX, QUEUE_ENTRIES_MAX};
 use crate::log::class::{TopicTerms, terms_of};
 use crate::log::{CursorName, Events, ReaderId, Reading, Settings, Stored};
 use crate::logged::pieces::{Cutter, topic_of};
+use crate::peer::PeerId;
 
 /// What is read at a time, bytes.
 const READ_BYTES: usize = 60 * 1024;
@@ -64,6 +65,8 @@ pub(crate) struct Queue {
     /// Among the patterns of queues with members.
     pub(crate) pattern: u32,
     pub(crate) members: Members,
+    /// Those that have joined and were not told: the queue's place is not on the disk yet. Nothing is given out until it is.
+    pub(crate) untold: Vec<(PeerId, Id)>,
     /// Ascending by partition.
     pub(crate) lots: Vec<Lot>,
     next_lot: usize,
@@ -99,6 +102,7 @@ impl Queue {
             serial,
             pattern: 0,
             members: Members::default(),
+            untold: Vec::new(),
             lots,
             next_lot: 0,
             is_dirty: false,
@@ -114,6 +118,14 @@ impl Queue {
             .binary_search_by_key(&partition, |lot| lot.partition)
             .ok()?;
         Some(&mut self.lots[at])
+    }
+
+    /// Whether the queue goes on where it stands, or before that, if the process ends now.
+    pub(crate) fn is_safe(&self, log: &impl Source) -> bool {
+        self.lots.iter().all(|lot| {
+            let kept = log.cursor_on_disk(lot.partition, &self.name);
+            kept.is_some_and(|acked| acked <= lot.ledger.floor())
+        })
     }
 
     pub(crate) fn reader(&self, key: u32, partition: u16) -> ReaderId {

@@ -64,7 +64,7 @@ pub(crate) struct Again {
     pub(crate) dup: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Ledger {
     floor: u64,
     read: u64,
@@ -172,6 +172,19 @@ impl Ledger {
         }
         self.read = until;
         self.settle_front();
+    }
+
+    /// Events that cannot be read any more are done with.
+    pub(crate) fn leave_out(&mut self, first: u64, last: u64) {
+        let lost: Vec<u64> = self
+            .entries
+            .iter()
+            .map(|entry| entry.offset)
+            .filter(|offset| (first..=last).contains(offset))
+            .collect();
+        for offset in lost {
+            self.done(offset);
+        }
     }
 
     /// An event that was not looked at yet is given to a member. How often it may have been given before.

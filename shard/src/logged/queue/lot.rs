@@ -29,6 +29,24 @@ pub(crate) enum Broken {
     Damaged { first: u64, last: u64 },
 }
 
+impl Broken {
+    /// The first offset that cannot be read.
+    pub(crate) fn first(self) -> u64 {
+        match self {
+            Self::Gone { .. } => 0,
+            Self::Damaged { first, .. } => first,
+        }
+    }
+
+    /// The last.
+    pub(crate) fn last(self) -> u64 {
+        match self {
+            Self::Gone { first } => first.saturating_sub(1),
+            Self::Damaged { last, .. } => last,
+        }
+    }
+}
+
 /// A run of which some events were not looked at yet.
 #[derive(Debug)]
 pub(crate) struct Ahead {

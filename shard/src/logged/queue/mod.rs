@@ -139,6 +139,11 @@ impl Queues {
         self.owner.read_done(reader, reading, log);
     }
 
+    /// The disk has made something safe: what waited for a queue's place goes on. Whether anything did.
+    pub(crate) fn begin_safe(&mut self, log: &mut impl Source) -> bool {
+        self.owner.begin_safe(log)
+    }
+
     /// An event of [`Queues::poll_append`] is in the log, by its id.
     pub(crate) fn aside_stored(&mut self, id: Id) {
         self.owner.aside_stored(id);

@@ -68,6 +68,8 @@ pub(crate) struct WorkQueues {
     /// Of each of this core's partitions, the last offset that was looked at as it was committed.
     heard: Vec<u64>,
     dirty: Vec<u32>,
+    /// Queues whose place is not on the disk yet, with their serials.
+    unsafe_queues: Vec<(u32, u64)>,
     /// Time, queue, partition; those that were set anew are recognised.
     alarms: BinaryHeap<Reverse<(u64, u32, u16)>>,
     asides: HashMap<Id, Aside, FixedState>,
@@ -98,6 +100,7 @@ impl WorkQueues {
             serial: 0,
             heard: vec![0; (core..partitions).step_by(usize::from(cores)).count()],
             dirty: Vec::new(),
+            unsafe_queues: Vec::new(),
             alarms: BinaryHeap::new(),
             asides: HashMap::with_hasher(hasher.clone()),
             refused: VecDeque::new(),
@@ -271,7 +274,7 @@ impl WorkQueues {
                 continue;
             };
             queue.is_dirty = false;
-            if !queue.members.is_empty() {
+            if !queue.members.is_empty() && queue.untold.is_empty() {
                 let flow = self.at_desk(key, |queue, desk| queue.pump(desk, log));
                 if let Some(ControlFlow::Break((partition, broken))) = flow {
                     self.break_off(key, partition, broken, log);
@@ -337,15 +340,46 @@ impl WorkQueues {
                     }
                 }
                 let member = queue.members.add(peer, sub, join.in_flight, join.allowance);
-                let at = queue.lots.iter().map(|lot| (lot.partition, lot.ledger.floor()));
-                let at = at.collect();
                 self.by_member.insert((peer, sub), (key, member));
+                if !queue.untold.is_empty() || !queue.is_safe(log) {
+                    if queue.untold.is_empty() {
+                        self.unsafe_queues.push((key, queue.serial));
+                    }
+                    queue.untold.push((peer, sub));
+                    log.hurry_cursors();
+                    return;
+                }
+                let joined = joined(queue);
                 self.stir(key);
-                Matter::Joined(at)
+                joined
             }
             Err(failure) => Matter::NotJoined(Box::new(failure)),
         };
         self.letters.push_back(QueueLetter { peer, sub, matter });
+    }
+
+    /// Something may have been made safe: whoever waited for that has joined. Whether there was anybody.
+    pub(crate) fn begin_safe(&mut self, log: &mut impl Source) -> bool {
+        let waited = self.unsafe_queues.len();
+        for (key, serial) in std::mem::take(&mut self.unsafe_queues) {
+            let queue = self.queues.get_mut(key as usize);
+            let Some(queue) = queue.filter(|queue| queue.serial == serial && !queue.untold.is_empty()) else {
+                continue;
+            };
+            if !queue.is_safe(log) {
+                self.unsafe_queues.push((key, serial));
+                continue;
+            }
+            for (peer, sub) in std::mem::take(&mut queue.untold) {
+                let matter = joined(queue);
+                self.letters.push_back(QueueLetter { peer, sub, matter });
+            }
+            self.stir(key);
+        }
+        if !self.unsafe_queues.is_empty() {
+            log.hurry_cursors();
+        }
+        self.unsafe_queues.len() < waited
     }
 
     /// Finds the queue, or begins it where its cursor says, or else where its first member asks.
@@ -387,6 +421,20 @@ impl WorkQueues {
                     begun.push((None, CursorState { acked, beyond }));
                     continue;
                 }
+                // It goes on behind what cannot be read; what was given before that, and is not done, is its own still.
+                (
+                    Some(Lot {
+                        broken: Some(broken),
+                        ledger,
+                        ..
+                    }),
+                    Some(_),
+                ) if position_of(&join.start, partition, log)? >= broken.last() => {
+                    let mut ledger = ledger.clone();
+                    ledger.leave_out(broken.first(), broken.last());
+                    ledger.pass(position_of(&join.start, partition, log)?.max(ledger.read()));
+                    ledger
+                }
                 (None, Some(cursor)) => {
                     Ledger::resume(cursor.acked, &cursor.beyond, log.bounds(partition).committed)
                 }
@@ -425,7 +473,9 @@ impl WorkQueues {
     fn leave(&mut self, key: u32, member: MemberKey, log: &mut impl Source) {
         let queue = &mut self.queues[key as usize];
         let gone = queue.members.get(member);
-        self.by_member.remove(&(gone.peer, gone.sub));
+        let gone = (gone.peer, gone.sub);
+        self.by_member.remove(&gone);
+        queue.untold.retain(|untold| *untold != gone);
         for lot in &mut queue.lots {
             lot.ledger.lose(member);
         }
@@ -647,6 +697,11 @@ fn covered(pattern: &str, core: u16, cores: u16, partitions: u16) -> Vec<u16> {
     } else {
         Vec::new()
     }
+}
+
+fn joined(queue: &Queue) -> Matter {
+    let at = queue.lots.iter().map(|lot| (lot.partition, lot.ledger.floor()));
+    Matter::Joined(at.collect())
 }
 
 fn keep_cursor(name: &CursorName, lot: &mut Lot, now_us: u64, log: &mut impl Source) {

@@ -13,6 +13,8 @@ pub(crate) trait Source {
     fn cursor(&self, partition: u16, name: &CursorName) -> Option<&CursorState>;
     fn set_cursor(&mut self, partition: u16, name: &CursorName, state: CursorState)
     -> Result<(), LogRefusal>;
+    fn cursor_on_disk(&self, partition: u16, name: &CursorName) -> Option<u64>;
+    fn hurry_cursors(&mut self);
 }
 
 impl Source for Log {
@@ -51,5 +53,13 @@ impl Source for Log {
         state: CursorState,
     ) -> Result<(), LogRefusal> {
         self.set_cursor(partition, name, state)
+    }
+
+    fn cursor_on_disk(&self, partition: u16, name: &CursorName) -> Option<u64> {
+        self.cursor_on_disk(partition, name)
+    }
+
+    fn hurry_cursors(&mut self) {
+        self.hurry_cursors();
     }
 }

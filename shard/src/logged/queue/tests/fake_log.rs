@@ -200,4 +200,10 @@ impl Source for FakeLog {
         self.cursors.insert(key, state);
         Ok(())
     }
+
+    fn cursor_on_disk(&self, partition: u16, name: &CursorName) -> Option<u64> {
+        self.cursor(partition, name).map(|cursor| cursor.acked)
+    }
+
+    fn hurry_cursors(&mut self) {}
 }
