@@ -1,6 +1,7 @@
-//! Clients as programs have them, by the Rust SDK, behind the proxy: one serves calls and streams, one asks for them, one
-//! stores events, one hears them and plain ones. What they may see of a cut is a pause, or an error that says so;
-//! never a wrong answer, a gap or a repeat.
+//! Clients as programs have them, by the Rust SDK, behind the proxy: one asks for calls and streams, one serves them, one
+//! stores events, one hears these and plain ones. Their counterparts are connected directly. As long as sessions are resumed
+//! they see of a cut nothing but a pause, with two exceptions that are so by design: what is served by a session that is
+//! away is unavailable, and plain events pass it by. Nobody ever sees a wrong answer, a gap or a repeat.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::IntoFuture;
@@ -24,6 +25,12 @@ const PACE: Duration = Duration::from_millis(3);
 const RECEIPTS: usize = 64;
 /// What is under way when the cuts end must be done within this time.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is asked for from behind the proxy.
+const CALL: &str = "call";
+const STREAM: &str = "stream";
+/// What is served from behind it.
+const SERVED: &str = "served call";
 
 /// What one direction of numbered things came to.
 #[derive(Debug, Default)]
@@ -53,7 +60,9 @@ impl Count {
 pub(crate) struct Account {
     calls: u64,
     streams: u64,
-    /// Calls and streams that failed, by why. That is what a program is told when its session could not be resumed.
+    /// Calls of what is served behind the proxy.
+    served: u64,
+    /// What failed, by what and why.
     failed: BTreeMap<String, u64>,
     /// How often each call was handled.
     handled: HashMap<u64, u32>,
@@ -61,8 +70,10 @@ pub(crate) struct Account {
     plain: Count,
     stored: u64,
     stored_heard: Count,
-    /// Connections that came behind a lost one.
-    reconnects: u64,
+    /// Sessions that went on over a new connection.
+    resumes: u64,
+    /// Sessions that began anew in place of one that was lost.
+    begun_anew: u64,
     longest_call_ms: u64,
     pub(crate) faults: Vec<String>,
 }
@@ -77,7 +88,7 @@ impl Account {
         }
     }
 
-    /// A call or a stream failed: by a cut, or else by a fault.
+    /// Something failed: by a cut, or else by a fault.
     fn fail(&mut self, what: &str, error: &Error) {
         match error.code() {
             Code::Unavailable | Code::Aborted => {
@@ -90,9 +101,13 @@ impl Account {
 
     /// Lines of the table.
     pub(crate) fn print(&self) {
-        line("sessions: connections renewed", self.reconnects);
+        line(
+            "sessions: resumed, begun anew",
+            format!("{}, {}", self.resumes, self.begun_anew),
+        );
         line("calls answered", self.calls);
         line("streams whole, both directions", self.streams);
+        line("calls answered from behind the proxy", self.served);
         for (why, times) in &self.failed {
             line(&format!("failed, {why}"), times);
         }
@@ -118,6 +133,16 @@ impl Account {
 
     /// Looks at what can only be known in the end.
     fn judge(&mut self) {
+        let failed: u64 = [CALL, STREAM]
+            .iter()
+            .flat_map(|what| self.failed.iter().filter(move |(why, _)| why.starts_with(what)))
+            .map(|(_, times)| times)
+            .sum();
+        if failed > 0 && self.begun_anew == 0 {
+            self.faults.push(format!(
+                "{failed} calls and streams failed, though all sessions were resumed"
+            ));
+        }
         let twice = self.handled.values().filter(|times| **times > 1).count();
         if twice > 0 {
             self.faults.push(format!("{twice} calls were handled twice"));
@@ -207,6 +232,7 @@ impl Sessions {
                 sleep(PACE).await;
             }
             for client in &self.clients {
+                self.shared.account().resumes += client.resumes();
                 client.close().await;
             }
         });
@@ -221,7 +247,7 @@ type Task = JoinHandle<Result<(), Error>>;
 async fn begin(shared: &Arc<Shared>, gateway: &str, proxy: &str) -> Result<(Vec<Task>, Vec<Client>), Error> {
     let (server, asker) = (connect(shared, proxy).await?, connect(shared, proxy).await?);
     let (writer, hearer) = (connect(shared, proxy).await?, connect(shared, proxy).await?);
-    let plain = Client::connect(format!("tcp://{gateway}")).build().await?;
+    let near = Client::connect(format!("tcp://{gateway}")).build().await?;
 
     let account = Arc::clone(shared);
     let answer = move |request: Request| {
@@ -229,12 +255,12 @@ async fn begin(shared: &Arc<Shared>, gateway: &str, proxy: &str) -> Result<(Vec<
         async move {
             let number: u64 = request.payload()?;
             *account.account().handled.entry(number).or_default() += 1;
-            sleep(PACE).await;
-            Ok(number + 1)
+            next(request).await
         }
     };
-    server.serve("cuts.next", answer).await?;
-    server.serve_stream("cuts.next.each", next_each).await?;
+    near.serve("cuts.next", answer).await?;
+    near.serve_stream("cuts.next.each", next_each).await?;
+    server.serve("cuts.served", next).await?;
     let account = Arc::clone(shared);
     let hear = move |message: Message| {
         let account = Arc::clone(&account);
@@ -257,10 +283,11 @@ async fn begin(shared: &Arc<Shared>, gateway: &str, proxy: &str) -> Result<(Vec<
     let tasks = vec![
         tokio::spawn(call(Arc::clone(shared), asker.peer().clone())),
         tokio::spawn(stream(Arc::clone(shared), asker.peer().clone())),
-        tokio::spawn(publish(Arc::clone(shared), plain.peer().clone())),
+        tokio::spawn(call_served(Arc::clone(shared), near.peer().clone())),
+        tokio::spawn(publish(Arc::clone(shared), near.peer().clone())),
         tokio::spawn(store(Arc::clone(shared), writer.peer().clone())),
     ];
-    Ok((tasks, vec![server, asker, writer, hearer, plain]))
+    Ok((tasks, vec![server, asker, writer, hearer, near]))
 }
 
 async fn connect(shared: &Arc<Shared>, proxy: &str) -> Result<Client, Error> {
@@ -273,13 +300,25 @@ async fn connect(shared: &Arc<Shared>, proxy: &str) -> Result<Client, Error> {
         .await?;
     let (mut states, shared) = (client.watch_state(), Arc::clone(shared));
     tokio::spawn(async move {
+        let mut is_lost = false;
         while states.changed().await.is_ok() {
-            if *states.borrow_and_update() == State::Connected {
-                shared.account().reconnects += 1;
+            match *states.borrow_and_update() {
+                State::Reconnecting { .. } => is_lost = true,
+                State::Connected => {
+                    shared.account().begun_anew += u64::from(std::mem::take(&mut is_lost));
+                }
+                _ => {}
             }
         }
     });
     Ok(client)
+}
+
+/// A service: a number is answered by the next one.
+async fn next(request: Request) -> Result<u64, Error> {
+    let number: u64 = request.payload()?;
+    sleep(PACE).await;
+    Ok(number + 1)
 }
 
 /// A service: each number is answered by the next one.
@@ -299,8 +338,35 @@ async fn call(shared: Arc<Shared>, peer: Peer) -> Result<(), Error> {
         match peer.call::<_, u64>("cuts.next", &number).await {
             Ok(answer) => shared.account().answered(number, answer, asked.elapsed()),
             Err(error) => {
-                shared.account().fail("call", &error);
+                shared.account().fail(CALL, &error);
                 sleep(10 * PACE).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Calls what is served behind the proxy. It is unavailable as long as its server is away, and comes back with it.
+async fn call_served(shared: Arc<Shared>, peer: Peer) -> Result<(), Error> {
+    let (mut number, mut last) = (0, Instant::now());
+    while !shared.is_ending() {
+        number += 1;
+        match peer.call::<_, u64>("cuts.served", &number).await {
+            Ok(answer) => {
+                last = Instant::now();
+                let mut account = shared.account();
+                account.served += 1;
+                if answer != number + 1 {
+                    let fault = format!("the served call of {number} was answered {answer}");
+                    account.faults.push(fault);
+                }
+            }
+            Err(error) => {
+                shared.account().fail(SERVED, &error);
+                if last.elapsed() > PATIENCE {
+                    return Err(error);
+                }
+                sleep(PACE).await;
             }
         }
     }
@@ -313,7 +379,7 @@ async fn stream(shared: Arc<Shared>, peer: Peer) -> Result<(), Error> {
             Ok(None) => shared.account().streams += 1,
             Ok(Some(fault)) => shared.account().faults.push(fault),
             Err(error) => {
-                shared.account().fail("stream", &error);
+                shared.account().fail(STREAM, &error);
                 sleep(10 * PACE).await;
             }
         }
