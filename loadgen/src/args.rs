@@ -10,8 +10,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use crate::scenario::ProtocolName;
 
 pub use workloads::{
-    CallsArgs, ChurnArgs, FanOutArgs, IdleArgs, MixedArgs, Sends, SlowArgs, StormArgs, StreamArgs,
-    UpstreamArgs,
+    CallsArgs, ChurnArgs, FanOutArgs, IdleArgs, MixedArgs, ReplayArgs, Sends, SlowArgs, StoreArgs, StormArgs,
+    StreamArgs, UpstreamArgs,
 };
 
 const RUN_HELP: &str = "\
@@ -38,6 +38,8 @@ Examples:
   fluxar-gateway &                           a server to measure
   loadgen fan-out                            1 publisher, 1 subscriber, a full window
   loadgen fan-out --subscribers 100 --rate 10k --assert 'p99_ms < 5'
+  loadgen store --qos 1 --publishers 8       publishes until they are stored
+  loadgen replay --qos 1                     a million stored events to one who comes late
   loadgen calls --clients 64
   loadgen stream --clients 10 --streams 20   services send as fast as 200 readers grant
   loadgen run bench/campaigns/first.toml     starts its servers itself, and leaves an HTML page
@@ -75,6 +77,10 @@ pub enum Command {
     Report(ReportArgs),
     /// Publishers and subscribers of topics, against a server that runs
     FanOut(FanOutArgs),
+    /// Publishes that a server stores and acknowledges (takes --qos 1)
+    Store(StoreArgs),
+    /// Store events, then have subscribers come late and ask for all (takes --qos 1)
+    Replay(ReplayArgs),
     /// Calls through a server to a service and back
     Calls(CallsArgs),
     /// Calls to services that listen, to which the server connects
@@ -229,7 +235,7 @@ pub struct Against {
     #[arg(long, value_enum)]
     pub protocol: Option<Speaks>,
 
-    /// Quality of service: 1 has publishes acknowledged
+    /// Quality of service: 1 has publishes stored and acknowledged (NATS: by JetStream; Redis: in streams)
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
     pub qos: u8,
 
@@ -247,9 +253,9 @@ pub struct Against {
 pub enum Speaks {
     /// FLUXAR
     Fluxar,
-    /// NATS core
+    /// NATS core, or JetStream
     Nats,
-    /// Redis publish and subscribe
+    /// Redis publish and subscribe, or streams
     Redis,
     /// MQTT 3.1.1
     Mqtt3,

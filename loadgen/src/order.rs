@@ -101,6 +101,11 @@ fn unable(target: &Target, workload: &Workload) -> Option<&'static str> {
         return Some("it connects to nobody");
     }
     let calls = matches!(workload, Workload::Calls { .. } | Workload::Mixed { .. });
+    let stores = matches!(workload, Workload::Store { .. } | Workload::Replay { .. });
+    let fans_out = stores || matches!(workload, Workload::FanOut { .. });
+    if stores && target.qos == 0 {
+        return Some("at qos 0 it stores nothing: it takes qos = 1");
+    }
     match target.protocol {
         Redis if calls => Some("Redis has no calls"),
         Mqtt3 | Mqtt5 if calls => Some("MQTT has no calls here"),
@@ -108,8 +113,10 @@ fn unable(target: &Target, workload: &Workload) -> Option<&'static str> {
         Relay if matches!(workload, Workload::Storm { .. } | Workload::Idle { .. }) => {
             Some("a relay has no hello that could be answered")
         }
-        Nats | Redis | Relay if target.qos > 0 => {
-            Some("its publishes are not acknowledged, so qos 1 has no meaning")
+        Relay if target.qos > 0 => Some("its publishes are not acknowledged, so qos 1 has no meaning"),
+        Nats | Redis if target.qos > 0 && !fans_out => Some("what it stores (qos = 1) has no place there"),
+        Mqtt3 | Mqtt5 if matches!(workload, Workload::Replay { .. }) => {
+            Some("MQTT keeps nothing that a subscriber could go back to")
         }
         Fluxar | Nats | Redis | Mqtt3 | Mqtt5 | Relay => None,
     }

@@ -91,6 +91,13 @@ impl Progress {
                     units::count(of as f64)
                 )
             }
+            RunStage::Storing { done, of } => {
+                format!(
+                    "storing {} of {}",
+                    units::count(done as f64),
+                    units::count(of as f64)
+                )
+            }
             RunStage::WarmingUp => "warming up".to_owned(),
             RunStage::Measuring => "measuring".to_owned(),
             RunStage::Draining => "waiting for the rest".to_owned(),

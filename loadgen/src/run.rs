@@ -11,6 +11,7 @@ mod conclude;
 mod conduct;
 mod error;
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -111,6 +112,13 @@ pub enum RunStage {
         /// Of so many.
         of: u64,
     },
+    /// What will be replayed is stored.
+    Storing {
+        /// Events that are acknowledged.
+        done: u64,
+        /// Of so many.
+        of: u64,
+    },
     /// It runs and nothing counts yet.
     WarmingUp,
     /// It counts.
@@ -130,6 +138,7 @@ pub fn run(order: &RunOrder, progress: &mut dyn FnMut(&Snapshot)) -> Result<Meas
         Workload::Stream { window_bytes, .. } => window_bytes,
         _ => Settings::default().credit_bytes,
     };
+    let from_all = matches!(order.scenario.workload, Workload::Replay { .. });
     let fluxar = |url: &str| {
         let framing = if url.starts_with("ws://") {
             Framing::Messages
@@ -140,11 +149,19 @@ pub fn run(order: &RunOrder, progress: &mut dyn FnMut(&Snapshot)) -> Result<Meas
             framing,
             batch: target.batch,
             qos: target.qos,
+            from_all,
             credit_bytes,
             ..Settings::default()
         })
     };
-    let mqtt = |version| Mqtt::new(version, target.qos);
+    let mqtt = |version| {
+        let protocol = || Mqtt::new(version, target.qos);
+        // Where there is no subscriber, nobody would be stored for.
+        match order.scenario.workload {
+            Workload::Store { .. } => [protocol(), protocol().keeping(), protocol()],
+            _ => [protocol(), protocol(), protocol()],
+        }
+    };
     let subscriber_url = target.subscriber_url.as_deref().unwrap_or(&target.url);
     let service_url = target.service_url.as_deref().unwrap_or(subscriber_url);
     match target.protocol {
@@ -152,10 +169,10 @@ pub fn run(order: &RunOrder, progress: &mut dyn FnMut(&Snapshot)) -> Result<Meas
             let of = [&target.url, subscriber_url, service_url].map(fluxar);
             run_with(of, order, progress)
         }
-        ProtocolName::Nats => run_with([(); 3].map(|()| Nats::new()), order, progress),
-        ProtocolName::Redis => run_with([(); 3].map(|()| Redis::new()), order, progress),
-        ProtocolName::Mqtt3 => run_with([Version::V3; 3].map(mqtt), order, progress),
-        ProtocolName::Mqtt5 => run_with([Version::V5; 3].map(mqtt), order, progress),
+        ProtocolName::Nats => run_with([target.qos; 3].map(Nats::new), order, progress),
+        ProtocolName::Redis => run_with([target.qos; 3].map(Redis::new), order, progress),
+        ProtocolName::Mqtt3 => run_with(mqtt(Version::V3), order, progress),
+        ProtocolName::Mqtt5 => run_with(mqtt(Version::V5), order, progress),
         ProtocolName::Relay => {
             // It carries the same envelopes that FLUXAR does.
             let relay = || Relay::new(target.batch, Settings::default().meta);
@@ -185,6 +202,13 @@ fn run_with<P: Protocol>(
     let mut cast = Cast::of(scenario);
     if order.target.service_url.is_some() {
         cast.listen();
+    }
+    if order.target.qos > 0 {
+        let mark = RandomState::new().hash_one(&order.target.name) as u32;
+        cast.set_apart(&format!("{mark:08x}"));
+    }
+    if cast.stored.is_some() && protocols[1].needs_keeper() {
+        cast.add_keepers();
     }
     let mut abilities = cast.abilities();
     if order.target.qos > 0 && cast.publishers > 0 {

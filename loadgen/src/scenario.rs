@@ -48,6 +48,25 @@ pub enum Workload {
         #[serde(default = "one")]
         subscribers: u32,
     },
+    /// Publishes that the server stores and acknowledges; nobody listens. The window of a closed loop counts publishes that were
+    /// not acknowledged.
+    Store {
+        /// Topics, each with publishers of its own.
+        #[serde(default = "one")]
+        topics: u32,
+        /// Of each topic.
+        #[serde(default = "one")]
+        publishers: u32,
+    },
+    /// Events are stored, which is not measured; then subscribers come late and ask for all of them.
+    Replay {
+        /// How many.
+        #[serde(default = "default_events")]
+        events: u64,
+        /// Each gets all.
+        #[serde(default = "one")]
+        subscribers: u32,
+    },
     /// Requests through the server to serving sessions that send them back, and their answers.
     Calls {
         /// Connections that call.
@@ -162,6 +181,10 @@ pub enum Stops {
     Reading,
 }
 
+fn default_events() -> u64 {
+    1_000_000
+}
+
 fn default_window_bytes() -> u32 {
     64 * 1024
 }
@@ -273,7 +296,7 @@ pub struct Target {
     /// Where services listen, instead of connecting: the server connects to them (a gateway's `[[upstream]]`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_url: Option<String>,
-    /// Quality of service of publishes and subscriptions: 0 or 1.
+    /// Quality of service of publishes and subscriptions: 0, or 1: stored and acknowledged (NATS: JetStream; Redis: streams).
     #[serde(default)]
     pub qos: u8,
     /// Whether a FLUXAR client puts what it sends in one turn into one frame, as the SDK does (default), or each
@@ -288,9 +311,9 @@ pub struct Target {
 pub enum ProtocolName {
     /// FLUXAR, over whatever the URL says.
     Fluxar,
-    /// NATS core.
+    /// NATS core; at qos 1 JetStream.
     Nats,
-    /// Redis publish and subscribe.
+    /// Redis publish and subscribe; at qos 1 streams.
     Redis,
     /// MQTT 3.1.1.
     Mqtt3,

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::args::{Against, CallsArgs, ChurnArgs, Command, Doing, Fan, FindKneeArgs, Load};
-use crate::args::{FanOutArgs, IdleArgs, MixedArgs, SlowArgs, StormArgs, StreamArgs, UpstreamArgs};
+use crate::args::{Against, CallsArgs, ChurnArgs, Command, Doing, Fan, FindKneeArgs, Load, UpstreamArgs};
+use crate::args::{FanOutArgs, IdleArgs, MixedArgs, ReplayArgs, SlowArgs, StoreArgs, StormArgs, StreamArgs};
 use crate::campaign::{Campaign, ScenarioPlan, ServerPlan, TargetPlan, check_url, protocol_of_url};
 use crate::scenario::{Arrivals, Direction, Payload, ProtocolName, Scenario, Stops, Target, Workload};
 use crate::server::listeners;
@@ -24,6 +24,20 @@ pub fn campaign(command: &Command) -> Result<Option<(Campaign, Doing)>, String> 
             against,
             doing,
         }) => ("fan-out", fan_out(fan), Some(load), against, doing),
+        Command::Store(StoreArgs {
+            topics,
+            publishers,
+            load,
+            against,
+            doing,
+        }) => {
+            let workload = Workload::Store {
+                topics: *topics,
+                publishers: *publishers,
+            };
+            ("store", workload, Some(load), against, doing)
+        }
+        Command::Replay(args) => return replay(args).map(Some),
         Command::Calls(CallsArgs {
             clients,
             in_flight,
@@ -134,6 +148,20 @@ pub fn campaign(command: &Command) -> Result<Option<(Campaign, Doing)>, String> 
         duration_ms: (doing.duration.as_millis() as u64).max(1),
     };
     single(name, scenario, against, doing).map(Some)
+}
+
+fn replay(args: &ReplayArgs) -> Result<(Campaign, Doing), String> {
+    let scenario = Scenario {
+        workload: Workload::Replay {
+            events: args.events,
+            subscribers: args.subscribers,
+        },
+        arrivals: Arrivals::default(),
+        payload: Payload::Fixed { bytes: args.bytes },
+        warmup_ms: 0,
+        duration_ms: (args.doing.duration.as_millis() as u64).max(1),
+    };
+    single("replay", scenario, &args.against, &args.doing)
 }
 
 fn stream(args: &StreamArgs) -> Result<(Campaign, Doing), String> {

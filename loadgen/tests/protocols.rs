@@ -80,9 +80,11 @@ impl Server {
         panic!("{} does not start", path.display());
     }
 
+    /// With JetStream.
     fn nats() -> Self {
-        Self::start("nats-server", "nats-server", |port, _| {
-            vec!["-a".into(), "127.0.0.1".into(), "-p".into(), port.to_string()]
+        Self::start("nats-server", "nats-server", |port, folder| {
+            let arguments = format!("-js -sd {} -a 127.0.0.1 -p {port}", folder.path().display());
+            arguments.split(' ').map(String::from).collect()
         })
     }
 
@@ -375,14 +377,79 @@ fn calls(protocol: &impl Protocol<Session: Send>, address: SocketAddr) {
     });
 }
 
-/// A gateway in this process, and where it listens.
+/// Publishes what is stored before anybody comes.
+fn store(protocol: &impl Protocol, address: SocketAddr) {
+    let mut publisher = Connection::open(protocol, 20, address);
+    publisher.say(|session, out| {
+        (0..MESSAGES).for_each(|sequence| session.publish(1, &payload(sequence), out));
+    });
+    publisher.wait("for acknowledgements", |tally| tally.acknowledged == MESSAGES);
+    assert_eq!(publisher.tally.refused, [""; 0]);
+}
+
+/// Two who come late have all that was stored, from the first on, and what is published then.
+fn replay(protocol: &impl Protocol, address: SocketAddr) {
+    assert!(protocol.is_able(Ability::Replay));
+    store(protocol, address);
+    let mut expected: Vec<_> = (0..MESSAGES).map(payload).collect();
+    let mut late: Vec<_> = (21..23)
+        .map(|number| Connection::open(protocol, number, address))
+        .collect();
+    for late in &mut late {
+        late.say(|session, out| session.subscribe(1, out));
+        late.wait("for what was stored", |tally| {
+            tally.events.len() >= expected.len()
+        });
+        assert_eq!((late.tally.subscribed, &late.tally.events), (1, &expected));
+    }
+    let mut publisher = Connection::open(protocol, 24, address);
+    publisher.say(|session, out| session.publish(1, &payload(MESSAGES), out));
+    publisher.wait("for the acknowledgement", |tally| tally.acknowledged == 1);
+    expected.push(payload(MESSAGES));
+    for late in &mut late {
+        late.wait("for what came then", |tally| tally.events.len() >= expected.len());
+        assert_eq!(late.tally.events, expected);
+    }
+}
+
+/// A gateway in this process that keeps a log, and where it listens.
+fn logging_gateway() -> (Gateway, SocketAddr, TempDir) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (gateway, address) = gateway_with(LogDir::At(folder.path().join("log")));
+    // It listens while it still reads its log, empty as that is.
+    let protocol = Fluxar::new(Settings {
+        qos: 1,
+        ..Settings::default()
+    });
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let mut early = Connection::open(&protocol, 90, address);
+        early.say(|session, out| {
+            session.subscribe(0, out);
+            session.subscribe(1, out);
+        });
+        early.wait("for answers", |tally| {
+            tally.subscribed as usize + tally.refused.len() == 2
+        });
+        if early.tally.subscribed == 2 {
+            return (gateway, address, folder);
+        }
+        assert!(Instant::now() < until, "{:?}", early.tally.refused);
+    }
+}
+
+/// A gateway in this process that keeps none.
 fn gateway() -> (Gateway, SocketAddr) {
+    gateway_with(LogDir::Nowhere)
+}
+
+fn gateway_with(log: LogDir) -> (Gateway, SocketAddr) {
     let mut config = Config {
         cores: Cores::Count(1),
         listen: vec!["tcp://127.0.0.1:0".into(), "ws://127.0.0.1:0".into()],
         ..Config::default()
     };
-    config.log.dir = LogDir::Nowhere;
+    config.log.dir = log;
     config.engine.spin_us = 0; // tests share the machine
     let gateway = Gateway::start(&config).unwrap_or_else(|error| panic!("{error}"));
     let address = address_of(&gateway, |address| matches!(address, Address::Tcp { .. }));
@@ -411,6 +478,45 @@ fn fluxar() {
         fan_out(&protocol, address);
         calls(&protocol, address);
     }
+    assert!(gateway.stop().into_iter().all(|end| end.is_ok()));
+}
+
+#[test]
+fn fluxar_with_a_log() {
+    let (gateway, address, _folder) = logging_gateway();
+    for batch in [true, false] {
+        let settings = Settings {
+            batch,
+            qos: 1,
+            ..Settings::default()
+        };
+        fan_out(&Fluxar::new(settings), address);
+    }
+    assert!(gateway.stop().into_iter().all(|end| end.is_ok()));
+
+    // More than a subscription is given before it acknowledges.
+    let (gateway, address, _folder) = logging_gateway();
+    let protocol = Fluxar::new(Settings {
+        qos: 1,
+        from_all: true,
+        ..Settings::default()
+    });
+    store(&protocol, address);
+    let others: Vec<_> = (0..5).map(|_| store(&protocol, address)).collect();
+    let mut late = Connection::open(&protocol, 21, address);
+    late.say(|session, out| session.subscribe(1, out));
+    let all = (1 + others.len()) * MESSAGES as usize;
+    late.wait("for what was stored", |tally| tally.events.len() >= all);
+    assert!(
+        late.tally.events.iter().eq((0..all)
+            .map(|at| payload(at as u64 % MESSAGES))
+            .collect::<Vec<_>>()
+            .iter())
+    );
+    assert!(gateway.stop().into_iter().all(|end| end.is_ok()));
+
+    let (gateway, address, _folder) = logging_gateway();
+    replay(&protocol, address);
     assert!(gateway.stop().into_iter().all(|end| end.is_ok()));
 }
 
@@ -500,15 +606,31 @@ fn relay() {
 #[test]
 fn nats() {
     let server = Server::nats();
-    let protocol = Nats::new();
+    let protocol = Nats::new(0);
     fan_out(&protocol, server.address);
     calls(&protocol, server.address);
 }
 
 #[test]
+fn jetstream() {
+    let server = Server::nats();
+    let protocol = Nats::new(1);
+    fan_out(&protocol, server.address);
+    let server = Server::nats();
+    replay(&protocol, server.address);
+    calls(&protocol, server.address);
+}
+
+#[test]
+fn redis_streams() {
+    let server = Server::redis();
+    replay(&Redis::new(1), server.address);
+}
+
+#[test]
 fn redis() {
     let server = Server::redis();
-    let protocol = Redis::new();
+    let protocol = Redis::new(0);
     assert!(!protocol.is_able(Ability::Calls));
     fan_out(&protocol, server.address);
 }
@@ -522,5 +644,27 @@ fn mqtt() {
             assert!(!protocol.is_able(Ability::Calls));
             fan_out(&protocol, server.address);
         }
+    }
+}
+
+#[test]
+fn mqtt_keeps_for_those_who_are_away() {
+    let server = Server::mosquitto();
+    for (number, version) in [(30, Version::V3), (31, Version::V5)] {
+        let keeping = Mqtt::new(version, 1).keeping();
+        assert!(keeping.needs_keeper() && !keeping.is_able(Ability::Replay));
+        let mut away = Connection::open(&keeping, number, server.address);
+        away.say(|session, out| session.subscribe(1, out));
+        away.wait("for the subscription", |tally| tally.subscribed == 1);
+        away.say(|session, out| session.close(out));
+        drop(away);
+        let mut publisher = Connection::open(&Mqtt::new(version, 1), 40, server.address);
+        publisher.say(|session, out| {
+            (0..MESSAGES).for_each(|sequence| session.publish(1, &payload(sequence), out));
+        });
+        publisher.wait("for acknowledgements", |tally| tally.acknowledged == MESSAGES);
+        let mut back = Connection::open(&keeping, number, server.address);
+        back.wait("for what was kept", |tally| tally.events.len() as u64 >= MESSAGES);
+        assert!(back.tally.events.iter().cloned().eq((0..MESSAGES).map(payload)));
     }
 }

@@ -51,6 +51,33 @@ workload_args!(
 );
 
 workload_args!(
+    /// `loadgen store`
+    StoreArgs {
+        /// Topics, each with publishers of its own
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        topics: u32,
+        /// Publishers of each topic
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        publishers: u32,
+    } load
+);
+
+workload_args!(
+    /// `loadgen replay`
+    ReplayArgs {
+        /// Events that are stored first
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+        events: u64,
+        /// Subscribers that then ask for all of them
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        subscribers: u32,
+        /// Bytes of a payload, its stamp included (64, 1KiB)
+        #[arg(long, value_parser = bytes, default_value = "64")]
+        bytes: usize,
+    }
+);
+
+workload_args!(
     /// `loadgen calls`
     CallsArgs {
         /// Connections that call

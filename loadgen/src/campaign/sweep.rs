@@ -175,6 +175,21 @@ fn check(scenario: &Scenario, misfits: &mut Vec<Misfit>) {
         }
         _ => {}
     }
+    match scenario.workload {
+        Workload::Store { topics, publishers } if topics == 0 || publishers == 0 => {
+            misfit("workload", "publishers", "nobody would publish");
+        }
+        Workload::Replay { events: 0, .. } => misfit("workload", "events", "nothing would be stored"),
+        Workload::Replay { subscribers: 0, .. } => misfit("workload", "subscribers", "nobody would come"),
+        Workload::Replay { .. } if !matches!(scenario.arrivals, Arrivals::Window { .. }) => {
+            misfit(
+                "arrivals",
+                "kind",
+                "what is replayed is stored as fast as it is acknowledged: leave the arrivals out, or give a window",
+            );
+        }
+        _ => {}
+    }
     let least = crate::stamp::PAYLOAD_BYTES_MIN;
     let too_small = format!("the smallest payload has {least} bytes, since it carries a stamp");
     match &scenario.payload {

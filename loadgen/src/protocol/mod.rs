@@ -25,8 +25,10 @@ mod text;
 pub enum Ability {
     /// Publish and subscribe, at most once.
     PubSub,
-    /// Publishes that the server acknowledges (FLUXAR and MQTT qos 1).
+    /// Publishes that the server acknowledges once it has stored them, or has at least taken them on (qos 1).
     AcknowledgedPublish,
+    /// Subscriptions that begin with the first event that was stored.
+    Replay,
     /// Request and answer through the server.
     Calls,
     /// Streams with credit through the server.
@@ -51,6 +53,11 @@ pub trait Protocol: Send + Sync + 'static {
 
     /// Whether it can do that.
     fn is_able(&self, ability: Ability) -> bool;
+    /// Whether somebody has to subscribe, and leave, before anything is stored: because a server stores only for those who have
+    /// subscribed, or because being accepted shows that it can.
+    fn needs_keeper(&self) -> bool {
+        false
+    }
     /// For the `number`th connection of the run (numbers are unique over all threads, and serve as client ids).
     fn session(&self, number: u64, names: &Arc<Names>) -> Self::Session;
 }
@@ -84,7 +91,7 @@ pub enum Incoming<'a> {
         /// As it was published.
         payload: &'a [u8],
     },
-    /// So many publishes were acknowledged, in order.
+    /// So many publishes were acknowledged; the oldest that were not, or were not refused.
     Acknowledged {
         /// How many.
         count: u32,
@@ -215,6 +222,10 @@ pub trait Session {
     fn grant(&mut self, _stream: u32, _bytes: u32, _out: &mut Outgoing) {}
     /// Gives a stream up.
     fn cancel_stream(&mut self, _stream: u32, _out: &mut Outgoing) {}
+    /// Whether [`Session::seal`] would write something although nothing was: what came is acknowledged once a turn.
+    fn has_unsaid(&self) -> bool {
+        false
+    }
     /// The worker is about to take what was written: frames that are still open are sealed.
     fn seal(&mut self, out: &mut Outgoing);
     /// What the session has to say although nothing arrived: that a peer which answers nothing (the relay) is taken to

@@ -12,6 +12,12 @@ pub(super) fn scenario(scenario: &Scenario) -> String {
         match (&scenario.workload, &scenario.arrivals) {
             // Calls have their own window, which is told already.
             (Workload::Calls { .. }, Arrivals::Window { .. }) => parts.push("closed loop".to_owned()),
+            // How it was stored is of no matter.
+            (Workload::Replay { .. }, _) => return format!("{}; {}", parts[0], payload(&scenario.payload)),
+            (Workload::Store { .. }, Arrivals::Window { messages }) => parts.push(format!(
+                "closed loop, window of {} unacknowledged",
+                count(f64::from(*messages))
+            )),
             (Workload::Stream { .. }, Arrivals::Window { .. }) => {
                 parts.push("as fast as credit allows".to_owned());
             }
@@ -71,6 +77,16 @@ fn workload(workload: &Workload) -> String {
                 format!("{} topics, each {fan_out}", count(f64::from(*topics)))
             }
         }
+        Workload::Store { topics, publishers } => format!(
+            "{}, {} each, stored and acknowledged",
+            many(*topics, "topic", "topics"),
+            many(*publishers, "publisher", "publishers")
+        ),
+        Workload::Replay { events, subscribers } => format!(
+            "{} events were stored, then {} came for all of them",
+            count(*events as f64),
+            many(*subscribers, "subscriber", "subscribers")
+        ),
         Workload::Calls {
             clients,
             in_flight,

@@ -47,6 +47,8 @@ pub(super) fn conclude(
 ) -> Measured {
     let whole = gather(outcomes, observed.windows.len().max(1));
     let is_storm = matches!(cast.visits, Some(Visits::Storm { .. }));
+    // Its measured time is what it took.
+    let is_replay = cast.replayed().is_some();
     let mut phases = Vec::new();
     for (index, window) in observed.windows.iter().enumerate() {
         let mut tally = whole.events[index].clone();
@@ -66,10 +68,15 @@ pub(super) fn conclude(
         if index == 0 {
             tally.add(&whole.spoken);
         }
+        if is_replay {
+            // From when it was stored: that says nothing.
+            tally.latency_ns.reset();
+        }
         let stalls_ns = &whole.outcome.of_subscribers.stalls_ns;
+        let stall_ns = stalls_ns.get(index).copied().filter(|_| !is_replay);
         phases.push(Phase {
-            asked_per_s: window.asked_per_s.filter(|_| !is_storm),
-            elapsed_ns: if is_storm {
+            asked_per_s: window.asked_per_s.filter(|_| !is_storm && !is_replay),
+            elapsed_ns: if is_storm || is_replay {
                 observed.measured_ns
             } else {
                 window.to_ns - window.from_ns
@@ -83,7 +90,7 @@ pub(super) fn conclude(
             out_of_order: tally.out_of_order,
             refused: tally.refused,
             latency_ns: tally.latency_ns,
-            stall_ns: stalls_ns.get(index).copied().unwrap_or(0),
+            stall_ns: stall_ns.unwrap_or(0),
         });
     }
     let mut measured = Measured {
@@ -115,6 +122,7 @@ fn gather(outcomes: Vec<Outcome>, phases: usize) -> Whole {
     };
     for outcome in outcomes {
         add(&mut whole.events, &outcome.published);
+        add(&mut whole.events, &outcome.stored);
         add(&mut whole.events, &outcome.heard);
         add(&mut whole.calls, &outcome.called);
         add(&mut whole.chunks, &outcome.streamed);
@@ -358,8 +366,9 @@ fn warnings(
     }
     if outcome.of_publishers.windows_lost > 0 {
         warnings.push(format!(
-            "{} times nothing arrived for 1 s although the window was full; what was under way was given up",
-            outcome.of_publishers.windows_lost
+            "{} times nothing arrived for {} s although the window was full; what was under way was given up",
+            outcome.of_publishers.windows_lost,
+            if cast.stored.is_some() { 10 } else { 1 }
         ));
     }
     if outcome.of_callers.overdue > 0 {

@@ -1,5 +1,7 @@
 //! Leads the generator's threads from stage to stage, watches the server's process, and tells of the progress.
 
+mod replay;
+
 use std::io;
 use std::thread;
 use std::time::Duration;
@@ -146,7 +148,10 @@ impl<'a> Conductor<'a> {
 
     /// The whole run. However it ends, the threads are told to stop.
     pub(super) fn conduct(&mut self) -> Result<Observed, RunError> {
-        let observed = self.lead();
+        let observed = match self.cast.replayed() {
+            Some(events) => self.lead_replay(events),
+            None => self.lead(),
+        };
         self.shared.enter(Stage::Stop);
         observed
     }
@@ -169,7 +174,7 @@ impl<'a> Conductor<'a> {
         let timetable = Timetable { start_ns, phases };
         let from_ns = timetable.measured_from_ns();
         let to_ns = timetable.measured_to_ns();
-        self.shared.begin(timetable);
+        self.shared.begin(timetable, Stage::Run);
         self.wait_until(from_ns, RunStage::WarmingUp)?;
         let before = self.mark();
         observed.rss_begun_bytes = self.memory_now();
@@ -189,21 +194,26 @@ impl<'a> Conductor<'a> {
 
         observed.measured_ns = measured_to_ns.saturating_sub(from_ns).max(1);
         observed.windows = windows;
+        self.sum_up(&before, &after, rss_after_bytes, &mut observed);
+        Ok(observed)
+    }
+
+    /// What generator and server used between two looks; `measured_ns` is known.
+    fn sum_up(&self, before: &Mark, after: &Mark, rss_after_bytes: Option<u64>, observed: &mut Observed) {
         observed.generator_cpu_ns = after.own_cpu_ns.saturating_sub(before.own_cpu_ns);
         // Looking for work is not work.
         let busy_ns = |thread: &ThreadMark| thread.cpu_ns.saturating_sub(thread.idle_ns);
-        observed.generator_busy = share(&before, &after, busy_ns);
-        observed.generator_waited = share(&before, &after, |thread| thread.waited_ns);
+        observed.generator_busy = share(before, after, busy_ns);
+        observed.generator_waited = share(before, after, |thread| thread.waited_ns);
         if self.has_server() {
             match (&before.server, &after.server, rss_after_bytes) {
                 (Ok(before), Ok(after), Some(rss_after_bytes)) => {
-                    self.weigh(before, after, rss_after_bytes, &mut observed);
+                    self.weigh(before, after, rss_after_bytes, observed);
                 }
                 (Err(why), ..) | (_, Err(why), _) => observed.server_unknown = Some(why.clone()),
                 (.., None) => observed.server_unknown = Some("its memory cannot be read".to_owned()),
             }
         }
-        Ok(observed)
     }
 
     /// What the server used between two looks.
@@ -347,6 +357,7 @@ impl<'a> Conductor<'a> {
             }
             let stage = match stage {
                 RunStage::Connecting { .. } => RunStage::Connecting { done, of },
+                RunStage::Storing { .. } => RunStage::Storing { done, of },
                 other => other,
             };
             let now_ns = self.look(u64::MAX, stage)?;
@@ -468,7 +479,8 @@ impl<'a> Conductor<'a> {
     /// Until everything of the measured time arrived, or nothing comes any more.
     fn drain(&mut self, stage: RunStage) -> Result<(), RunError> {
         let begun_ns = clock_ns();
-        let quiet_ns = if self.cast.callers > 0 {
+        // A call has its time, and so has a disk.
+        let quiet_ns = if self.cast.callers > 0 || self.cast.stored.is_some() {
             QUIET_CALLS_NS
         } else {
             QUIET_NS

@@ -75,6 +75,13 @@ pub enum RunError {
         /// Of so many.
         of: u64,
     },
+    /// Events were to be stored before they are replayed, and the server stopped acknowledging.
+    Unsettled {
+        /// Publishes that it acknowledged.
+        settled: u64,
+        /// Of so many.
+        of: u64,
+    },
     /// The server's process cannot be looked at.
     Process {
         /// Which.
@@ -93,7 +100,8 @@ impl fmt::Display for RunError {
             RunError::Unable { protocol, ability } => {
                 let ability = match ability {
                     Ability::PubSub => "publish and subscribe",
-                    Ability::AcknowledgedPublish => "acknowledge publishes",
+                    Ability::AcknowledgedPublish => "acknowledge publishes (which takes qos = 1)",
+                    Ability::Replay => "deliver what was stored before (which takes qos = 1)",
                     Ability::Calls => "carry calls and their answers",
                     Ability::Streams => "carry streams",
                     Ability::Listening => "connect to services that listen",
@@ -142,6 +150,11 @@ impl fmt::Display for RunError {
                 f,
                 "only {prepared} of {of} connections were accepted by the server, and for 10 s nothing happened: does it \
                  speak this protocol on this port, and is it alive?"
+            ),
+            RunError::Unsettled { settled, of } => write!(
+                f,
+                "the server acknowledged {settled} of {of} events that were to be stored, and then nothing for 10 s: is its \
+                 disk full?"
             ),
             RunError::Process { pids, error } => write!(
                 f,

@@ -34,6 +34,7 @@ use crate::tally::{Tally, Timetable};
 use crate::workload::calling::{Called, Calling};
 use crate::workload::hearing::{Heard, Hearing};
 use crate::workload::publishing::{Published, Publishing};
+use crate::workload::storing::Storing;
 use crate::workload::streaming::{Streamed, Streaming};
 use crate::workload::visiting::Visiting;
 use crate::workload::{Cast, Part};
@@ -76,6 +77,8 @@ pub(crate) struct Cut {
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) published: Vec<Tally>,
+    /// Acknowledgements, where they are what publishes lead to.
+    pub(crate) stored: Vec<Tally>,
     pub(crate) heard: Vec<Tally>,
     pub(crate) called: Vec<Tally>,
     pub(crate) streamed: Vec<Tally>,
@@ -123,11 +126,15 @@ pub(crate) struct Worker<P: Protocol> {
     by_slot: Vec<u32>,
     /// Peers that wait to be dialled.
     to_dial: VecDeque<u32>,
+    /// Peers that ask again in a moment.
+    to_ask: Vec<u32>,
     /// Dialled and not prepared, in [`Stage::Connect`].
     under_way: usize,
     dirty: Vec<u32>,
     payloads: Payloads,
     publishing: Publishing,
+    /// Where events are stored.
+    storing: Option<Storing>,
     hearing: Hearing,
     calling: Calling,
     streaming: Streaming,
@@ -292,9 +299,11 @@ impl<P: Protocol> Worker<P> {
                 },
                 Part::Visitor => *events = events.saturating_add(1),
                 // They asked for none.
-                Part::Publisher { .. } | Part::Caller { .. } | Part::Server { .. } | Part::Opener { .. } => {
-                    hearing.foreign();
-                }
+                Part::Publisher { .. }
+                | Part::Caller { .. }
+                | Part::Server { .. }
+                | Part::Opener { .. }
+                | Part::Keeper { .. } => hearing.foreign(),
             },
             Incoming::Answer { payload } => match part {
                 Part::Caller { .. } => calling.answer(of_part, payload, now_ns, live),
@@ -314,7 +323,8 @@ impl<P: Protocol> Worker<P> {
             }
         }
         drop(input);
-        if !self.peers[index].out.bytes.is_empty() {
+        let peer = &self.peers[index];
+        if !peer.out.bytes.is_empty() || peer.session.has_unsaid() {
             self.mark(index);
         }
         self.note(index, notes);
@@ -334,6 +344,10 @@ impl<P: Protocol> Worker<P> {
             self.attached(index);
         }
         self.outcome.acknowledged += notes.acknowledged;
+        if let (Some(storing), Part::Publisher { .. }, 1..) = (&mut self.storing, part, notes.acknowledged) {
+            let (publisher, live) = (self.peers[index].index as usize, &self.shared.live[self.thread].0);
+            storing.acknowledged(publisher, notes.acknowledged, self.now_ns, live);
+        }
         self.outcome.served += notes.served;
         if let Some(words) = notes.words {
             self.outcome.refusal.get_or_insert_with(|| words.clone());
@@ -378,13 +392,20 @@ impl<P: Protocol> Worker<P> {
     fn send_what_is_due(&mut self) -> bool {
         // What was due while it ran and could not leave may do so for a moment while it drains.
         // Before the start, nothing is: what was meant to be sent then is taken for another run's.
-        if !matches!(self.stage, Stage::Run | Stage::Drain) || self.now_ns < self.timetable.start_ns {
+        let may_send = match self.cast.replayed() {
+            Some(_) => self.stage == Stage::Fill,
+            None => matches!(self.stage, Stage::Run | Stage::Drain),
+        };
+        if !may_send || self.now_ns < self.timetable.start_ns {
             return false;
         }
-        for publisher in &self.publishing.publishers {
+        for (at, publisher) in self.publishing.publishers.iter().enumerate() {
             // The slowest reader of a publisher may be here though the publisher is not; that is told in `report`.
             let number = publisher.number as usize;
-            let position = self.hearing.slowest(number).unwrap_or(u64::MAX);
+            let position = match &self.storing {
+                Some(storing) => storing.settled_of(at),
+                None => self.hearing.slowest(number).unwrap_or(u64::MAX),
+            };
             self.shared.set_heard(self.thread, number, position);
         }
         let mut hand = Hand {
@@ -395,6 +416,7 @@ impl<P: Protocol> Worker<P> {
             sent: 0,
             blocked: false,
         };
+        let storing = &mut self.storing;
         self.publishing.pump(
             self.now_ns,
             TURN_MESSAGES_MAX,
@@ -405,10 +427,14 @@ impl<P: Protocol> Worker<P> {
                     sequence: publisher.sent,
                     intended_ns: order.intended_ns,
                 };
-                hand.write(publisher.peer, &stamp, |peer, payload| {
+                let has_left = hand.write(publisher.peer, &stamp, |peer, payload| {
                     let topic = publisher.topic as usize;
                     peer.session.publish(topic, payload, &mut peer.out);
-                })
+                });
+                if let (Some(storing), true) = (storing.as_mut(), has_left) {
+                    storing.sent(order.publisher, order.intended_ns);
+                }
+                has_left
             },
         );
         self.calling
@@ -432,7 +458,7 @@ impl<P: Protocol> Worker<P> {
     /// Tells the others how far this thread is.
     fn report(&mut self) {
         let mut moved = false;
-        if self.threads > 1 && self.stage == Stage::Run {
+        if self.threads > 1 && self.stage == Stage::Run && self.storing.is_none() {
             for publisher in 0..self.cast.publishers as usize {
                 let position = self.hearing.slowest(publisher).unwrap_or(u64::MAX);
                 moved |= self.shared.set_heard(self.thread, publisher, position);
@@ -451,6 +477,13 @@ impl<P: Protocol> Worker<P> {
         let (answered, answered_measured) = self.calling.delivered();
         let (streamed, expected_chunks) = self.streaming.sent();
         let (read, read_measured) = self.streaming.delivered();
+        let (stored, stored_measured) = self.storing.as_ref().map_or((0, 0), Storing::delivered);
+        if let Some(storing) = &self.storing {
+            progress.settled.store(storing.settled(), Ordering::Relaxed);
+        }
+        if progress.delivered.load(Ordering::Relaxed) < heard {
+            progress.arrived_ns.store(self.now_ns, Ordering::Relaxed);
+        }
         let spoken = &self.outcome.spoken;
         progress.attached.store(self.attached, Ordering::Relaxed);
         progress.prepared.store(self.prepared, Ordering::Relaxed);
@@ -458,11 +491,12 @@ impl<P: Protocol> Worker<P> {
         progress
             .sent
             .store(published + called + streamed + spoken.sent, Ordering::Relaxed);
-        progress
-            .delivered
-            .store(heard + answered + read + spoken.delivered, Ordering::Relaxed);
+        progress.delivered.store(
+            heard + answered + read + stored + spoken.delivered,
+            Ordering::Relaxed,
+        );
         progress.delivered_measured.store(
-            heard_measured + answered_measured + read_measured + spoken.delivered,
+            heard_measured + answered_measured + read_measured + stored_measured + spoken.delivered,
             Ordering::Relaxed,
         );
         progress.expected_measured.store(
@@ -545,6 +579,7 @@ impl<P: Protocol> Worker<P> {
         let shared = self.shared;
         let published = |publisher: usize| shared.published[publisher].load(Ordering::Relaxed);
         (outcome.published, outcome.of_publishers) = self.publishing.finish();
+        outcome.stored = self.storing.map(Storing::finish).unwrap_or_default();
         (outcome.heard, outcome.of_subscribers) = self.hearing.finish(published);
         (outcome.called, outcome.of_callers) = self.calling.finish();
         (outcome.streamed, outcome.of_streams) = self.streaming.finish();

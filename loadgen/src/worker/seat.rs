@@ -20,9 +20,10 @@ use crate::workload::calling::{Caller, Calling};
 use crate::workload::hearing::Hearing;
 use crate::workload::pacing::OpenLoop;
 use crate::workload::publishing::{self, Publisher, Publishing};
+use crate::workload::storing::Storing;
 use crate::workload::streaming::Streaming;
 use crate::workload::visiting::{self, Visiting};
-use crate::workload::{Cast, Part, Visits};
+use crate::workload::{Cast, Part, Stored, Visits};
 
 use super::peer::Peer;
 use super::shared::{Shared, Stage};
@@ -128,11 +129,15 @@ impl<P: Protocol> Seat<P> {
                 }
                 Part::Opener { method, client, .. } => streaming.seat_client(at, client, method) as usize,
                 Part::Server { .. } => streaming.seat_service(at) as usize,
-                Part::Silent | Part::Visitor => 0,
+                Part::Keeper { .. } | Part::Silent | Part::Visitor => 0,
             };
             let session = self.protocols[usize::from(part.hears())].session(number, &self.names);
             peers.push(Peer::new(session, part, number, index as u32));
         }
+        let storing = self
+            .cast
+            .stored
+            .map(|stored| Storing::new(publishers.len(), stored == Stored::Kept));
         let (publishing, calling) = self.paced(publishers, callers);
         let visiting = self.visiting();
         let hearing = Hearing::new(&subscribers, self.cast.publishers, self.cast.publishers_per_topic);
@@ -157,10 +162,12 @@ impl<P: Protocol> Seat<P> {
             free: Vec::new(),
             by_slot: Vec::new(),
             to_dial,
+            to_ask: Vec::new(),
             under_way: 0,
             dirty: Vec::new(),
             payloads: self.payloads,
             publishing,
+            storing,
             hearing,
             calling,
             streaming,
@@ -190,7 +197,7 @@ impl<P: Protocol> Seat<P> {
         let schedule = |plan: &Plan, numbers: Vec<u32>, all: u32| {
             OpenLoop::new(Schedule::new(plan.clone(), numbers, all, self.seed))
         };
-        let readers = u64::from(self.cast.readers_per_topic);
+        let readers = self.cast.arrivals_per_publish();
         let pace = match &self.plan {
             Some(plan) => {
                 publishing::Pace::Open(Box::new(schedule(plan, of_publishers, self.cast.publishers)))
@@ -199,8 +206,12 @@ impl<P: Protocol> Seat<P> {
         };
         let calls = self.plan.as_ref().filter(|_| self.cast.calls_arrive);
         let calls = calls.map(|plan| schedule(plan, of_callers, self.cast.callers));
+        let publishing = Publishing::new(publishers, readers, pace);
         (
-            Publishing::new(publishers, readers, pace),
+            match self.cast.stored {
+                Some(_) => publishing.stored(self.cast.replayed()),
+                None => publishing,
+            },
             Calling::new(callers, self.cast.in_flight, calls),
         )
     }

@@ -12,6 +12,8 @@ use crate::tally::Timetable;
 pub enum Stage {
     /// Connections are made and prepared.
     Connect,
+    /// What will be replayed is stored.
+    Fill,
     /// The workload: warm-up and measured time.
     Run,
     /// Silent connections subscribe.
@@ -24,8 +26,9 @@ pub enum Stage {
     Stop,
 }
 
-const STAGES: [Stage; 6] = [
+const STAGES: [Stage; 7] = [
     Stage::Connect,
+    Stage::Fill,
     Stage::Run,
     Stage::Rouse,
     Stage::Speak,
@@ -63,6 +66,10 @@ pub struct Progress {
     pub visited: AtomicU64,
     /// When the last visitor of a storm was greeted, ns.
     pub visited_ns: AtomicU64,
+    /// Publishes that were acknowledged or refused, where they are stored.
+    pub settled: AtomicU64,
+    /// When something arrived last, in a turn's time, ns.
+    pub arrived_ns: AtomicU64,
     /// Of its spinning, the time in which nothing happened, ns.
     pub idle_ns: AtomicU64,
     /// The highest stage that it has taken up.
@@ -124,7 +131,7 @@ impl LiveLatency {
 #[derive(Debug)]
 pub struct Shared {
     stage: AtomicU8,
-    /// When what happens. Set before [`Stage::Run`].
+    /// When what happens. Set before [`Stage::Fill`] and [`Stage::Run`].
     timetable: OnceLock<Timetable>,
     /// One for each thread.
     pub progress: Vec<Lines<Progress>>,
@@ -166,10 +173,10 @@ impl Shared {
         self.stage.store(stage as u8, Ordering::Release);
     }
 
-    /// Begins the workload.
-    pub fn begin(&self, timetable: Timetable) {
+    /// Begins the workload, at its first stage.
+    pub fn begin(&self, timetable: Timetable, stage: Stage) {
         self.timetable.get_or_init(|| timetable);
-        self.enter(Stage::Run);
+        self.enter(stage);
     }
 
     /// When what happens.

@@ -24,6 +24,10 @@ const TURN_CONNECTIONS: usize = 256;
 const LOOK_NS: u64 = 250_000_000;
 /// How long closing connections are waited for at the end, ns.
 const LEAVE_NS: u64 = 1_500_000_000;
+/// What a server cannot do at the moment it is asked for again after this, while connections are prepared, ns.
+const ASK_AGAIN_NS: u64 = 50_000_000;
+/// What a gateway says then: it listens while it still reads its log.
+const NOT_YET: &str = "unavailable";
 /// RFC 6455 close code for a good end.
 const WS_NORMAL: u16 = 1000;
 
@@ -36,29 +40,31 @@ impl<P: Protocol> Worker<P> {
             self.enter(stage);
         }
         match self.stage {
-            Stage::Connect => self.dial_waiting(),
+            Stage::Connect => {
+                self.dial_waiting();
+                self.ask_again();
+            }
             Stage::Run => {
                 self.let_visitors_come();
                 self.stop_reading();
             }
             Stage::Rouse => self.rouse(),
             Stage::Speak => self.speak(),
-            Stage::Drain | Stage::Stop => {}
+            Stage::Fill | Stage::Drain | Stage::Stop => {}
         }
     }
 
     fn enter(&mut self, stage: Stage) {
         match stage {
+            Stage::Fill => self.begin(),
             Stage::Run => {
-                let timetable = self.shared.timetable();
-                self.publishing.begin(&timetable);
-                self.hearing.begin(&timetable);
-                self.calling.begin(&timetable);
-                self.streaming.begin(&timetable);
-                if let Some(visiting) = &mut self.visiting {
-                    visiting.begin(&timetable);
+                // A thread without publishers may have been asleep while others filled.
+                if self.timetable.phases.is_empty() {
+                    self.begin();
                 }
-                self.timetable = timetable;
+                if self.cast.replayed().is_some() {
+                    self.ask_for_all();
+                }
             }
             Stage::Speak => {
                 let silent = self.peers.iter().filter(|peer| peer.part == Part::Silent);
@@ -74,6 +80,33 @@ impl<P: Protocol> Worker<P> {
                 }
             }
             Stage::Connect | Stage::Rouse | Stage::Stop => {}
+        }
+    }
+
+    fn begin(&mut self) {
+        let timetable = self.shared.timetable();
+        self.publishing.begin(&timetable);
+        if let Some(storing) = &mut self.storing {
+            storing.begin(&timetable);
+        }
+        self.hearing.begin(&timetable);
+        self.calling.begin(&timetable);
+        self.streaming.begin(&timetable);
+        if let Some(visiting) = &mut self.visiting {
+            visiting.begin(&timetable);
+        }
+        self.timetable = timetable;
+    }
+
+    /// Subscribers that came late ask for everything that was stored.
+    fn ask_for_all(&mut self) {
+        for index in 0..self.peers.len() {
+            let peer = &mut self.peers[index];
+            if let (Part::Subscriber { topic, .. }, State::Prepared) = (peer.part, peer.state) {
+                peer.state = State::Asking;
+                peer.session.subscribe(topic as usize, &mut peer.out);
+                self.mark(index);
+            }
         }
     }
 
@@ -110,6 +143,21 @@ impl<P: Protocol> Worker<P> {
                     self.free.push(index as u32);
                 }
                 self.shared.fail(error);
+            }
+        }
+    }
+
+    /// What was not to be had a moment ago is asked for again.
+    fn ask_again(&mut self) {
+        for at in (0..self.to_ask.len()).rev() {
+            let index = self.to_ask[at] as usize;
+            let peer = &mut self.peers[index];
+            if peer.state != State::Asking {
+                self.to_ask.swap_remove(at);
+            } else if peer.since_ns <= self.now_ns {
+                self.to_ask.swap_remove(at);
+                peer.state = State::Greeting;
+                self.greeted(index);
             }
         }
     }
@@ -176,7 +224,11 @@ impl<P: Protocol> Worker<P> {
         }
         peer.state = State::Asking;
         match peer.part {
-            Part::Subscriber { topic, .. } => peer.session.subscribe(topic as usize, &mut peer.out),
+            // It asks when everything is stored.
+            Part::Subscriber { .. } if self.cast.replayed().is_some() => return self.prepared(index),
+            Part::Subscriber { topic, .. } | Part::Keeper { topic } => {
+                peer.session.subscribe(topic as usize, &mut peer.out);
+            }
             // Behind its answer, the server knows that we listen.
             Part::Server { .. } if peer.was_accepted => peer.session.ping(&mut peer.out),
             Part::Server { method } => peer.session.serve(method as usize, &mut peer.out),
@@ -203,6 +255,10 @@ impl<P: Protocol> Worker<P> {
                 peer.state = State::Prepared;
                 self.roused += 1;
             }
+            Part::Keeper { .. } => {
+                self.prepared(index);
+                self.leave(index);
+            }
             _ => self.prepared(index),
         }
     }
@@ -225,7 +281,21 @@ impl<P: Protocol> Worker<P> {
             }
             return;
         }
-        if matches!(peer.state, State::Greeting | State::Asking) {
+        let is_not_yet = peer
+            .words
+            .as_ref()
+            .is_some_and(|words| words.starts_with(NOT_YET));
+        if self.stage == Stage::Connect && peer.state == State::Asking && is_not_yet {
+            let peer = &mut self.peers[index];
+            peer.words = None;
+            peer.since_ns = self.now_ns + ASK_AGAIN_NS;
+            self.outcome.refusal = None;
+            self.to_ask.push(index as u32);
+            return;
+        }
+        // What is refused while events are stored would be missing when they are replayed.
+        let is_needed = matches!(part, Part::Publisher { .. }) && self.cast.replayed().is_some();
+        if matches!(peer.state, State::Greeting | State::Asking) || is_needed {
             let words = peer.words.clone().unwrap_or_default();
             let who = who(peer);
             self.shared.fail(RunError::Refused { who, words });
@@ -233,7 +303,11 @@ impl<P: Protocol> Worker<P> {
         }
         for _ in 0..count {
             match part {
-                Part::Publisher { .. } => self.publishing.refused(self.now_ns),
+                Part::Publisher { .. } => {
+                    let storing = self.storing.as_mut();
+                    let due_ns = storing.and_then(|storing| storing.refused(of_part as usize));
+                    self.publishing.refused(due_ns.unwrap_or(self.now_ns));
+                }
                 Part::Caller { .. } => self.calling.refused(of_part, self.now_ns),
                 _ => {}
             }

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`publishing`] | publishers: windows and schedules |
 //! | [`pacing`] | what all who send have in common: schedules, and the count of what left |
+//! | [`storing`] | acknowledgements of publishers whose events are stored |
 //! | [`hearing`] | subscribers: ledgers, latencies, stalls |
 //! | [`calling`] | callers |
 //! | [`streaming`] | both ends of streams |
@@ -15,6 +16,7 @@ pub mod calling;
 pub mod hearing;
 pub mod pacing;
 pub mod publishing;
+pub mod storing;
 pub mod streaming;
 pub mod visiting;
 
@@ -64,6 +66,11 @@ pub enum Part {
         /// Whether it stops reading when the warm-up is over.
         stops: bool,
     },
+    /// Subscribes before anything is published, and is away from then on; see [`crate::protocol::Protocol::needs_keeper`].
+    Keeper {
+        /// Index of its topic.
+        topic: u32,
+    },
     /// Is there and says nothing, until it is spoken to.
     Silent,
     /// Comes and goes.
@@ -80,6 +87,7 @@ impl Part {
             Part::Caller { .. } => "caller",
             Part::Server { .. } => "service",
             Part::Opener { .. } => "client",
+            Part::Keeper { .. } => "subscriber that is away",
             Part::Silent => "idle connection",
             Part::Visitor => "visitor",
         }
@@ -99,7 +107,11 @@ impl Part {
     pub fn hears(self) -> bool {
         matches!(
             self,
-            Part::Subscriber { .. } | Part::Server { .. } | Part::Silent | Part::Visitor
+            Part::Subscriber { .. }
+                | Part::Server { .. }
+                | Part::Keeper { .. }
+                | Part::Silent
+                | Part::Visitor
         )
     }
 }
@@ -131,6 +143,9 @@ pub fn connections_max(workload: &Workload) -> u64 {
             publishers,
             subscribers,
         } => u64::from(topics).saturating_mul(sum(&[publishers, subscribers])),
+        // One more of each topic, where a server needs somebody to store for, or that shows when it can.
+        Workload::Store { topics, publishers } => u64::from(topics).saturating_mul(sum(&[publishers, 1])),
+        Workload::Replay { subscribers, .. } => sum(&[subscribers, 2]),
         Workload::Calls {
             clients, services, ..
         } => sum(&[clients, services]),
@@ -163,6 +178,18 @@ pub fn connections_max(workload: &Workload) -> u64 {
     }
 }
 
+/// What becomes of what is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// Publishes are acknowledged, and that is all.
+    Kept,
+    /// So many are published and acknowledged first; then subscribers come and ask for all of them.
+    Replayed {
+        /// How many.
+        events: u64,
+    },
+}
+
 /// A workload's connections and how they are paced.
 #[derive(Debug, Clone)]
 pub struct Cast {
@@ -190,6 +217,8 @@ pub struct Cast {
     pub streams: Option<Shape>,
     /// Services that listen: so many connections come from the server. They are not among `parts`.
     pub attached: u32,
+    /// What is stored, if anything is.
+    pub stored: Option<Stored>,
     /// How many connect at a time.
     pub concurrency: u32,
     /// Whether silent connections are spoken to at the end.
@@ -213,6 +242,7 @@ impl Cast {
             calls_arrive: false,
             streams: None,
             attached: 0,
+            stored: None,
             concurrency: 64,
             speaks: false,
         };
@@ -222,6 +252,17 @@ impl Cast {
                 publishers,
                 subscribers,
             } => cast.fan_out(topics, publishers, subscribers, 0),
+            Workload::Store { topics, publishers } => {
+                cast.fan_out(topics, publishers, 0, 0);
+                cast.stored = Some(Stored::Kept);
+            }
+            Workload::Replay { events, subscribers } => {
+                if !matches!(cast.arrivals, Arrivals::Window { .. }) {
+                    cast.arrivals = Arrivals::default();
+                }
+                cast.fan_out(1, 1, subscribers, 0);
+                cast.stored = Some(Stored::Replayed { events });
+            }
             Workload::Calls {
                 clients,
                 in_flight,
@@ -353,6 +394,37 @@ impl Cast {
         self.attached = (all - self.parts.len()) as u32;
     }
 
+    /// Gives topics names that no other run has: what others stored is none of ours.
+    pub fn set_apart(&mut self, mark: &str) {
+        let topics = 0..self.names.topics.len();
+        self.names.topics = topics.map(|topic| format!("load.{mark}.t{topic}")).collect();
+    }
+
+    /// Somebody subscribes to each topic and goes away.
+    pub fn add_keepers(&mut self) {
+        let topics = 0..self.names.topics.len() as u32;
+        self.parts.extend(topics.map(|topic| Part::Keeper { topic }));
+    }
+
+    /// Events that are stored before anybody reads them.
+    #[must_use]
+    pub fn replayed(&self) -> Option<u64> {
+        match self.stored {
+            Some(Stored::Replayed { events }) => Some(events),
+            Some(Stored::Kept) | None => None,
+        }
+    }
+
+    /// Arrivals that a publish should lead to.
+    #[must_use]
+    pub fn arrivals_per_publish(&self) -> u64 {
+        match self.stored {
+            // Its acknowledgement.
+            Some(Stored::Kept) => 1,
+            Some(Stored::Replayed { .. }) | None => u64::from(self.readers_per_topic),
+        }
+    }
+
     /// Whether anybody stops reading, or granting, when the warm-up is over.
     #[must_use]
     pub fn has_stopped(&self) -> bool {
@@ -375,6 +447,12 @@ impl Cast {
         let mut abilities = Vec::new();
         if self.publishers > 0 {
             abilities.push(Ability::PubSub);
+        }
+        if self.stored.is_some() {
+            abilities.push(Ability::AcknowledgedPublish);
+        }
+        if self.replayed().is_some() {
+            abilities.push(Ability::Replay);
         }
         if self.callers > 0 {
             abilities.push(Ability::Calls);
@@ -402,7 +480,7 @@ impl Cast {
     /// The parts that live on one of so many threads: every kind is dealt in turn, so that each thread has its share of it.
     #[must_use]
     pub fn share(&self, thread: usize, threads: usize) -> Vec<(u64, Part)> {
-        let mut dealt = [0usize; 6];
+        let mut dealt = [0usize; 7];
         let mine = (0..).zip(&self.parts).filter_map(|(number, &part)| {
             let kind = match part {
                 Part::Publisher { .. } => 0,
@@ -411,6 +489,7 @@ impl Cast {
                 Part::Server { .. } => 3,
                 Part::Silent | Part::Visitor => 4,
                 Part::Opener { .. } => 5,
+                Part::Keeper { .. } => 6,
             };
             dealt[kind] += 1;
             // Publishers and subscribers of a pair meet on different threads where there are several.

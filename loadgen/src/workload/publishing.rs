@@ -2,7 +2,8 @@
 //!
 //! In a closed loop each has a window, counted at the slowest of its readers wherever that lives. A window that nothing
 //! moves for a second is taken as lost and opened again, so that a server that drops does not end the run; what comes
-//! after all still counts as delivered. In an open loop a schedule says what is due, and a publish that cannot
+//! after all still counts as delivered. Where publishes are stored, the window counts those that were not acknowledged, and a
+//! disk is given more time. In an open loop a schedule says what is due, and a publish that cannot
 //! leave in time keeps the moment at which it was due.
 
 use crate::tally::{Tally, Timetable};
@@ -10,8 +11,9 @@ use crate::worker::shared::Shared;
 
 use super::pacing::{Left, OpenLoop, Sent};
 
-/// A full window that nothing moves for so long is given up, ns.
+/// A full window that nothing moves for so long is given up, ns; and one that waits for a disk.
 const GIVE_UP_NS: u64 = 1_000_000_000;
+const GIVE_UP_STORED_NS: u64 = 10_000_000_000;
 
 /// How publishers are paced.
 #[derive(Debug, Clone)]
@@ -63,6 +65,9 @@ pub struct Publishing {
     sent: Sent,
     /// Who is looked at first: the one behind the last that sent.
     turn: usize,
+    give_up_ns: u64,
+    /// Publishes of each publisher at most, in a closed loop.
+    most: u64,
     /// Windows that were given up.
     windows_lost: u64,
 }
@@ -89,7 +94,19 @@ impl Publishing {
             readers,
             sent: Sent::default(),
             turn: 0,
+            give_up_ns: GIVE_UP_NS,
+            most: u64::MAX,
             windows_lost: 0,
+        }
+    }
+
+    /// Publishes are stored, and no more than so many of each publisher.
+    #[must_use]
+    pub fn stored(self, most: Option<u64>) -> Publishing {
+        Publishing {
+            give_up_ns: GIVE_UP_STORED_NS,
+            most: most.unwrap_or(u64::MAX),
+            ..self
         }
     }
 
@@ -201,7 +218,7 @@ impl Publishing {
                 publisher.moved_ns = now_ns;
             }
             let mut under_way = publisher.sent - publisher.sent.min(heard.max(publisher.given_up));
-            if under_way >= window && now_ns.saturating_sub(publisher.moved_ns) >= GIVE_UP_NS {
+            if under_way >= window && now_ns.saturating_sub(publisher.moved_ns) >= self.give_up_ns {
                 publisher.given_up = publisher.sent;
                 publisher.moved_ns = now_ns;
                 self.windows_lost += 1;
@@ -209,6 +226,7 @@ impl Publishing {
             }
             let before = publisher.sent;
             let count = window.saturating_sub(under_way).min(left);
+            let count = count.min(self.most.saturating_sub(before));
             for _ in 0..count {
                 let order = Order {
                     publisher: at,
@@ -226,9 +244,9 @@ impl Publishing {
         self.turn = (self.turn + 1) % self.publishers.len();
     }
 
-    /// The server refused a publish (of about now).
-    pub fn refused(&mut self, now_ns: u64) {
-        self.sent.refused(self.timetable.phase(now_ns), self.readers);
+    /// The server refused a publish that was due then, or about then.
+    pub fn refused(&mut self, due_ns: u64) {
+        self.sent.refused(self.timetable.phase(due_ns), self.readers);
     }
 
     /// A publisher's connection is gone; whether any is left.
@@ -312,6 +330,20 @@ mod tests {
         assert_eq!(pumped(&mut publishing, 2_500, &shared), 4);
         let (tallies, _) = publishing.finish();
         assert_eq!((tallies[0].sent, tallies[0].expected), (4, 8));
+    }
+
+    #[test]
+    fn what_is_stored_has_a_bound_and_time() {
+        let shared = Shared::new(1, 1);
+        let mut publishing = publishing(Pace::Window(10)).stored(Some(15));
+        shared.set_heard(0, 0, 0);
+        assert_eq!(pumped(&mut publishing, 2_000, &shared), 10);
+        assert_eq!(pumped(&mut publishing, 5 * GIVE_UP_NS, &shared), 0);
+        shared.set_heard(0, 0, 10);
+        assert_eq!(pumped(&mut publishing, 6 * GIVE_UP_NS, &shared), 5);
+        shared.set_heard(0, 0, 15);
+        assert_eq!(pumped(&mut publishing, 7 * GIVE_UP_NS, &shared), 0);
+        assert_eq!(publishing.finish().1.windows_lost, 0);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! swaps and stalls.
 
 mod faulty;
+mod stored;
 mod streams;
 
 use std::io::Write;
@@ -26,6 +27,11 @@ struct Running {
 
 impl Running {
     fn start() -> Running {
+        Running::with(false)
+    }
+
+    /// Keeps a log, or does not.
+    fn with(log: bool) -> Running {
         let folder = tempfile::tempdir().expect("a folder");
         let mut config = Config {
             cores: Cores::Count(1),
@@ -36,7 +42,10 @@ impl Running {
             ],
             ..Config::default()
         };
-        config.log.dir = LogDir::Nowhere;
+        config.log.dir = match log {
+            true => LogDir::At(folder.path().join("log")),
+            false => LogDir::Nowhere,
+        };
         // Tests share the machine with each other.
         config.engine.spin_us = 0;
         let gateway = Gateway::start(&config).unwrap_or_else(|error| panic!("{error}"));
@@ -322,9 +331,10 @@ fn progress_is_told_in_order() {
     .unwrap_or_else(|error| panic!("{error}"));
     let rank = |stage: &RunStage| match stage {
         RunStage::Connecting { .. } => 0,
-        RunStage::WarmingUp => 1,
-        RunStage::Measuring => 2,
-        RunStage::Draining => 3,
+        RunStage::Storing { .. } => 1,
+        RunStage::WarmingUp => 2,
+        RunStage::Measuring => 3,
+        RunStage::Draining => 4,
     };
     assert!(stages.is_sorted_by_key(rank), "{stages:?}");
     assert!(stages.contains(&RunStage::WarmingUp) && stages.contains(&RunStage::Measuring));
@@ -454,7 +464,7 @@ fn what_cannot_work_says_why() {
     );
 
     let mut acknowledged = order(url.clone(), fan_out(1, 1, 1));
-    acknowledged.target.protocol = ProtocolName::Nats;
+    acknowledged.target.protocol = ProtocolName::Relay;
     acknowledged.target.qos = 1;
     assert!(matches!(fails(&acknowledged), RunError::Unable { .. }));
 

@@ -6,6 +6,7 @@
 
 mod frames;
 mod listening;
+mod logged;
 mod shapes;
 mod streaming;
 mod streams;
@@ -19,7 +20,8 @@ use fluxar_protocol::exchange::{Verb, verb};
 use fluxar_protocol::frame::Deframer;
 use fluxar_protocol::hello::{Hello, Welcome};
 use fluxar_protocol::limits::{CREDIT_BYTES_DEFAULT, FRAME_BYTES_DEFAULT};
-use fluxar_protocol::meta::{Meta, MetaWriter};
+use fluxar_protocol::meta::{Meta, MetaWriter, Run};
+use fluxar_protocol::position::Position;
 use fluxar_protocol::stream::Part;
 use fluxar_protocol::{Code, Envelope, ErrorBody, Id, Kind};
 
@@ -29,6 +31,7 @@ use super::{Ability, Fault, Incoming, Names, Opening, Outgoing, Protocol, Sessio
 pub use frames::Framing;
 
 pub(super) use frames::Frames;
+use logged::Logged;
 pub(super) use shapes::Shapes;
 use streams::Streams;
 pub(super) use templates::Templates;
@@ -46,8 +49,10 @@ pub struct Settings {
     /// Whether everything that is written in a turn goes into one frame (up to 64 KiB), as the SDK does; otherwise each
     /// envelope gets a frame of its own.
     pub batch: bool,
-    /// Of publishes: 0, or 1 with acknowledgements. Subscriptions are at qos 0 [P-5.3].
+    /// Of publishes and subscriptions: 0, or 1 with acknowledgements in both directions [P-5.9].
     pub qos: u8,
+    /// Whether subscriptions (at qos 1) begin at the first event that the log holds, instead of with what comes.
+    pub from_all: bool,
     /// Whether events carry meta: a `type` that says what the payload is. (The SDK sends events without meta unless told
     /// otherwise; calls carry `timeout_ms` there and here.)
     pub meta: bool,
@@ -61,6 +66,7 @@ impl Default for Settings {
             framing: Framing::Stream,
             batch: true,
             qos: 0,
+            from_all: false,
             meta: true,
             credit_bytes: CREDIT_BYTES_DEFAULT,
         }
@@ -94,8 +100,13 @@ impl Protocol for Fluxar {
     fn is_able(&self, ability: Ability) -> bool {
         match ability {
             Ability::PubSub | Ability::Calls | Ability::Streams | Ability::Listening => true,
-            Ability::AcknowledgedPublish => self.settings.qos > 0,
+            Ability::AcknowledgedPublish | Ability::Replay => self.settings.qos > 0,
         }
+    }
+
+    /// A gateway listens while it still reads its log; it accepts a subscription once that of its topic is there.
+    fn needs_keeper(&self) -> bool {
+        self.settings.qos > 0
     }
 
     fn session(&self, number: u64, names: &Arc<Names>) -> FluxarSession {
@@ -103,6 +114,7 @@ impl Protocol for Fluxar {
             framing,
             batch,
             qos,
+            from_all,
             meta,
             credit_bytes,
         } = self.settings;
@@ -114,6 +126,8 @@ impl Protocol for Fluxar {
                 templates: self.templates.of(names, |names| Templates::new(names, qos, meta)),
                 frames: Frames::new(framing, batch),
                 ids: Ids::new(self.seed, number),
+                qos,
+                from_all,
                 credit_bytes,
                 peer_credit_bytes: 0,
                 hello: None,
@@ -122,6 +136,7 @@ impl Protocol for Fluxar {
                 subscriptions: Vec::new(),
                 streams: Streams::default(),
                 shapes: Shapes::default(),
+                logged: Logged::default(),
             },
         }
     }
@@ -142,6 +157,9 @@ struct Talk {
     templates: Arc<Templates>,
     frames: Frames,
     ids: Ids,
+    /// See [`Settings::qos`] and [`Settings::from_all`].
+    qos: u8,
+    from_all: bool,
     /// What our hello grants, and what the other side's granted, bytes.
     credit_bytes: u32,
     peer_credit_bytes: u32,
@@ -154,6 +172,7 @@ struct Talk {
     subscriptions: Vec<Subscription>,
     streams: Streams,
     shapes: Shapes,
+    logged: Logged,
 }
 
 /// A subscription or an offer to serve.
@@ -211,9 +230,17 @@ impl Session for FluxarSession {
 
     fn subscribe(&mut self, topic: usize, out: &mut Outgoing) {
         let names = self.talk.names.clone();
+        let mut meta = MetaWriter::new();
+        if self.talk.qos > 0 {
+            meta = meta.uint("qos", self.talk.qos.into());
+            if self.talk.from_all {
+                meta = meta.text("from", "all");
+            }
+        }
+        let (target, meta) = (Some(names.topics[topic].as_str()), meta.finish());
         let id = self
             .talk
-            .say(Kind::Subscribe, None, Some(&names.topics[topic]), None, &[], out);
+            .say(Kind::Subscribe, None, target, meta.as_deref(), &[], out);
         self.talk.asked_for(id, Some(topic));
     }
 
@@ -307,7 +334,15 @@ impl Session for FluxarSession {
     }
 
     #[inline]
+    fn has_unsaid(&self) -> bool {
+        self.talk.logged.is_owing()
+    }
+
+    #[inline]
     fn seal(&mut self, out: &mut Outgoing) {
+        if self.talk.logged.is_owing() {
+            self.talk.acknowledge(out);
+        }
         self.talk.frames.seal(out);
     }
 
@@ -374,13 +409,19 @@ impl Talk {
         let mut rest = body;
         while !rest.is_empty() {
             let Some(known) = self.shapes.recognise(rest) else {
-                rest = self.receive_unknown(rest, out, on)?;
+                rest = match self.receive_logged(rest, on) {
+                    Some(behind) => behind,
+                    None => self.receive_unknown(rest, out, on)?,
+                };
                 continue;
             };
             rest = &rest[known.bytes..];
             let payload = known.payload;
             match (known.kind, known.reference) {
-                (Kind::Event, _) => on(Incoming::Event { payload }),
+                (Kind::Event, _) => {
+                    self.logged.event();
+                    on(Incoming::Event { payload });
+                }
                 (Kind::Stream, Some(stream)) => {
                     let part = Part::Chunk {
                         bytes: payload.len() as u64,
@@ -392,7 +433,59 @@ impl Talk {
                 (_, None) => self.serve_call(known.id, payload, out, on),
             }
         }
-        Ok(())
+        match self.logged.end_body() {
+            0 => Ok(()),
+            missing => Err(Fault(format!(
+                "the gateway announced a run, and {missing} events of it do not stand behind its header"
+            ))),
+        }
+    }
+
+    /// Takes the header of a run, or acknowledgements of publishes, off the start, and returns what stands behind.
+    fn receive_logged<'a>(
+        &mut self,
+        mut rest: &'a [u8],
+        on: &mut impl FnMut(Incoming<'_>),
+    ) -> Option<&'a [u8]> {
+        if let Some((header, bytes)) = logged::header(rest) {
+            self.begin_run(&header);
+            return Some(&rest[bytes..]);
+        }
+        let mut count = 0;
+        while let Some(bytes) = logged::acknowledgement(rest) {
+            rest = &rest[bytes..];
+            count += 1;
+        }
+        if count == 0 {
+            return None;
+        }
+        on(Incoming::Acknowledged { count });
+        Some(rest)
+    }
+
+    /// The events behind this header are of one of our subscriptions, or of one that ended a moment ago.
+    fn begin_run(&mut self, header: &logged::Header) {
+        let is_open = |open: &Subscription| open.id == header.subscription;
+        if self.subscriptions.iter().any(is_open) {
+            self.logged.begin(header);
+        }
+    }
+
+    /// Acknowledges what came for our subscriptions.
+    fn acknowledge(&mut self, out: &mut Outgoing) {
+        for (subscription, position) in self.logged.take_owed() {
+            let meta = MetaWriter::new().position("ack", position).finish();
+            let envelope = Envelope {
+                kind: Kind::Event,
+                id: self.ids.next(),
+                reference: Some(subscription),
+                target: None,
+                meta: meta.as_deref().map(Meta::from_checked),
+                payload: &[],
+                error: None,
+            };
+            templates::other(&envelope, &mut self.frames, out);
+        }
     }
 
     /// Reads the first envelope in full, and returns what stands behind it.
@@ -429,7 +522,10 @@ impl Talk {
             Err(fault) => return Err(Fault(format!("the gateway sent a faulty envelope: {fault}"))),
         };
         match verb {
-            Verb::Publish => on(Incoming::Event { payload }),
+            Verb::Publish => {
+                self.logged.event();
+                on(Incoming::Event { payload });
+            }
             Verb::Call => self.serve_call(envelope.id, payload, out, on),
             Verb::Answer(_) => match envelope.error {
                 None => on(Incoming::Answer { payload }),
@@ -517,11 +613,22 @@ impl Talk {
         };
         if let Some(error) = envelope.error {
             self.subscriptions.swap_remove(at);
+            self.logged.forget(id);
             on(refused(error));
         } else if has("end") {
             self.subscriptions.swap_remove(at);
-        } else if envelope.meta.is_some_and(|meta| meta.get("run").is_some()) {
-            // The events behind it are ours; they speak for themselves.
+            self.logged.forget(id);
+        } else if let Some(run) = envelope.meta.and_then(|meta| meta.run().unwrap_or_default()) {
+            // The events behind it are ours; they speak for themselves. Those of a group at qos 0 have no positions.
+            if let Run::Logged(run) = run {
+                let offset = run.deltas().fold(run.first(), u64::wrapping_add); // checked when it was read
+                let partition = run.partition();
+                self.begin_run(&logged::Header {
+                    subscription: id,
+                    last: Position { partition, offset },
+                    count: run.count(),
+                });
+            }
         } else if let Some(total) = envelope
             .meta
             .and_then(|meta| meta.uint("dropped").unwrap_or_default())

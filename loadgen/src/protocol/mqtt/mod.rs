@@ -8,7 +8,8 @@
 //! A publish at qos 1 holds a packet id until it is acknowledged, and a server takes only so many at a time (its receive
 //! maximum, 65,535 if it says nothing). When none is free publishes wait in the session, in order, and go out as
 //! acknowledgements come in. What does not fit into that queue either is not sent: the next poll says `Refused` for
-//! each. Keep-alive is switched off, so a session may be silent for as long as the worker likes. There are no calls.
+//! each. At qos 1 a server keeps publishes for sessions that are away, and for nobody else: a protocol of [`Mqtt::keeping`] makes
+//! sessions that outlive their connections. Keep-alive is switched off, so a session may be silent for as long as the worker likes. There are no calls.
 
 mod ids;
 mod packet;
@@ -39,6 +40,8 @@ pub enum Version {
 pub struct Mqtt {
     version: Version,
     qos: u8,
+    /// Sessions outlive their connections.
+    keeps: bool,
     topics: Prepared<Topics>,
 }
 
@@ -52,8 +55,17 @@ impl Mqtt {
         Self {
             version,
             qos: qos.min(1),
+            keeps: false,
             topics: Prepared::default(),
         }
+    }
+
+    /// Sessions stay with the server when their connections end, and with them what they subscribed to: the server keeps what is
+    /// published there.
+    #[must_use]
+    pub fn keeping(mut self) -> Self {
+        self.keeps = true;
+        self
     }
 }
 
@@ -64,8 +76,12 @@ impl Protocol for Mqtt {
         match ability {
             Ability::PubSub => true,
             Ability::AcknowledgedPublish => self.qos > 0,
-            Ability::Calls | Ability::Streams | Ability::Listening => false,
+            Ability::Replay | Ability::Calls | Ability::Streams | Ability::Listening => false,
         }
+    }
+
+    fn needs_keeper(&self) -> bool {
+        self.keeps
     }
 
     fn session(&self, number: u64, names: &Arc<Names>) -> MqttSession {
@@ -82,6 +98,7 @@ impl Protocol for Mqtt {
             talk: Talk {
                 version: self.version,
                 qos: self.qos,
+                keeps: self.keeps,
                 number,
                 topics,
                 is_open: false,
@@ -106,6 +123,7 @@ pub struct MqttSession {
 struct Talk {
     version: Version,
     qos: u8,
+    keeps: bool,
     number: u64,
     topics: Arc<Topics>,
     /// CONNACK came.
@@ -173,8 +191,13 @@ impl Session for MqttSession {
         let mut body = Vec::new();
         packet::write_text("MQTT", &mut body);
         body.push(if talk.version == Version::V5 { 5 } else { 4 });
-        body.extend_from_slice(&[packet::CLEAN_SESSION, 0, 0]); // keep-alive is off
-        talk.write_no_properties(&mut body);
+        let flags = if talk.keeps { 0 } else { packet::CLEAN_SESSION };
+        body.extend_from_slice(&[flags, 0, 0]); // keep-alive is off
+        if talk.keeps && talk.version == Version::V5 {
+            body.extend_from_slice(&packet::STAYS);
+        } else {
+            talk.write_no_properties(&mut body);
+        }
         packet::write_text(&format!("loadgen-{}", talk.number), &mut body);
         packet::write(packet::CONNECT, &body, &mut out.bytes);
     }
@@ -393,7 +416,7 @@ impl Talk {
         reader: &mut Reader<'_>,
         on: &mut impl FnMut(Incoming<'_>),
     ) -> Result<(), Fault> {
-        reader.u8()?; // session present: never, since sessions are clean
+        reader.u8()?; // session present: of no matter here
         let code = reader.u8()?;
         if code != 0 {
             return Err(Fault(format!(

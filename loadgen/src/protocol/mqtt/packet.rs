@@ -19,6 +19,9 @@ pub(super) const DISCONNECT: u8 = 0xe0;
 /// Connect flag: nothing of an earlier session is kept (3.1.1: clean session, 5: clean start).
 pub(super) const CLEAN_SESSION: u8 = 0x02;
 
+/// Properties of a CONNECT of MQTT 5 whose session never expires: their length, the session expiry interval and its value.
+pub(super) const STAYS: [u8; 6] = [5, 0x11, 0xff, 0xff, 0xff, 0xff];
+
 /// Most bytes of a length.
 const LENGTH_BYTES_MAX: usize = 4;
 

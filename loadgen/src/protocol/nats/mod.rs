@@ -1,4 +1,5 @@
-//! NATS core: a session as a client library would hold it, with one inbox for the answers to all of its calls.
+//! NATS: a session as a client library would hold it, with one inbox for the answers to all of its calls. At qos 1 its topics are
+//! those of a stream of JetStream; see `stored`.
 //!
 //! ```text
 //!   server                          client
@@ -12,6 +13,8 @@
 //! A serving session joins the queue group `loadgen`, so that each call reaches one of them. A call that nobody serves is
 //! answered by the server with status 503, since CONNECT asks for it.
 
+mod stored;
+
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -20,13 +23,16 @@ use super::prepared::Prepared;
 use super::straddle::{Parser, Step, Straddle};
 use super::text::{self, KnownHead, quoted};
 use super::{Ability, Fault, Incoming, Names, Outgoing, Protocol, Session};
+use stored::{ReplyTo, Stored};
 
 /// Errors that cost a message or a subscription, and not the session. All others end it.
 const ERRORS_THAT_REFUSE: [&[u8]; 2] = [b"permissions violation", b"invalid subject"];
 
-/// NATS core.
+/// NATS with its settings.
 #[derive(Debug)]
 pub struct Nats {
+    /// 1: by JetStream.
+    qos: u8,
     /// Random: inboxes of two generators do not meet.
     seed: u32,
     heads: Prepared<Heads>,
@@ -40,19 +46,15 @@ struct Heads {
 }
 
 impl Nats {
-    /// With nothing to choose.
+    /// NATS core (qos 0), or JetStream: publishes are acknowledged when they are stored, and subscribers acknowledge what
+    /// they received (qos 1).
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(qos: u8) -> Self {
         Self {
+            qos,
             seed: RandomState::new().hash_one("loadgen") as u32,
             heads: Prepared::default(),
         }
-    }
-}
-
-impl Default for Nats {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -62,7 +64,8 @@ impl Protocol for Nats {
     fn is_able(&self, ability: Ability) -> bool {
         match ability {
             Ability::PubSub | Ability::Calls => true,
-            Ability::AcknowledgedPublish | Ability::Streams | Ability::Listening => false,
+            Ability::AcknowledgedPublish | Ability::Replay => self.qos > 0,
+            Ability::Streams | Ability::Listening => false,
         }
     }
 
@@ -87,6 +90,7 @@ impl Protocol for Nats {
                 calls: 0,
                 awaited: VecDeque::new(),
                 known: KnownHead::default(),
+                stored: (self.qos > 0).then(Stored::default),
             },
         }
     }
@@ -116,6 +120,8 @@ struct Talk {
     awaited: VecDeque<Incoming<'static>>,
     /// Of the event that came last.
     known: KnownHead,
+    /// With JetStream.
+    stored: Option<Stored>,
 }
 
 /// What a subscription id stands for: topics count from 1, methods behind them, the inbox last.
@@ -132,6 +138,9 @@ impl Session for NatsSession {
     fn open(&mut self, _out: &mut Outgoing) {}
 
     fn subscribe(&mut self, topic: usize, out: &mut Outgoing) {
+        if self.talk.stored.is_some() {
+            return self.talk.consume(topic, out);
+        }
         let command = format!("SUB {} {}\r\n", self.talk.names.topics[topic], topic + 1);
         out.bytes.extend_from_slice(command.as_bytes());
         self.talk.ask(Incoming::Subscribed, out);
@@ -151,19 +160,22 @@ impl Session for NatsSession {
 
     #[inline]
     fn publish(&mut self, topic: usize, payload: &[u8], out: &mut Outgoing) {
-        out.bytes.extend_from_slice(&self.talk.heads.topics[topic]);
+        let talk = &mut self.talk;
+        out.bytes.extend_from_slice(&talk.heads.topics[topic]);
+        if let Some(stored) = &mut talk.stored {
+            let number = stored.published;
+            stored.published += 1;
+            talk.write_inbox(out);
+            out.bytes.push(stored::PUBLISH_TOKEN);
+            text::write_decimal(number, &mut out.bytes);
+            out.bytes.push(b' ');
+        }
         write_payload(payload, out);
     }
 
     fn call(&mut self, method: usize, payload: &[u8], out: &mut Outgoing) {
         let talk = &mut self.talk;
-        if !talk.has_inbox {
-            talk.has_inbox = true;
-            out.bytes.extend_from_slice(b"SUB ");
-            talk.write_inbox(out);
-            let sid = talk.names.topics.len() + talk.names.methods.len() + 1;
-            out.bytes.extend_from_slice(format!("* {sid}\r\n").as_bytes());
-        }
+        talk.have_inbox(out);
         out.bytes.extend_from_slice(&talk.heads.methods[method]);
         talk.write_inbox(out);
         text::write_decimal(talk.calls, &mut out.bytes);
@@ -179,7 +191,17 @@ impl Session for NatsSession {
     /// NATS has no goodbye.
     fn close(&mut self, _out: &mut Outgoing) {}
 
-    fn seal(&mut self, _out: &mut Outgoing) {}
+    #[inline]
+    fn has_unsaid(&self) -> bool {
+        self.talk.stored.as_ref().is_some_and(Stored::is_owing)
+    }
+
+    #[inline]
+    fn seal(&mut self, out: &mut Outgoing) {
+        if let Some(stored) = self.talk.stored.as_mut().filter(|stored| stored.is_owing()) {
+            stored.acknowledge(&mut out.bytes);
+        }
+    }
 
     fn receive(
         &mut self,
@@ -253,6 +275,7 @@ impl Parser for Talk {
 
 /// What stands behind MSG or HMSG.
 struct Arguments<'a> {
+    subject: &'a [u8],
     sid: &'a [u8],
     reply: Option<&'a [u8]>,
     header_bytes: usize,
@@ -282,6 +305,7 @@ impl<'a> Arguments<'a> {
             0
         };
         (header_bytes <= total_bytes).then_some(Self {
+            subject: words[0],
             sid: words[1],
             reply,
             header_bytes,
@@ -315,8 +339,47 @@ impl Talk {
             env!("CARGO_PKG_VERSION"),
         );
         out.bytes.extend_from_slice(connect.as_bytes());
-        self.ask(Incoming::Ready, out);
+        if self.stored.is_some() {
+            // Ready when the stream is there.
+            let (subject, body) = stored::create_stream(&self.names.topics);
+            self.request(&subject, stored::STREAM_TOKEN, &body, out);
+        } else {
+            self.ask(Incoming::Ready, out);
+        }
         Ok(())
+    }
+
+    /// Subscribes to the inbox, once.
+    fn have_inbox(&mut self, out: &mut Outgoing) {
+        if self.has_inbox {
+            return;
+        }
+        self.has_inbox = true;
+        out.bytes.extend_from_slice(b"SUB ");
+        self.write_inbox(out);
+        let sid = self.names.topics.len() + self.names.methods.len() + 1;
+        out.bytes.extend_from_slice(format!("* {sid}\r\n").as_bytes());
+    }
+
+    /// Publishes a request whose reply comes to the inbox under that token.
+    fn request(&mut self, subject: &str, token: &[u8], body: &str, out: &mut Outgoing) {
+        self.have_inbox(out);
+        out.bytes.extend_from_slice(format!("PUB {subject} ").as_bytes());
+        self.write_inbox(out);
+        out.bytes.extend_from_slice(token);
+        out.bytes.push(b' ');
+        write_payload(body.as_bytes(), out);
+    }
+
+    /// Has a topic's stored messages delivered. Where to is below the inbox, whose own subscription does not cover it.
+    fn consume(&mut self, topic: usize, out: &mut Outgoing) {
+        let mut deliver = Outgoing::default();
+        self.write_inbox(&mut deliver);
+        let deliver = format!("{}topic.{topic}", String::from_utf8_lossy(&deliver.bytes));
+        out.bytes
+            .extend_from_slice(format!("SUB {deliver} {}\r\n", topic + 1).as_bytes());
+        let (subject, body) = stored::create_consumer(&self.names.topics, topic, &deliver);
+        self.request(&subject, stored::CONSUMER_TOKEN, &body, out);
     }
 
     /// `_INBOX.x.`: what all reply subjects of this session begin with.
@@ -370,8 +433,10 @@ impl Talk {
         let payload = &input[at + arguments.header_bytes..end];
         match self.purpose(arguments.sid) {
             Purpose::Topic => {
-                if headers.is_empty() {
-                    self.known.learn(&input[..at], payload.len());
+                match (arguments.reply, &mut self.stored) {
+                    (Some(reply), Some(stored)) => stored.owe(arguments.sid, reply),
+                    _ if headers.is_empty() => self.known.learn(&input[..at], payload.len()),
+                    _ => {}
                 }
                 on(Incoming::Event { payload });
             }
@@ -384,13 +449,37 @@ impl Talk {
                     on(Incoming::Served);
                 }
             }
-            Purpose::Inbox if headers.starts_with(b"NATS/1.0 503") => on(Incoming::Refused {
-                message: "no responders: nobody serves the method".into(),
-            }),
-            Purpose::Inbox => on(Incoming::Answer { payload }),
+            Purpose::Inbox => {
+                let to = ReplyTo::of(arguments.subject);
+                let is_nobody = headers.starts_with(b"NATS/1.0 503");
+                on(replied(to, is_nobody, payload));
+            }
             Purpose::None => {}
         }
         Ok(Step::Taken(end + 2))
+    }
+}
+
+/// What a message to the inbox means.
+#[inline]
+fn replied(to: ReplyTo, is_nobody: bool, payload: &[u8]) -> Incoming<'_> {
+    if is_nobody {
+        let message = match to {
+            ReplyTo::Call => "no responders: nobody serves the method",
+            _ => "no responders: JetStream is not switched on; start nats-server with -js",
+        };
+        let message = message.to_owned();
+        return Incoming::Refused { message };
+    }
+    let (outcome, well) = match to {
+        ReplyTo::Call => return Incoming::Answer { payload },
+        ReplyTo::Publish => (stored::is_stored(payload), Incoming::Acknowledged { count: 1 }),
+        ReplyTo::Stream => (stored::done(payload), Incoming::Ready),
+        ReplyTo::Consumer => (stored::done(payload), Incoming::Subscribed),
+    };
+    match outcome {
+        Ok(()) => well,
+        Err(message) => Incoming::Refused { message },
     }
 }
 

@@ -7,6 +7,7 @@ use super::*;
 
 fn asked() -> NatsSession {
     let nats = Nats {
+        qos: 0,
         seed: 3,
         heads: Prepared::default(),
     };
@@ -115,5 +116,77 @@ proptest! {
     #[test]
     fn noise_is_a_fault_at_worst(stream in damaged(conversation()), cuts in cuts()) {
         cuts_do_not_matter(asked, &stream, &cuts);
+    }
+}
+
+fn stored() -> NatsSession {
+    let nats = Nats {
+        qos: 1,
+        seed: 3,
+        heads: Prepared::default(),
+    };
+    nats.session(5, &names())
+}
+
+/// The hello, a stream, a consumer and its messages, acknowledgements, refusals.
+fn stored_conversation() -> Vec<u8> {
+    let mut stream = b"INFO {\"headers\":true}\r\n".to_vec();
+    let sized = |line: &str, body: &[u8]| message(&format!("{line} {}", body.len()), body);
+    stream.extend(sized("MSG _INBOX.3-5.s 4", b"{\"did_create\":true}"));
+    stream.extend(sized("MSG _INBOX.3-5.c 4", b"{\"name\":\"x\"}"));
+    for sequence in 0..3 {
+        let line = format!("MSG load.0 1 $JS.ACK.load.x.1.{sequence}.9.8.7");
+        stream.extend(sized(&line, &payload(sequence, 64)));
+    }
+    stream.extend(sized("MSG load.1 2 $JS.ACK.load.y.1.1", &payload(3, 24)));
+    stream.extend(sized("MSG _INBOX.3-5.p0 4", b"{\"stream\":\"load\",\"seq\":1}"));
+    let refused = b"{\"error\":{\"description\":\"no space\"},\"stream\":\"load\",\"seq\":0}";
+    stream.extend(sized("MSG _INBOX.3-5.p1 4", refused));
+    stream.extend(message("HMSG _INBOX.3-5.c 4 16 16", b"NATS/1.0 503\r\n\r\n"));
+    stream
+}
+
+#[test]
+fn what_is_stored_is_acknowledged_in_both_directions() {
+    let outcome = hand_over(&mut stored(), [&stored_conversation()[..]]);
+    assert_eq!(outcome.fault, None);
+    let mut expected = vec![Heard::Ready, Heard::Subscribed];
+    expected.extend((0..3).map(|sequence| Heard::Event(payload(sequence, 64))));
+    expected.push(Heard::Event(payload(3, 24)));
+    expected.push(Heard::Acknowledged(1));
+    expected.push(Heard::Refused("JetStream refused: no space".into()));
+    expected.push(Heard::Refused(
+        "no responders: JetStream is not switched on; start nats-server with -js".into(),
+    ));
+    assert_eq!(outcome.heard, expected);
+    // The newest of each subscription is acknowledged, once.
+    let said = String::from_utf8(outcome.said).expect("text");
+    let acks = "PUB $JS.ACK.load.x.1.2.9.8.7 0\r\n\r\nPUB $JS.ACK.load.y.1.1 0\r\n\r\n";
+    assert!(said.ends_with(acks), "{said}");
+    assert!(
+        said.contains("SUB _INBOX.3-5.* 4\r\nPUB $JS.API.STREAM.CREATE.load _INBOX.3-5.s "),
+        "{said}"
+    );
+
+    let mut session = stored();
+    let mut out = Outgoing::default();
+    session.publish(1, b"abc", &mut out);
+    session.publish(1, b"abc", &mut out);
+    let said = String::from_utf8(out.bytes).expect("text");
+    assert_eq!(
+        said,
+        "PUB load.1 _INBOX.3-5.p0 3\r\nabc\r\nPUB load.1 _INBOX.3-5.p1 3\r\nabc\r\n"
+    );
+}
+
+proptest! {
+    #[test]
+    fn cuts_of_a_stored_conversation(cuts in cuts()) {
+        cuts_do_not_matter(stored, &stored_conversation(), &cuts);
+    }
+
+    #[test]
+    fn noise_where_things_are_stored(stream in damaged(stored_conversation()), cuts in cuts()) {
+        cuts_do_not_matter(stored, &stream, &cuts);
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! A publish is answered by the number of clients that got it; that answer means nothing here (delivery is at most
 //! once) and is swallowed. A connection that has subscribed can do nothing else but ping: Redis refuses its publishes. There
-//! are no calls.
+//! are no calls. At qos 1 topics are streams that Redis stores; see `stored`.
+
+mod stored;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,22 +13,28 @@ use super::prepared::Prepared;
 use super::straddle::{Parser, Step, Straddle};
 use super::text::{self, KnownHead, quoted};
 use super::{Ability, Fault, Incoming, Names, Outgoing, Protocol, Session};
+use stored::Reading;
 
 /// Most elements of an array: a message has three.
 const ELEMENTS_MAX: usize = 4;
 
-/// Redis publish and subscribe.
-#[derive(Debug, Default)]
+/// Redis with its settings.
+#[derive(Debug)]
 pub struct Redis {
+    /// 1: by streams.
+    qos: u8,
     /// What publishes begin with, by topic, up to the `$` of the payload's length.
     heads: Prepared<Vec<Box<[u8]>>>,
 }
 
 impl Redis {
-    /// With nothing to choose.
+    /// Publish and subscribe (qos 0), or streams: publishes are acknowledged when they are stored (qos 1).
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(qos: u8) -> Self {
+        Self {
+            qos,
+            heads: Prepared::default(),
+        }
     }
 }
 
@@ -34,12 +42,19 @@ impl Protocol for Redis {
     type Session = RedisSession;
 
     fn is_able(&self, ability: Ability) -> bool {
-        ability == Ability::PubSub
+        match ability {
+            Ability::PubSub => true,
+            Ability::AcknowledgedPublish | Ability::Replay => self.qos > 0,
+            Ability::Calls | Ability::Streams | Ability::Listening => false,
+        }
     }
 
     fn session(&self, _number: u64, names: &Arc<Names>) -> RedisSession {
         let heads = self.heads.of(names, |names| {
             let heads = names.topics.iter().map(|topic| {
+                if self.qos > 0 {
+                    return stored::publish_head(topic);
+                }
                 let mut head = b"*3\r\n".to_vec();
                 write_bulk(b"PUBLISH", &mut head);
                 write_bulk(topic.as_bytes(), &mut head);
@@ -52,7 +67,10 @@ impl Protocol for Redis {
             names: names.clone(),
             heads,
             straddle: Straddle::default(),
-            talk: Talk::default(),
+            talk: Talk {
+                is_stored: self.qos > 0,
+                ..Talk::default()
+            },
         }
     }
 }
@@ -74,6 +92,10 @@ struct Talk {
     is_open: bool,
     /// Of the message that came last.
     known: KnownHead,
+    /// Topics are streams.
+    is_stored: bool,
+    /// The one that is read.
+    reading: Option<Reading>,
 }
 
 impl Session for RedisSession {
@@ -82,10 +104,18 @@ impl Session for RedisSession {
     }
 
     fn subscribe(&mut self, topic: usize, out: &mut Outgoing) {
+        if self.talk.is_stored {
+            self.ask(Incoming::Subscribed, out);
+            self.talk.reading = Some(Reading::begin(&self.names.topics[topic], out));
+            return;
+        }
         self.command(b"SUBSCRIBE", topic, out);
     }
 
     fn unsubscribe(&mut self, topic: usize, out: &mut Outgoing) {
+        if let Some(reading) = &mut self.talk.reading {
+            return reading.end();
+        }
         self.command(b"UNSUBSCRIBE", topic, out);
     }
 
@@ -161,9 +191,12 @@ impl Parser for Talk {
     fn step(
         &mut self,
         input: &[u8],
-        _out: &mut Outgoing,
+        out: &mut Outgoing,
         on: &mut impl FnMut(Incoming<'_>),
     ) -> Result<Step, Fault> {
+        if let Some(reading) = self.reading.as_mut().filter(|reading| reading.is_inside()) {
+            return reading.entry(input, out, on);
+        }
         if let Some((payload, end)) = self.known.recognise(input) {
             on(Incoming::Event { payload });
             return Ok(Step::Taken(end));
@@ -182,7 +215,20 @@ impl Parser for Talk {
                 }
                 on(Incoming::Refused { message });
             }
-            Some((b'*', count)) => return self.array(count, input, next, on),
+            Some((b'*', count)) => match &mut self.reading {
+                Some(reading) if count == b"1" => return reading.open(input, next),
+                _ => return self.array(count, input, next, on),
+            },
+            // The id of an entry that was added.
+            Some((b'$', digits)) if self.is_stored => {
+                let end = next + text::length(digits).ok_or_else(|| not_redis(line))?;
+                match input.get(end..end + 2) {
+                    None => return Ok(Step::Need(end + 2)),
+                    Some(b"\r\n") => on(Incoming::Acknowledged { count: 1 }),
+                    Some(_) => return Err(not_redis(input)),
+                }
+                return Ok(Step::Taken(end + 2));
+            }
             _ => return Err(not_redis(line)),
         }
         Ok(Step::Taken(next))
