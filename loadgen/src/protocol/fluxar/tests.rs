@@ -183,6 +183,87 @@ fn a_conversation_is_understood() {
     );
 }
 
+/// The header of a run of logged events.
+fn run(id: Id, first: u64, deltas: &[u64], dup: Option<u64>) -> Vec<u8> {
+    let meta = MetaWriter::new().positions("run", 7, first, deltas.iter().copied());
+    note(id, dup.map_or(meta.clone(), |dup| meta.uint("dup", dup)))
+}
+
+/// Runs, one of them in the form that is not usual, and acknowledgements of publishes.
+fn stored_conversation(hello: Id, subscription: Id) -> Vec<u8> {
+    let ack = |offset| {
+        let meta = MetaWriter::new().position("at", Position { partition: 7, offset });
+        encoded(Kind::Event, Some(OURS), None, meta, &[], None)
+    };
+    let bodies = [
+        welcome(hello),
+        note(subscription, MetaWriter::new()),
+        [
+            &run(subscription, 5, &[1, 1], None)[..],
+            &event(0, 64),
+            &event(1, 64),
+            &event(2, 40),
+        ]
+        .concat(),
+        [&run(subscription, 9, &[], Some(1))[..], &event(3, 64)].concat(),
+        note(
+            subscription,
+            MetaWriter::new().position(
+                "at",
+                Position {
+                    partition: 7,
+                    offset: 400,
+                },
+            ),
+        ),
+        // Of one that ended a moment ago.
+        [&run(Id([8; 16]), 1, &[1], None)[..], &event(4, 64), &event(5, 64)].concat(),
+        [ack(1), ack(24), ack(70_000)].concat(),
+    ];
+    bodies.iter().flat_map(|body| framed(body)).collect()
+}
+
+#[test]
+fn runs_are_acknowledged_together_up_to_their_last_event() {
+    let qos_1 = Settings {
+        qos: 1,
+        ..Settings::default()
+    };
+    let (mut session, hello, subscription) = asked(qos_1);
+    let outcome = hand_over(&mut session, [&stored_conversation(hello, subscription)[..]]);
+    assert_eq!(outcome.fault, None);
+    let mut expected = vec![Heard::Ready, Heard::Subscribed];
+    let sizes = [64, 64, 40, 64, 64, 64];
+    expected.extend(
+        (0..)
+            .zip(sizes)
+            .map(|(sequence, bytes)| Heard::Event(payload(sequence, bytes))),
+    );
+    expected.push(Heard::Acknowledged(3));
+    assert_eq!(outcome.heard, expected);
+    let mut said = &outcome.said[..];
+    let mut deframer = Deframer::new();
+    let body = deframer
+        .next(&mut said, 1 << 20)
+        .expect("a frame")
+        .expect("a body");
+    let said: Vec<_> = Batch::new(body)
+        .map(|decoded| decoded.expect("an envelope").envelope)
+        .collect();
+    let [ack] = &said[..] else { panic!("{said:?}") };
+    assert_eq!((ack.kind, ack.reference), (Kind::Event, Some(subscription)));
+    let read = ack
+        .meta
+        .and_then(|meta| meta.ack().expect("positions"))
+        .expect("an ack");
+    assert_eq!((read.partition(), read.first(), read.count()), (7, 9, 1));
+
+    // Events of a run stand behind its header, in the same body.
+    let short = framed(&[&run(subscription, 10, &[1, 1], None)[..], &event(6, 64)].concat());
+    let fault = hand_over(&mut session, [&short[..]]).fault.expect("a fault");
+    assert!(fault.contains("2 events of it"), "{fault}");
+}
+
 #[test]
 fn what_is_refused_or_ends_is_told() {
     let (mut session, _, subscription) = asked(Settings::default());
@@ -402,6 +483,27 @@ proptest! {
         let (_, hello, subscription) = asked(Settings::default());
         let stream = conversation(hello, subscription);
         let protocol = Fluxar::new(Settings::default());
+        let make = || {
+            let mut session = protocol.session(5, &names());
+            let mut out = Outgoing::default();
+            session.open(&mut out);
+            session.subscribe(0, &mut out);
+            session.seal(&mut out);
+            session.talk.hello = Some(hello);
+            session.talk.subscriptions[0].id = subscription;
+            session
+        };
+        cuts_do_not_matter(make, &stream, &cuts);
+    }
+
+    #[test]
+    fn cuts_of_a_stored_conversation(cuts in cuts(), is_noise: bool, noise in damaged({
+        let (_, hello, subscription) = asked(Settings::default());
+        stored_conversation(hello, subscription)
+    })) {
+        let (_, hello, subscription) = asked(Settings::default());
+        let stream = if is_noise { noise } else { stored_conversation(hello, subscription) };
+        let protocol = Fluxar::new(Settings { qos: 1, ..Settings::default() });
         let make = || {
             let mut session = protocol.session(5, &names());
             let mut out = Outgoing::default();
