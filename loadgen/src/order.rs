@@ -196,4 +196,37 @@ mod tests {
             1
         );
     }
+
+    #[test]
+    fn what_is_stored_takes_those_who_store() {
+        let target = |protocol, qos| Target {
+            name: "t".into(),
+            protocol,
+            url: String::new(),
+            subscriber_url: None,
+            service_url: None,
+            qos,
+            batch: true,
+        };
+        let store = Workload::Store {
+            topics: 1,
+            publishers: 1,
+        };
+        let replay = Workload::Replay {
+            events: 1,
+            subscribers: 1,
+        };
+        let churn = Workload::Churn {
+            subscribers: 1,
+            churn_per_s: 1.0,
+        };
+        use ProtocolName::{Fluxar, Mqtt5, Nats, Redis, Relay};
+        let able = |protocol, qos, workload| unable(&target(protocol, qos), workload).is_none();
+        for protocol in [Fluxar, Nats, Redis, Mqtt5, Relay] {
+            assert!(!able(protocol, 0, &store) && !able(protocol, 0, &replay));
+            assert_eq!(able(protocol, 1, &store), protocol != Relay);
+            assert_eq!(able(protocol, 1, &replay), !matches!(protocol, Mqtt5 | Relay));
+            assert_eq!(able(protocol, 1, &churn), matches!(protocol, Fluxar | Mqtt5));
+        }
+    }
 }

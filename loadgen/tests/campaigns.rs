@@ -345,6 +345,51 @@ fn streams_that_cannot_be_are_faults_of_their_line() {
 }
 
 #[test]
+fn what_is_stored_can_be_said_and_what_cannot_be_is_a_fault_of_its_line() {
+    let scenario = |name: &str, rest: &str| format!("[[scenario]]\nname = \"{name}\"\n{rest}\n");
+    let campaign = good(&format!(
+        "{TARGET}{}{}",
+        scenario(
+            "store",
+            "workload = { kind = \"store\", publishers = 8 }\narrivals = { kind = \"poisson\", per_s = 5 }"
+        ),
+        scenario("replay", "workload = { kind = \"replay\", events = 5 }"),
+    ));
+    let workload = |at: usize| campaign.scenarios[at].points[0].scenario.workload.clone();
+    let store = Workload::Store {
+        topics: 1,
+        publishers: 8,
+    };
+    let replay = Workload::Replay {
+        events: 5,
+        subscribers: 1,
+    };
+    assert_eq!((workload(0), workload(1)), (store, replay));
+
+    let wrong = faults(&format!(
+        "{TARGET}{}{}{}",
+        scenario("a", "workload = { kind = \"store\", topics = 0 }"),
+        scenario("b", "workload = { kind = \"replay\", events = 0 }"),
+        scenario(
+            "c",
+            "workload = { kind = \"replay\" }\narrivals = { kind = \"constant\", per_s = 5 }"
+        ),
+    ));
+    let words = [
+        "nobody would publish",
+        "nothing would be stored",
+        "leave the arrivals out",
+    ];
+    assert_eq!(wrong.len(), words.len(), "{wrong:#?}");
+    for ((fault, line), words) in wrong.iter().zip([7, 10, 14]).zip(words) {
+        assert!(
+            fault.starts_with(&format!("c.toml:{line}: ")) && fault.contains(words),
+            "{fault}"
+        );
+    }
+}
+
+#[test]
 fn targets_can_be_shared_by_campaigns() {
     let directory = tempfile::tempdir().expect("a directory");
     std::fs::write(

@@ -255,4 +255,34 @@ mod tests {
         );
         assert!(told(workload, Arrivals::Constant { per_s: 100.0 }).contains("open loop, 100/s evenly"));
     }
+
+    #[test]
+    fn what_is_stored_is_told_with_what_the_window_counts() {
+        let told = |workload| {
+            scenario(&Scenario {
+                workload,
+                arrivals: Arrivals::default(),
+                payload: Payload::default(),
+                warmup_ms: 500,
+                duration_ms: 2_000,
+            })
+        };
+        let store = Workload::Store {
+            topics: 1,
+            publishers: 8,
+        };
+        assert_eq!(
+            told(store),
+            "1 topic, 8 publishers each, stored and acknowledged; closed loop, window of 1,000 unacknowledged; 64 bytes; \
+             2 s measured after 0.5 s of warm-up"
+        );
+        let replay = Workload::Replay {
+            events: 5_000,
+            subscribers: 1,
+        };
+        assert_eq!(
+            told(replay),
+            "5,000 events were stored, then 1 subscriber came for all of them; 64 bytes"
+        );
+    }
 }
