@@ -28,19 +28,28 @@ impl Front {
             }));
         }
         let slot = self.enter(session);
-        if self.open_sessions > self.limits.connections {
+        self.is_welcome(slot);
+    }
+
+    /// Whether a new connection is taken; if not, it is told when to try again.
+    pub(crate) fn is_welcome(&mut self, slot: usize) -> bool {
+        if self.open_sessions <= self.limits.connections && !self.stopping {
+            return true;
+        }
+        let retry_after_ms = self.retry_after_ms(self.limits.connections);
+        if self.stopping {
+            let message = "the gateway is stopping";
+            let why = Some((Code::Unavailable, message));
+            self.say_goodbye_until(slot, why, Some(retry_after_ms), ws_code::GOING_AWAY);
+        } else {
             let message = format!(
                 "this core of the gateway holds {} connections and takes no more; try another gateway, or raise limits.connections",
                 self.limits.connections
             );
-            self.say_goodbye(slot, Some((Code::ResourceExhausted, &message)), ws_code::POLICY);
-        } else if self.stopping {
-            self.say_goodbye(
-                slot,
-                Some((Code::Unavailable, "the gateway is stopping")),
-                ws_code::GOING_AWAY,
-            );
+            let why = Some((Code::ResourceExhausted, &*message));
+            self.say_goodbye_until(slot, why, Some(retry_after_ms), ws_code::POLICY);
         }
+        false
     }
 
     /// Puts a session into the table, at the place that its connection names.
@@ -64,7 +73,16 @@ impl Front {
     /// A connection is gone, for whatever reason.
     pub fn handle_closed(&mut self, conn: Conn, cause: &Cause) {
         let slot = conn.0.slot as usize;
-        let Some(session) = self
+        let is_breach = matches!(cause, Cause::Transport(_));
+        if let Some(slot) = self.slot_of(conn)
+            && !is_breach
+            && self.put_away(slot, false)
+        {
+            self.open_sessions -= 1;
+            self.counters.closed += 1;
+            return;
+        }
+        let Some(mut session) = self
             .sessions
             .get_mut(slot)
             .and_then(|place| place.take_if(|s| s.conn == conn))
@@ -79,6 +97,7 @@ impl Front {
         if session.is_dialled() {
             self.link_lost(session.link, conn, &cause_in_words(cause), None);
         }
+        self.resumables.let_go(&mut session);
         if !session.left {
             self.shard.peer_lost(session.peer);
             self.after_shard();
@@ -92,6 +111,12 @@ impl Front {
             return;
         };
         if session.left {
+            return;
+        }
+        if session.resumable.is_some() {
+            if !self.put_away(slot, true) {
+                self.end_session(slot);
+            }
             return;
         }
         session.left = true;

@@ -39,6 +39,16 @@ pub struct Counters {
     pub timed_out: u64,
     /// Connections lost to silence.
     pub lost: u64,
+    /// Sessions whose connection was lost and that waited for another.
+    pub put_away: u64,
+    /// Of these, those for which nobody came in time.
+    pub away_over: u64,
+    /// Sessions that went on over another connection, whether they had been put away or not.
+    pub resumed: u64,
+    /// Hellos that wanted to resume, and got a new session.
+    pub not_resumed: u64,
+    /// Sessions that had to forget something of what they kept because all together kept too much, as often as one had to.
+    pub kept_forgotten: u64,
     /// Serving peers that did not answer a ping in time, and got nothing new until they spoke.
     pub silent: u64,
     /// Pauses because a connection sent more than its rate.

@@ -6,7 +6,6 @@
 
 use fluxar_engine::reactor::Conn;
 use fluxar_protocol::Kind;
-use fluxar_protocol::envelope::Envelope;
 use fluxar_protocol::error::Code;
 use fluxar_protocol::meta::{Meta, MetaWriter};
 
@@ -60,6 +59,9 @@ impl Front {
 
     fn handle_timer(&mut self, conn: Conn) {
         let Some(slot) = self.slot_of(conn) else { return };
+        if crate::resume::is_away(conn) {
+            return self.look_at_away(slot);
+        }
         let now_ms = self.now_ms;
         let Some(session) = &mut self.sessions[slot] else {
             return;
@@ -153,19 +155,7 @@ impl Front {
     }
 
     pub(crate) fn ping(&mut self, slot: usize) {
-        let id = self.ids.next();
-        self.push(
-            slot,
-            &Envelope {
-                kind: Kind::Ping,
-                id,
-                reference: None,
-                target: None,
-                meta: None,
-                payload: &[],
-                error: None,
-            },
-        );
+        self.ping_or_pong(slot, None);
     }
 
     /// Tells a subscriber what it missed, one note for each subscription; again only after the last note left.

@@ -194,7 +194,8 @@ impl Front {
         let Some(session) = &mut self.sessions[slot] else {
             return;
         };
-        if session.due.drops_ms == u64::MAX {
+        // One that is away is told when it returns.
+        if session.due.drops_ms == u64::MAX && !session.is_away() {
             session.due.drops_ms = self.now_ms + DROP_NOTE_MS;
             self.arm(slot);
         }

@@ -64,13 +64,14 @@ impl Front {
             Verb::Subscribe | Verb::Serve => self.subscribe(slot, verb == Verb::Serve, envelope),
             Verb::Cancel(reference) => self.cancel(slot, reference),
             Verb::Ping => {
-                let own = self.ids.next();
-                self.push(slot, &answer(Kind::Ping, own, envelope.id, None));
+                self.hear_received(slot, envelope);
+                self.ping_or_pong(slot, Some(envelope.id));
             }
             Verb::Close => self.say_goodbye(slot, None, ws_code::NORMAL),
             Verb::Ack(subscription) => self.acknowledge(slot, subscription, envelope),
+            Verb::Pong(_) => self.hear_received(slot, envelope),
             // About things that this gateway does not have open: ignored, as [P-3.10] says.
-            Verb::SubscriptionNote(_) | Verb::Pong(_) => {}
+            Verb::SubscriptionNote(_) => {}
             // The handshake admits neither here.
             Verb::Hello | Verb::Welcome(_) => {}
         }
@@ -198,7 +199,7 @@ impl Front {
         let Some(slot) = self.slot_of_peer(server) else {
             return;
         };
-        let Some(session) = &mut self.sessions[slot] else {
+        let Some(session) = self.sessions[slot].as_mut().filter(|session| !session.is_away()) else {
             return;
         };
         let queued = session.outbox.queued_bytes();

@@ -58,7 +58,7 @@ impl Front {
         let queued = session.outbox.queued_bytes();
         // Windows may be larger than the queue: nobody is stopped or closed for what streams were granted.
         let beside_streams = session.outbox.queued_beside_streams();
-        if queued <= queue_bytes || session.is_deaf() {
+        if queued <= queue_bytes || session.is_deaf() || session.is_away() {
             return;
         }
         if !session.standing.crowded {

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use fluxar_engine::disk::{DiskDone, DiskOp};
 use fluxar_engine::driver::Token;
 use fluxar_engine::listener::Address;
-use fluxar_engine::paged::Paged;
 use fluxar_engine::reactor::{Close, Conn, Piece};
 use fluxar_engine::timer::Wheel;
 use fluxar_protocol::envelope::{Decoded, Envelope};
@@ -35,8 +34,9 @@ use crate::limits::Limits;
 use crate::log::{from_engine, to_engine};
 use crate::mail::Mail;
 use crate::outbox::Framing;
+use crate::resume::{Resumables, Sessions};
 use crate::services::Admin;
-use crate::session::{Session, pause};
+use crate::session::pause;
 use crate::upstreams::Services;
 use crate::upstreams::announcer::Announcer;
 use crate::upstreams::pool::Pool;
@@ -83,6 +83,15 @@ pub enum Effect {
         /// Where to.
         address: Address,
     },
+    /// Hand a connection over to another core, with its letter.
+    HandOver {
+        /// The connection; nothing is known of it here any more.
+        conn: Conn,
+        /// To whom.
+        core: usize,
+        /// The letter.
+        mail: Mail,
+    },
     /// Post a letter.
     Post {
         /// To whom.
@@ -110,10 +119,14 @@ pub mod ws_code {
 /// One core's sessions and its shard.
 pub struct Front {
     pub(crate) core: u16,
+    pub(crate) cores: u16,
     pub(crate) limits: Limits,
     pub(crate) framings: Vec<Framing>,
     pub(crate) shard: Shard,
-    pub(crate) sessions: Paged<Option<Session>>,
+    pub(crate) sessions: Sessions,
+    pub(crate) resumables: Resumables,
+    /// The session whose input is being handled counts what comes.
+    pub(crate) counts: bool,
     pub(crate) open_sessions: u32,
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) dirty: Vec<u32>,
@@ -177,10 +190,13 @@ impl Front {
         let welcome_limits = crate::greeting::encode_limits(&limits);
         Self {
             core,
+            cores,
             limits,
             framings,
             shard,
-            sessions: Paged::new(),
+            sessions: Sessions::default(),
+            resumables: Resumables::new(),
+            counts: false,
             open_sessions: 0,
             effects: VecDeque::new(),
             dirty: Vec::new(),
@@ -409,6 +425,10 @@ impl Front {
         if session.outbox.framing() == Framing::Message {
             self.watch_partial(slot, partial, pieces > 0);
         }
+        self.tell_received(slot);
+        if self.resumables.hello.is_some() {
+            self.answer_resuming(conn, partial);
+        }
     }
 
     /// The end of a turn: every frame that was begun is handed over.
@@ -427,6 +447,7 @@ impl Front {
                 }
             }
         }
+        self.bound_kept();
     }
 
     /// Handles the envelopes in `bytes`; returns whether a frame became whole.
@@ -446,6 +467,7 @@ impl Front {
                 fluxar_protocol::limits::FRAME_BYTES_BEFORE_HELLO
             };
             let max_frame_bytes = self.limits.max_frame_bytes as usize;
+            self.counts = session.resumable.is_some();
             let mut envelopes = 0;
             let progress = reader.read(bytes, limit_bytes, max_frame_bytes, |decoded| {
                 envelopes += 1;
@@ -475,12 +497,13 @@ impl Front {
     /// One frame body: its envelopes in order, until one closes the connection.
     fn handle_body(&mut self, slot: usize, body: &[u8]) {
         // Nothing counts behind a goodbye.
-        if self.sessions[slot]
+        let Some(session) = self.sessions[slot]
             .as_ref()
-            .is_none_or(|session| session.handshake == Handshake::Closing)
-        {
+            .filter(|session| session.handshake != Handshake::Closing)
+        else {
             return;
-        }
+        };
+        self.counts = session.resumable.is_some();
         let mut envelopes = 0;
         // Whether it broke off is known where it did.
         let _ = Batch::within(body, self.limits.max_frame_bytes as usize).visit(|decoded| {
@@ -495,6 +518,9 @@ impl Front {
     /// One envelope, or what is wrong with it. Breaks off when nothing more is taken from the connection.
     #[inline]
     fn handle_decoded(&mut self, slot: usize, decoded: Result<&Decoded<'_>, &Reject>) -> ControlFlow<()> {
+        if self.counts {
+            self.count(slot, decoded);
+        }
         if let Ok(decoded) = decoded
             && self.runs_on(slot, decoded)
         {
@@ -591,22 +617,33 @@ impl Front {
         (self.sessions.get(slot)?.as_ref()?.conn == conn).then_some(slot)
     }
 
-    /// The shard's name for a connection of this core.
+    /// The shard's name for a connection of this core, or for one that is new. Its engine's name comes again some time, and
+    /// a session that moved to another connection may still have it.
     pub(crate) fn peer_of(&self, conn: Conn) -> PeerId {
-        PeerId {
+        if let Some(session) = self.slot_of(conn).and_then(|slot| self.sessions[slot].as_ref()) {
+            return session.peer;
+        }
+        let mut peer = PeerId {
             core: self.core,
             slot: conn.0.slot,
             generation: conn.0.generation,
+        };
+        while self.resumables.moved.contains_key(&peer) {
+            peer.generation += 1 << Token::GENERATION_BITS;
         }
+        peer
     }
 
-    /// The local session that a shard's peer id names.
+    /// The local session that a shard's peer id names: that of its first connection.
+    #[inline]
     pub(crate) fn slot_of_peer(&self, peer: PeerId) -> Option<usize> {
         debug_assert_eq!(peer.core, self.core);
-        self.slot_of(Conn(Token {
-            slot: peer.slot,
-            generation: peer.generation,
-        }))
+        let slot = peer.slot as usize;
+        match self.sessions.get(slot) {
+            Some(Some(session)) if session.peer == peer => Some(slot),
+            _ if self.resumables.moved.is_empty() => None,
+            _ => self.resumables.moved.get(&peer).copied(),
+        }
     }
 }
 

@@ -2,19 +2,39 @@
 
 use fluxar_protocol::envelope::Decoded;
 use fluxar_protocol::error::{Code, ErrorBody};
-use fluxar_protocol::hello::{Caps, Handshake, Hello, Welcome};
-use fluxar_protocol::{Kind, limits as wire};
+use fluxar_protocol::hello::{Handshake, Hello, Welcome};
+use fluxar_protocol::{Form, Id, Kind, envelope, limits as wire};
 use minicbor::Encoder;
 
 use crate::front::{Effect, Front, answer, ws_code};
 use crate::limits::Limits;
 use crate::outbox::Framing;
+use crate::resume::Opened;
 
 /// Who the gateway says it is.
 pub(crate) const AGENT: &str = concat!("fluxar-gateway/", env!("CARGO_PKG_VERSION"));
 
 /// What a peer that speaks no common version is told: `{v: [0]}` [P-7.2].
 const VERSIONS: &[u8] = b"\xa1\x61v\x81\x00";
+
+/// A hello that is in order.
+pub(crate) struct Greeting<'a> {
+    pub(crate) id: Id,
+    pub(crate) form: Form,
+    pub(crate) hello: Hello<'a>,
+}
+
+impl<'a> Greeting<'a> {
+    /// Reads a hello again that was read before.
+    pub(crate) fn read(hello: &'a [u8]) -> Option<Self> {
+        let decoded = envelope::decode(hello).ok()?;
+        Some(Self {
+            id: decoded.envelope.id,
+            form: Handshake::answer_form(decoded.form),
+            hello: Hello::decode(decoded.envelope.payload).ok()?,
+        })
+    }
+}
 
 impl Front {
     /// Answers an opening hello: accepts it, or refuses it and closes.
@@ -32,7 +52,21 @@ impl Front {
                 return self.refuse_hello(slot, decoded, fault.code(), &message, None);
             }
         };
-        let session_id = self.ids.secret();
+        if hello.resume.is_some() && self.limits.resume_ms > 0 {
+            return self.put_off(slot, decoded.bytes);
+        }
+        self.welcome_new(slot, &Greeting { id, form, hello });
+    }
+
+    /// Answers a hello that opens a new session.
+    pub(crate) fn welcome_new(&mut self, slot: usize, greeting: &Greeting<'_>) {
+        let opened = self.new_session(slot, greeting.hello.caps);
+        self.welcome(slot, greeting, greeting.form, &opened);
+    }
+
+    /// Answers a hello in this form. From here on the session is open.
+    pub(crate) fn welcome(&mut self, slot: usize, greeting: &Greeting<'_>, form: Form, opened: &Opened) {
+        let Greeting { id, hello, .. } = greeting;
         let own = self.ids.next();
         let agent = self.agents.name(hello.agent);
         let Some(session) = &mut self.sessions[slot] else {
@@ -51,22 +85,22 @@ impl Front {
                 bytes: self.limits.max_frame_bytes as usize,
             });
         }
-        let mut payload = Vec::with_capacity(192);
+        let mut payload = Vec::with_capacity(224);
         Welcome {
             v: 0,
-            session: session_id,
-            token: None,
-            caps: Caps::default(),
+            session: opened.session,
+            token: opened.token.as_ref().map(|token| &token[..]),
+            caps: opened.caps(),
             max_frame: self.limits.max_frame_bytes,
             heartbeat_ms: self.limits.heartbeat_ms,
             credit: 0, // what a gateway takes, it can always hand on [P-3.11]
-            resumed: false,
-            recv: 0,
+            resumed: opened.resumed,
+            recv: opened.recv,
             limits: Some(&self.welcome_limits),
             agent: AGENT,
         }
         .encode(&mut payload);
-        let mut welcome = answer(Kind::Hello, own, id, None);
+        let mut welcome = answer(Kind::Hello, own, *id, None);
         welcome.payload = &payload;
         self.push(slot, &welcome);
         self.arm(slot);
@@ -106,7 +140,7 @@ fn encode(
 /// `limits` of the welcome: what a client can count on.
 pub(crate) fn encode_limits(limits: &Limits) -> Vec<u8> {
     encode(|e| {
-        e.map(5)?
+        e.map(10)?
             .str("queue_bytes")?
             .u64(limits.queue_bytes as u64)?
             .str("subscriptions")?
@@ -116,7 +150,17 @@ pub(crate) fn encode_limits(limits: &Limits) -> Vec<u8> {
             .str("messages_per_s")?
             .u32(limits.messages_per_s)?
             .str("bytes_per_s")?
-            .u32(limits.bytes_per_s)?;
+            .u32(limits.bytes_per_s)?
+            .str("publish_unacked_bytes")?
+            .u64(limits.publish_unacked_bytes as u64)?
+            .str("unacked_bytes")?
+            .u64(limits.unacked_bytes as u64)?
+            .str("unacked_events")?
+            .u32(limits.unacked_events)?
+            .str("resume_ms")?
+            .u32(limits.resume_ms)?
+            .str("resume_bytes")?
+            .u64(limits.resume_bytes as u64)?;
         Ok(())
     })
 }

@@ -28,6 +28,7 @@ pub mod outbox;
 pub mod rate;
 pub mod refusals;
 pub mod reload;
+pub mod resume;
 pub mod services;
 pub mod session;
 pub mod settings;

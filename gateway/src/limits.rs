@@ -9,6 +9,7 @@
 //! what the kernel had received when reading stopped and was not handed up yet (the engine's `held_bytes_max`, 4 MiB by default).
 
 use fluxar_protocol::limits as wire;
+use fluxar_protocol::session::{AWAY_MS_DEFAULT, KEPT_BYTES_DEFAULT};
 
 /// Bounds of one core and of each of its connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +63,16 @@ pub struct Limits {
     pub unacked_bytes: usize,
     /// The same in events.
     pub unacked_events: u32,
+    /// How long a session is kept whose connection was lost; then it is over. 0: sessions cannot be resumed.
+    pub resume_ms: u32,
+    /// Bytes of counted envelopes that are kept for one session until its peer says that it has them. Beyond it the oldest
+    /// are forgotten: only a resume that needs them fails.
+    pub resume_bytes: usize,
+    /// The same for all sessions of a core. Beyond it those that keep most forget their oldest.
+    pub resume_bytes_per_core: usize,
+    /// Over how much time those come back that are told to, at least: all connections of a core that stops, and those that it
+    /// cannot take.
+    pub retry_spread_ms: u32,
 }
 
 impl Default for Limits {
@@ -87,6 +98,10 @@ impl Default for Limits {
             publish_unacked_bytes: 1024 * 1024,
             unacked_bytes: 256 * 1024,
             unacked_events: 4_096,
+            resume_ms: AWAY_MS_DEFAULT,
+            resume_bytes: KEPT_BYTES_DEFAULT,
+            resume_bytes_per_core: 256 * 1024 * 1024,
+            retry_spread_ms: 5_000,
         }
     }
 }

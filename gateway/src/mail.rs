@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fluxar_shard::Letter;
 use fluxar_shard::log::recovery::Recovered;
 
+use crate::resume::Resuming;
 use crate::services;
 use crate::upstreams::{Resolved, Services};
 
@@ -21,6 +22,8 @@ pub enum Mail {
     Recovered(Box<Recovered>),
     /// From core to core: who serves, for `$services.…`.
     Admin(services::Letter),
+    /// With a connection, from core to core: its hello wants to resume a session of the one that gets it.
+    Resume(Box<Resuming>),
     /// From core to core, when all stop: my connections have ended, and all that they had for your log was said before.
     Drained,
     /// From the main thread: say goodbye to everybody, flush, and end.

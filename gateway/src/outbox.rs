@@ -4,11 +4,17 @@
 //! Envelopes that belong to this connection alone (answers, calls to serve, acceptances, pings) are appended to one
 //! open frame, so that everything of a turn leaves as one frame. Shared runs are not copied here: they pass by
 //! reference, after the open frame was sealed, so that the order in which things were said is kept.
+//!
+//! Of a session that can be resumed, what is counted of its frames is kept as they are sealed ([`Keeping`]). While it is away
+//! that is all that becomes of them.
 
 use bytes::Bytes;
 use fluxar_protocol::envelope::{self, Envelope};
 use fluxar_protocol::frame::{self, PREFIX_BYTES};
+use fluxar_protocol::session::is_counted;
 use fluxar_protocol::{Batch, Form, Id};
+
+use crate::resume::Keeping;
 
 /// What the connection runs on, as far as framing is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +30,9 @@ const NAMES_BYTES: usize = 31 + 7;
 
 /// Room that a frame is given when a run of chunks begins.
 const RUN_ROOM_BYTES: usize = 16 * 1024;
+
+/// What is sent again in small pieces is put together into frames of about so many bytes.
+const TOGETHER_BYTES: usize = 16 * 1024;
 
 /// A sealed frame of more room than this has at most as much unused as used.
 const SLACK_BYTES: usize = 1024;
@@ -43,6 +52,8 @@ pub struct Outbox {
     body_bytes_max: u32,
     framing: Framing,
     form: Form,
+    /// Of a session that can be resumed.
+    keeping: Option<Box<Keeping>>,
 }
 
 /// An envelope that is too large for this receiver.
@@ -66,6 +77,7 @@ impl Outbox {
             body_bytes_max: fluxar_protocol::limits::FRAME_BYTES_BEFORE_HELLO as u32,
             framing,
             form: Form::Compact,
+            keeping: None,
         }
     }
 
@@ -151,18 +163,30 @@ impl Outbox {
     pub fn push(&mut self, envelope: &Envelope<'_>) -> Option<Bytes> {
         let start = self.begin();
         envelope.encode(self.form, &mut self.open);
-        self.split_if_over(start)
+        let is_counted = self.keeping.is_some() && is_counted(envelope);
+        self.pushed(start, is_counted)
     }
 
-    /// Appends a compact envelope with its id and ref replaced; in a named session it is transcoded.
+    /// Appends a compact envelope, which is counted, with its id and ref replaced; in a named session it is transcoded.
     ///
     /// # Errors
     /// [`TooLarge`]: nothing was appended.
+    #[inline]
     pub fn push_patched(
         &mut self,
         compact: &[u8],
         id: Option<Id>,
         reference: Option<Id>,
+    ) -> Result<Option<Bytes>, TooLarge> {
+        self.push_copy(compact, id, reference, true)
+    }
+
+    fn push_copy(
+        &mut self,
+        compact: &[u8],
+        id: Option<Id>,
+        reference: Option<Id>,
+        is_counted: bool,
     ) -> Result<Option<Bytes>, TooLarge> {
         let start = self.begin();
         self.open.extend_from_slice(compact);
@@ -188,7 +212,7 @@ impl Outbox {
                 limit_bytes: self.envelope_bytes_max(),
             });
         }
-        Ok(self.split_if_over(start))
+        Ok(self.pushed(start, is_counted))
     }
 
     /// Closes the open frame and returns it for the engine.
@@ -202,7 +226,62 @@ impl Outbox {
         }
         let body_bytes = full.len() - PREFIX_BYTES;
         full[..PREFIX_BYTES].copy_from_slice(&frame::prefix(body_bytes));
-        Some(self.hand_over(Bytes::from(full)))
+        let framed = Bytes::from(full);
+        if let Some(keeping) = &mut self.keeping {
+            keeping.sealed(&framed);
+            if keeping.is_away() {
+                return None;
+            }
+        }
+        Some(self.hand_over(framed))
+    }
+
+    /// From now on what is counted is kept.
+    pub fn keep(&mut self, keeping: Box<Keeping>) {
+        self.keeping = Some(keeping);
+    }
+
+    /// What is kept, and may be told what the peer has.
+    pub fn keeping(&mut self) -> Option<&mut Keeping> {
+        self.keeping.as_deref_mut()
+    }
+
+    /// Ends the keeping, what was not sealed yet included, and takes what is kept.
+    pub fn take_keeping(&mut self) -> Option<Box<Keeping>> {
+        let _ = self.seal();
+        self.keeping.take()
+    }
+
+    /// Goes on with what was kept for another connection of its session: sends again what its peer, which has `recv`, does
+    /// not have, ahead of everything else. Small pieces are put together. The caller sealed.
+    pub fn send_again(&mut self, mut keeping: Box<Keeping>, recv: u64, mut send: impl FnMut([Bytes; 2])) {
+        debug_assert!(!self.is_open());
+        let queued_before = self.queued_bytes();
+        let together_max = TOGETHER_BYTES.min(self.body_bytes_max as usize);
+        // Whether it can was asked before.
+        let _ = keeping.resume(recv, |envelopes| {
+            let has_room = self.open.len() + envelopes.len() <= together_max;
+            if !has_room && let Some(frame) = self.seal() {
+                send([Bytes::new(), frame]);
+            }
+            if envelopes.len() <= together_max / 4 {
+                self.begin();
+                self.open.extend_from_slice(&envelopes);
+            } else {
+                if let Some(frame) = self.seal() {
+                    send([Bytes::new(), frame]);
+                }
+                let prefix = vec![0; self.header_room()];
+                send(self.share_behind(prefix, &envelopes));
+            }
+        });
+        if let Some(frame) = self.seal() {
+            send([Bytes::new(), frame]);
+        }
+        // It is bounded by what is kept.
+        self.grew_by_streams(queued_before);
+        keeping.set_away(false);
+        self.keeping = Some(keeping);
     }
 
     /// A shared frame (prefix and body), as this connection's transport wants it. The caller sealed the open frame and
@@ -251,7 +330,7 @@ impl Outbox {
     pub fn push_events(&mut self, body: &[u8], mut full: impl FnMut(Bytes)) -> u64 {
         let mut too_large = 0;
         for decoded in Batch::new(body).flatten() {
-            match self.push_patched(decoded.bytes, None, None) {
+            match self.push_copy(decoded.bytes, None, None, false) {
                 Ok(Some(frame)) => full(frame),
                 Ok(None) => {}
                 Err(TooLarge { .. }) => too_large += 1,
@@ -281,6 +360,17 @@ impl Outbox {
         if self.open.len() == PREFIX_BYTES {
             self.open = Vec::new();
         }
+    }
+
+    /// An envelope was appended that begins at `start`.
+    #[inline]
+    fn pushed(&mut self, start: usize, is_counted: bool) -> Option<Bytes> {
+        let envelope_bytes = self.open.len() - start;
+        let full = self.split_if_over(start);
+        if is_counted && let Some(keeping) = &mut self.keeping {
+            keeping.note(self.open.len() - envelope_bytes, self.open.len());
+        }
+        full
     }
 
     /// If the envelope that begins at `start` made the frame too large, it opens the next one.

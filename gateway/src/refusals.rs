@@ -150,6 +150,10 @@ impl Front {
             conn,
             how: Close::Drain { ws_code },
         });
+        // Behind a goodbye there is nothing to go on with.
+        if let Some(session) = &mut self.sessions[slot] {
+            self.resumables.let_go(session);
+        }
         let reason = why.map_or("said goodbye", |(_, message)| message);
         self.let_go(slot, &reason, None);
         // From here on nothing reaches it, and nobody waits for it.
@@ -162,6 +166,7 @@ impl Front {
     pub fn handle_stop(&mut self) {
         self.stopping = true;
         self.pool.stop();
+        self.end_all_away();
         self.goodbye_by_ms = Some(self.now_ms + u64::from(self.limits.drain_ms) / 2);
         for slot in 0..self.sessions.len() {
             let waits = self.sessions[slot]
@@ -189,8 +194,11 @@ impl Front {
     }
 
     pub(crate) fn say_stopping(&mut self, slot: usize) {
-        // Spread over two seconds, so that the next gateway is not stormed.
-        let retry_after_ms = 100 + (self.ids.next().0[15] as u32 * 31 + slot as u32 * 37) % 2000;
+        if self.sessions[slot].as_ref().is_none_or(|session| session.left) {
+            return;
+        }
+        // So that the next gateway is not stormed.
+        let retry_after_ms = self.retry_after_ms(self.open_sessions);
         self.say_goodbye_until(
             slot,
             Some((Code::Unavailable, "the gateway is stopping; connect again")),

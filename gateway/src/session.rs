@@ -14,6 +14,7 @@ use fluxar_shard::{PeerId, Standing};
 use crate::logged::Unacked;
 use crate::outbox::{Framing, Outbox};
 use crate::rate::Bucket;
+use crate::resume::Resumable;
 
 /// Why reading from a connection stands still; it goes on when none is left.
 pub mod pause {
@@ -147,6 +148,8 @@ pub struct Session {
     pub refused_last: (Id, Code),
     /// Refused envelopes in this second.
     pub refusals: Bucket,
+    /// What it takes to go on over another connection, if it can.
+    pub resumable: Option<Box<Resumable>>,
     /// Its rate, if it has a bound.
     pub rate: Option<Box<Rate>>,
 }
@@ -188,6 +191,7 @@ impl Session {
             refusals_untold: 0,
             refused_last: (Id([0; 16]), Code::Unknown),
             refusals: Bucket::full(now_ms),
+            resumable: None,
             rate: None,
         }
     }
@@ -204,6 +208,12 @@ impl Session {
     pub fn has_room(&self, body_bytes: usize, queue_bytes: usize) -> bool {
         let queued = self.outbox.queued_bytes();
         self.paused & pause::QUEUE == 0 && (queued == 0 || queued + body_bytes <= queue_bytes)
+    }
+
+    /// Whether it has no connection, and waits for another one.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        crate::resume::is_away(self.conn)
     }
 
     /// Whether nothing more is said to it.

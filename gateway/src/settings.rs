@@ -216,6 +216,30 @@ pub const SETTINGS: &[Setting] = &[
         limits.unacked_events,
         1..=1_000_000
     ),
+    number!(
+        "limits.resume_ms",
+        "how long a session is kept whose connection was lost, 0: none can be resumed",
+        limits.resume_ms,
+        0..=3_600_000
+    ),
+    number!(
+        "limits.resume_bytes",
+        "bytes kept for a session until its peer has them: beyond it the oldest are forgotten, and a resume that needs them fails",
+        limits.resume_bytes,
+        0..=1 << 30
+    ),
+    number!(
+        "limits.resume_bytes_per_core",
+        "the same for all sessions of a core",
+        limits.resume_bytes_per_core,
+        0..=1 << 40
+    ),
+    number!(
+        "limits.retry_spread_ms",
+        "over how much time those come back, at least, that a core tells to",
+        limits.retry_spread_ms,
+        0..=600_000
+    ),
     Setting {
         key: "websocket.origins",
         what: "web pages that may connect: \"loopback\" (this machine's, files too), \"any\", or a list like [\"https://example.com\"]",

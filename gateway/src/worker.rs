@@ -171,8 +171,17 @@ impl<D: Driver> Worker<D> {
                 self.front.handle_input_end(conn, pieces, partial);
                 return bytes;
             }
-            // No core hands connections over yet.
+            Event::HandedOver {
+                conn,
+                letter: Mail::Resume(resuming),
+                ..
+            } => self.front.handle_resuming(conn, &resuming),
+            // Connections are handed over with no other letter, and this letter with nothing but a connection.
             Event::HandedOver { conn, .. } => self.reactor.close(conn, Close::Now),
+            Event::Letter {
+                letter: Mail::Resume(_),
+                ..
+            } => {}
             Event::Sent { conn, bytes } => self.front.handle_sent(conn, bytes),
             Event::Ending { conn } => self.front.handle_ending(conn),
             Event::Closed { conn, cause } => {
@@ -226,6 +235,10 @@ impl<D: Driver> Worker<D> {
                     Ok(conn) => self.front.handle_dialled(link, conn),
                     Err(error) => self.front.handle_dial_failed(link, &error),
                 },
+                Effect::HandOver { conn, core, mail } => {
+                    // One that has ended meanwhile has nobody to resume for.
+                    let _ = self.reactor.hand_over(conn, core, mail);
+                }
                 Effect::Post { core, mail, cause } => self.post(core, mail, cause),
             }
         }

@@ -7,6 +7,8 @@ pub struct Counts {
     pub subscribers: usize,
     /// Subscriptions and offers of this core's connections.
     pub subscriptions: usize,
+    /// Connections of this core that are lost and whose sessions may go on.
+    pub away: usize,
     /// Bytes of their pattern and group texts.
     pub pattern_bytes: usize,
     /// Distinct topic patterns known, other cores' included.

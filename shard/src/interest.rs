@@ -219,14 +219,8 @@ impl Shard {
         self.crowded.remove(&peer);
         self.withdrew.remove(&peer);
         self.asker_lost(peer);
-        let is_announced = self
-            .serving
-            .find(peer)
-            .is_some_and(|at| self.serving.is_announced(at));
-        if self.server_lost(peer) && is_announced {
-            self.post
-                .announce(News::Letter(Letter::ServerLost { server: peer }));
-        }
+        self.absences.lost(peer);
+        self.server_gone(peer);
         while let Some(&at) = self.subscriptions.of(peer).last() {
             self.unsubscribe(at);
         }
@@ -364,6 +358,12 @@ impl Shard {
                     dropped,
                 };
             }
+            Role::AwayMember | Role::AwayServer => {
+                return Ended {
+                    serve: sub.role == Role::AwayServer,
+                    dropped,
+                };
+            }
         };
         seats.swap_remove(sub.seat as usize);
         if let Some(&moved) = seats.get(sub.seat as usize) {
@@ -382,8 +382,23 @@ impl Shard {
         }
     }
 
+    /// A member of a group is none for as long as its connection is away.
+    pub(crate) fn give_up_seat(&mut self, at: u32) {
+        let sub = &self.subscriptions[at];
+        let (Role::Member(group), seat) = (sub.role, sub.seat) else {
+            return;
+        };
+        let seats = self.groups[group].seats(sub.resting);
+        seats.swap_remove(seat as usize);
+        if let Some(&moved) = seats.get(seat as usize) {
+            self.subscriptions.reseat(moved, seat);
+        }
+        self.subscriptions.rest(at, false, 0);
+        self.members_changed(group);
+    }
+
     /// The number of a group, new if it is not there.
-    fn group(&mut self, pattern: u32, name: &str) -> u32 {
+    pub(crate) fn group(&mut self, pattern: u32, name: &str) -> u32 {
         if let Some(group) = self.groups.find(pattern, name) {
             return group;
         }
@@ -403,7 +418,7 @@ impl Shard {
         self.topics.release(pattern);
     }
 
-    fn members_changed(&mut self, at: u32) {
+    pub(crate) fn members_changed(&mut self, at: u32) {
         let group = &mut self.groups[at];
         if !group.is_queued && !self.post.is_alone() {
             group.is_queued = true;

@@ -78,6 +78,8 @@ pub enum Letter {
     Flushed {
         /// The lost peer.
         server: PeerId,
+        /// Its session may go on, or does: of what fails it is told that nobody waits for it.
+        is_told: bool,
     },
     /// Events for the receiving core's plain subscriptions.
     Run(Run),

@@ -15,6 +15,7 @@
 //! core of whoever began them; the home core of a peer that takes a bounded number at a time keeps its gate.
 #![forbid(unsafe_code)]
 
+mod absence;
 mod counts;
 pub mod delivery;
 mod exchanges;

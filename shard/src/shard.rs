@@ -6,6 +6,7 @@ use std::rc::Rc;
 use fluxar_protocol::Id;
 use foldhash::fast::FixedState;
 
+use crate::absence::Absences;
 use crate::counts::Counts;
 use crate::delivery::Delivery;
 use crate::exchanges::Exchanges;
@@ -60,6 +61,7 @@ pub struct Shard {
     pub(crate) crowded: HashSet<PeerId, FixedState>,
     /// Peers of this core that withdrew an offer: what is on its way to them from other cores may find none.
     pub(crate) withdrew: HashSet<PeerId, FixedState>,
+    pub(crate) absences: Absences,
     /// Streams that left other cores' peers.
     pub(crate) leaving: VecDeque<(PeerId, Id)>,
     /// The receivers of what has none: shared, so that none is made.
@@ -98,6 +100,7 @@ impl Shard {
             moving: VecDeque::new(),
             crowded: HashSet::with_hasher(hasher.clone()),
             withdrew: HashSet::with_hasher(hasher.clone()),
+            absences: Absences::new(hasher),
             leaving: VecDeque::new(),
             nobody: Rc::from([]),
             late_answers: 0,
@@ -119,6 +122,7 @@ impl Shard {
         Counts {
             subscribers: self.subscriptions.holders(),
             subscriptions: self.subscriptions.len(),
+            away: self.absences.len(),
             pattern_bytes: self.subscriptions.text_bytes(),
             topic_patterns: self.topics.patterns.len(),
             method_patterns: self.serving.patterns(),
@@ -146,6 +150,9 @@ impl Shard {
 
     /// Takes a letter from another core.
     pub fn handle_letter(&mut self, from: u16, letter: Letter) -> Arrival {
+        let Some(letter) = self.absences.put_aside(letter) else {
+            return Arrival::Taken;
+        };
         match letter {
             Letter::Want { pattern, wanted } => self.want(from, &pattern, wanted),
             Letter::Members {
@@ -176,10 +183,11 @@ impl Shard {
             }
             Letter::Withdraw { server, sub } => self.serving.withdraw_named(server, sub),
             Letter::ServerLost { server } => return self.server_lost_elsewhere(server),
-            Letter::Flush { server } => self.post.send(from, Letter::Flushed { server }),
-            Letter::Flushed { server } => {
-                self.server_lost(server);
+            Letter::Flush { server } => {
+                let is_told = self.absences.is_resumable(server);
+                self.post.send(from, Letter::Flushed { server, is_told });
             }
+            Letter::Flushed { server, is_told } => return self.loss_settled(from, server, is_told),
             Letter::Run(run) => self.arrived(run),
             Letter::Share { handle, events, ends } => self.share_arrived(handle, &events, &ends),
             Letter::Forward { to, bytes } => return self.forward_arrived(to, bytes),

@@ -41,12 +41,16 @@ pub(crate) enum Role {
     Reader(u32),
     /// A member of a work queue.
     Worker,
+    /// A member of a group, while its connection is away.
+    AwayMember,
+    /// An offer, likewise.
+    AwayServer,
 }
 
 impl Role {
     /// Whether it shares its events with others of a group.
     fn is_member(self) -> bool {
-        matches!(self, Self::Member(_) | Self::Worker)
+        matches!(self, Self::Member(_) | Self::Worker | Self::AwayMember)
     }
 }
 
@@ -242,6 +246,13 @@ impl Subscriptions {
         let sub = &mut self.held[at as usize];
         sub.resting = resting;
         sub.seat = seat;
+    }
+
+    /// Its connection went away, or returned: it is something else now, for this pattern and with this seat.
+    pub(crate) fn change_role(&mut self, at: u32, role: Role, pattern: u32, seat: u32) {
+        let sub = &mut self.held[at as usize];
+        debug_assert_eq!(sub.role.is_member(), role.is_member());
+        (sub.role, sub.pattern, sub.seat) = (role, pattern, seat);
     }
 
     pub(crate) fn missed(&mut self, at: u32, events: u64) {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod logged;
+mod resume;
 mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};

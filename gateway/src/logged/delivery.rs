@@ -16,6 +16,7 @@ use crate::flow::Growth;
 use crate::front::{Effect, Front, answer};
 use crate::greeting::encode_places;
 use crate::limits::GIVEN_UP_NOTE_MS;
+use crate::session::Session;
 
 /// Events for one subscription, and where they are.
 struct LoggedRun<'a> {
@@ -204,7 +205,9 @@ impl Front {
     fn deliver_logged(&mut self, to: PeerId, run: &LoggedRun<'_>, events: &Bytes) {
         let Some(slot) = self.slot_of_peer(to) else { return };
         let own = self.ids.next();
-        let Some(session) = self.sessions[slot].as_mut().filter(|session| !session.is_deaf()) else {
+        // One that is away gets it again when it returns.
+        let takes_runs = |session: &&mut Session| !session.is_deaf() && !session.is_away();
+        let Some(session) = self.sessions[slot].as_mut().filter(takes_runs) else {
             return;
         };
         let header = run_header(own, run, session.outbox.header_room());

@@ -23,6 +23,12 @@ impl Unacked {
         self.events == 0
     }
 
+    /// How many bytes are owed.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes as usize
+    }
+
     /// One more event, of so many bytes.
     fn take(&mut self, bytes: usize) {
         self.bytes = self

@@ -349,6 +349,12 @@ impl Front {
         if session.left {
             return;
         }
+        if session.resumable.is_some() {
+            if !self.put_away(slot, true) {
+                self.end_session(slot);
+            }
+            return;
+        }
         let (conn, peer) = (session.conn, session.peer);
         session.due = Due::NEVER;
         session.left = true;

@@ -330,8 +330,9 @@ impl Shard {
         }
     }
 
-    /// Ends what was open at a lost peer, of this core or another, or gives it to somebody else; whether it ever served.
-    pub(crate) fn server_lost(&mut self, peer: PeerId) -> bool {
+    /// Ends what was open at a lost peer, of this core or another, or gives it to somebody else; whether it ever served. One
+    /// whose session may go on is told of it (`is_told`).
+    pub(crate) fn server_lost(&mut self, peer: PeerId, is_told: bool) -> bool {
         let Some(server) = self.serving.find(peer) else {
             return false;
         };
@@ -350,7 +351,15 @@ impl Shard {
             if exchange.is_gated {
                 continue;
             }
-            match exchange.role {
+            if is_told {
+                let kind = match exchange.role {
+                    Role::Stream => Kind::Stream,
+                    Role::Call | Role::Hedge | Role::Mirror => Kind::Call,
+                };
+                let forward_id = exchange.forward_id;
+                self.tell(peer, forward_id, kind, Note::Cancel);
+            }
+            match self.exchanges[slot].role {
                 Role::Mirror => {
                     self.exchanges.forget(slot);
                 }

@@ -222,6 +222,7 @@ impl Shard {
     pub(crate) fn server_lost_elsewhere(&mut self, server: PeerId) -> Arrival {
         self.serving.withdraw_all(server);
         if self.serving.find(server).is_some() {
+            self.absences.unsettled(server);
             self.post.send(server.core, Letter::Flush { server });
         }
         Arrival::Taken

@@ -1,6 +1,6 @@
 //! Logged events on real sockets and a real disk: acknowledged, followed, gone back to, shared by groups, kept over restarts.
 
-mod peers;
+pub(crate) mod peers;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -268,7 +268,7 @@ impl Shard {
                 let offsets = std::iter::once(first).chain(behind);
                 self.logged.queues.acknowledge(peer, sub, partition, offsets);
             }
-            Role::Plain | Role::Member(_) | Role::Server(_) => {}
+            Role::Plain | Role::Member(_) | Role::Server(_) | Role::AwayMember | Role::AwayServer => {}
         }
     }
 
@@ -322,7 +322,7 @@ impl Shard {
                     let id = self.subscriptions[sub].id;
                     self.logged.queues.rewind(peer, id);
                 }
-                Role::Plain | Role::Member(_) | Role::Server(_) => {}
+                Role::Plain | Role::Member(_) | Role::Server(_) | Role::AwayMember | Role::AwayServer => {}
             }
         }
         self.pump_log();

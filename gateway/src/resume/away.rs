@@ -1,0 +1,154 @@
+//! A session loses its connection: it is put away for a while, and over when nobody has come for it.
+
+use fluxar_engine::reactor::{Close, Conn};
+use fluxar_protocol::hello::Handshake;
+use fluxar_protocol::reader::EnvelopeReader;
+use fluxar_shard::{PeerId, Standing};
+
+use crate::front::{Effect, Front};
+use crate::outbox::Framing;
+use crate::session::{Due, Session, pause};
+
+/// When the sessions of a core keep more than they may together, each gives up what it keeps beyond its share of so many
+/// eighths of that: so this is done once for many bytes.
+const KEPT_EIGHTHS: usize = 7;
+
+impl Front {
+    /// A connection is lost without a goodbye. If its session can be resumed it is put away, and true is the answer.
+    /// `has_connection`: the engine has not let go of the connection yet.
+    pub(crate) fn put_away(&mut self, slot: usize, has_connection: bool) -> bool {
+        let can_be = self.sessions[slot]
+            .as_ref()
+            .is_some_and(|session| session.resumable.is_some() && !session.left);
+        if !can_be || self.stopping {
+            return false;
+        }
+        if self.sessions.away() >= self.limits.connections as usize {
+            tracing::debug!("as many sessions are away as may be; one more is over at once");
+            return false;
+        }
+        let Some(mut session) = self.take_from(slot, has_connection) else {
+            return false;
+        };
+        if let Some(keeping) = session.outbox.keeping() {
+            keeping.set_away(true);
+        }
+        // What of the open frame is counted is kept.
+        let _ = session.outbox.seal();
+        session.reader = EnvelopeReader::new();
+        session.awaited = 0;
+        session.dirty = false;
+        // Events for it are dropped, and the logs keep theirs.
+        session.paused = pause::QUEUE;
+        session.busy = true;
+        session.standing = Standing::default();
+        session.refusals_untold = 0;
+        session.due = Due {
+            complete_ms: self.now_ms + u64::from(self.limits.resume_ms),
+            ..Due::NEVER
+        };
+        let peer = session.peer;
+        tracing::debug!(?peer, "its connection is lost; its session waits for another");
+        let away = self.sessions.put_away(session);
+        self.resumables.moved.insert(peer, away);
+        self.counters.put_away += 1;
+        self.arm(away);
+        self.shard.peer_away(peer);
+        self.after_shard();
+        true
+    }
+
+    /// The timer of a session that is away has rung.
+    pub(crate) fn look_at_away(&mut self, slot: usize) {
+        let Some(session) = &mut self.sessions[slot] else {
+            return;
+        };
+        session.timer = None;
+        if session.due.complete_ms <= self.now_ms {
+            self.counters.away_over += 1;
+            self.end_session(slot);
+        } else {
+            self.arm(slot);
+        }
+    }
+
+    /// The gateway stops: nobody will come back to this one.
+    pub(crate) fn end_all_away(&mut self) {
+        for slot in self.sessions.away_slots() {
+            self.end_session(slot);
+        }
+    }
+
+    /// A session that can be resumed is over, without a word; a connection that it has is closed.
+    pub(crate) fn end_session(&mut self, slot: usize) {
+        let Some(mut session) = self.take_from(slot, true) else {
+            return;
+        };
+        self.resumables.let_go(&mut session);
+        if !session.left {
+            self.shard.peer_lost(session.peer);
+            self.after_shard();
+        }
+    }
+
+    /// Takes a session from its connection, whatever that is worth, or from those that are away. A connection that the engine
+    /// still has is fenced: it is closed, and what still comes of it finds a session that has left.
+    pub(crate) fn take_from(&mut self, slot: usize, has_connection: bool) -> Option<Session> {
+        let is_away = self.sessions[slot].as_ref()?.is_away();
+        let session = if is_away {
+            self.sessions.take_away(slot)?
+        } else {
+            self.sessions[slot].take()?
+        };
+        if let Some((timer, _)) = session.timer {
+            self.timers.cancel(timer);
+        }
+        let session = Session {
+            timer: None,
+            ..session
+        };
+        if !is_away && has_connection {
+            let conn = session.conn;
+            self.sessions[slot] = Some(fenced(conn, self.core, session.outbox.framing(), self.now_ms));
+            self.effects.push_back(Effect::Close {
+                conn,
+                how: Close::Now,
+            });
+        }
+        Some(session)
+    }
+
+    /// At the end of a turn: the sessions that keep most give up their oldest, if all together keep too much. What they
+    /// need of it will be missed only by those that resume from there.
+    pub(crate) fn bound_kept(&mut self) {
+        let bytes_max = self.limits.resume_bytes_per_core;
+        if self.resumables.kept_bytes.get() <= bytes_max {
+            return;
+        }
+        let share = bytes_max / 8 * KEPT_EIGHTHS / self.resumables.len().max(1);
+        let slots = (0..self.sessions.len()).chain(self.sessions.away_slots());
+        for slot in slots {
+            if let Some(keeping) = self.sessions[slot]
+                .as_mut()
+                .and_then(|session| session.outbox.keeping())
+                && keeping.bytes() > share
+            {
+                keeping.shrink_to(share);
+                self.counters.kept_forgotten += 1;
+            }
+        }
+    }
+}
+
+/// What is at the place of a connection whose session was taken from it.
+fn fenced(conn: Conn, core: u16, framing: Framing, now_ms: u64) -> Session {
+    let nobody = PeerId {
+        slot: u32::MAX,
+        generation: u32::MAX,
+        core,
+    };
+    let mut session = Session::new(conn, nobody, framing, now_ms);
+    session.left = true;
+    session.handshake = Handshake::Closing;
+    session
+}

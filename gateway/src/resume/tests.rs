@@ -1,0 +1,360 @@
+//! What one core keeps, of connections that are played: bytes go into the front, and effects come out.
+
+use std::collections::BTreeMap;
+
+use fluxar_engine::driver::Token;
+use fluxar_engine::listener::{ListenerId, Peer};
+use fluxar_engine::reactor::{Cause, Conn, Piece};
+use fluxar_protocol::frame::{Deframer, prefix};
+use fluxar_protocol::hello::{Caps, Hello, Resume, Welcome};
+use fluxar_protocol::meta::{Meta, MetaWriter};
+use fluxar_protocol::{Batch, Envelope, Form, Id, Kind};
+
+use crate::front::{Effect, Front};
+use crate::limits::Limits;
+use crate::outbox::Framing;
+
+/// A core and what its connections were sent.
+struct Core {
+    front: Front,
+    sent: BTreeMap<u32, Vec<u8>>,
+    closed: Vec<Conn>,
+    connections: u32,
+    ids: u64,
+}
+
+/// What a peer remembers of its session.
+struct Known {
+    conn: Conn,
+    session: Id,
+    token: Vec<u8>,
+}
+
+impl Core {
+    fn new(limits: Limits) -> Self {
+        let mut state = 7_u64;
+        let entropy = move |bytes: &mut [u8]| {
+            for byte in bytes {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                *byte = (state >> 33) as u8;
+            }
+        };
+        Self {
+            front: Front::new(0, 1, limits, vec![Framing::Prefixed], 1, Box::new(entropy)),
+            sent: BTreeMap::new(),
+            closed: Vec::new(),
+            connections: 0,
+            ids: 0,
+        }
+    }
+
+    fn id(&mut self) -> Id {
+        self.ids += 1;
+        let mut id = [1; 16];
+        id[8..].copy_from_slice(&self.ids.to_be_bytes());
+        Id(id)
+    }
+
+    fn connect(&mut self) -> Conn {
+        let conn = Conn(Token {
+            slot: self.connections,
+            generation: 0,
+        });
+        self.connections += 1;
+        self.front
+            .handle_opened(conn, ListenerId(0), &Peer::Unix { pid: 1, uid: 1 });
+        conn
+    }
+
+    /// One input of one frame, and the turn behind it. The kernel takes whatever is sent.
+    fn say(&mut self, conn: Conn, body: &[u8]) {
+        let mut bytes = prefix(body.len()).to_vec();
+        bytes.extend_from_slice(body);
+        self.front.handle_input(conn, Piece::Stream(&bytes));
+        self.front.handle_input_end(conn, 1, false);
+        self.turn();
+    }
+
+    fn turn(&mut self) {
+        self.front.handle_turn_end();
+        while let Some(effect) = self.front.poll_effect() {
+            match effect {
+                Effect::Send { conn, bytes } => self.take(conn, &bytes),
+                Effect::SendParts { conn, parts } => self.take(conn, &parts.concat()),
+                Effect::Close { conn, .. } => self.closed.push(conn),
+                Effect::Pause(_) | Effect::Resume(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn take(&mut self, conn: Conn, bytes: &[u8]) {
+        self.sent.entry(conn.0.slot).or_default().extend_from_slice(bytes);
+        self.front.handle_sent(conn, bytes.len());
+    }
+
+    /// What a connection was sent since it was last asked: type, ref, meta, payload.
+    fn heard(&mut self, conn: Conn) -> Vec<(Kind, Option<Id>, Option<Vec<u8>>, Vec<u8>)> {
+        let sent = self.sent.remove(&conn.0.slot).unwrap_or_default();
+        let mut input = &sent[..];
+        let mut deframer = Deframer::new();
+        let mut all = Vec::new();
+        while let Some(body) = deframer.next(&mut input, 1 << 20).expect("frames") {
+            for decoded in Batch::new(body) {
+                let envelope = &decoded.expect("an envelope").envelope;
+                let meta = envelope.meta.map(|meta| meta.as_bytes().to_vec());
+                all.push((envelope.kind, envelope.reference, meta, envelope.payload.to_vec()));
+            }
+        }
+        all
+    }
+
+    /// Says hello on a new connection; the session, and whether it was resumed, with its `recv`.
+    fn greet(&mut self, resume: Option<(&Known, u64)>) -> (Known, Option<u64>) {
+        let conn = self.connect();
+        let hello = Hello {
+            caps: Caps {
+                resume: true,
+                ..Caps::default()
+            },
+            resume: resume.map(|(known, recv)| Resume {
+                session: known.session,
+                token: &known.token,
+                recv,
+            }),
+            ..Hello::default()
+        };
+        let mut payload = Vec::new();
+        hello.encode(&mut payload);
+        let id = self.id();
+        self.say(conn, &envelope(Kind::Hello, id, None, None, None, &payload));
+        let sent = self.sent.get(&conn.0.slot).expect("an answer");
+        let decoded = fluxar_protocol::envelope::decode(&sent[4..]).expect("an answer");
+        let welcome = Welcome::decode(decoded.envelope.payload).expect("a welcome");
+        let known = Known {
+            conn,
+            session: welcome.session,
+            token: welcome.token.expect("a token").to_vec(),
+        };
+        let recv = welcome.resumed.then_some(welcome.recv);
+        // The answer is looked at; what is behind it is heard later.
+        let answer_bytes = 4 + decoded.bytes.len();
+        self.sent.entry(conn.0.slot).or_default().drain(..answer_bytes);
+        (known, recv)
+    }
+
+    fn serve(&mut self) -> Conn {
+        let (server, _) = self.greet(None);
+        let id = self.id();
+        let meta = MetaWriter::new().flag("serve", true).finish();
+        let offer = envelope(Kind::Subscribe, id, None, Some("m"), meta.as_deref(), &[]);
+        self.say(server.conn, &offer);
+        self.heard(server.conn);
+        server.conn
+    }
+
+    fn call(&mut self, from: Conn) -> Id {
+        let id = self.id();
+        self.say(from, &envelope(Kind::Call, id, None, Some("m"), None, &[]));
+        id
+    }
+
+    /// Answers all calls that came to a server with so many bytes.
+    fn answer_all(&mut self, server: Conn, bytes: u16) {
+        let sent = self.sent.remove(&server.0.slot).unwrap_or_default();
+        let mut input = &sent[..];
+        let mut deframer = Deframer::new();
+        let mut calls = Vec::new();
+        while let Some(body) = deframer.next(&mut input, 1 << 20).expect("frames") {
+            for decoded in Batch::new(body) {
+                let envelope = &decoded.expect("an envelope").envelope;
+                if envelope.kind == Kind::Call && envelope.reference.is_none() {
+                    calls.push(envelope.id);
+                }
+            }
+        }
+        let mut payload = vec![0x59];
+        payload.extend(bytes.to_be_bytes());
+        payload.resize(3 + usize::from(bytes), 0xab);
+        for call in calls {
+            let id = self.id();
+            self.say(
+                server,
+                &envelope(Kind::Call, id, Some(call), None, None, &payload),
+            );
+        }
+    }
+}
+
+fn envelope(
+    kind: Kind,
+    id: Id,
+    reference: Option<Id>,
+    target: Option<&str>,
+    meta: Option<&[u8]>,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Envelope {
+        kind,
+        id,
+        reference,
+        target,
+        meta: meta.map(Meta::from_checked),
+        payload,
+        error: None,
+    }
+    .encode(Form::Compact, &mut bytes);
+    bytes
+}
+
+#[test]
+fn what_a_peer_says_that_it_has_is_not_kept() {
+    let mut core = Core::new(Limits::default());
+    let server = core.serve();
+    let (known, _) = core.greet(None);
+    for _ in 0..10 {
+        core.call(known.conn);
+    }
+    let before = core.front.resumables.kept_bytes.get();
+    core.answer_all(server, 1_000);
+    assert!(core.front.resumables.kept_bytes.get() >= before + 10_000);
+    let id = core.id();
+    let meta = MetaWriter::new().uint("recv", 10).finish();
+    core.say(
+        known.conn,
+        &envelope(Kind::Ping, id, None, None, meta.as_deref(), &[]),
+    );
+    assert!(core.front.resumables.kept_bytes.get() <= before);
+    let (_, _, meta, _) = core.heard(known.conn).pop().expect("a pong");
+    let meta = meta.expect("with a count");
+    assert_eq!(
+        Meta::from_checked(&meta).uint("recv"),
+        Ok(Some(10)),
+        "its ten calls"
+    );
+    // One that says more than there was is not believed.
+    let meta = MetaWriter::new().uint("recv", 11).finish();
+    core.say(
+        known.conn,
+        &envelope(Kind::Ping, id, None, None, meta.as_deref(), &[]),
+    );
+    let (kind, reference, ..) = core.heard(known.conn).pop().expect("a goodbye");
+    assert_eq!((kind, reference), (Kind::Cancel, None));
+    assert_eq!(core.closed, [known.conn]);
+}
+
+#[test]
+fn counted_bytes_are_told_before_there_are_many() {
+    let mut core = Core::new(Limits::default());
+    core.serve();
+    let (known, _) = core.greet(None);
+    core.heard(known.conn);
+    let mut payload = vec![0x59, 0x27, 0x10];
+    payload.resize(10_003, 0xab);
+    for nth in 1..=20 {
+        let id = core.id();
+        core.say(
+            known.conn,
+            &envelope(Kind::Call, id, None, Some("m"), None, &payload),
+        );
+        let pings = core.heard(known.conn);
+        let is_due = nth % 7 == 0;
+        assert_eq!(pings.len(), usize::from(is_due), "{nth}: {pings:?}");
+        if is_due {
+            let meta = pings[0].2.as_deref().expect("a count");
+            assert_eq!(Meta::from_checked(meta).uint("recv"), Ok(Some(nth)));
+        }
+    }
+}
+
+#[test]
+fn a_core_keeps_no_more_than_its_bound_and_who_keeps_little_keeps_it() {
+    const BOUND: usize = 256 * 1024;
+    let mut core = Core::new(Limits {
+        resume_bytes_per_core: BOUND,
+        ..Limits::default()
+    });
+    let server = core.serve();
+    let (modest, _) = core.greet(None);
+    let call = core.call(modest.conn);
+    core.answer_all(server, 1_000);
+    let (greedy, _) = core.greet(None);
+    for _ in 0..100 {
+        core.call(greedy.conn);
+        core.answer_all(server, 10_000);
+        assert!(core.front.resumables.kept_bytes.get() <= BOUND);
+    }
+    assert!(core.front.counters().kept_forgotten > 0);
+    assert_eq!(core.greet(Some((&greedy, 0))).1, None, "its oldest are forgotten");
+    let (modest, recv) = core.greet(Some((&modest, 0)));
+    assert_eq!(recv, Some(1), "its call");
+    let again = core.heard(modest.conn);
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].1, Some(call));
+}
+
+#[test]
+fn nothing_is_left_of_sessions_that_are_over() {
+    let mut core = Core::new(Limits::default());
+    let server = core.serve();
+    for round in 0..20 {
+        let (first, _) = core.greet(None);
+        core.call(first.conn);
+        core.front.handle_closed(first.conn, &Cause::Peer);
+        core.turn();
+        assert_eq!(core.front.shard_counts().away, 1);
+        core.answer_all(server, 3_000);
+        let (second, recv) = core.greet(Some((&first, 0)));
+        assert_eq!(recv, Some(1));
+        assert_eq!(core.heard(second.conn).len(), 1);
+        match round % 4 {
+            0 => {
+                let id = core.id();
+                core.say(second.conn, &envelope(Kind::Cancel, id, None, None, None, &[]));
+                core.front.handle_closed(second.conn, &Cause::Ours);
+            }
+            1 => {
+                core.front.handle_ending(second.conn);
+                core.front.handle_closed(second.conn, &Cause::Peer);
+                let away_ms = u64::from(Limits::default().resume_ms);
+                let now_ms = core.front.now_ms + away_ms;
+                core.front.handle_time((now_ms - 1) * 1_000);
+                core.turn();
+                assert_eq!(core.front.shard_counts().away, 1);
+                core.front.handle_time(now_ms * 1_000);
+            }
+            2 => core
+                .front
+                .handle_closed(second.conn, &Cause::Transport("a breach".into())),
+            _ => {
+                // Two more that take over from each other, while the gateway believes in the first.
+                let (third, _) = core.greet(Some((&second, 1)));
+                let (fourth, _) = core.greet(Some((&third, 1)));
+                assert!(core.closed.contains(&second.conn) && core.closed.contains(&third.conn));
+                for conn in [second.conn, third.conn] {
+                    core.say(
+                        conn,
+                        &envelope(Kind::Call, Id([5; 16]), None, Some("m"), None, &[]),
+                    );
+                    core.front.handle_closed(conn, &Cause::Ours);
+                }
+                let id = core.id();
+                core.say(fourth.conn, &envelope(Kind::Cancel, id, None, None, None, &[]));
+                core.front.handle_closed(fourth.conn, &Cause::Ours);
+            }
+        }
+        core.turn();
+        let counts = core.front.shard_counts();
+        assert_eq!((counts.away, counts.askers), (0, 0), "round {round}");
+        assert!(core.front.resumables.moved.is_empty());
+        assert_eq!(core.front.sessions.away(), 0);
+        assert_eq!(core.front.sessions(), 1, "the server's");
+        assert_eq!(core.front.resumables.len(), 1);
+    }
+    core.front.handle_closed(server, &Cause::Peer);
+    core.front.handle_stop();
+    core.turn();
+    assert_eq!(core.front.resumables.len(), 0);
+    assert_eq!(core.front.resumables.kept_bytes.get(), 0);
+}
