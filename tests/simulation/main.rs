@@ -11,6 +11,7 @@ mod fleet;
 mod lives;
 mod logged;
 mod machine;
+mod resume;
 mod town;
 mod wire;
 

@@ -1,5 +1,6 @@
 //! Meshes of shards against naive models: random verbs, letters that arrive late, and in the end nothing left.
 
+mod absence;
 mod calls;
 mod fleets;
 mod limits;
