@@ -230,6 +230,7 @@ impl Outbox {
         if let Some(keeping) = &mut self.keeping {
             keeping.sealed(&framed);
             if keeping.is_away() {
+                self.stream_bytes = 0; // nothing is queued
                 return None;
             }
         }
@@ -244,6 +245,16 @@ impl Outbox {
     /// What is kept, and may be told what the peer has.
     pub fn keeping(&mut self) -> Option<&mut Keeping> {
         self.keeping.as_deref_mut()
+    }
+
+    /// The connection is lost: nothing is queued any more, and of what is said from now on only what is counted is kept.
+    pub fn connection_lost(&mut self) {
+        if let Some(keeping) = &mut self.keeping {
+            keeping.set_away(true);
+        }
+        let _ = self.seal();
+        self.sent_bytes = self.handed_bytes;
+        self.stream_bytes = 0;
     }
 
     /// Ends the keeping, what was not sealed yet included, and takes what is kept.

@@ -30,11 +30,7 @@ impl Front {
         let Some(mut session) = self.take_from(slot, has_connection) else {
             return false;
         };
-        if let Some(keeping) = session.outbox.keeping() {
-            keeping.set_away(true);
-        }
-        // What of the open frame is counted is kept.
-        let _ = session.outbox.seal();
+        session.outbox.connection_lost();
         session.reader = EnvelopeReader::new();
         session.awaited = 0;
         session.dirty = false;

@@ -296,7 +296,11 @@ fn a_core_keeps_no_more_than_its_bound_and_who_keeps_little_keeps_it() {
 
 #[test]
 fn nothing_is_left_of_sessions_that_are_over() {
-    let mut core = Core::new(Limits::default());
+    let mut core = Core::new(Limits {
+        // The server says nothing for a minute.
+        heartbeat_ms: 3_600_000,
+        ..Limits::default()
+    });
     let server = core.serve();
     for round in 0..20 {
         let (first, _) = core.greet(None);
@@ -307,7 +311,8 @@ fn nothing_is_left_of_sessions_that_are_over() {
         core.answer_all(server, 3_000);
         let (second, recv) = core.greet(Some((&first, 0)));
         assert_eq!(recv, Some(1));
-        assert_eq!(core.heard(second.conn).len(), 1);
+        let again = core.heard(second.conn);
+        assert_eq!(again.len(), 1, "round {round}: {again:?}");
         match round % 4 {
             0 => {
                 let id = core.id();
