@@ -27,7 +27,7 @@ fn span_ms(configured_ms: u32, peers: u32) -> u32 {
 
 /// From 1 to the span: 0 would say nothing.
 fn spread_over(span_ms: u32, random: u32) -> u32 {
-    1 + (u64::from(random) * u64::from(span_ms) >> 32) as u32
+    1 + ((u64::from(random) * u64::from(span_ms)) >> 32) as u32
 }
 
 #[cfg(test)]
