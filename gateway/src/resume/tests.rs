@@ -23,6 +23,9 @@ struct Core {
     ids: u64,
 }
 
+/// Type, ref, meta.
+type Heard = (Kind, Option<Id>, Option<Vec<u8>>);
+
 /// What a peer remembers of its session.
 struct Known {
     conn: Conn,
@@ -93,8 +96,8 @@ impl Core {
         self.front.handle_sent(conn, bytes.len());
     }
 
-    /// What a connection was sent since it was last asked: type, ref, meta, payload.
-    fn heard(&mut self, conn: Conn) -> Vec<(Kind, Option<Id>, Option<Vec<u8>>, Vec<u8>)> {
+    /// What a connection was sent since it was last asked.
+    fn heard(&mut self, conn: Conn) -> Vec<Heard> {
         let sent = self.sent.remove(&conn.0.slot).unwrap_or_default();
         let mut input = &sent[..];
         let mut deframer = Deframer::new();
@@ -103,7 +106,7 @@ impl Core {
             for decoded in Batch::new(body) {
                 let envelope = &decoded.expect("an envelope").envelope;
                 let meta = envelope.meta.map(|meta| meta.as_bytes().to_vec());
-                all.push((envelope.kind, envelope.reference, meta, envelope.payload.to_vec()));
+                all.push((envelope.kind, envelope.reference, meta));
             }
         }
         all
@@ -226,7 +229,7 @@ fn what_a_peer_says_that_it_has_is_not_kept() {
         &envelope(Kind::Ping, id, None, None, meta.as_deref(), &[]),
     );
     assert!(core.front.resumables.kept_bytes.get() <= before);
-    let (_, _, meta, _) = core.heard(known.conn).pop().expect("a pong");
+    let (_, _, meta) = core.heard(known.conn).pop().expect("a pong");
     let meta = meta.expect("with a count");
     assert_eq!(
         Meta::from_checked(&meta).uint("recv"),
@@ -239,7 +242,7 @@ fn what_a_peer_says_that_it_has_is_not_kept() {
         known.conn,
         &envelope(Kind::Ping, id, None, None, meta.as_deref(), &[]),
     );
-    let (kind, reference, ..) = core.heard(known.conn).pop().expect("a goodbye");
+    let (kind, reference, _) = core.heard(known.conn).pop().expect("a goodbye");
     assert_eq!((kind, reference), (Kind::Cancel, None));
     assert_eq!(core.closed, [known.conn]);
 }
