@@ -39,7 +39,11 @@ enum Way {
         queued_before: usize,
     },
     /// To a server of another core, its ref replaced.
-    Away { lane: Lane, letter: Vec<u8> },
+    Away {
+        lane: Lane,
+        letter: Vec<u8>,
+        chunks: u32,
+    },
     /// From a server to the core on which the stream began, as it came.
     Home {
         core: u16,
@@ -88,13 +92,14 @@ impl Front {
                     self.effects.push_back(Effect::Send { conn, bytes });
                 }
             }
-            Way::Away { lane, letter } => {
+            Way::Away { lane, letter, chunks } => {
                 let at = letter.len();
                 if passed_bytes > lane.free_bytes || at + decoded.bytes.len() > LETTER_BYTES_MAX {
                     return false;
                 }
                 letter.extend_from_slice(decoded.bytes);
                 patch_ref(&mut letter[at..], lane.reference);
+                *chunks += 1;
             }
             Way::Home { letter, .. } => {
                 if letter.len() + decoded.bytes.len() > LETTER_BYTES_MAX {
@@ -140,10 +145,15 @@ impl Front {
                 self.mark_dirty(to);
                 self.watch_queue(to, Growth::Stream);
             }
-            Way::Away { lane, letter } => {
+            Way::Away { lane, letter, chunks } => {
                 self.shard.passed(&lane, passed_bytes);
                 let bytes = Bytes::from(letter);
-                self.post(lane.to.core, Letter::Passed { to: lane.to, bytes });
+                let passed = Letter::Passed {
+                    to: lane.to,
+                    bytes,
+                    envelopes: chunks,
+                };
+                self.post(lane.to.core, passed);
             }
             Way::Home { core, from, letter } => {
                 let chunks = Letter::Chunks {
@@ -181,7 +191,8 @@ impl Front {
             .filter(|lane| lane.free_bytes > 0)?;
         if to.core != self.core {
             let letter = Vec::new();
-            return Some(Way::Away { lane, letter });
+            let chunks = 0;
+            return Some(Way::Away { lane, letter, chunks });
         }
         let to = self.slot_of_peer(to)?;
         let session = self.sessions[to].as_mut().filter(|session| !session.is_deaf())?;

@@ -27,7 +27,7 @@ impl Front {
                 bytes,
             } => self.deliver_answer(asker, reference, &bytes),
             Arrival::Part { to, reference, bytes } => self.deliver_part(to, reference, &bytes),
-            Arrival::Passed { to, bytes } => self.deliver_passed(to, &bytes),
+            Arrival::Passed { to, bytes, envelopes } => self.deliver_passed(to, &bytes, envelopes),
             Arrival::Chunks {
                 from,
                 reference,
@@ -46,11 +46,24 @@ impl Front {
         reference: Option<Id>,
         growth: Growth,
     ) -> Result<(), TooLarge> {
+        self.append_all(slot, compact, 1, id, reference, growth)
+    }
+
+    /// The same of so many envelopes; only of the first id and ref are replaced.
+    pub(crate) fn append_all(
+        &mut self,
+        slot: usize,
+        compact: &[u8],
+        envelopes: u32,
+        id: Option<Id>,
+        reference: Option<Id>,
+        growth: Growth,
+    ) -> Result<(), TooLarge> {
         let Some(session) = self.sessions[slot].as_mut().filter(|session| !session.is_deaf()) else {
             return Ok(());
         };
         let queued_before = session.outbox.queued_bytes();
-        let full = session.outbox.push_patched(compact, id, reference)?;
+        let full = session.outbox.push_all(compact, envelopes, id, reference)?;
         if growth == Growth::Stream {
             session.outbox.grew_by_streams(queued_before);
         }

@@ -164,7 +164,7 @@ impl Outbox {
         let start = self.begin();
         envelope.encode(self.form, &mut self.open);
         let is_counted = self.keeping.is_some() && is_counted(envelope);
-        self.pushed(start, is_counted)
+        self.pushed(start, u32::from(is_counted))
     }
 
     /// Appends a compact envelope, which is counted, with its id and ref replaced; in a named session it is transcoded.
@@ -178,7 +178,23 @@ impl Outbox {
         id: Option<Id>,
         reference: Option<Id>,
     ) -> Result<Option<Bytes>, TooLarge> {
-        self.push_copy(compact, id, reference, true)
+        self.push_all(compact, 1, id, reference)
+    }
+
+    /// The same of so many envelopes back to back, of the first of which id and ref are replaced; a named session gets them one
+    /// by one.
+    ///
+    /// # Errors
+    /// [`TooLarge`]: nothing was appended.
+    #[inline]
+    pub fn push_all(
+        &mut self,
+        compact: &[u8],
+        envelopes: u32,
+        id: Option<Id>,
+        reference: Option<Id>,
+    ) -> Result<Option<Bytes>, TooLarge> {
+        self.push_copy(compact, id, reference, envelopes)
     }
 
     fn push_copy(
@@ -186,7 +202,7 @@ impl Outbox {
         compact: &[u8],
         id: Option<Id>,
         reference: Option<Id>,
-        is_counted: bool,
+        counted: u32,
     ) -> Result<Option<Bytes>, TooLarge> {
         let start = self.begin();
         self.open.extend_from_slice(compact);
@@ -212,7 +228,7 @@ impl Outbox {
                 limit_bytes: self.envelope_bytes_max(),
             });
         }
-        Ok(self.pushed(start, is_counted))
+        Ok(self.pushed(start, counted))
     }
 
     /// Closes the open frame and returns it for the engine.
@@ -341,7 +357,7 @@ impl Outbox {
     pub fn push_events(&mut self, body: &[u8], mut full: impl FnMut(Bytes)) -> u64 {
         let mut too_large = 0;
         for decoded in Batch::new(body).flatten() {
-            match self.push_copy(decoded.bytes, None, None, false) {
+            match self.push_copy(decoded.bytes, None, None, 0) {
                 Ok(Some(frame)) => full(frame),
                 Ok(None) => {}
                 Err(TooLarge { .. }) => too_large += 1,
@@ -373,13 +389,15 @@ impl Outbox {
         }
     }
 
-    /// An envelope was appended that begins at `start`.
+    /// What begins at `start` was appended, so many counted envelopes or one that is not.
     #[inline]
-    fn pushed(&mut self, start: usize, is_counted: bool) -> Option<Bytes> {
+    fn pushed(&mut self, start: usize, counted: u32) -> Option<Bytes> {
         let envelope_bytes = self.open.len() - start;
         let full = self.split_if_over(start);
-        if is_counted && let Some(keeping) = &mut self.keeping {
-            keeping.note(self.open.len() - envelope_bytes, self.open.len());
+        if counted > 0
+            && let Some(keeping) = &mut self.keeping
+        {
+            keeping.note(self.open.len() - envelope_bytes, self.open.len(), counted);
         }
         full
     }

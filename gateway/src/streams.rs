@@ -65,7 +65,8 @@ impl Front {
                 let mut bytes = BytesMut::from(compact);
                 patch_ref(&mut bytes, reference);
                 let bytes = bytes.freeze();
-                self.post(to.core, Letter::Passed { to, bytes });
+                let envelopes = 1;
+                self.post(to.core, Letter::Passed { to, bytes, envelopes });
             }
             PartRoute::Elsewhere { core } => {
                 let part = Letter::Part {
@@ -82,7 +83,7 @@ impl Front {
     }
 
     /// Parts for one of this core's connections, their ref replaced.
-    pub(crate) fn deliver_passed(&mut self, to: PeerId, parts: &[u8]) {
+    pub(crate) fn deliver_passed(&mut self, to: PeerId, parts: &[u8], envelopes: u32) {
         let reference = parts.get(20..36).and_then(|id| <[u8; 16]>::try_from(id).ok());
         let (Some(slot), Some(reference)) = (self.slot_of_peer(to), reference) else {
             return;
@@ -92,7 +93,7 @@ impl Front {
             .is_some_and(|session| session.outbox.form() == Form::Named);
         if !is_named {
             // A run is no longer than every receiver takes.
-            return self.deliver_part(to, Id(reference), parts);
+            return self.deliver_parts(to, Id(reference), parts, envelopes);
         }
         for decoded in Batch::new(parts).flatten() {
             self.deliver_part(to, Id(reference), decoded.bytes);
@@ -102,6 +103,12 @@ impl Front {
     /// A part for one of this core's connections.
     #[inline]
     pub(crate) fn deliver_part(&mut self, to: PeerId, reference: Id, compact: &[u8]) {
+        self.deliver_parts(to, reference, compact, 1);
+    }
+
+    /// So many parts of one stream.
+    #[inline]
+    fn deliver_parts(&mut self, to: PeerId, reference: Id, compact: &[u8], envelopes: u32) {
         let Some(slot) = self.slot_of_peer(to) else {
             return;
         };
@@ -109,7 +116,8 @@ impl Front {
             let message = "its receiver has much to read, and what came is large for its payload; send less meta and shorter errors";
             return self.fail_stream(to, reference, Code::ResourceExhausted, message);
         }
-        if let Err(too_large) = self.append(slot, compact, None, Some(reference), Growth::Stream) {
+        let appended = self.append_all(slot, compact, envelopes, None, Some(reference), Growth::Stream);
+        if let Err(too_large) = appended {
             let message = format!(
                 "a chunk of this stream is {} bytes, its receiver's max_frame leaves room for {}",
                 too_large.envelope_bytes, too_large.limit_bytes

@@ -137,6 +137,8 @@ pub enum Letter {
         to: PeerId,
         /// What.
         bytes: Bytes,
+        /// How many.
+        envelopes: u32,
     },
     /// A serving peer of the sending core cancels what may be a stream of the receiving core.
     Cancel {
@@ -250,6 +252,8 @@ pub enum Arrival {
         to: PeerId,
         /// One part, or several chunks.
         bytes: Bytes,
+        /// How many.
+        envelopes: u32,
     },
 }
 

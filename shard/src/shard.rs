@@ -227,7 +227,7 @@ impl Shard {
                     bytes,
                 };
             }
-            Letter::Passed { to, bytes } => return Arrival::Passed { to, bytes },
+            Letter::Passed { to, bytes, envelopes } => return Arrival::Passed { to, bytes, envelopes },
             Letter::Cancel { from, reference } => {
                 self.cancel_served(from, reference);
             }

@@ -47,16 +47,16 @@ impl Keeping {
         self.is_away = is_away;
     }
 
-    /// A counted envelope was written there into the frame that is being filled.
+    /// So many counted envelopes were written there into the frame that is being filled.
     #[inline]
-    pub(crate) fn note(&mut self, start: usize, end: usize) {
+    pub(crate) fn note(&mut self, start: usize, end: usize, count: u32) {
         let (start, end) = (start as u32, end as u32);
         match self.ranges.last_mut() {
             Some(last) if last.end == start => {
                 last.end = end;
-                last.count += 1;
+                last.count += count;
             }
-            _ => self.ranges.push(Counted { start, end, count: 1 }),
+            _ => self.ranges.push(Counted { start, end, count }),
         }
     }
 

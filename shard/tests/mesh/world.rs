@@ -276,7 +276,7 @@ impl World {
             Arrival::Answer { asker, reference, .. } => self.answered(asker, reference),
             Arrival::Part { to, reference, bytes } => self.heard(to, reference, &bytes),
             Arrival::Chunks { .. } => panic!("nothing here puts chunks together"),
-            Arrival::Passed { to, bytes } => {
+            Arrival::Passed { to, bytes, .. } => {
                 let reference = envelope::decode(&bytes).unwrap().envelope.reference.unwrap();
                 self.heard(to, reference, &bytes);
             }
@@ -414,7 +414,15 @@ impl World {
                 let mut bytes = bytes.to_vec();
                 envelope::patch_ref(&mut bytes, reference);
                 let bytes = Bytes::from(bytes);
-                self.post(from.core, to.core, Letter::Passed { to, bytes });
+                self.post(
+                    from.core,
+                    to.core,
+                    Letter::Passed {
+                        to,
+                        bytes,
+                        envelopes: 1,
+                    },
+                );
             }
             PartRoute::Elsewhere { core } => {
                 let bytes = Bytes::copy_from_slice(bytes);

@@ -209,6 +209,17 @@ impl Resumer {
         self.hear(received)
     }
 
+    /// The next envelope but for calls of 0 that tried the way to it, and what became of them.
+    pub(crate) fn expect_more_than_probes(&mut self) -> Received {
+        loop {
+            let next = self.expect();
+            let is_probe = next.kind == Kind::Call && next.reference.is_none() && next.number() == 0;
+            if !is_probe && next.kind != Kind::Cancel {
+                return next;
+            }
+        }
+    }
+
     /// The next one, if there is one soon.
     pub(crate) fn poll(&mut self) -> Option<Received> {
         let wait = Duration::from_millis(100);
@@ -258,6 +269,13 @@ impl Resumer {
             pong.uint("recv").is_some(),
             "such a session's pings count: {pong:?}"
         );
+    }
+
+    /// Says how much it has, and waits until the gateway has heard it; what comes meanwhile is lost with the connection.
+    pub(crate) fn tell(&mut self) {
+        let recv = MetaWriter::new().uint("recv", self.count.count());
+        let id = self.say(Kind::Ping, None, None, recv, &[]);
+        self.client.as_mut().expect("a connection").answer_to(id);
     }
 
     /// The same, of what the gateway has to say to it as well, which stays unread.
