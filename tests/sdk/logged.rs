@@ -19,7 +19,7 @@ use fluxar_tests::{Running, client::PATIENCE};
 use super::{connect, next, until, urls};
 
 /// With a log in this folder, and a socket that stays the same when it is started again.
-fn start(folder: &Path) -> Running {
+pub(super) fn start(folder: &Path) -> Running {
     start_with(folder, |_| {})
 }
 

@@ -1,7 +1,9 @@
 //! The Rust SDK against a real gateway in this process.
 
+mod cutter;
 mod logged;
 mod promises;
+mod resume;
 mod streams;
 
 use std::{
