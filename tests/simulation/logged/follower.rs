@@ -151,7 +151,7 @@ impl Follower {
             if is_first && self.how == How::Returning {
                 self.begin.insert(at.partition, at.offset);
             }
-            if self.how == How::FromAll && scene.auditor.retains {
+            if self.how == How::FromAll && scene.auditor.retains && !self.goes_by_positions {
                 self.begin.insert(at.partition, at.offset);
             }
             if self.how == How::Returning {

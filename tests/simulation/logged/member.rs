@@ -25,8 +25,9 @@ pub(crate) struct Queue {
     pub(crate) group: &'static str,
     /// Its first cursor is on the disk.
     has_cursor: bool,
-    /// What was given to anybody since its first cursor was on the disk.
+    /// What was given to anybody since its first cursor was on the disk, and what of it as if to nobody before.
     given: BTreeSet<Place>,
+    given_first: BTreeSet<Place>,
     pub(crate) done: BTreeMap<Place, EventName>,
 }
 
@@ -37,8 +38,15 @@ impl Queue {
             group,
             has_cursor: false,
             given: BTreeSet::new(),
+            given_first: BTreeSet::new(),
             done: BTreeMap::new(),
         }
+    }
+
+    /// It goes on behind what cannot be had, and knows nothing of before.
+    fn begins_anew(&mut self) {
+        self.given.clear();
+        self.given_first.clear();
     }
 }
 
@@ -101,12 +109,12 @@ impl Member {
                 // It goes on behind that, with what it has not been told of; and begins there anew.
                 scene.auditor.is_told_damaged(self.who, partition, first, last);
                 scene.auditor.passes_over(self.who, partition, last);
-                scene.queues[self.queue].given.clear();
+                scene.queues[self.queue].begins_anew();
                 self.behind.insert(partition, last);
             }
             (Code::OutOfRange, Some(partition), Some(first), _) => {
                 scene.auditor.is_told_gone(self.who, partition, first);
-                scene.queues[self.queue].given.clear();
+                scene.queues[self.queue].begins_anew();
                 self.behind.insert(partition, first.saturating_sub(1));
             }
             (code, ..) => {
@@ -131,12 +139,17 @@ impl Member {
         scene
             .auditor
             .gives(self.who, queue.pattern, given.topic, event, place, given.dup);
+        // What went to another member may arrive before, on its connection.
         let is_again = queue.given.contains(&place);
+        let is_first_again = given.dup == 0 && queue.given_first.contains(&place);
         if queue.has_cursor {
             queue.given.insert(place);
+            if given.dup == 0 {
+                queue.given_first.insert(place);
+            }
         }
         scene.auditor.totals.worked_again += u64::from(is_again);
-        if is_again && given.dup == 0 {
+        if is_first_again {
             let promise = format!(
                 "{event:?} at {place:?} was given to the queue again, and {} not told so",
                 self.who
@@ -148,7 +161,7 @@ impl Member {
         // One in twelve is never done: another member gets it.
         if self.saboteur.strikes(Fault::WorkSwallowed) {
             // As if the gateway took it for acknowledged, though it never arrived.
-            queue.given.remove(&place);
+            queue.given_first.remove(&place);
             self.at_work.push((
                 0,
                 place,
