@@ -48,7 +48,7 @@ struct Cursor {
     phase: Phase,
     /// The segment with its newest record that is on the disk.
     segment: Option<SegmentId>,
-    /// How far it is by that.
+    /// How far it would be at most after a crash, by that record and by one that is under way; `None`: it might not be there.
     kept: Option<u64>,
 }
 
@@ -102,7 +102,7 @@ impl Cursors {
         self.slots[slot as usize].state.as_ref()
     }
 
-    /// How far one is by its newest record on the disk; `None`: it has none there.
+    /// How far one would be at most after a crash; `None`: it might not be there.
     pub(super) fn kept(&self, partition: u16, name: &CursorName) -> Option<u64> {
         let slot = self.find(partition, name)?;
         self.slots[slot as usize].kept
@@ -248,6 +248,8 @@ impl Cursors {
                 version: cursor.version,
                 acked: cursor.state.as_ref().map(|state| state.acked),
             };
+            // From now on a crash may leave the new record as well as the one before.
+            cursor.kept = cursor.kept.zip(issued.acked).map(|(kept, acked)| kept.max(acked));
             let entry = CursorEntry {
                 name: cursor.name.clone(),
                 state: cursor.state.clone(),
@@ -265,7 +267,9 @@ impl Cursors {
             return;
         };
         cursor.segment = Some(segment);
-        cursor.kept = issued.acked;
+        if cursor.issued == issued.version {
+            cursor.kept = issued.acked;
+        }
         if cursor.state.is_none() && cursor.version == issued.version {
             self.remove(issued.slot);
         }
@@ -335,5 +339,63 @@ impl Cursors {
         if let Ok(entry) = self.names.find_entry(hash, |&known| known == slot) {
             entry.remove();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Settings;
+
+    const SEGMENT: SegmentId = SegmentId { core: 0, number: 1 };
+
+    fn name() -> CursorName {
+        CursorName {
+            principal: "".into(),
+            name: "books".into(),
+            pattern: ">".into(),
+            group: "".into(),
+        }
+    }
+
+    fn set(cursors: &mut Cursors, acked: u64, now_ms: u64) {
+        let state = CursorState::up_to(acked);
+        assert!(cursors.set((1, &name()), state, (now_ms, now_ms), &Settings::default()));
+    }
+
+    fn issue(cursors: &mut Cursors, now_ms: u64) -> IssuedCursor {
+        cursors.handle_time(now_ms);
+        cursors.take_due(now_ms).pop().expect("it is due").1
+    }
+
+    #[test]
+    fn what_is_under_way_counts_as_what_a_crash_may_leave() {
+        let mut cursors = Cursors::new(FixedState::default());
+        let kept = |cursors: &Cursors| cursors.kept(1, &name());
+        set(&mut cursors, 5, 0);
+        let made = issue(&mut cursors, 0);
+        assert_eq!(kept(&cursors), None);
+        cursors.synced(made, SEGMENT);
+        assert_eq!(kept(&cursors), Some(5));
+
+        cursors.forget(1, &name(), 1);
+        let forgotten = issue(&mut cursors, 300);
+        set(&mut cursors, 5, 301);
+        assert_eq!(kept(&cursors), None, "it is as good as forgotten");
+        cursors.synced(forgotten, SEGMENT);
+        assert_eq!(kept(&cursors), None);
+        let again = issue(&mut cursors, 600);
+        cursors.synced(again, SEGMENT);
+        assert_eq!(kept(&cursors), Some(5));
+
+        set(&mut cursors, 9, 601);
+        let on = issue(&mut cursors, 900);
+        set(&mut cursors, 3, 901);
+        assert_eq!(kept(&cursors), Some(9), "it may be that far by now");
+        let back = issue(&mut cursors, 1_200);
+        cursors.synced(on, SEGMENT);
+        assert_eq!(kept(&cursors), Some(9));
+        cursors.synced(back, SEGMENT);
+        assert_eq!(kept(&cursors), Some(3));
     }
 }

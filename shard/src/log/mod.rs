@@ -267,7 +267,7 @@ impl Log {
         }
     }
 
-    /// How far a durable cursor would be after a crash; `None`: it would not be there.
+    /// How far a durable cursor would be at most after a crash; `None`: it might not be there.
     #[must_use]
     pub fn cursor_on_disk(&self, partition: u16, name: &CursorName) -> Option<u64> {
         self.cursors.kept(partition, name)
