@@ -13,18 +13,24 @@
 //!     passes: r1, then r2, then what came behind them …
 //! ```
 //!
-//! What was refused has to come again in the order in which it came first; whatever else comes waits behind it, is refused
-//! likewise, and has its turn then. A publisher may send it again one by one or all at once, before or behind new events. What
-//! does not come again in time is given up, and holds up nobody.
+//! Of each topic, what was refused has to come again in the order in which it came first; whatever else of that topic comes waits
+//! behind it, is refused likewise, and has its turn then. Topics of one partition do not wait for one another: a publisher
+//! may send what was refused again topic by topic, one by one or all at once, before or behind new events.
+//!
+//! What does not come again in time is given up, and holds up nobody. If what is left does not pass either, it is of a publisher
+//! that gives up each event sooner than its turn comes; then the whole topic is let go.
 //!
 //! Nothing is kept of connections that are not refused anything. An owner remembers who is shut out for as long as two letters
-//! take; a home core remembers ids, [`IDS_MAX`] at most. Of those beyond it the order is what their publisher makes of it.
+//! take; a home core remembers ids, [`IDS_OF_ONE_MAX`] of a connection and [`IDS_MAX`] of all. Of those beyond it the order is
+//! what their publisher makes of it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::BuildHasher;
 
 use fluxar_protocol::{Code, Id};
 use foldhash::fast::FixedState;
 
+use super::pieces::topic_of;
 use super::publishing::{SealedRun, refusal_words};
 use super::queueing::is_of_queues;
 use super::{LogLetter, LoggedNews};
@@ -32,42 +38,60 @@ use crate::log::{Events, LogRefusal};
 use crate::peer::PeerId;
 use crate::shard::Shard;
 
-/// Ids of refused events that a core remembers, about 60 bytes each.
+/// Ids of refused events that a core remembers, about 60 bytes each; 200, where each has a topic of its own.
 const IDS_MAX: usize = 128 * 1024;
-/// Of these, how many of events that wait behind refused ones of one connection and partition.
+/// Of these, how many of one connection.
 const IDS_OF_ONE_MAX: usize = 16 * 1024;
 /// What was refused is waited for so long, us, beyond the time that its publisher was told to let pass.
 const PATIENCE_US: u64 = 2_000_000;
+/// Whose patience is at an end is looked for no more often than this, us.
+const LOOK_US: u64 = 100_000;
 
 /// Who must not pass whom: as a home core, and as an owner.
 #[derive(Debug)]
 pub(crate) struct Order {
-    holds: HashMap<Way, Hold, FixedState>,
+    /// The connections of this core that something was refused of.
+    peers: HashMap<PeerId, HeldUp, FixedState>,
     /// Ids that all of them remember.
     ids: usize,
-    /// No hold's patience ends before this, us.
+    /// Nobody's patience ends before this, us.
     due_us: u64,
     /// As an owner: connections of other cores that are shut out of a partition, and why.
-    shut: HashMap<Way, LogRefusal, FixedState>,
+    shut: HashMap<(PeerId, u16), LogRefusal, FixedState>,
 }
 
-/// A connection and a partition.
-type Way = (PeerId, u16);
+/// A connection that something was refused of.
+#[derive(Debug, Default)]
+struct HeldUp {
+    /// By partition.
+    holds: BTreeMap<u16, Hold>,
+    /// Ids that these remember.
+    ids: usize,
+}
 
 /// What was refused of one connection to one partition.
 #[derive(Debug)]
 struct Hold {
     refusal: LogRefusal,
-    /// What the owner refused since it was asked to open again: older than all in `turn`.
-    returned: VecDeque<Id>,
-    /// What has to come, in this order.
-    turn: VecDeque<Id>,
-    /// All of these, with the round in which each was sent again last; 0: it was not.
+    /// What the owner refused since it was asked to open again, with the topics' hashes: older than all in `lines`.
+    returned: Vec<(u64, Id)>,
+    /// What has to come, by the hash of its topic; none is empty.
+    lines: HashMap<u64, Line, FixedState>,
+    /// All of these, with the round of its line in which each was sent again last; 0: it was not.
     known: HashMap<Id, u32, FixedState>,
-    /// How often patience was at an end, from 1 on.
-    round: u32,
     /// The owner was asked to open again, and has not answered: more may be returned.
     is_shut: bool,
+}
+
+/// What has to come of one topic.
+#[derive(Debug)]
+struct Line {
+    /// In this order.
+    ids: VecDeque<Id>,
+    /// How often patience was at an end, from 1 on.
+    round: u32,
+    /// Some were given up, and nothing has passed since.
+    has_given_up: bool,
     /// When those that did not come again are given up, us.
     until_us: u64,
 }
@@ -81,7 +105,7 @@ enum Turn {
 impl Order {
     pub(crate) fn new(hasher: &FixedState) -> Self {
         Self {
-            holds: HashMap::with_hasher(hasher.clone()),
+            peers: HashMap::with_hasher(hasher.clone()),
             ids: 0,
             due_us: u64::MAX,
             shut: HashMap::with_hasher(hasher.clone()),
@@ -91,109 +115,128 @@ impl Order {
     /// Whether anything of a connection was refused that has not come again.
     #[inline]
     pub(super) fn holds_up(&self, peer: PeerId, partition: u16) -> bool {
-        !self.holds.is_empty() && self.holds.contains_key(&(peer, partition))
+        !self.peers.is_empty()
+            && self
+                .peers
+                .get(&peer)
+                .is_some_and(|held_up| held_up.holds.contains_key(&partition))
     }
 
-    /// Ids that are remembered, and connections that are shut out.
+    /// Ids that are remembered, connections that are held up, and connections that are shut out.
     pub(crate) fn len(&self) -> usize {
-        self.ids + self.holds.len() + self.shut.len()
+        self.ids + self.peers.len() + self.shut.len()
     }
 
     /// What becomes of the events of a run from `at` on.
-    fn turn(&mut self, way: Way, events: &Events, at: usize, now_us: u64) -> Turn {
-        let Some(hold) = self.holds.get_mut(&way) else {
+    fn turn(&mut self, (peer, partition): (PeerId, u16), events: &Events, at: usize, now_us: u64) -> Turn {
+        let hasher = self.peers.hasher().clone();
+        let Some(held_up) = self.peers.get_mut(&peer) else {
             return Turn::Passes(events.len());
         };
-        let known = hold.known.len();
-        let others = self.ids - known;
-        let passes = hold.passes(events.id(at), others);
-        let mut end = at + 1;
-        while end < events.len() && !hold.is_over() {
-            if hold.is_next(events.id(end)) != passes {
+        let Some(hold) = held_up.holds.get_mut(&partition) else {
+            return Turn::Passes(events.len());
+        };
+        let (others, of_others) = (self.ids - held_up.ids, held_up.ids - hold.known.len());
+        let ids_max = (IDS_MAX - others).min(IDS_OF_ONE_MAX).saturating_sub(of_others);
+        let mut passed = None;
+        let mut end = at;
+        while end < events.len() && (end == at || !hold.is_over()) {
+            let topic = hasher.hash_one(topic_of(events.get(end)));
+            let passes = hold.is_next(topic, events.id(end));
+            if *passed.get_or_insert(passes) != passes {
                 break;
             }
-            hold.passes(events.id(end), others);
+            if passes {
+                hold.pass(topic, now_us);
+            } else {
+                hold.wait(topic, events.id(end), ids_max, now_us);
+                self.due_us = self.due_us.min(now_us + hold.patience_us());
+            }
             end += 1;
         }
-        self.ids = others + hold.known.len();
-        let turn = if passes {
-            hold.until_us = now_us + hold.patience_us();
-            Turn::Passes(end)
-        } else {
+        held_up.ids = of_others + hold.known.len();
+        self.ids = others + held_up.ids;
+        let turn = if passed == Some(false) {
             Turn::Waits(end, hold.refusal.clone())
+        } else {
+            Turn::Passes(end)
         };
-        if hold.is_over() {
-            self.holds.remove(&way);
-        }
+        self.end_if_over(peer, partition);
         turn
+    }
+
+    /// Forgets what holds up nothing any more.
+    fn end_if_over(&mut self, peer: PeerId, partition: u16) {
+        let Some(held_up) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        if held_up.holds.get(&partition).is_some_and(Hold::is_over) {
+            held_up.holds.remove(&partition);
+            if held_up.holds.is_empty() {
+                self.peers.remove(&peer);
+            }
+        }
     }
 
     /// The owner has refused events that had passed; whether it is to be asked to open again.
     fn returned(
         &mut self,
-        way: Way,
+        (peer, partition): (PeerId, u16),
         events: &Events,
         refusal: &LogRefusal,
         (is_elsewhere, now_us): (bool, u64),
     ) -> bool {
-        let hasher = self.holds.hasher().clone();
-        let hold = self.holds.entry(way).or_insert_with(|| Hold {
+        let hasher = self.peers.hasher().clone();
+        let held_up = self.peers.entry(peer).or_default();
+        let hold = held_up.holds.entry(partition).or_insert_with(|| Hold {
             refusal: refusal.clone(),
-            returned: VecDeque::new(),
-            turn: VecDeque::new(),
-            known: HashMap::with_hasher(hasher),
-            round: 1,
+            returned: Vec::new(),
+            lines: HashMap::with_hasher(hasher.clone()),
+            known: HashMap::with_hasher(hasher.clone()),
             is_shut: false,
-            until_us: 0,
         });
         hold.refusal = refusal.clone();
-        hold.until_us = now_us + hold.patience_us();
-        self.due_us = self.due_us.min(hold.until_us);
         for at in 0..events.len() {
             let id = events.id(at);
-            if self.ids < IDS_MAX && hold.known.insert(id, 0).is_none() {
-                hold.returned.push_back(id);
+            if self.ids < IDS_MAX && held_up.ids < IDS_OF_ONE_MAX && hold.known.insert(id, 0).is_none() {
+                hold.returned
+                    .push((hasher.hash_one(topic_of(events.get(at))), id));
+                held_up.ids += 1;
                 self.ids += 1;
             }
         }
         if is_elsewhere {
             return !std::mem::replace(&mut hold.is_shut, true);
         }
-        self.reopened(way);
+        self.reopened(peer, partition, now_us);
         false
     }
 
     /// All that the owner had refused has been returned.
-    fn reopened(&mut self, way: Way) {
-        let Some(hold) = self.holds.get_mut(&way) else {
+    fn reopened(&mut self, peer: PeerId, partition: u16, now_us: u64) {
+        let Some(held_up) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let Some(hold) = held_up.holds.get_mut(&partition) else {
             return;
         };
         hold.is_shut = false;
-        hold.returned.append(&mut hold.turn);
-        std::mem::swap(&mut hold.returned, &mut hold.turn);
-        if hold.is_over() {
-            self.holds.remove(&way);
+        let until_us = now_us + hold.patience_us();
+        self.due_us = self.due_us.min(until_us);
+        for (topic, id) in std::mem::take(&mut hold.returned).into_iter().rev() {
+            let line = hold.lines.entry(topic).or_insert_with(Line::new);
+            line.ids.push_front(id);
+            line.has_given_up = false;
+            line.until_us = until_us;
         }
+        self.end_if_over(peer, partition);
     }
 
     /// A connection of this core is gone.
     pub(crate) fn forget(&mut self, peer: PeerId) {
-        if !self.holds.is_empty() {
-            self.retain(|(other, _), _| *other != peer);
+        if let Some(held_up) = self.peers.remove(&peer) {
+            self.ids -= held_up.ids;
         }
-    }
-
-    fn retain(&mut self, mut wanted: impl FnMut(&Way, &mut Hold) -> bool) {
-        self.ids = 0;
-        self.due_us = u64::MAX;
-        self.holds.retain(|way, hold| {
-            let is_wanted = wanted(way, hold);
-            if is_wanted {
-                self.ids += hold.known.len();
-                self.due_us = self.due_us.min(hold.until_us);
-            }
-            is_wanted
-        });
     }
 
     /// Gives up what did not come again.
@@ -201,45 +244,71 @@ impl Order {
         if now_us < self.due_us {
             return;
         }
-        self.retain(|_, hold| {
-            if now_us >= hold.until_us {
-                hold.until_us = now_us + hold.patience_us();
-                hold.give_up();
-            }
-            !hold.is_over()
+        self.ids = 0;
+        self.due_us = u64::MAX;
+        self.peers.retain(|_, held_up| {
+            held_up.ids = 0;
+            held_up.holds.retain(|_, hold| {
+                let due_us = hold.give_up(now_us);
+                self.due_us = self.due_us.min(due_us.max(now_us + LOOK_US));
+                held_up.ids += hold.known.len();
+                !hold.is_over()
+            });
+            self.ids += held_up.ids;
+            !held_up.holds.is_empty()
         });
     }
 
     /// When [`Order::handle_time`] has something to do, us.
     pub(crate) fn due_us(&self) -> Option<u64> {
-        (!self.holds.is_empty()).then_some(self.due_us)
+        (!self.peers.is_empty()).then_some(self.due_us)
     }
 }
 
 impl Hold {
-    fn is_next(&self, id: Id) -> bool {
-        !self.is_shut && self.turn.front() == Some(&id)
+    /// Whether an event may go to the owner now; if not, it waits for its turn.
+    fn is_next(&self, topic: u64, id: Id) -> bool {
+        !self.is_shut
+            && self
+                .lines
+                .get(&topic)
+                .is_none_or(|line| line.ids.front() == Some(&id))
     }
 
-    /// Whether an event may go to the owner now; if not, it waits for its turn. `others`: ids that other holds remember.
-    fn passes(&mut self, id: Id, others: usize) -> bool {
-        if self.is_next(id) {
-            self.turn.pop_front();
+    /// The next of a topic passes, or one of a topic that nothing is waited for of.
+    fn pass(&mut self, topic: u64, now_us: u64) {
+        let until_us = now_us + self.patience_us();
+        let Some(line) = self.lines.get_mut(&topic) else {
+            return;
+        };
+        line.until_us = until_us;
+        line.has_given_up = false;
+        if let Some(id) = line.ids.pop_front() {
             self.known.remove(&id);
-            return true;
         }
-        let ids = self.known.len();
+        if line.ids.is_empty() {
+            self.lines.remove(&topic);
+        }
+    }
+
+    fn wait(&mut self, topic: u64, id: Id, ids_max: usize, now_us: u64) {
         if let Some(again) = self.known.get_mut(&id) {
-            *again = self.round;
-        } else if ids < IDS_OF_ONE_MAX && ids + others < IDS_MAX {
+            if let Some(line) = self.lines.get(&topic) {
+                *again = line.round;
+            }
+        } else if self.known.len() < ids_max {
+            let until_us = now_us + self.patience_us();
+            let line = self.lines.entry(topic).or_insert_with(|| Line {
+                until_us,
+                ..Line::new()
+            });
+            line.ids.push_back(id);
             self.known.insert(id, 0);
-            self.turn.push_back(id);
         }
-        false
     }
 
     fn is_over(&self) -> bool {
-        !self.is_shut && self.turn.is_empty()
+        !self.is_shut && self.lines.is_empty()
     }
 
     fn patience_us(&self) -> u64 {
@@ -247,16 +316,45 @@ impl Hold {
         u64::from(retry_after_ms.unwrap_or_default()) * 1_000 + PATIENCE_US
     }
 
-    /// Patience is at an end: up to the first that its publisher still sends again, all are given up.
-    fn give_up(&mut self) {
+    /// Gives up what did not come again, where patience is at an end. Says when it ends next.
+    fn give_up(&mut self, now_us: u64) -> u64 {
+        let until_us = now_us + self.patience_us();
         if self.is_shut {
-            return;
+            return until_us;
         }
-        while let Some(id) = self.turn.front()
-            && self.known.get(id) != Some(&self.round)
+        let known = &mut self.known;
+        let mut due_us = u64::MAX;
+        self.lines.retain(|_, line| {
+            if now_us >= line.until_us {
+                line.until_us = until_us;
+                line.give_up(known);
+            }
+            due_us = due_us.min(line.until_us);
+            !line.ids.is_empty()
+        });
+        due_us
+    }
+}
+
+impl Line {
+    fn new() -> Self {
+        Self {
+            ids: VecDeque::new(),
+            round: 1,
+            has_given_up: false,
+            until_us: 0,
+        }
+    }
+
+    /// Patience is at an end: up to the first that its publisher has sent again since the last time, all are given up. If that
+    /// one did not pass either, all are.
+    fn give_up(&mut self, known: &mut HashMap<Id, u32, FixedState>) {
+        let gives_up_all = std::mem::replace(&mut self.has_given_up, true);
+        while let Some(id) = self.ids.front()
+            && (gives_up_all || known.get(id) != Some(&self.round))
         {
-            self.known.remove(id);
-            self.turn.pop_front();
+            known.remove(id);
+            self.ids.pop_front();
         }
         self.round += 1;
     }
@@ -381,6 +479,6 @@ impl Shard {
 
     /// The owner has returned all that it had refused of a connection.
     pub(super) fn reopened(&mut self, from: PeerId, partition: u16) {
-        self.logged.order.reopened((from, partition));
+        self.logged.order.reopened(from, partition, self.now_us);
     }
 }

@@ -1,4 +1,4 @@
-//! One publisher's events to one partition keep their order, whatever is refused meanwhile.
+//! One publisher's events to one topic keep their order, whatever is refused meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,9 +27,13 @@ fn stored(world: &World) -> Vec<u64> {
 
 /// Publishes one event, large or small.
 fn publish_sized(world: &mut World, peer: PeerId, nth: u64, bytes: usize) {
+    publish_to(world, peer, "a", nth, bytes);
+}
+
+fn publish_to(world: &mut World, peer: PeerId, topic: &str, nth: u64, bytes: usize) {
     let payload = [&[0x59][..], &(bytes as u16).to_be_bytes(), &vec![0; bytes]].concat();
-    let event = event_with("a", nth, MetaWriter::new(), &payload);
-    world.shard(peer).publish_logged(peer, "a", &event, ACKED);
+    let event = event_with(topic, nth, MetaWriter::new(), &payload);
+    world.shard(peer).publish_logged(peer, topic, &event, ACKED);
     world.shard(peer).flush_run();
     world.drain(usize::from(peer.core));
 }
@@ -114,6 +118,103 @@ fn what_does_not_come_again_is_given_up() {
             nth += 1;
         }
         assert!(stored(&world).ends_with(&[4, 5, nth]), "{:?}", stored(&world));
+    }
+}
+
+/// No event is sent again for as long as patience lasts, so whatever is at the front when it ends is dead, too.
+#[test]
+fn events_that_are_given_up_one_after_the_other_hold_up_nobody_for_ever() {
+    const LIFE_US: u64 = 600_000;
+    for cores in [1, 2] {
+        let mut world = World::new(cores, 3, Limits::default(), Some(narrow(1, 4_000)));
+        let alice = peer(cores - 1, 1);
+        publish_sized(&mut world, alice, 1, 3_000);
+        publish_sized(&mut world, alice, 2, 3_000); // refused, and lost
+        world.settle();
+        assert_eq!(stored(&world), [1]);
+        // Published when, and to be sent again when.
+        let mut open: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        let mut nth = 2;
+        for _ in 0..200 {
+            world.pass(100_000);
+            world.settle();
+            let now_us = world.now_us;
+            open.retain(|_, (published_us, _)| now_us - *published_us < LIFE_US);
+            nth += 1;
+            open.insert(nth, (now_us, now_us));
+            let due: Vec<u64> = open
+                .iter()
+                .filter(|(_, (_, due_us))| *due_us <= now_us)
+                .map(|(nth, _)| *nth)
+                .collect();
+            world.refusals.clear();
+            for nth in due {
+                publish_sized(&mut world, alice, nth, 10);
+            }
+            world.settle();
+            for (_, nth, retry_ms) in std::mem::take(&mut world.refusals) {
+                if let Some((_, due_us)) = open.get_mut(&nth) {
+                    *due_us = now_us + u64::from(retry_ms.unwrap()) * 1_000;
+                }
+            }
+            for nth in world.stored.values() {
+                open.remove(nth);
+            }
+        }
+        let stored = stored(&world);
+        assert!(
+            stored.len() > 100,
+            "{} of 200 were stored: {stored:?}",
+            stored.len()
+        );
+        assert_eq!(stored.last(), Some(&nth));
+        // Those that were alive when all were given up may have come in any order.
+        let descents = stored.windows(2).filter(|pair| pair[1] < pair[0]).count();
+        assert!(descents <= 6, "{stored:?}");
+        assert!(open.is_empty(), "{open:?}");
+    }
+}
+
+#[test]
+fn topics_of_a_partition_do_not_wait_for_one_another() {
+    for cores in [1, 2] {
+        let mut world = World::new(cores, 3, Limits::default(), Some(narrow(1, 4_000)));
+        let alice = peer(cores - 1, 1);
+        let topic = |nth: u64| TOPICS[nth as usize % 2];
+        publish_sized(&mut world, alice, 1, 3_000);
+        publish_to(&mut world, alice, topic(2), 2, 3_000);
+        for nth in 3..=9 {
+            publish_to(&mut world, alice, topic(nth), nth, 10);
+        }
+        // Nothing of this topic was refused, but it was on its way behind what was.
+        publish_to(&mut world, alice, "c.d", 10, 10);
+        world.settle();
+        // All of one topic, and then all of the other: each topic in its order.
+        world.refusals.clear();
+        let open: Vec<u64> = (2..=10).filter(|nth| !stored(&world).contains(nth)).collect();
+        assert!(open.len() >= 4, "{open:?}");
+        for of in [TOPICS[1], TOPICS[0], "c.d"] {
+            for &nth in &open {
+                let its = if nth == 10 { "c.d" } else { topic(nth) };
+                if its == of {
+                    publish_to(&mut world, alice, its, nth, 10);
+                }
+            }
+        }
+        world.settle();
+        assert_eq!(world.refusals, [], "each had its turn at once");
+        let stored = stored(&world);
+        assert_eq!(stored.len(), 10);
+        for parity in [0, 1] {
+            let its = stored.iter().filter(|nth| **nth < 10 && **nth % 2 == parity);
+            assert!(its.is_sorted(), "{stored:?}");
+        }
+        let kept: usize = world
+            .shards
+            .iter()
+            .map(|shard| shard.counts().refused_events)
+            .sum();
+        assert_eq!(kept, 0);
     }
 }
 
@@ -358,11 +459,11 @@ impl Play {
         for publisher in &self.publishers {
             assert!(publisher.unacked.is_empty(), "{:?}", publisher.unacked);
         }
-        let mut last: BTreeMap<(usize, u16), u64> = BTreeMap::new();
+        let mut last: BTreeMap<(usize, &str), u64> = BTreeMap::new();
         let mut known = BTreeSet::new();
         for (at, nth) in &self.world.stored {
             // What came again on another connection may be there twice; the first counts.
-            let way = (self.owners[nth], at.0);
+            let way = (self.owners[nth], self.topics[nth]);
             let last = last.entry(way).or_default();
             assert!(
                 *nth > *last || known.contains(nth),
