@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures what is stored (qos 1) beside JetStream, Redis streams and mosquitto, at levels that promise the same: about six
+# Measures what is stored (qos 1) beside JetStream, Redis streams and mosquitto, at levels that promise the same: about ten
 # minutes. Options, records and exit codes are those of bench/peers.sh, which does the work.
 #
 #   bench/stored.sh              the campaign, which says whether what it asserts held
