@@ -493,7 +493,8 @@ impl Auditor {
                 *jumps.entry(place.0).or_default() += 1;
                 if place.1 % 1_000_000 != 1 || jumps[&place.0] > self.rough_starts {
                     let promise = format!("offsets jump from {last} to {place:?}");
-                    return self.breaks(promise, truth.log.get(place).copied(), Some(*place), None);
+                    let event = truth.log.get(place).copied();
+                    return self.breaks(promise, event, Some(*place), Some(truth.reader));
                 }
             }
             before = Some(*place);

@@ -151,7 +151,9 @@ impl Follower {
             if is_first && self.how == How::Returning {
                 self.begin.insert(at.partition, at.offset);
             }
-            if self.how == How::FromAll && scene.auditor.retains && !self.goes_by_positions {
+            // Where it has something already it goes on behind that, by its positions: it began earlier.
+            let is_anew = !self.handled.contains_key(&at.partition);
+            if self.how == How::FromAll && scene.auditor.retains && is_anew {
                 self.begin.insert(at.partition, at.offset);
             }
             if self.how == How::Returning {
@@ -198,8 +200,12 @@ impl Follower {
             self.rows.clear();
         }
         self.end_subscription(scene.now_ns + pause_ms * MS);
-        if self.how == How::Durable && !self.goes_by_positions {
+        // What it asks for next by no position it reads again.
+        if matches!(self.how, How::Durable | How::FromAll) && !self.goes_by_positions {
             self.handled.clear();
+        }
+        if self.how == How::FromAll && !self.goes_by_positions {
+            self.seen.clear();
         }
     }
 
