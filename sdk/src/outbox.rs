@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fluxar_protocol::{
     Envelope, Form, Kind, frame, limits,
+    meta::Qos,
     session::{self, KEPT_BYTES_DEFAULT, NotKept},
 };
 use tokio::sync::{Notify, futures::Notified};
@@ -41,6 +42,8 @@ pub(crate) struct Batch {
     pub(crate) frames: Vec<usize>,
     /// Of `bytes`, those that are kept as well.
     pub(crate) kept_bytes: usize,
+    /// Of those, the ones that an earlier connection had taken already.
+    pub(crate) resent_bytes: usize,
 }
 
 impl Batch {
@@ -54,6 +57,7 @@ impl Batch {
             bytes,
             frames: vec![0],
             kept_bytes: 0,
+            resent_bytes: 0,
         }
     }
 
@@ -99,6 +103,7 @@ impl Batch {
         self.bytes.clear();
         self.frames.clear();
         self.kept_bytes = 0;
+        self.resent_bytes = 0;
     }
 }
 
@@ -109,12 +114,13 @@ struct Queue {
     spare: Batch,
     /// Taken by the writer and not yet written.
     writing_bytes: usize,
-    /// Of those, the ones that are kept as well.
+    /// Of those, the ones that are kept as well, and of these, the ones that an earlier connection had taken already.
     writing_kept_bytes: usize,
+    writing_resent_bytes: usize,
     /// Bytes queued and written since it began; `flush` compares them.
     queued_total: u64,
     written_total: u64,
-    /// Where in `queued_total` the last event ended that is not kept.
+    /// Where in `queued_total` the last event ended that is lost with its connection; 0 when there is none.
     event_at: u64,
     /// How often such events were lost with their connection.
     losses: u64,
@@ -122,9 +128,38 @@ struct Queue {
     keeping: Option<Keeping>,
     /// There is no connection. What counts is only kept then.
     is_suspended: bool,
-    /// Bytes kept that wait for the next connection.
+    /// Bytes kept that wait for the next connection and were never written.
     suspended_bytes: usize,
     is_closed: bool,
+}
+
+/// Who wants to queue an envelope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    Application,
+    /// The connection's own tasks.
+    Connection,
+}
+
+impl Queue {
+    /// Bytes that wait to be written, on this connection or the next.
+    fn waiting_bytes(&self) -> usize {
+        self.pending.bytes.len() + self.writing_bytes + self.suspended_bytes
+    }
+
+    /// Of those, what a peer that reads would have taken: that a new connection has to bring again what the last one
+    /// had taken is not its fault.
+    fn unread_bytes(&self) -> usize {
+        self.waiting_bytes()
+            .saturating_sub(self.pending.resent_bytes + self.writing_resent_bytes)
+    }
+
+    /// What waits to be written has become that of no connection.
+    fn forget_writing(&mut self) {
+        self.writing_bytes = 0;
+        self.writing_kept_bytes = 0;
+        self.writing_resent_bytes = 0;
+    }
 }
 
 /// A connection's outgoing queue.
@@ -133,6 +168,7 @@ pub(crate) struct Outbox {
     queue: Mutex<Queue>,
     form: Form,
     bytes_max: usize,
+    kept_bytes_max: usize,
     envelope_bytes_max: usize,
     frame_bytes_max: usize,
     /// For the writer: there is something, or it is closed.
@@ -143,16 +179,19 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     /// `peer_frame_bytes` is what the other side takes. Of a session that can be resumed what counts is kept: what waits
-    /// to be written, and, of what was written, [`KEPT_BYTES_DEFAULT`].
+    /// to be written, which one large envelope may exceed, and, of what was written, [`KEPT_BYTES_DEFAULT`].
     pub(crate) fn new(form: Form, bytes_max: usize, peer_frame_bytes: usize, is_resumable: bool) -> Self {
+        let envelope_bytes_max = peer_frame_bytes - limits::FRAME_RESERVE_BYTES;
         let kept_bytes_max = bytes_max
             .saturating_add(CONTROL_RESERVE_BYTES)
-            .saturating_add(KEPT_BYTES_DEFAULT);
+            .saturating_add(KEPT_BYTES_DEFAULT)
+            .saturating_add(envelope_bytes_max);
         let queue = Queue {
             pending: Batch::default(),
             spare: Batch::default(),
             writing_bytes: 0,
             writing_kept_bytes: 0,
+            writing_resent_bytes: 0,
             queued_total: 0,
             written_total: 0,
             event_at: 0,
@@ -166,7 +205,8 @@ impl Outbox {
             queue: Mutex::new(queue),
             form,
             bytes_max,
-            envelope_bytes_max: peer_frame_bytes - limits::FRAME_RESERVE_BYTES,
+            kept_bytes_max,
+            envelope_bytes_max,
             frame_bytes_max: peer_frame_bytes.min(BATCH_BYTES_MAX),
             filled: Notify::new(),
             drained: Notify::new(),
@@ -179,7 +219,7 @@ impl Outbox {
 
     /// Queues an envelope if there is room.
     pub(crate) fn try_send(&self, envelope: &Envelope<'_>) -> Result<(), NotQueued> {
-        self.push(envelope, self.bytes_max)
+        self.push(envelope, Sender::Application)
     }
 
     /// Queues an envelope as soon as there is room.
@@ -201,19 +241,37 @@ impl Outbox {
 
     /// Queues what the connection itself has to say. `Full` means that the peer does not read.
     pub(crate) fn send_control(&self, envelope: &Envelope<'_>) -> Result<(), NotQueued> {
-        self.push(envelope, self.bytes_max.saturating_add(CONTROL_RESERVE_BYTES))
+        self.push(envelope, Sender::Connection)
     }
 
-    fn push(&self, envelope: &Envelope<'_>, bytes_max: usize) -> Result<(), NotQueued> {
+    /// Whether the bound is reached, so that a single large envelope fits whenever less than the bound is queued.
+    fn is_full(&self, queue: &Queue, sender: Sender) -> bool {
+        // What piles up while there is no connection says nothing about the peer. Past what is kept the session could
+        // not go on anyhow; on the next connection the reserve comes on top of that.
+        match (sender, &queue.keeping) {
+            (Sender::Application, _) => queue.waiting_bytes() >= self.bytes_max,
+            (Sender::Connection, Some(_)) if queue.is_suspended => {
+                queue.waiting_bytes() >= self.kept_bytes_max - self.envelope_bytes_max // it still fits
+            }
+            (Sender::Connection, Some(_)) => {
+                queue.unread_bytes() >= self.kept_bytes_max.saturating_add(CONTROL_RESERVE_BYTES)
+            }
+            (Sender::Connection, None) => {
+                queue.unread_bytes() >= self.bytes_max.saturating_add(CONTROL_RESERVE_BYTES)
+            }
+        }
+    }
+
+    fn push(&self, envelope: &Envelope<'_>, sender: Sender) -> Result<(), NotQueued> {
         let mut guard = self.lock();
         let queue = &mut *guard;
         if queue.is_closed {
             return Err(NotQueued::Closed);
         }
-        let before = queue.pending.bytes.len();
-        if before + queue.writing_bytes + queue.suspended_bytes >= bytes_max {
-            return Err(NotQueued::Full); // so a single large envelope fits whenever less than the bound is queued
+        if self.is_full(queue, sender) {
+            return Err(NotQueued::Full);
         }
+        let before = queue.pending.bytes.len();
         let is_kept = queue.keeping.is_some() && session::is_counted(envelope);
         let is_event = envelope.kind == Kind::Event && !is_kept;
         if queue.is_suspended && !is_event {
@@ -237,7 +295,7 @@ impl Outbox {
         if let Some(keeping) = queue.keeping.as_mut().filter(|_| is_kept) {
             keeping.keep(&queue.pending.bytes[start..]);
             queue.pending.kept_bytes += bytes;
-        } else if is_event {
+        } else if is_event && is_plain(envelope) {
             queue.event_at = queue.queued_total;
         }
         drop(guard);
@@ -286,10 +344,12 @@ impl Outbox {
         if queue.event_at > queue.written_total {
             queue.losses += 1;
         }
-        queue.suspended_bytes = queue.pending.kept_bytes + queue.writing_kept_bytes;
+        let kept_bytes = queue.pending.kept_bytes + queue.writing_kept_bytes;
+        let resent_bytes = queue.pending.resent_bytes + queue.writing_resent_bytes;
+        queue.suspended_bytes = kept_bytes.saturating_sub(resent_bytes);
         queue.pending.clear();
-        queue.writing_bytes = 0;
-        queue.writing_kept_bytes = 0;
+        queue.forget_writing();
+        queue.event_at = 0;
         queue.is_suspended = true;
         drop(queue);
         self.drained.notify_waiters();
@@ -307,8 +367,12 @@ impl Outbox {
                 again.kept_bytes += piece.len() - from;
             }
         }
+        again.resent_bytes = again.kept_bytes.saturating_sub(queue.suspended_bytes);
         for body in queue.pending.bodies() {
             again.add(&queue.pending.bytes[body], self.frame_bytes_max);
+        }
+        if queue.event_at > 0 {
+            queue.event_at = queue.queued_total; // they are the last ones
         }
         queue.pending = again;
         queue.written_total = queue
@@ -332,8 +396,7 @@ impl Outbox {
     pub(crate) async fn take(&self, mut written: Batch) -> Option<Batch> {
         {
             let mut queue = self.lock();
-            queue.writing_bytes = 0;
-            queue.writing_kept_bytes = 0;
+            queue.forget_writing();
             queue.written_total += written.bytes.len() as u64;
             written.clear();
             if written.bytes.capacity() > self.bytes_max {
@@ -349,6 +412,7 @@ impl Outbox {
                     let batch = std::mem::replace(&mut queue.pending, std::mem::take(&mut queue.spare));
                     queue.writing_bytes = batch.bytes.len();
                     queue.writing_kept_bytes = batch.kept_bytes;
+                    queue.writing_resent_bytes = batch.resent_bytes;
                     return Some(batch);
                 }
                 if queue.is_closed {
@@ -391,6 +455,11 @@ impl Outbox {
     }
 }
 
+/// Whether an event is of qos 0: others are sent again by who published them.
+fn is_plain(event: &Envelope<'_>) -> bool {
+    event.meta.is_none_or(|meta| meta.qos() == Ok(Qos::AtMostOnce))
+}
+
 /// At least the bytes that the envelope will take.
 fn estimated_bytes(envelope: &Envelope<'_>) -> usize {
     const FIXED_BYTES: usize = 128; // heads, type, id, ref, and the seven names of the named form
@@ -403,7 +472,11 @@ fn estimated_bytes(envelope: &Envelope<'_>) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use fluxar_protocol::{Batch as Envelopes, Id, Kind};
+    use fluxar_protocol::{
+        Batch as Envelopes, Id, Kind,
+        meta::{Meta, MetaWriter},
+    };
+    use futures_util::FutureExt;
 
     use super::*;
 
@@ -504,5 +577,118 @@ mod tests {
         assert_eq!((sent, flushed), (Err(NotQueued::Closed), Err(NotQueued::Closed)));
         let batch = outbox.take(Batch::default()).await.expect("what was queued");
         assert!(outbox.take(batch).await.is_none());
+    }
+
+    fn answer(payload: &[u8]) -> Envelope<'_> {
+        Envelope {
+            kind: Kind::Call,
+            reference: Some(Id([1; 16])),
+            target: None,
+            ..event(payload)
+        }
+    }
+
+    const MIB: usize = 1 << 20;
+
+    /// Everything that is queued goes to the socket.
+    async fn write(outbox: &Outbox) -> usize {
+        let batch = outbox.take(Batch::default()).await.unwrap();
+        let bytes = batch.bytes.len();
+        assert!(outbox.take(batch).now_or_never().is_none(), "nothing more");
+        bytes
+    }
+
+    fn fill(outbox: &Outbox, payload: &[u8]) -> usize {
+        (0..1000)
+            .take_while(|_| outbox.try_send(&answer(payload)).is_ok())
+            .count()
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_again_is_not_held_against_the_peer() {
+        let outbox = Outbox::new(Form::Compact, 4 * MIB, MIB, true);
+        let payload = bytes_item(100_000);
+        for _ in 0..20 {
+            outbox.try_send(&answer(&payload)).unwrap();
+        }
+        assert!(write(&outbox).await > 2_000_000); // and the other side has none of it
+        let unsent = fill(&outbox, &payload);
+        for _ in 0..3 {
+            outbox.suspend();
+            assert_eq!(outbox.try_send(&answer(&payload)), Err(NotQueued::Full));
+            for _ in 0..10_000 {
+                outbox.send_control(&answer(&[])).unwrap(); // cancels, for example
+            }
+            outbox.resume(0).unwrap();
+            outbox.send_control(&answer(&[])).unwrap();
+            assert_eq!(outbox.try_send(&answer(&payload)), Err(NotQueued::Full));
+        }
+        assert!(write(&outbox).await > (20 + unsent) * 100_000);
+        outbox.try_send(&answer(&payload)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_after_a_resume_is_still_found_out() {
+        let outbox = Outbox::new(Form::Compact, MIB, MIB, true);
+        let payload = bytes_item(100_000);
+        let until_full = |what: &str| {
+            (0..1000)
+                .position(|_| outbox.send_control(&answer(&payload)) == Err(NotQueued::Full))
+                .unwrap_or_else(|| panic!("a bound {what}"))
+        };
+        outbox.suspend();
+        let suspended = until_full("without a connection");
+        outbox.resume(0).unwrap();
+        let connected = until_full("with one");
+        assert!(connected >= CONTROL_RESERVE_BYTES / 100_000);
+        assert!((suspended + connected) * 100_000 < outbox.kept_bytes_max + 2 * CONTROL_RESERVE_BYTES);
+    }
+
+    #[tokio::test]
+    async fn one_large_envelope_beyond_the_bound_is_kept() {
+        let outbox = Outbox::new(Form::Compact, 1000, 16 * MIB, true);
+        outbox.try_send(&answer(&bytes_item(15 * MIB))).unwrap();
+        outbox.suspend();
+        outbox.resume(0).unwrap();
+        assert!(write(&outbox).await > 15 * MIB);
+    }
+
+    #[tokio::test]
+    async fn a_flush_fails_for_plain_events_that_are_lost_and_for_nothing_else() {
+        let outbox = Outbox::new(Form::Compact, MIB, MIB, true);
+        let stored = MetaWriter::new().uint("qos", 1).finish();
+        let stored = Envelope {
+            meta: stored.as_deref().map(Meta::from_checked),
+            ..event(&[])
+        };
+        let plain = event(&[]);
+        let flushed = async |outbox: &Outbox| {
+            let flush = outbox.flush();
+            tokio::pin!(flush);
+            assert!(flush.as_mut().now_or_never().is_none());
+            outbox.suspend();
+            outbox.resume(0).unwrap();
+            let mut batch = Batch::default();
+            while let Some(Some(next)) = outbox.take(std::mem::take(&mut batch)).now_or_never() {
+                batch = next;
+            }
+            flush.await
+        };
+        outbox.try_send(&answer(&[])).unwrap();
+        outbox.try_send(&stored).unwrap();
+        assert_eq!(flushed(&outbox).await, Ok(()), "its publisher sends it again");
+        outbox.try_send(&answer(&[])).unwrap();
+        outbox.try_send(&plain).unwrap();
+        assert_eq!(flushed(&outbox).await, Err(NotQueued::Closed), "it is lost");
+        outbox.try_send(&answer(&[])).unwrap();
+        assert_eq!(flushed(&outbox).await, Ok(()), "what was lost is lost once");
+        outbox.suspend();
+        outbox.try_send(&plain).unwrap();
+        outbox.resume(0).unwrap();
+        assert_eq!(
+            flushed(&outbox).await,
+            Err(NotQueued::Closed),
+            "it came meanwhile"
+        );
     }
 }

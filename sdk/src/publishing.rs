@@ -4,8 +4,9 @@
 //! at once if there is one, and stays in the table until the gateway has answered or its time is over. After a
 //! reconnect everything in the table is sent again, with the ids that it had, in the order in which it was published.
 //! When a session is resumed, that waits for the answer to a ping: acknowledgements that were lost on their way come before it.
-//! What the gateway refuses for a while is held back by topic, so that its order stays; other topics go on. One task a
-//! peer ([`pump`]) sends what could not be sent at once and ends what took too long.
+//! What the gateway refuses for a while is held back by topic, so that its order stays; other topics go on. That lasts
+//! as long as the gateway has asked for, also when the session is resumed meanwhile. One task a peer ([`pump`]) sends what
+//! could not be sent at once and ends what took too long.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -37,6 +38,9 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The longest that the gateway can hold an event back.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// What is held back is sent again together with another topic's that is due by so much earlier than it would be, and
+/// by half of its pause at most: the gateway wants the events of all topics of a partition in the order of publication.
+const EARLY_MAX: Duration = Duration::from_millis(500);
 
 /// The bytes of an event that is kept to be sent again: topic, meta and payload, one after the other.
 #[derive(Debug)]
@@ -93,7 +97,16 @@ struct Open {
 #[derive(Debug)]
 struct Held {
     until: Instant,
+    /// From the last refusal to `until`.
+    pause: Duration,
     ids: BTreeSet<Id>,
+}
+
+impl Held {
+    /// Whether it may go along with what is due now.
+    fn is_nearly_due(&self, now: Instant) -> bool {
+        self.until <= now + (self.pause / 2).min(EARLY_MAX)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -259,6 +272,7 @@ impl Publishing {
     /// There is a new connection: `connect` makes it the peer's, and everything that is open is to be sent on it.
     pub(crate) fn connected(&self, connect: impl FnOnce()) {
         let mut table = self.lock();
+        table.held.clear(); // another gateway, perhaps: it says again what it wants
         table.send_again();
         connect();
         drop(table);
@@ -270,7 +284,8 @@ impl Publishing {
         self.lock().gate = Gate::Shut;
     }
 
-    /// The session goes on. When this ping is answered everything that is still open is to be sent again.
+    /// The session goes on. When this ping is answered everything that is still open is to be sent again,
+    /// what the gateway has refused for a while not before that is over.
     pub(crate) fn resumed(&self, ping: Id) {
         self.lock().gate = Gate::Until(ping);
     }
@@ -341,9 +356,12 @@ impl Publishing {
         let until = Instant::now() + pause;
         let held = table.held.entry(topic).or_insert_with(|| Held {
             until,
+            pause,
             ids: BTreeSet::new(),
         });
-        held.until = held.until.max(until);
+        if until >= held.until {
+            (held.until, held.pause) = (until, pause);
+        }
         held.ids.insert(id);
         drop(table);
         self.work.notify_one();
@@ -406,12 +424,21 @@ impl Publishing {
 }
 
 impl Table {
-    /// Everything that is open is to be sent, in the order of publication.
+    /// Everything that is open is to be sent, in the order of publication; that of topics that are held back, with these.
     fn send_again(&mut self) {
-        let mut ids: Vec<Id> = self.open.keys().copied().collect();
+        let mut ids = Vec::new();
+        for (&id, open) in &self.open {
+            let held = match self.held.is_empty() {
+                true => None,
+                false => self.held.get_mut(open.kept.topic()),
+            };
+            match held {
+                Some(held) => drop(held.ids.insert(id)),
+                None => ids.push(id),
+            }
+        }
         ids.sort_unstable();
         self.unsent = ids.into();
-        self.held.clear();
         self.gate = Gate::Open;
     }
 }
@@ -428,18 +455,19 @@ fn expire(table: &mut Table, now: Instant) -> Vec<Open> {
     expired
 }
 
-/// Moves what has been held back for long enough to what is to be sent. Returns when the next is due.
+/// Moves what has been held back for long enough to what is to be sent, all of it in the order of publication. Returns
+/// when the next is due. While nothing is sent nothing is moved: what opens the gate calls for another look.
 fn release_held(table: &mut Table, now: Instant) -> Option<Instant> {
-    if table.held.is_empty() {
+    if table.held.is_empty() || table.gate != Gate::Open {
         return None;
     }
-    let due: Vec<Held> = table
-        .held
-        .extract_if(|_, held| held.until <= now)
-        .map(|(_, held)| held)
-        .collect();
-    for held in due {
-        table.unsent.extend(held.ids);
+    if table.held.values().any(|held| held.until <= now) {
+        let due = table.held.extract_if(|_, held| held.is_nearly_due(now));
+        let mut ids: Vec<Id> = std::mem::take(&mut table.unsent).into();
+        ids.extend(due.flat_map(|(_, held)| held.ids));
+        ids.sort_unstable();
+        ids.dedup(); // one that was refused while it waited to be sent again
+        table.unsent = ids.into();
     }
     table.held.values().map(|held| held.until).min()
 }

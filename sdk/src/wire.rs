@@ -481,6 +481,7 @@ impl Writer {
                     bytes,
                     frames: batch.frames,
                     kept_bytes: batch.kept_bytes,
+                    resent_bytes: batch.resent_bytes,
                 })
             }
         }

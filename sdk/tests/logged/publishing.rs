@@ -125,6 +125,31 @@ async fn an_event_that_is_refused_for_a_moment_is_held_back_with_those_of_its_to
 }
 
 #[tokio::test]
+async fn topics_that_are_refused_together_come_again_in_the_order_of_publication() {
+    let (mut gateway, client) = Gateway::with_client().await;
+    let mut receipts = Vec::new();
+    let mut published = Vec::new();
+    for number in 0..12_u8 {
+        let topic = ["x", "y", "z"][usize::from(number) % 3];
+        receipts.push(client.event(topic, &number).enqueue().await.unwrap());
+        published.push(gateway.next().await.id);
+    }
+    for id in published.iter().rev() {
+        gateway
+            .refuse(Kind::Event, *id, Code::ResourceExhausted, Some(1_000))
+            .await;
+    }
+    for (id, offset) in published.iter().zip(1..) {
+        let again = gateway.next().await;
+        assert_eq!(again.id, *id, "across the topics");
+        gateway.stored(again.id, 0, offset).await;
+    }
+    for (receipt, offset) in receipts.into_iter().zip(1..) {
+        assert_eq!(receipt.await.unwrap(), at(0, offset));
+    }
+}
+
+#[tokio::test]
 async fn an_event_that_is_refused_for_good_fails() {
     let (mut gateway, client) = Gateway::with_client().await;
     for (code, retry_after_ms) in [

@@ -264,6 +264,38 @@ async fn stored_events_are_sent_again_behind_the_answer_to_a_ping() {
 }
 
 #[tokio::test]
+async fn what_was_refused_for_a_while_waits_for_that_while_in_a_session_that_goes_on() {
+    let (mut gateway, client) = Gateway::with_client().await;
+    let mut receipts = Vec::new();
+    let mut published = Vec::new();
+    for topic in ["long", "long", "short", "free"] {
+        receipts.push(client.event(topic, &1).enqueue().await.unwrap());
+        published.push(gateway.next_of(Kind::Event).await.id);
+    }
+    // Of those to "long" the second, so that the first stays behind it.
+    for (id, retry_after_ms) in [(published[1], 600_000), (published[2], 2_000)] {
+        gateway.refuse(id, retry_after_ms).await;
+    }
+    gateway.lose_read().await;
+    comes_to(&client, |state| matches!(state, State::Resuming { .. })).await;
+    receipts.push(client.event("long", &2).enqueue().await.unwrap());
+    gateway.welcome(b"token 2", Some(0)).await;
+    let ping = gateway.next_of(Kind::Ping).await;
+    gateway.answer(&ping, &[]).await;
+    let mut again = [
+        gateway.next_of(Kind::Event).await,
+        gateway.next_of(Kind::Event).await,
+    ];
+    again.sort_by_key(|event| event.id);
+    assert_eq!(again.map(|event| event.id), published[2..], "each once");
+    gateway.silence().await; // nothing to "long", and nothing twice
+    gateway.lose();
+    comes_to(&client, |state| matches!(state, State::Resuming { .. })).await;
+    drop(gateway);
+    drop(receipts);
+}
+
+#[tokio::test]
 async fn stored_events_that_come_again_are_handled_once() {
     let (mut gateway, client) = Gateway::with_client().await;
     let subscribing = {

@@ -11,7 +11,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use fluxar::{Client, ClientBuilder, State};
 use fluxar_protocol::{
-    Envelope, Id, Kind,
+    Code, Envelope, ErrorBody, Id, Kind,
     hello::{Caps, Hello, Welcome},
     meta::{Meta, MetaWriter},
 };
@@ -157,6 +157,23 @@ impl Gateway {
     /// Answers with a payload.
     async fn answer(&mut self, to: &Received, payload: &[u8]) {
         self.send(to.kind, to.id, MetaWriter::new(), payload).await;
+    }
+
+    /// Refuses an event for a while.
+    async fn refuse(&mut self, publish: Id, retry_after_ms: u32) {
+        let mut error = Vec::new();
+        ErrorBody {
+            code: Code::ResourceExhausted,
+            message: "the disk is full",
+            details: None,
+            retry_after_ms: Some(retry_after_ms),
+        }
+        .encode(&mut error);
+        let said = Envelope {
+            error: Some(&error),
+            ..envelope(Kind::Event, Some(publish), &[])
+        };
+        self.raw().send(&said).await;
     }
 
     /// Answers the ping that a client sends on each connection that resumes, when nothing else is to come before it.
