@@ -35,7 +35,7 @@ const RUN_ROOM_BYTES: usize = 16 * 1024;
 const TOGETHER_BYTES: usize = 16 * 1024;
 
 /// A sealed frame of more room than this has at most as much unused as used.
-const SLACK_BYTES: usize = 1024;
+pub(crate) const SLACK_BYTES: usize = 1024;
 
 /// One connection's outgoing side.
 #[derive(Debug)]

@@ -175,7 +175,7 @@ impl<D: Driver> Worker<D> {
                 conn,
                 letter: Mail::Resume(resuming),
                 ..
-            } => self.front.handle_resuming(conn, &resuming),
+            } => self.front.handle_resuming(conn, *resuming),
             // Connections are handed over with no other letter, and this letter with nothing but a connection.
             Event::HandedOver { conn, .. } => self.reactor.close(conn, Close::Now),
             Event::Letter {

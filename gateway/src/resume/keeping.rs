@@ -7,6 +7,11 @@ use std::rc::Rc;
 use bytes::Bytes;
 use fluxar_protocol::session::{Kept, NotKept};
 
+use crate::outbox::SLACK_BYTES;
+
+/// Room for so many ranges stays from frame to frame.
+const RANGES_ROOM: usize = 32;
+
 /// Bytes that all sessions of a core keep together.
 pub(crate) type KeptBytes = Rc<Cell<usize>>;
 
@@ -65,18 +70,21 @@ impl Keeping {
         if self.ranges.is_empty() {
             return;
         }
-        let counted_bytes: usize = self.ranges.iter().map(|range| range.bytes()).sum();
-        // A slice holds the whole frame: only where the frame is little more than that.
-        let is_most = 2 * counted_bytes >= framed.len();
         let before = self.kept.bytes();
         for range in self.ranges.drain(..) {
             let envelopes = framed.slice(range.start as usize..range.end as usize);
+            // A slice holds all of the frame and its unused room for as long as it is kept, whatever becomes of the others: it
+            // must be most of that itself. A small frame has room of up to `SLACK_BYTES`.
+            let is_most = framed.len() > SLACK_BYTES && 2 * range.bytes() >= framed.len();
             let envelopes = if is_most {
                 envelopes
             } else {
                 Bytes::copy_from_slice(&envelopes)
             };
             self.kept.keep(envelopes, range.count);
+        }
+        if self.ranges.capacity() > RANGES_ROOM {
+            self.ranges = Vec::new(); // such a frame is rare, and sessions are many
         }
         self.count(before);
     }
@@ -132,5 +140,55 @@ impl Drop for Keeping {
 impl Counted {
     fn bytes(&self) -> usize {
         (self.end - self.start) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What keeps of a frame of so many bytes, in a buffer of so many, the counted bytes that stand there.
+    fn keeping(bytes: usize, room: usize, ranges: &[(usize, usize)]) -> (Keeping, Bytes) {
+        let mut frame = Vec::with_capacity(room);
+        frame.resize(bytes, 0xab);
+        let framed = Bytes::from(frame);
+        let mut keeping = Keeping::new(usize::MAX, KeptBytes::default());
+        for &(start, end) in ranges {
+            keeping.note(start, end, 1);
+        }
+        keeping.sealed(&framed);
+        (keeping, framed)
+    }
+
+    #[test]
+    fn a_small_part_of_a_frame_does_not_hold_on_to_all_of_it() {
+        const BYTES: usize = 1 << 20;
+        let ranges = [(4, BYTES - 200), (BYTES - 100, BYTES)];
+        let (mut keeping, framed) = keeping(BYTES, BYTES, &ranges);
+        assert!(!framed.is_unique(), "what is most of it is not copied");
+        keeping.covered(1).expect("it was sent");
+        assert!(keeping.bytes() < 200);
+        assert!(
+            framed.is_unique(),
+            "{} bytes are said to be kept",
+            keeping.bytes()
+        );
+    }
+
+    #[test]
+    fn a_small_frame_does_not_hold_on_to_its_room() {
+        let (keeping, framed) = keeping(54, SLACK_BYTES, &[(4, 54)]);
+        assert!(
+            framed.is_unique(),
+            "{} bytes are said to be kept",
+            keeping.bytes()
+        );
+    }
+
+    #[test]
+    fn a_frame_of_many_ranges_leaves_no_room_behind() {
+        let ranges: Vec<_> = (0..10_000).map(|at| (4 + 2 * at, 5 + 2 * at)).collect();
+        let (keeping, _) = keeping(20_004, 20_004, &ranges);
+        assert!(keeping.ranges.capacity() <= RANGES_ROOM);
     }
 }

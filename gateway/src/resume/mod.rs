@@ -38,7 +38,7 @@ use fluxar_shard::PeerId;
 use foldhash::fast::FixedState;
 
 use crate::outbox::Framing;
-use crate::session::{Origin, Session};
+use crate::session::{Origin, Rate, Session};
 
 pub use keeping::Keeping;
 use keeping::KeptBytes;
@@ -64,6 +64,8 @@ pub struct Resuming {
     pub(crate) hello: Vec<u8>,
     pub(crate) framing: Framing,
     pub(crate) origin: Origin,
+    /// What its connection may still send: the core that it goes to counts on.
+    pub(crate) rate: Option<Box<Rate>>,
 }
 
 impl fmt::Debug for Resuming {

@@ -72,13 +72,14 @@ impl Front {
             hello: hello.to_vec(),
             framing: session.outbox.framing(),
             origin: session.origin,
+            rate: None,
         };
         self.resumables.hello = Some((session.conn, resuming));
     }
 
     /// The input is over that brought a hello that resumes.
     pub(crate) fn answer_resuming(&mut self, conn: Conn, is_partial: bool) {
-        let Some((_, resuming)) = self.resumables.hello.take_if(|(from, _)| *from == conn) else {
+        let Some((_, mut resuming)) = self.resumables.hello.take_if(|(from, _)| *from == conn) else {
             return;
         };
         let Some(slot) = self.slot_of(conn) else { return };
@@ -97,10 +98,11 @@ impl Front {
         match wanted {
             Some(home) if home != self.core && home < self.cores => {
                 // Nothing of it is left here.
-                if let Some(session) = self.sessions[slot].take()
-                    && let Some((timer, _)) = session.timer
-                {
-                    self.timers.cancel(timer);
+                if let Some(session) = self.sessions[slot].take() {
+                    resuming.rate = session.rate;
+                    if let Some((timer, _)) = session.timer {
+                        self.timers.cancel(timer);
+                    }
                 }
                 self.open_sessions -= 1;
                 self.counters.closed += 1;
@@ -115,13 +117,19 @@ impl Front {
     }
 
     /// Another core handed over a connection whose hello wants to resume a session of this one.
-    pub fn handle_resuming(&mut self, conn: Conn, resuming: &Resuming) {
+    pub fn handle_resuming(&mut self, conn: Conn, resuming: Resuming) {
         let mut session = Session::new(conn, self.peer_of(conn), resuming.framing, self.now_ms);
         session.origin = resuming.origin;
+        session.rate = resuming.rate;
         session.due.complete_ms = self.now_ms + u64::from(self.limits.handshake_ms);
         let slot = self.enter(session);
         if self.is_welcome(slot) {
             self.resume_or_open(slot, &resuming.hello);
+            if self.sessions[slot].as_ref().is_some_and(Session::is_open) {
+                // What it owed there it owes here: the engine reads from it again.
+                self.charge_bytes(slot, 0);
+                self.charge_messages(slot, 0);
+            }
         }
     }
 

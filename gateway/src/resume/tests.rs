@@ -12,13 +12,16 @@ use fluxar_protocol::{Batch, Envelope, Form, Id, Kind};
 
 use crate::front::{Effect, Front};
 use crate::limits::Limits;
+use crate::mail::Mail;
 use crate::outbox::Framing;
+use crate::session::pause;
 
 /// A core and what its connections were sent.
 struct Core {
     front: Front,
     sent: BTreeMap<u32, Vec<u8>>,
     closed: Vec<Conn>,
+    handed_over: Vec<(Conn, usize, Mail)>,
     connections: u32,
     ids: u64,
 }
@@ -35,6 +38,10 @@ struct Known {
 
 impl Core {
     fn new(limits: Limits) -> Self {
+        Self::one_of(0, 1, limits)
+    }
+
+    fn one_of(core: u16, cores: u16, limits: Limits) -> Self {
         let mut state = 7_u64;
         let entropy = move |bytes: &mut [u8]| {
             for byte in bytes {
@@ -43,9 +50,10 @@ impl Core {
             }
         };
         Self {
-            front: Front::new(0, 1, limits, vec![Framing::Prefixed], 1, Box::new(entropy)),
+            front: Front::new(core, cores, limits, vec![Framing::Prefixed], 1, Box::new(entropy)),
             sent: BTreeMap::new(),
             closed: Vec::new(),
+            handed_over: Vec::new(),
             connections: 0,
             ids: 0,
         }
@@ -58,12 +66,17 @@ impl Core {
         Id(id)
     }
 
-    fn connect(&mut self) -> Conn {
-        let conn = Conn(Token {
-            slot: self.connections,
-            generation: 0,
-        });
+    /// A name for a new connection.
+    fn name(&mut self) -> Conn {
         self.connections += 1;
+        Conn(Token {
+            slot: self.connections - 1,
+            generation: 0,
+        })
+    }
+
+    fn connect(&mut self) -> Conn {
+        let conn = self.name();
         self.front
             .handle_opened(conn, ListenerId(0), &Peer::Unix { pid: 1, uid: 1 });
         conn
@@ -85,6 +98,7 @@ impl Core {
                 Effect::Send { conn, bytes } => self.take(conn, &bytes),
                 Effect::SendParts { conn, parts } => self.take(conn, &parts.concat()),
                 Effect::Close { conn, .. } => self.closed.push(conn),
+                Effect::HandOver { conn, core, mail } => self.handed_over.push((conn, core, mail)),
                 Effect::Pause(_) | Effect::Resume(_) => {}
                 other => panic!("{other:?}"),
             }
@@ -112,25 +126,31 @@ impl Core {
         all
     }
 
-    /// Says hello on a new connection; the session, and whether it was resumed, with its `recv`.
-    fn greet(&mut self, resume: Option<(&Known, u64)>) -> (Known, Option<u64>) {
-        let conn = self.connect();
+    /// A hello, on a connection that is there.
+    fn hello(&mut self, conn: Conn, resume: Option<Resume<'_>>) {
         let hello = Hello {
             caps: Caps {
                 resume: true,
                 ..Caps::default()
             },
-            resume: resume.map(|(known, recv)| Resume {
-                session: known.session,
-                token: &known.token,
-                recv,
-            }),
+            resume,
             ..Hello::default()
         };
         let mut payload = Vec::new();
         hello.encode(&mut payload);
         let id = self.id();
         self.say(conn, &envelope(Kind::Hello, id, None, None, None, &payload));
+    }
+
+    /// Says hello on a new connection; the session, and whether it was resumed, with its `recv`.
+    fn greet(&mut self, resume: Option<(&Known, u64)>) -> (Known, Option<u64>) {
+        let conn = self.connect();
+        let resume = resume.map(|(known, recv)| Resume {
+            session: known.session,
+            token: &known.token,
+            recv,
+        });
+        self.hello(conn, resume);
         let sent = self.sent.get(&conn.0.slot).expect("an answer");
         let decoded = fluxar_protocol::envelope::decode(&sent[4..]).expect("an answer");
         let welcome = Welcome::decode(decoded.envelope.payload).expect("a welcome");
@@ -245,6 +265,38 @@ fn what_a_peer_says_that_it_has_is_not_kept() {
     let (kind, reference, _) = core.heard(known.conn).pop().expect("a goodbye");
     assert_eq!((kind, reference), (Kind::Cancel, None));
     assert_eq!(core.closed, [known.conn]);
+}
+
+#[test]
+fn who_goes_to_another_core_is_held_to_its_rate_there() {
+    let limits = Limits {
+        messages_per_s: 10,
+        ..Limits::default()
+    };
+    let mut first = Core::one_of(1, 2, limits.clone());
+    let mut home = Core::one_of(0, 2, limits);
+    let conn = first.connect();
+    // It takes no session, and no token.
+    let resume = Resume {
+        session: Id([0; 16]),
+        token: &[0; 16],
+        recv: 0,
+    };
+    first.hello(conn, Some(resume));
+    let Some((_, 0, Mail::Resume(resuming))) = first.handed_over.pop() else {
+        panic!("it is handed over");
+    };
+    let conn = home.name();
+    home.front.handle_resuming(conn, *resuming);
+    let slot = conn.0.slot as usize;
+    for nth in 1..=10 {
+        let paused = home.front.sessions[slot].as_ref().expect("a session").paused;
+        assert_eq!(paused, 0, "before ping {nth}");
+        let id = home.id();
+        home.say(conn, &envelope(Kind::Ping, id, None, None, None, &[]));
+    }
+    let paused = home.front.sessions[slot].as_ref().expect("a session").paused;
+    assert_eq!(paused, pause::RATE, "ten, and the hello");
 }
 
 #[test]

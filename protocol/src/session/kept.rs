@@ -5,6 +5,9 @@ use core::{fmt, mem};
 
 use crate::batch::Batch;
 
+/// Room for so many items is kept, whether there are any or not.
+const ROOM_MIN: usize = 16;
+
 /// The counted envelopes that the peer is not known to have, oldest first, by reference: `S` is a counted reference to
 /// bytes, or the bytes.
 ///
@@ -84,6 +87,7 @@ impl<S: AsRef<[u8]>> Kept<S> {
     /// Forgets the oldest until no more than so many bytes are kept, for a bound over many sessions.
     pub fn shrink_to(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max && self.drop_first() {}
+        self.give_back_room();
     }
 
     /// The peer told its `recv`: what that covers is let go.
@@ -103,6 +107,7 @@ impl<S: AsRef<[u8]>> Kept<S> {
             self.drop_first();
         }
         self.first = self.first.max(recv);
+        self.give_back_room();
         Ok(())
     }
 
@@ -153,6 +158,15 @@ impl<S: AsRef<[u8]>> Kept<S> {
         self.begin += u64::from(item.count);
         self.first = self.first.max(self.begin);
         true
+    }
+
+    /// Room for items that is not used counts for nothing, so there must not be much of it. Half of what is left is
+    /// room again, so a queue that goes up and down does not pay for it each time.
+    fn give_back_room(&mut self) {
+        let room = self.items.capacity();
+        if room > ROOM_MIN && self.items.len() < room / 4 {
+            self.items.shrink_to(ROOM_MIN.max(2 * self.items.len()));
+        }
     }
 
     fn size(bytes: &S) -> usize {
@@ -292,6 +306,29 @@ mod tests {
         kept.shrink_to(one);
         assert_eq!(again(&mut kept, 2), Err(NotKept::Forgotten { recv: 2, first: 3 }));
         assert_eq!(again(&mut kept, 3), Ok(vec![4]));
+    }
+
+    #[test]
+    fn room_for_what_is_gone_is_given_back() {
+        let many = 10_000;
+        let filled = || {
+            let mut kept = Kept::new(usize::MAX);
+            for _ in 0..many {
+                kept.keep(answers(1, 1), 1);
+            }
+            kept
+        };
+        let (mut told, mut forgotten) = (filled(), filled());
+        assert_eq!(told.covered(many - 3), Ok(()));
+        assert!(told.items.capacity() <= 2 * ROOM_MIN, "{}", told.items.capacity());
+        assert_eq!(again(&mut told, many - 3), Ok(vec![1, 1, 1]));
+        forgotten.shrink_to(0);
+        assert!(
+            forgotten.items.capacity() <= 2 * ROOM_MIN,
+            "{}",
+            forgotten.items.capacity()
+        );
+        assert_eq!(again(&mut forgotten, many), Ok(vec![]));
     }
 
     #[test]
