@@ -48,8 +48,32 @@ struct Cursor {
     phase: Phase,
     /// The segment with its newest record that is on the disk.
     segment: Option<SegmentId>,
-    /// How far it would be at most after a crash, by that record and by one that is under way; `None`: it might not be there.
-    kept: Option<u64>,
+    /// The furthest that it would be after a crash, by that record and by those that are under way; `None`: it might not be
+    /// there.
+    kept: Option<Mark>,
+}
+
+/// What of a record counts after a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    acked: u64,
+    is_before_table: bool,
+}
+
+impl Mark {
+    fn of(state: &CursorState) -> Self {
+        Self {
+            acked: state.acked,
+            is_before_table: state.is_before_table(),
+        }
+    }
+
+    fn furthest(self, other: Self) -> Self {
+        Self {
+            acked: self.acked.max(other.acked),
+            is_before_table: self.is_before_table && other.is_before_table,
+        }
+    }
 }
 
 /// A record that was handed to the disk.
@@ -57,7 +81,7 @@ struct Cursor {
 pub(super) struct IssuedCursor {
     slot: u32,
     version: u32,
-    acked: Option<u64>,
+    mark: Option<Mark>,
 }
 
 #[derive(Debug)]
@@ -70,6 +94,8 @@ pub(super) struct Cursors {
     due_since_ms: u64,
     /// With the time when each may be written again.
     cooling: VecDeque<(u64, u32)>,
+    /// Counts records that the disk has.
+    synced: u64,
 }
 
 impl Cursors {
@@ -81,6 +107,7 @@ impl Cursors {
             due: VecDeque::new(),
             due_since_ms: 0,
             cooling: VecDeque::new(),
+            synced: 0,
         }
     }
 
@@ -102,10 +129,25 @@ impl Cursors {
         self.slots[slot as usize].state.as_ref()
     }
 
-    /// How far one would be at most after a crash; `None`: it might not be there.
-    pub(super) fn kept(&self, partition: u16, name: &CursorName) -> Option<u64> {
-        let slot = self.find(partition, name)?;
-        self.slots[slot as usize].kept
+    /// Whether who goes on by what a crash leaves of one misses nothing behind this position, nor the table before it, if
+    /// that is wanted.
+    pub(super) fn is_safe(
+        &self,
+        partition: u16,
+        name: &CursorName,
+        (position, wants_table): (u64, bool),
+    ) -> bool {
+        let Some(slot) = self.find(partition, name) else {
+            return false;
+        };
+        self.slots[slot as usize]
+            .kept
+            .is_some_and(|mark| mark.acked <= position && (mark.is_before_table || !wants_table))
+    }
+
+    /// How many records the disk has taken.
+    pub(super) fn synced_count(&self) -> u64 {
+        self.synced
     }
 
     /// Adds one that was found on the disk.
@@ -115,7 +157,7 @@ impl Cursors {
         }
         self.insert(Cursor {
             partition,
-            kept: entry.state.as_ref().map(|state| state.acked),
+            kept: entry.state.as_ref().map(Mark::of),
             name: entry.name,
             state: entry.state,
             used_ms: entry.used_ms,
@@ -246,10 +288,13 @@ impl Cursors {
             let issued = IssuedCursor {
                 slot,
                 version: cursor.version,
-                acked: cursor.state.as_ref().map(|state| state.acked),
+                mark: cursor.state.as_ref().map(Mark::of),
             };
             // From now on a crash may leave the new record as well as the one before.
-            cursor.kept = cursor.kept.zip(issued.acked).map(|(kept, acked)| kept.max(acked));
+            cursor.kept = cursor
+                .kept
+                .zip(issued.mark)
+                .map(|(kept, mark)| kept.furthest(mark));
             let entry = CursorEntry {
                 name: cursor.name.clone(),
                 state: cursor.state.clone(),
@@ -266,16 +311,17 @@ impl Cursors {
         let Some(cursor) = self.slots.get_mut(issued.slot as usize) else {
             return;
         };
+        self.synced += 1;
         cursor.segment = Some(segment);
         if cursor.issued == issued.version {
-            cursor.kept = issued.acked;
+            cursor.kept = issued.mark;
         }
         if cursor.state.is_none() && cursor.version == issued.version {
             self.remove(issued.slot);
         }
     }
 
-    /// A record was lost: it is due again.
+    /// A record was lost, though the disk may have it: it is due again.
     pub(super) fn lost(&mut self, issued: IssuedCursor, now_ms: u64) {
         let Some(cursor) = self.slots.get_mut(issued.slot as usize) else {
             return;
@@ -371,7 +417,10 @@ mod tests {
     #[test]
     fn what_is_under_way_counts_as_what_a_crash_may_leave() {
         let mut cursors = Cursors::new(FixedState::default());
-        let kept = |cursors: &Cursors| cursors.kept(1, &name());
+        let kept = |cursors: &Cursors| {
+            let slot = cursors.find(1, &name())?;
+            Some(cursors.slots[slot as usize].kept?.acked)
+        };
         set(&mut cursors, 5, 0);
         let made = issue(&mut cursors, 0);
         assert_eq!(kept(&cursors), None);
@@ -397,5 +446,53 @@ mod tests {
         assert_eq!(kept(&cursors), Some(9));
         cursors.synced(back, SEGMENT);
         assert_eq!(kept(&cursors), Some(3));
+    }
+
+    #[test]
+    fn a_record_that_was_lost_may_be_there_all_the_same() {
+        let mut cursors = Cursors::new(FixedState::default());
+        set(&mut cursors, 100, 0);
+        let first = issue(&mut cursors, 0);
+        cursors.synced(first, SEGMENT);
+        set(&mut cursors, 500, 1);
+        assert!(
+            cursors.is_safe(1, &name(), (200, false)),
+            "it is not written before it is handed to the disk"
+        );
+        let second = issue(&mut cursors, 300);
+        cursors.lost(second, 301);
+        set(&mut cursors, 200, 301);
+        assert!(!cursors.is_safe(1, &name(), (200, false)));
+        let third = issue(&mut cursors, 600);
+        assert!(!cursors.is_safe(1, &name(), (200, false)));
+        cursors.synced(third, SEGMENT);
+        assert!(cursors.is_safe(1, &name(), (200, false)));
+    }
+
+    #[test]
+    fn a_place_before_a_table_is_safe_when_the_table_would_come_again() {
+        let mut cursors = Cursors::new(FixedState::default());
+        let put = |cursors: &mut Cursors, state, now_ms| {
+            assert!(cursors.set((1, &name()), state, (now_ms, now_ms), &Settings::default()));
+        };
+        let is_safe = |cursors: &Cursors| {
+            assert!(cursors.is_safe(1, &name(), (100, false)));
+            cursors.is_safe(1, &name(), (100, true))
+        };
+        put(&mut cursors, CursorState::up_to(100), 0);
+        let handled = issue(&mut cursors, 0);
+        cursors.synced(handled, SEGMENT);
+        put(&mut cursors, CursorState::before_table(100), 1);
+        assert!(!is_safe(&cursors));
+        let before = issue(&mut cursors, 300);
+        assert!(!is_safe(&cursors));
+        cursors.synced(before, SEGMENT);
+        assert!(is_safe(&cursors));
+        put(&mut cursors, CursorState::up_to(100), 301);
+        let handled = issue(&mut cursors, 600);
+        put(&mut cursors, CursorState::before_table(100), 601);
+        assert!(!is_safe(&cursors), "a crash may leave that it was handled");
+        cursors.synced(handled, SEGMENT);
+        assert!(!is_safe(&cursors));
     }
 }

@@ -267,10 +267,23 @@ impl Log {
         }
     }
 
-    /// How far a durable cursor would be at most after a crash; `None`: it might not be there.
+    /// Whether who goes on by what a crash now leaves of a durable cursor misses nothing behind this position, nor the table
+    /// before it, if that is wanted.
     #[must_use]
-    pub fn cursor_on_disk(&self, partition: u16, name: &CursorName) -> Option<u64> {
-        self.cursors.kept(partition, name)
+    pub fn is_cursor_safe(
+        &self,
+        partition: u16,
+        name: &CursorName,
+        position: u64,
+        wants_table: bool,
+    ) -> bool {
+        self.cursors.is_safe(partition, name, (position, wants_table))
+    }
+
+    /// Counts the records of cursors that the disk has taken: while it stays, no cursor becomes safe.
+    #[must_use]
+    pub fn cursors_synced(&self) -> u64 {
+        self.cursors.synced_count()
     }
 
     /// Has the cursors that moved written and synced with the next write, instead of a little later.

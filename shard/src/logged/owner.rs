@@ -4,7 +4,7 @@
 //! told in one unbroken row: each [`LogLetter::Logged`] and each [`Begun`] says from where to where, and in between lies
 //! nothing that the core follows. So a reader whose position is in that row or ahead of it misses nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use fluxar_protocol::target;
@@ -38,8 +38,10 @@ pub(crate) struct Owner {
     pub(super) fetches: Slab<Pending>,
     /// Those that wait for the disk, by core, subscription and partition.
     pub(super) unread: HashMap<(u16, SubHandle, u16), usize, FixedState>,
-    /// Subscriptions that have begun, but for their cursors, which are not on the disk yet.
-    unsafe_begins: Vec<UnsafeBegin>,
+    /// Cursors whose holders have begun, but for the cursors, which are not on the disk yet.
+    waiting: HashSet<Arc<CursorName>, FixedState>,
+    /// [`Log::cursors_synced`] when these were looked at last.
+    cursors_synced: u64,
     /// When quiet cores are told next, us.
     quiet_at_us: u64,
     /// Cores that a run goes to; empty between two runs.
@@ -52,17 +54,10 @@ struct Holder {
     core: u16,
     sub: SubHandle,
     stamp: (u64, u16),
-    /// Where it was made for this holder, who may yet come to nothing.
+    /// Where it was made for this holder, who may yet come to nothing; ascending.
     made: Box<[u16]>,
-}
-
-/// A subscription whose holder is told that it has begun once that survives power loss.
-#[derive(Debug)]
-struct UnsafeBegin {
-    core: u16,
-    sub: SubHandle,
-    cursor: Arc<CursorName>,
-    places: Vec<Begun>,
+    /// Where it begins, of which it is told once that survives power loss.
+    pending: Option<Vec<Begun>>,
 }
 
 impl Owner {
@@ -73,7 +68,8 @@ impl Owner {
             holders: HashMap::with_hasher(hasher.clone()),
             fetches: Slab::new(),
             unread: HashMap::with_hasher(hasher.clone()),
-            unsafe_begins: Vec::new(),
+            waiting: HashSet::with_hasher(hasher.clone()),
+            cursors_synced: 0,
             quiet_at_us: QUIET_US,
             cores: Vec::new(),
         }
@@ -90,14 +86,11 @@ impl Owner {
     }
 }
 
-impl Logged {
-    /// Whether a subscription that comes back after a crash goes on where it begins, or before that.
-    fn is_safe(&self, begin: &UnsafeBegin) -> bool {
-        begin.places.iter().all(|place| {
-            let kept = self.log.cursor_on_disk(place.partition, &begin.cursor);
-            kept.is_some_and(|acked| acked <= place.position)
-        })
-    }
+/// Whether a subscription that comes back after a crash goes on where it begins, or before that.
+fn is_safe(log: &Log, cursor: &CursorName, places: &[Begun]) -> bool {
+    places
+        .iter()
+        .all(|place| log.is_cursor_safe(place.partition, cursor, place.position, place.has_table))
 }
 
 /// The partitions that a pattern covers.
@@ -167,46 +160,56 @@ impl Shard {
             owner.followed[pattern].push(core);
         }
         let result = self.begun(core, &begin);
-        match (result, begin.cursor) {
-            (Ok(places), Some(cursor)) => {
-                let begin = UnsafeBegin {
-                    core,
-                    sub,
-                    cursor,
-                    places,
-                };
-                if self.logged.is_safe(&begin) {
-                    self.tell_begun(core, sub, Ok(begin.places));
-                } else {
-                    self.logged.log.hurry_cursors();
-                    self.logged.owner.unsafe_begins.push(begin);
-                }
-            }
-            (result, _) => self.tell_begun(core, sub, result),
+        let logged = &mut self.logged;
+        if let (Ok(places), Some(cursor)) = (&result, &begin.cursor)
+            && !is_safe(&logged.log, cursor, places)
+            && let Some(holder) = logged.owner.holders.get_mut(cursor)
+        {
+            holder.pending = result.ok();
+            logged.owner.waiting.insert(cursor.clone());
+            logged.log.hurry_cursors();
+            return;
         }
+        self.tell_begun(core, sub, result);
     }
 
     /// Something may have been made safe: subscriptions that waited for their cursors have begun. Whether there were any. What
     /// is committed was told before.
     pub(crate) fn begin_safe(&mut self) -> bool {
-        let waited = self.logged.owner.unsafe_begins.len();
-        let mut at = 0;
-        while let Some(begin) = self.logged.owner.unsafe_begins.get(at) {
-            let holder = self.logged.owner.holders.get(&begin.cursor);
-            let is_held = holder.is_some_and(|holder| (holder.core, holder.sub) == (begin.core, begin.sub));
-            if is_held && !self.logged.is_safe(begin) {
-                at += 1;
-                continue;
-            }
-            let begin = self.logged.owner.unsafe_begins.swap_remove(at);
-            if is_held {
-                self.tell_begun(begin.core, begin.sub, Ok(begin.places));
+        let Logged { log, owner, .. } = &mut self.logged;
+        if owner.waiting.is_empty() {
+            return false;
+        }
+        log.hurry_cursors();
+        if std::mem::replace(&mut owner.cursors_synced, log.cursors_synced()) == log.cursors_synced() {
+            return false;
+        }
+        let is_over = |cursor: &Arc<CursorName>| {
+            let pending = owner
+                .holders
+                .get(cursor)
+                .and_then(|holder| holder.pending.as_ref());
+            pending.is_none_or(|places| is_safe(log, cursor, places))
+        };
+        let over: Vec<_> = owner
+            .waiting
+            .iter()
+            .filter(|cursor| is_over(cursor))
+            .cloned()
+            .collect();
+        let mut have_begun = false;
+        for cursor in over {
+            let owner = &mut self.logged.owner;
+            owner.waiting.remove(&cursor);
+            let holder = owner.holders.get_mut(&cursor);
+            if let Some((core, sub, places)) =
+                holder.and_then(|holder| Some((holder.core, holder.sub, holder.pending.take()?)))
+            {
+                self.tell_begun(core, sub, Ok(places));
+                have_begun = true;
             }
         }
-        if at > 0 {
-            self.logged.log.hurry_cursors();
-        }
-        at < waited
+        have_begun
     }
 
     /// Tells a core where a subscription of its begins, and how far the partitions are now.
@@ -247,6 +250,14 @@ impl Shard {
             places.push(place_of(log, partition, begin)?);
         }
         if let Some(cursor) = &begin.cursor {
+            // What was made for one that has not begun, and now never will, is made for this one.
+            if let Some(old) = self.logged.owner.holders.get(cursor)
+                && old.pending.is_some()
+            {
+                for place in &mut places {
+                    place.is_made |= old.made.binary_search(&place.partition).is_ok();
+                }
+            }
             let made: Box<[u16]> = places
                 .iter()
                 .filter_map(|place| place.is_made.then_some(place.partition))
@@ -288,6 +299,7 @@ impl Shard {
             sub: begin.sub,
             stamp: begin.stamp,
             made: Box::default(),
+            pending: None,
         };
         let Some(holder) = self.logged.owner.holders.get_mut(cursor) else {
             self.logged.owner.holders.insert(cursor.clone(), new);
@@ -333,9 +345,11 @@ impl Shard {
             .get(cursor)
             .is_some_and(|holder| (holder.core, holder.sub) == (core, sub))
             && let Some(holder) = holders.remove(cursor)
-            && is_void
         {
-            self.forget_made(cursor, &holder.made);
+            self.logged.owner.waiting.remove(cursor);
+            if is_void {
+                self.forget_made(cursor, &holder.made);
+            }
         }
     }
 

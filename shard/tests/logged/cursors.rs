@@ -217,6 +217,93 @@ fn one_connection_does_not_make_all_cursors_there_are() {
 }
 
 #[test]
+fn a_name_that_is_taken_over_before_it_has_begun_is_counted() {
+    let mut world = world(2, 64);
+    let bob = peer(1, 1);
+    let begins = |world: &mut World, subs: std::ops::Range<u64>, name: &str| {
+        let wish = LoggedWish {
+            durable: Some(name),
+            ..WISH
+        };
+        for sub in subs.clone() {
+            world.subscribe(bob, id(sub), ">", wish).unwrap();
+        }
+        world.settle();
+        let last = id(subs.end - 1);
+        let told = world.take(bob, last).into_iter().next();
+        world.end(bob, last);
+        world.settle();
+        told
+    };
+    let count = u64::from(CURSORS_PER_PEER_MAX / 64);
+    for nth in 0..count - 1 {
+        let told = begins(&mut world, 2 * nth..2 * nth + 2, &format!("n{nth}"));
+        assert!(matches!(told, Some(Told::Accepted(_))), "{nth}: {told:?}");
+    }
+    assert!(matches!(
+        begins(&mut world, 2_000..2_001, "last"),
+        Some(Told::Accepted(_))
+    ));
+    assert_eq!(
+        begins(&mut world, 2_001..2_002, "one more"),
+        Some(Told::Refused(Code::ResourceExhausted, None))
+    );
+}
+
+#[test]
+fn who_is_refused_a_cursor_while_others_begin_may_try_again() {
+    let mut world = world(2, 64);
+    let (bob, carol) = (peer(1, 1), peer(1, 2));
+    let wish = |name| LoggedWish {
+        durable: Some(name),
+        ..WISH
+    };
+    let count = u64::from(CURSORS_PER_PEER_MAX / 64);
+    let names: Vec<String> = (0..count).map(|nth| format!("n{nth}")).collect();
+    for (sub, name) in (0..).zip(&names) {
+        world.subscribe(carol, id(sub), ">", wish(name)).unwrap();
+    }
+    world.settle();
+    world.lose(carol);
+    world.settle();
+    // All of these are there, which nobody knows yet.
+    for (sub, name) in (0..).zip(&names) {
+        world.subscribe(bob, id(sub), ">", wish(name)).unwrap();
+    }
+    world.subscribe(bob, id(1_000), ">", wish("new")).unwrap();
+    world.settle();
+    assert!(matches!(
+        world.take(bob, id(1_000))[..],
+        [Told::Refused(Code::ResourceExhausted, Some(_))]
+    ));
+    world.subscribe(bob, id(1_001), ">", wish("new")).unwrap();
+    world.settle();
+    assert!(matches!(world.take(bob, id(1_001))[..], [Told::Accepted(_)]));
+}
+
+#[test]
+fn of_those_who_take_a_name_while_the_disk_hangs_the_last_begins() {
+    for cores in [1, 2] {
+        let mut world = world(cores, 4);
+        let bob = peer(cores - 1, 1);
+        let wish = LoggedWish {
+            durable: Some("bob"),
+            ..WISH
+        };
+        for nth in 0..100 {
+            world.subscribe(bob, id(nth), ">", wish).unwrap();
+            carry_all(&mut world);
+        }
+        assert_eq!(world.shards[0].counts().cursor_holders, 1);
+        world.settle();
+        for nth in 0..99 {
+            assert_eq!(world.take(bob, id(nth)), [Told::Refused(Code::Aborted, None)]);
+        }
+        assert!(matches!(world.take(bob, id(99))[..], [Told::Accepted(_)]));
+    }
+}
+
+#[test]
 fn what_came_right_before_a_time_may_come_but_nothing_is_left_out() {
     for tail_bytes in [0, 1 << 20] {
         let mut settings = in_memory(1);

@@ -122,10 +122,9 @@ impl Queue {
 
     /// Whether the queue goes on where it stands, or before that, if the process ends now.
     pub(crate) fn is_safe(&self, log: &impl Source) -> bool {
-        self.lots.iter().all(|lot| {
-            let kept = log.cursor_on_disk(lot.partition, &self.name);
-            kept.is_some_and(|acked| acked <= lot.ledger.floor())
-        })
+        self.lots
+            .iter()
+            .all(|lot| log.is_cursor_safe(lot.partition, &self.name, lot.ledger.floor()))
     }
 
     pub(crate) fn reader(&self, key: u32, partition: u16) -> ReaderId {

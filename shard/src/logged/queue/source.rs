@@ -13,7 +13,7 @@ pub(crate) trait Source {
     fn cursor(&self, partition: u16, name: &CursorName) -> Option<&CursorState>;
     fn set_cursor(&mut self, partition: u16, name: &CursorName, state: CursorState)
     -> Result<(), LogRefusal>;
-    fn cursor_on_disk(&self, partition: u16, name: &CursorName) -> Option<u64>;
+    fn is_cursor_safe(&self, partition: u16, name: &CursorName, position: u64) -> bool;
     fn hurry_cursors(&mut self);
 }
 
@@ -55,8 +55,8 @@ impl Source for Log {
         self.set_cursor(partition, name, state)
     }
 
-    fn cursor_on_disk(&self, partition: u16, name: &CursorName) -> Option<u64> {
-        self.cursor_on_disk(partition, name)
+    fn is_cursor_safe(&self, partition: u16, name: &CursorName, position: u64) -> bool {
+        self.is_cursor_safe(partition, name, position, false)
     }
 
     fn hurry_cursors(&mut self) {

@@ -21,6 +21,9 @@ use crate::refusal::Refusal;
 use crate::shard::Shard;
 use crate::subscriptions::Role;
 
+/// A subscription that would make too many cursors, if all that begin make theirs, is worth another try after so long, ms.
+const MADE_RETRY_MS: u32 = 200;
+
 impl Shard {
     /// Subscribes a connection of this core at qos 1 or 2. Whether it is accepted is told by [`Shard::poll_logged`].
     ///
@@ -134,7 +137,12 @@ impl Shard {
         let begun_here = match result {
             Ok(begun) => begun,
             Err(refusal) => {
-                let (code, message, retry_after_ms, details) = words(&refusal);
+                let (code, message, mut retry_after_ms, details) = words(&refusal);
+                let readers = &self.logged.readers;
+                let reader = &readers[at];
+                if refusal == BeginRefusal::TooManyMade && readers.may_make_later(reader.peer, reader.made) {
+                    retry_after_ms = Some(MADE_RETRY_MS);
+                }
                 self.refuse_reader(at, code, message, retry_after_ms, details);
                 return;
             }
@@ -171,6 +179,7 @@ impl Shard {
             return;
         };
         begun.sort_unstable_by_key(|place| place.partition);
+        let (peer, made) = (reader.peer, reader.made);
         let since_ms = match start {
             Start::TimeMs(time_ms) => time_ms,
             _ => 0,
@@ -182,6 +191,8 @@ impl Shard {
                 reader.catches_up(nth);
             }
         }
+        readers.have_made(peer, made);
+        let reader = &readers[at];
         self.logged.news.push_back(LoggedNews::Accepted {
             to: reader.peer,
             sub: reader.id,

@@ -56,8 +56,8 @@ pub(crate) struct Readers {
     fetches: Fetches,
     /// Connections that take nothing at the moment.
     busy: HashSet<PeerId, FixedState>,
-    /// Durable cursors that each connection has made, within [`CURSORS_PER_PEER_MAX`]; of one that begins, as if all were.
-    made: HashMap<PeerId, u32, FixedState>,
+    /// Durable cursors that each connection has made, within [`CURSORS_PER_PEER_MAX`].
+    made: HashMap<PeerId, Made, FixedState>,
     /// Holders of durable cursors that acknowledged something since their owners were told.
     acked: Vec<u32>,
     /// Places that could not be read; tried again at the next tick.
@@ -84,6 +84,15 @@ impl Fetches {
     fn has_room(&self) -> bool {
         self.asked_bytes + self.came_bytes < LOGGED_FETCHES_BYTES_MAX
     }
+}
+
+/// Durable cursors that a connection has made.
+#[derive(Debug, Default)]
+struct Made {
+    /// All; of subscriptions that begin, as if each were new.
+    cursors: u32,
+    /// Of these, the ones of subscriptions that begin.
+    beginning: u32,
 }
 
 impl Readers {
@@ -167,18 +176,35 @@ impl Readers {
     /// Counts the cursors of a subscription that begins, as if all were new; whether its connection may make so many.
     fn make(&mut self, peer: PeerId, cursors: u32) -> bool {
         let made = self.made.entry(peer).or_default();
-        *made = made.saturating_add(cursors);
-        *made <= CURSORS_PER_PEER_MAX
+        made.cursors = made.cursors.saturating_add(cursors);
+        made.beginning = made.beginning.saturating_add(cursors);
+        made.cursors <= CURSORS_PER_PEER_MAX
     }
 
-    /// So many were there before, or come to nothing.
+    /// So many of a subscription that begins were there before, or come to nothing.
     fn unmake(&mut self, peer: PeerId, cursors: u32) {
         if let Some(made) = self.made.get_mut(&peer) {
-            *made = made.saturating_sub(cursors);
-            if *made == 0 {
+            made.cursors = made.cursors.saturating_sub(cursors);
+            made.beginning = made.beginning.saturating_sub(cursors);
+            if made.cursors == 0 {
                 self.made.remove(&peer);
             }
         }
+    }
+
+    /// A subscription has begun, and made so many.
+    fn have_made(&mut self, peer: PeerId, cursors: u32) {
+        if let Some(made) = self.made.get_mut(&peer) {
+            made.beginning = made.beginning.saturating_sub(cursors);
+        }
+    }
+
+    /// Whether a subscription that was refused for these cursors may have them a little later: others of its connection count as
+    /// new for as long as they begin.
+    fn may_make_later(&self, peer: PeerId, cursors: u32) -> bool {
+        self.made
+            .get(&peer)
+            .is_some_and(|made| made.beginning > cursors || made.cursors <= CURSORS_PER_PEER_MAX)
     }
 
     /// Enters one, which begins.

@@ -201,8 +201,9 @@ impl Source for FakeLog {
         Ok(())
     }
 
-    fn cursor_on_disk(&self, partition: u16, name: &CursorName) -> Option<u64> {
-        self.cursor(partition, name).map(|cursor| cursor.acked)
+    fn is_cursor_safe(&self, partition: u16, name: &CursorName, position: u64) -> bool {
+        self.cursor(partition, name)
+            .is_some_and(|cursor| cursor.acked <= position)
     }
 
     fn hurry_cursors(&mut self) {}
