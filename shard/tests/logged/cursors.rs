@@ -253,20 +253,23 @@ fn a_name_that_is_taken_over_before_it_has_begun_is_counted() {
 #[test]
 fn who_is_refused_a_cursor_while_others_begin_may_try_again() {
     let mut world = world(2, 64);
-    let (bob, carol) = (peer(1, 1), peer(1, 2));
+    let bob = peer(1, 1);
     let wish = |name| LoggedWish {
         durable: Some(name),
         ..WISH
     };
-    let count = u64::from(CURSORS_PER_PEER_MAX / 64);
-    let names: Vec<String> = (0..count).map(|nth| format!("n{nth}")).collect();
-    for (sub, name) in (0..).zip(&names) {
-        world.subscribe(carol, id(sub), ">", wish(name)).unwrap();
+    let count = CURSORS_PER_PEER_MAX as usize / 64;
+    let names: Vec<String> = (0..2 * count).map(|nth| format!("n{nth}")).collect();
+    for (slot, names) in (2..).zip(names.chunks(count)) {
+        let maker = peer(1, slot);
+        for (sub, name) in (0..).zip(names) {
+            world.subscribe(maker, id(sub), ">", wish(name)).unwrap();
+        }
+        world.settle();
+        world.lose(maker);
+        world.settle();
     }
-    world.settle();
-    world.lose(carol);
-    world.settle();
-    // All of these are there, which nobody knows yet.
+    // All of these are there, of which bob's core knows only its own half yet.
     for (sub, name) in (0..).zip(&names) {
         world.subscribe(bob, id(sub), ">", wish(name)).unwrap();
     }
