@@ -333,6 +333,9 @@ impl Front {
         let Some(session) = &mut self.sessions[slot] else {
             return;
         };
+        if session.left && session.outbox.end_position() == 0 {
+            return; // its session was taken from it, and what was queued with that
+        }
         session.outbox.sent(bytes);
         let queued = session.outbox.queued_bytes();
         // More waits and some of it went: the peer reads. Its pong may stand behind all that, on either side. Of one that

@@ -92,6 +92,9 @@ impl Front {
         let Some(session) = &mut self.sessions[slot] else {
             return;
         };
+        if session.is_away() {
+            return; // it asked for this before, and cannot stop it now
+        }
         if per_s > 0 && session.refusals.take(1, per_s, now_ms) > now_ms && !session.left {
             let message = format!("more than {per_s} envelopes in a second had to be refused");
             self.say_goodbye(slot, Some((Code::ResourceExhausted, &message)), ws_code::POLICY);
@@ -114,6 +117,10 @@ impl Front {
         let Some(session) = &mut self.sessions[slot] else {
             return;
         };
+        if session.is_away() {
+            // There is no connection to say it on, and none whose end would free the place.
+            return self.end_session(slot);
+        }
         // Not by its handshake: that is over as soon as the peer's goodbye, or its fault, was read.
         if session.left {
             return;

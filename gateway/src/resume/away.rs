@@ -17,9 +17,10 @@ impl Front {
     /// A connection is lost without a goodbye. If its session can be resumed it is put away, and true is the answer.
     /// `has_connection`: the engine has not let go of the connection yet.
     pub(crate) fn put_away(&mut self, slot: usize, has_connection: bool) -> bool {
+        // What was said to one that is deaf is not kept.
         let can_be = self.sessions[slot]
             .as_ref()
-            .is_some_and(|session| session.resumable.is_some() && !session.left);
+            .is_some_and(|session| session.resumable.is_some() && !session.is_deaf());
         if !can_be || self.stopping {
             return false;
         }

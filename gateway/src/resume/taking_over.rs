@@ -162,10 +162,12 @@ impl Front {
         let token = session.resumable.as_mut()?.tokens.take_over(resume.token, next)?;
         let takes_frames = hello.max_frame >= session.outbox.body_bytes_max();
         let _ = session.outbox.seal();
-        let is_kept = session
-            .outbox
-            .keeping()
-            .is_some_and(|keeping| keeping.can_resume(resume.recv).is_ok());
+        // What was said to one that is deaf is not.
+        let is_kept = !session.is_deaf()
+            && session
+                .outbox
+                .keeping()
+                .is_some_and(|keeping| keeping.can_resume(resume.recv).is_ok());
         if hello.caps.resume && takes_frames && is_kept {
             return Some((slot, token));
         }

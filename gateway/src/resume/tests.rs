@@ -418,3 +418,49 @@ fn nothing_is_left_of_sessions_that_are_over() {
     assert_eq!(core.front.resumables.len(), 0);
     assert_eq!(core.front.resumables.kept_bytes.get(), 0);
 }
+
+#[test]
+fn one_that_is_away_is_not_told_goodbye_but_over() {
+    let mut core = Core::new(Limits::default());
+    let (known, _) = core.greet(None);
+    core.front.handle_closed(known.conn, &Cause::Peer);
+    core.turn();
+    let slot = core.front.sessions.away_slots().start;
+    for _ in 0..2 * core.front.limits.refusals_per_s {
+        core.front.charge_refusal(slot);
+    }
+    core.turn();
+    assert_eq!(core.front.sessions.away(), 1, "refusals are no reason");
+    core.front.say_goodbye(slot, None, crate::front::ws_code::POLICY);
+    core.turn();
+    assert_eq!((core.front.sessions.away(), core.front.resumables.len()), (0, 0));
+    assert_eq!(core.front.shard_counts().away, 0);
+}
+
+#[test]
+fn one_that_was_not_told_all_is_not_resumed() {
+    let mut core = Core::new(Limits::default());
+    // As when an answer finds twice the bound queued; it is closed at the end of the turn.
+    let (lost, _) = core.greet(None);
+    core.front.pause(lost.conn.0.slot as usize, pause::OVERRUN);
+    core.front.handle_ending(lost.conn);
+    assert_eq!((core.front.sessions.away(), core.front.resumables.len()), (0, 0));
+    let (taken, _) = core.greet(None);
+    core.front.pause(taken.conn.0.slot as usize, pause::OVERRUN);
+    assert_eq!(core.greet(Some((&taken, 0))).1, None);
+    assert_eq!(core.front.resumables.len(), 1, "the new one");
+}
+
+#[test]
+fn what_the_kernel_takes_for_a_session_that_was_taken_away_counts_for_nothing() {
+    let mut core = Core::new(Limits::default());
+    let (known, _) = core.greet(None);
+    core.front.give_up(known.conn.0.slot as usize, &"it is silent");
+    core.front.handle_sent(known.conn, 100);
+    core.turn();
+    assert_eq!(core.closed, [known.conn]);
+    let (known, recv) = core.greet(Some((&known, 0)));
+    assert_eq!(recv, Some(0));
+    core.call(known.conn);
+    assert!(!core.heard(known.conn).is_empty(), "that nobody serves it");
+}
