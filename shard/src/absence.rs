@@ -97,6 +97,7 @@ impl Absences {
         }
         let (Letter::Offer { server, .. }
         | Letter::Standing { server, .. }
+        | Letter::Credit { server, .. }
         | Letter::Withdraw { server, .. }
         | Letter::ServerLost { server }) = &letter
         else {

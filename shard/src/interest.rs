@@ -157,6 +157,22 @@ impl Shard {
         }
     }
 
+    /// A peer of this core that was not away goes on over another connection, whose hello announced this. What its offers
+    /// bring from now on begins with it; what it has open does not change.
+    pub fn set_credit(&mut self, peer: PeerId, credit_bytes: u32) {
+        if self.serving.set_credit(peer, credit_bytes)
+            && self
+                .serving
+                .find(peer)
+                .is_some_and(|at| self.serving.is_announced(at))
+        {
+            self.post.announce(News::Letter(Letter::Credit {
+                server: peer,
+                credit_bytes,
+            }));
+        }
+    }
+
     /// Tells the other cores of an offer behind it, if its peer is not fit.
     fn announce_standing(&mut self, peer: PeerId) {
         let Some(at) = self.serving.find(peer) else { return };

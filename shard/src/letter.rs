@@ -56,6 +56,14 @@ pub enum Letter {
         /// Whether it gets new calls.
         standing: Standing,
     },
+    /// A serving peer of the sending core goes on over another connection, whose hello announced this. Comes behind its
+    /// offers.
+    Credit {
+        /// Who serves.
+        server: PeerId,
+        /// What it takes at first of a stream that is opened at it from now on.
+        credit_bytes: u32,
+    },
     /// That offer is over; calls open at the peer go on.
     Withdraw {
         /// Who served.

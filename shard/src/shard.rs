@@ -181,6 +181,9 @@ impl Shard {
                     self.crowded_changed(server, standing.crowded);
                 }
             }
+            Letter::Credit { server, credit_bytes } => {
+                self.serving.set_credit(server, credit_bytes);
+            }
             Letter::Withdraw { server, sub } => self.serving.withdraw_named(server, sub),
             Letter::ServerLost { server } => return self.server_lost_elsewhere(server),
             Letter::Flush { server } => {

@@ -38,7 +38,11 @@ impl Front {
         // Events for it are dropped, and the logs keep theirs.
         session.paused = pause::QUEUE;
         session.busy = true;
-        session.standing = Standing::default();
+        // Who drains goes on with that when it is back.
+        session.standing = Standing {
+            draining: session.standing.draining,
+            ..Standing::default()
+        };
         session.refusals_untold = 0;
         session.due = Due {
             complete_ms: self.now_ms + u64::from(self.limits.resume_ms),

@@ -200,6 +200,7 @@ impl Front {
         };
         session.peer = peer;
         session.unacked = old.unacked;
+        session.standing.draining = old.standing.draining;
         session.resumable = Some(resumable);
         self.resumables.moved.insert(peer, slot);
         self.counters.resumed += 1;
@@ -226,10 +227,11 @@ impl Front {
             self.shard.peer_returned(peer, hello.credit);
         } else {
             // What was queued for the old connection is lost: the logs have theirs still.
-            self.shard.set_standing(peer, fluxar_shard::Standing::default());
+            self.shard.set_credit(peer, hello.credit);
             self.shard.rewind_logged(peer);
             self.shard.set_busy(peer, false);
         }
+        self.tell_standing(slot);
         self.after_shard();
         self.go_on(slot);
     }

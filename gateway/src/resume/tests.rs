@@ -464,3 +464,29 @@ fn what_the_kernel_takes_for_a_session_that_was_taken_away_counts_for_nothing() 
     core.call(known.conn);
     assert!(!core.heard(known.conn).is_empty(), "that nobody serves it");
 }
+
+#[test]
+fn who_drains_goes_on_with_that() {
+    let mut core = Core::new(Limits::default());
+    let (mut server, _) = core.greet(None);
+    let id = core.id();
+    let meta = MetaWriter::new().flag("serve", true).finish();
+    let offer = envelope(Kind::Subscribe, id, None, Some("m"), meta.as_deref(), &[]);
+    core.say(server.conn, &offer);
+    let slot = server.conn.0.slot as usize;
+    let session = core.front.sessions[slot].as_mut().expect("a session");
+    session.standing.draining = true;
+    core.front.tell_standing(slot);
+    for is_lost in [true, false] {
+        if is_lost {
+            core.front.handle_closed(server.conn, &Cause::Peer);
+            core.turn();
+        }
+        let (next, recv) = core.greet(Some((&server, 1)));
+        assert_eq!(recv, Some(1), "its offer");
+        let standings: Vec<_> = core.front.shard.services().map(|row| row.standing).collect();
+        assert_eq!(standings.len(), 1);
+        assert!(standings[0].draining, "is_lost: {is_lost}");
+        server = next;
+    }
+}

@@ -139,6 +139,15 @@ impl Serving {
         }
     }
 
+    /// What a stream that is opened at a peer begins with; whether that is news of a peer that is known.
+    pub(crate) fn set_credit(&mut self, peer: PeerId, credit_bytes: u32) -> bool {
+        let Some(at) = self.find(peer) else {
+            return false;
+        };
+        let server = &mut self.servers[at as usize];
+        std::mem::replace(&mut server.credit_bytes, credit_bytes) != credit_bytes
+    }
+
     /// How fit a peer is; whether that is news of a peer that is known.
     pub(crate) fn set_standing(&mut self, peer: PeerId, standing: Standing) -> bool {
         let Some(at) = self.find(peer) else {

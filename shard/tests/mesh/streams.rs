@@ -753,3 +753,25 @@ fn random_histories_break_no_rule_lose_nothing_and_leave_nothing() {
         }
     }
 }
+
+#[test]
+fn a_server_on_another_connection_announces_its_credit_to_all_cores() {
+    for core in 0..2 {
+        let mut world = world(2, 1);
+        let opener = world.connect(core, 0, 0);
+        let server = serve(&mut world, 0, 1, 9, 100);
+        world.shard(server).set_credit(server, 40);
+        world.drain(0);
+        world.settle();
+        opened(
+            &mut world,
+            opener,
+            server,
+            1,
+            MetaWriter::new().uint("credit", 10),
+        );
+        let granted = Heard::Note(Note::Grant { bytes: 40 });
+        let credit = heard(&mut world, opener);
+        assert!(credit.iter().any(|(_, heard)| *heard == granted), "{credit:?}");
+    }
+}
