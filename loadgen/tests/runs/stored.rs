@@ -87,7 +87,7 @@ fn those_who_come_late_have_all_of_it() {
     replayed(&order, 2);
     let measured = run(&order, &mut |snapshot| stages.push(snapshot.stage));
     let measured = measured.unwrap_or_else(|error| panic!("{error}"));
-    assert!(measured.server.is_some_and(|server| server.cpu_ns > 0));
+    assert!(measured.server.is_some()); // so little is replayed that the kernel may count no time for it
     let of = stages.iter().find_map(|stage| match stage {
         RunStage::Storing { of, .. } => Some(*of),
         _ => None,

@@ -56,7 +56,8 @@ pub(crate) struct Given<'a> {
 pub(crate) struct Ending {
     pub(crate) code: Code,
     pub(crate) message: String,
-    /// Of the details: partition, first and last, where they are there.
+    /// Of the details: epoch, partition, first and last, where they are there.
+    pub(crate) epoch: Option<u64>,
     pub(crate) partition: Option<u16>,
     pub(crate) first: Option<u64>,
     pub(crate) last: Option<u64>,
@@ -266,6 +267,7 @@ pub(crate) fn ending_of(envelope: &Envelope<'_>) -> Option<Ending> {
     Some(Ending {
         code: error.code,
         message: error.message.to_owned(),
+        epoch: uint("epoch"),
         partition: uint("partition").map(|partition| partition as u16),
         first: uint("first"),
         last: uint("last"),

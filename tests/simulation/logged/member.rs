@@ -102,6 +102,8 @@ impl Member {
         };
         let what = format!("ended: {:?}, {}", ending.code, ending.message);
         scene.auditor.note(What::Contact { who: self.who, what });
+        // It may be ended before it is accepted, and learns there in which epoch it may say where to go on.
+        self.epoch = self.epoch.or(ending.epoch);
         match (ending.code, ending.partition, ending.first, ending.last) {
             (Code::Unavailable, ..) => {}
             (Code::ResourceExhausted, ..) if ending.retry_after_ms.is_some() => {}
@@ -215,6 +217,10 @@ impl Member {
 
     fn join(&mut self, line: &mut Line, scene: &mut Scene<'_>) {
         let queue = &scene.queues[self.queue];
+        let from = match self.epoch {
+            Some(_) if !self.behind.is_empty() => format!("from behind {:?}", self.behind),
+            _ => "from all".into(),
+        };
         let mut meta = MetaWriter::new()
             .uint("qos", 1)
             .text("group", queue.group)
@@ -243,7 +249,7 @@ impl Member {
         self.sub = Some(id);
         scene.auditor.note(What::Contact {
             who: self.who,
-            what: format!("joins {} of {}", queue.group, queue.pattern),
+            what: format!("joins {} of {}, {from}", queue.group, queue.pattern),
         });
     }
 }

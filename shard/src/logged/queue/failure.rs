@@ -9,9 +9,12 @@ use crate::log::LogRefusal;
 use crate::logged::publishing::refusal_words;
 
 impl Failure {
-    /// What was to come next is not there any more, or not whole.
-    pub(crate) fn broken(partition: u16, broken: Broken) -> Self {
-        let details = MetaWriter::new().uint("partition", partition.into());
+    /// What was to come next is not there any more, or not whole. `epoch` goes with it: a member that is ended before all
+    /// cores have accepted it was told none, and could not say where to go on.
+    pub(crate) fn broken(epoch: u64, partition: u16, broken: Broken) -> Self {
+        let details = MetaWriter::new()
+            .uint("epoch", epoch)
+            .uint("partition", partition.into());
         let (code, message, details) = match broken {
             Broken::Gone { first } => (
                 Code::OutOfRange,

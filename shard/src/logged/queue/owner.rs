@@ -409,7 +409,7 @@ impl WorkQueues {
                     }),
                     Some(_),
                 ) if join.start == Start::Default => {
-                    return Err(Failure::broken(partition, *broken));
+                    return Err(Failure::broken(log.epoch(), partition, *broken));
                 }
                 (
                     Some(Lot {
@@ -504,7 +504,7 @@ impl WorkQueues {
     /// A partition cannot go on: all members are told, and the queue waits for one that says where.
     fn break_off(&mut self, key: u32, partition: u16, broken: Broken, log: &mut impl Source) {
         let queue = &mut self.queues[key as usize];
-        let failure = Failure::broken(partition, broken);
+        let failure = Failure::broken(log.epoch(), partition, broken);
         let keys: Vec<_> = queue.members.keys().collect();
         for member in keys {
             for lot in &mut queue.lots {

@@ -233,6 +233,7 @@ fn a_queue_that_cannot_go_on_says_so_until_somebody_says_where() {
             let details = details.unwrap();
             let details = Meta::from_checked(&details);
             assert_eq!(details.uint("partition"), Ok(Some(partition.into())));
+            assert_eq!(details.uint("epoch"), Ok(Some(fake_log::EPOCH)));
             assert_eq!(details.uint("first"), Ok(Some(if damaged { 5 } else { 9 })));
             assert_eq!(details.uint("last"), Ok(damaged.then_some(8)));
             assert!(town.ended.is_empty());
