@@ -30,6 +30,9 @@ use crate::{
     subscriptions::Subscriptions,
 };
 
+/// How long [`Peer::close`] waits for a sign that acknowledgements were read.
+const READ_BEFORE_CLOSE: Duration = Duration::from_secs(1);
+
 /// Whether a peer is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -189,12 +192,18 @@ impl Shared {
     fn request_close(&self) {
         self.close_requested.send_replace(true);
         if let Ok(link) = self.link() {
-            // What was acknowledged counts.
-            for entry in self.subscriptions.snapshot().iter() {
-                logged::tell_on(&link, &entry.sub);
-            }
+            self.tell_acknowledged(&link); // what was acknowledged counts
             link.close(None);
         }
+    }
+
+    /// Says what was acknowledged and not said yet; whether there are subscriptions that acknowledge.
+    fn tell_acknowledged(&self, link: &Link) -> bool {
+        let subscriptions = self.subscriptions.snapshot();
+        for entry in subscriptions.iter() {
+            logged::tell_on(link, &entry.sub);
+        }
+        subscriptions.iter().any(|entry| entry.sub.logged.is_some())
     }
 
     /// Completes when the application wants it closed.
@@ -616,8 +625,15 @@ impl Peer {
     }
 
     /// Closes the connection in good order: what is queued is sent, then a goodbye. Calls and streams that are open fail
-    /// `unavailable`, handlers that run for the other side are dropped, subscriptions end.
+    /// `unavailable`, handlers that run for the other side are dropped, subscriptions end. What was acknowledged has arrived by
+    /// then, if the other side answers within a second: who comes next under a durable name goes on behind it.
     pub async fn close(&self) {
+        if let Ok(link) = self.shared().link()
+            && self.shared().tell_acknowledged(&link)
+        {
+            // Without an answer the goodbye says the same, only later.
+            drop(tokio::time::timeout(READ_BEFORE_CLOSE, self.ping()).await);
+        }
         self.shared().request_close();
         let mut state = self.watch_state();
         drop(state.wait_for(|state| *state == State::Closed).await);

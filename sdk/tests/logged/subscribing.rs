@@ -437,6 +437,10 @@ async fn closing_tells_what_was_acknowledged() {
     next(&mut subscription).await.ack().await.unwrap();
     let closing = tokio::spawn(async move { client.close().await });
     assert_eq!(gateway.acknowledged(asked.id).await, (0, vec![1]));
+    // It goes when that was read.
+    let ping = gateway.next().await;
+    assert_eq!((ping.kind, ping.reference), (Kind::Ping, None));
+    gateway.send(Kind::Ping, ping.id, MetaWriter::new(), &[]).await;
     let goodbye = gateway.next().await;
     assert_eq!((goodbye.kind, goodbye.reference), (Kind::Cancel, None));
     gateway.lose();
