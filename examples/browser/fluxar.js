@@ -635,6 +635,12 @@
       this.#url = url;
       this.#options = { ...DEFAULTS, ...options };
       this.#state = (state, info = null) => this.#options.onstate?.(state, info);
+      // A page that goes away cannot take its session up again: what it has open ends at once, not when the gateway gives up.
+      globalThis.addEventListener?.("pagehide", () => {
+        if (!this.#isOpen) return;
+        for (const each of this.#subscriptions) if (each.logged) this.#acknowledge(each);
+        this.#leave(new FluxarError("cancelled", "the page went away"));
+      });
       this.#connect();
     }
 
