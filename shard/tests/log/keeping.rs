@@ -4,47 +4,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use fluxar_shard::log::class::{Class, Level};
+use fluxar_shard::log::class::Class;
 use fluxar_shard::log::disk::SegmentId;
 use fluxar_shard::log::{CursorState, LogRefusal, ReaderId, Reading, Settings};
 
 use crate::fake_disk::Faults;
-use crate::world::{World, cursor_name, event};
-
-const SYNCED: Class = Class {
-    level: Level::Synced,
-    once: false,
-    retain: false,
-    expires: false,
-};
-
-fn settings() -> Settings {
-    Settings {
-        partitions: 3,
-        segment_bytes: 8 * 1024,
-        unsynced_bytes_max: 64 * 1024,
-        tail_bytes: 2 * 1024,
-        sync_ms: 300,
-        retain_ms: 0,
-        ..Settings::default()
-    }
-}
-
-fn bytes(count: usize) -> Vec<u8> {
-    let mut payload = vec![0x59, (count >> 8) as u8, count as u8];
-    payload.resize(3 + count, 1);
-    payload
-}
-
-fn fill(world: &mut World, partition: u16, events: usize) {
-    for _ in 0..events {
-        let id = world.fresh_id();
-        world
-            .append(partition, SYNCED, &[event(id, "a.b", None, &bytes(500))])
-            .expect("room");
-        world.settle();
-    }
-}
+use crate::world::{SYNCED, World, bytes, cursor_name, event, fill, settings};
 
 /// The retained rows of a partition with their events, as a reader gets them.
 fn table(world: &mut World, partition: u16) -> BTreeMap<u64, Bytes> {

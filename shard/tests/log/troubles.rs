@@ -11,45 +11,12 @@ use fluxar_shard::log::{CursorState, Log, LogRefusal, ReaderId, Reading, Setting
 use foldhash::fast::FixedState;
 
 use crate::fake_disk::Faults;
-use crate::world::{World, cursor_name, event, run};
+use crate::world::{SYNCED, World, bytes, cursor_name, event, fill, run, settings};
 
-const SYNCED: Class = Class {
-    level: Level::Synced,
-    once: false,
-    retain: false,
-    expires: false,
-};
 const RETAINED: Class = Class {
     retain: true,
     ..SYNCED
 };
-
-fn settings() -> Settings {
-    Settings {
-        partitions: 3,
-        segment_bytes: 8 * 1024,
-        unsynced_bytes_max: 64 * 1024,
-        tail_bytes: 2 * 1024,
-        sync_ms: 300,
-        retain_ms: 0,
-        ..Settings::default()
-    }
-}
-
-fn bytes(count: usize) -> Vec<u8> {
-    let mut payload = vec![0x59, (count >> 8) as u8, count as u8];
-    payload.resize(3 + count, 1);
-    payload
-}
-
-fn fill(world: &mut World, partition: u16, events: usize) {
-    for _ in 0..events {
-        let id = world.fresh_id();
-        let event = event(id, "a.b", None, &bytes(500));
-        world.append(partition, SYNCED, &[event]).expect("room");
-        world.settle();
-    }
-}
 
 fn put(world: &mut World, key: &str, size: usize) {
     let id = world.fresh_id();

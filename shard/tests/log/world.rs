@@ -23,6 +23,44 @@ pub(crate) const PEER: PeerId = PeerId {
     core: 0,
 };
 
+pub(crate) const SYNCED: Class = Class {
+    level: Level::Synced,
+    once: false,
+    retain: false,
+    expires: false,
+};
+
+/// Small segments, so that a few events fill one.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        partitions: 3,
+        segment_bytes: 8 * 1024,
+        unsynced_bytes_max: 64 * 1024,
+        tail_bytes: 2 * 1024,
+        sync_ms: 300,
+        retain_ms: 0,
+        ..Settings::default()
+    }
+}
+
+/// A payload of so many bytes behind its head.
+pub(crate) fn bytes(count: usize) -> Vec<u8> {
+    let mut payload = vec![0x59, (count >> 8) as u8, count as u8];
+    payload.resize(3 + count, 1);
+    payload
+}
+
+/// Stores so many events, each by itself.
+pub(crate) fn fill(world: &mut World, partition: u16, events: usize) {
+    for _ in 0..events {
+        let id = world.fresh_id();
+        world
+            .append(partition, SYNCED, &[event(id, "a.b", None, &bytes(500))])
+            .expect("room");
+        world.settle();
+    }
+}
+
 /// What is known of a partition.
 #[derive(Debug, Default)]
 pub(crate) struct Known {

@@ -2,9 +2,9 @@
 
 use fluxar_protocol::Code;
 use fluxar_protocol::meta::MetaWriter;
-use fluxar_shard::Limits;
 use fluxar_shard::log::partition_of;
 use fluxar_shard::logged::{From, LoggedWish};
+use fluxar_shard::{Limits, PeerId};
 
 use crate::promises::{events, world};
 use crate::world::{ACKED, EPOCH, Told, WISH, World, event_with, id, in_memory, peer};
@@ -76,8 +76,8 @@ fn what_is_not_held_any_more_is_told_and_not_skipped() {
     }
 }
 
-#[test]
-fn what_the_disk_does_not_give_now_is_asked_for_again() {
+/// A subscriber of all, and a disk that neither gives nor takes.
+fn behind_a_failing_disk() -> (World, PeerId) {
     let mut settings = in_memory(1);
     settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
     settings.tail_bytes = 0;
@@ -95,6 +95,12 @@ fn what_the_disk_does_not_give_now_is_asked_for_again() {
         ..WISH
     };
     world.subscribe(bob, id(1), "a", from).unwrap();
+    (world, bob)
+}
+
+#[test]
+fn what_the_disk_does_not_give_now_is_asked_for_again() {
+    let (mut world, bob) = behind_a_failing_disk();
     world.settle();
     assert_eq!(world.take(bob, id(1)).len(), 1, "accepted, and that is all");
     world.disks[0].is_full = false;
@@ -108,23 +114,7 @@ fn what_the_disk_does_not_give_now_is_asked_for_again() {
 
 #[test]
 fn what_the_disk_never_gives_is_told() {
-    let mut settings = in_memory(1);
-    settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
-    settings.tail_bytes = 0;
-    let mut world = World::new(1, 3, Limits::default(), Some(settings));
-    let (alice, bob) = (peer(0, 1), peer(0, 2));
-    world.publish(alice, &events("a", 0..10), ACKED);
-    world.settle();
-    // A disk that takes nothing either: what it does not give is not damaged.
-    world.disks[0].is_full = true;
-    world.disks[0].reads_fail = true;
-    world.publish(alice, &events("a", 10..11), ACKED);
-    world.settle();
-    let from = LoggedWish {
-        from: From::All,
-        ..WISH
-    };
-    world.subscribe(bob, id(1), "a", from).unwrap();
+    let (mut world, bob) = behind_a_failing_disk();
     for _ in 0..100 {
         world.settle();
         world.pass(500_000);
