@@ -62,6 +62,8 @@ pub(crate) struct Queue {
     pub(crate) name: Arc<CursorName>,
     /// Which tenant of its number.
     pub(crate) serial: u64,
+    /// The number of the rest that it takes, or took last.
+    pub(crate) rested: u64,
     /// Among the patterns of queues with members.
     pub(crate) pattern: u32,
     pub(crate) members: Members,
@@ -100,6 +102,7 @@ impl Queue {
         Self {
             name,
             serial,
+            rested: 0,
             pattern: 0,
             members: Members::default(),
             untold: Vec::new(),

@@ -244,12 +244,19 @@ impl Queues {
     }
 
     /// Whether [`Queues::work`] has something to do, or there is something to poll.
+    #[inline]
     pub(crate) fn has_work(&self) -> bool {
         !self.letters.is_empty()
             || self.home.has_letters()
             || self.home.has_news()
             || self.owner.has_output()
             || self.owner.is_dirty()
+    }
+
+    /// Queues over this core's partitions whose members wait for the disk.
+    #[cfg(test)]
+    fn waiting(&self) -> usize {
+        self.owner.waiting()
     }
 
     /// Members among this core's connections, and those of the queues over its partitions.

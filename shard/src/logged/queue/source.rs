@@ -14,6 +14,7 @@ pub(crate) trait Source {
     fn set_cursor(&mut self, partition: u16, name: &CursorName, state: CursorState)
     -> Result<(), LogRefusal>;
     fn is_cursor_safe(&self, partition: u16, name: &CursorName, position: u64) -> bool;
+    fn cursors_synced(&self) -> u64;
     fn hurry_cursors(&mut self);
 }
 
@@ -57,6 +58,10 @@ impl Source for Log {
 
     fn is_cursor_safe(&self, partition: u16, name: &CursorName, position: u64) -> bool {
         self.is_cursor_safe(partition, name, position, false)
+    }
+
+    fn cursors_synced(&self) -> u64 {
+        self.cursors_synced()
     }
 
     fn hurry_cursors(&mut self) {

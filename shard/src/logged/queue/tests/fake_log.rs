@@ -46,6 +46,9 @@ pub(super) struct FakeLog {
     random: Random,
     trouble: bool,
     pub(super) reads: usize,
+    /// Nothing that is written becomes safe.
+    pub(super) hangs: bool,
+    cursors_synced: u64,
 }
 
 impl FakeLog {
@@ -66,6 +69,8 @@ impl FakeLog {
             random: Random(Ids::new(seed)),
             trouble,
             reads: 0,
+            hangs: false,
+            cursors_synced: 0,
         }
     }
 
@@ -86,6 +91,13 @@ impl FakeLog {
             class: Class::default(),
         });
         stored.first
+    }
+
+    /// A disk that hung does its work again.
+    pub(super) fn wake(&mut self) {
+        self.hangs = false;
+        self.synced = self.cursors.clone();
+        self.cursors_synced += 1;
     }
 
     /// The process is gone; what was not synced as well.
@@ -202,8 +214,12 @@ impl Source for FakeLog {
     }
 
     fn is_cursor_safe(&self, partition: u16, name: &CursorName, position: u64) -> bool {
-        self.cursor(partition, name)
-            .is_some_and(|cursor| cursor.acked <= position)
+        let cursor = self.cursor(partition, name).filter(|_| !self.hangs);
+        cursor.is_some_and(|cursor| cursor.acked <= position)
+    }
+
+    fn cursors_synced(&self) -> u64 {
+        self.cursors_synced
     }
 
     fn hurry_cursors(&mut self) {}

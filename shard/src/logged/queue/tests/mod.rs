@@ -10,7 +10,7 @@ use fluxar_protocol::Code;
 use fluxar_protocol::Id;
 use fluxar_protocol::meta::Meta;
 
-use crate::limits::QUEUE_ENTRIES_MAX;
+use crate::limits::{QUEUE_ENTRIES_MAX, QUEUES_RESTING_MAX};
 use crate::log::class::TopicRule;
 use crate::log::{owner_of, partition_of};
 use crate::logged::letters::Start;
@@ -366,6 +366,69 @@ fn what_was_under_way_when_a_session_was_cut_comes_again() {
     assert_eq!(held(&town, member), before);
     assert_eq!(town.members[&member].given, 10);
     town.finish();
+}
+
+#[test]
+fn who_comes_and_goes_while_the_disk_hangs_leaves_nothing_behind() {
+    let queue: QueueKey = ("c", "g");
+    let mut town = Town::new(1, 17, false, Vec::new());
+    town.logs[0].hangs = true;
+    for _ in 0..100 {
+        let member = town.join(0, queue, 4, Start::All);
+        town.settle();
+        town.lose(member);
+    }
+    assert_eq!(town.queues[0].waiting(), 0, "nobody waits");
+    let members = [(); 3].map(|()| town.join(0, queue, 4, Start::All));
+    town.publish("c", 3, None);
+    town.settle();
+    assert_eq!(town.queues[0].waiting(), 1, "they wait for one and the same");
+    town.lose(members[0]);
+    assert!(!town.begin_safe(0), "it hangs still");
+    assert!(
+        members[1..]
+            .iter()
+            .all(|member| !town.members[member].is_accepted)
+    );
+    town.logs[0].wake();
+    assert!(town.begin_safe(0));
+    town.settle();
+    assert!(members[1..].iter().all(|member| town.members[member].is_accepted));
+    assert_eq!(town.queues[0].waiting(), 0);
+    let given: usize = members[1..].iter().map(|member| town.members[member].given).sum();
+    assert_eq!(given, 3);
+    town.finish();
+}
+
+#[test]
+fn of_too_many_queues_without_members_the_one_without_for_longest_is_forgotten() {
+    let queue: QueueKey = ("c", "g");
+    let mut town = Town::new(1, 19, false, Vec::new());
+    town.publish("c", 1, None);
+    let first = town.join(0, queue, 4, Start::All);
+    town.settle();
+    town.lose(first);
+    let second = town.join(0, queue, 4, Start::Default);
+    town.settle();
+    // All but one of the others rest while this one has a member again, the last behind it.
+    for nth in 0..QUEUES_RESTING_MAX {
+        if nth == QUEUES_RESTING_MAX - 1 {
+            town.lose(second);
+        }
+        let peer = PeerId {
+            slot: u32::MAX,
+            generation: nth as u32,
+            core: 0,
+        };
+        let group = format!("other {nth}");
+        town.queues[0].join(peer, model::id(0), ("c", &group, None), Start::New, 1);
+        town.work(0);
+        assert!(town.queues[0].leave(peer, model::id(0)));
+        town.work(0);
+    }
+    town.join(0, queue, 4, Start::Default);
+    town.settle();
+    assert_eq!(town.dups, [0, 1, 2], "it was not forgotten");
 }
 
 #[test]

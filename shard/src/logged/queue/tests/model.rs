@@ -277,6 +277,14 @@ impl Town {
         self.work(member.0.core);
     }
 
+    /// A core's disk has done something; whether anybody waited for that.
+    pub(super) fn begin_safe(&mut self, core: u16) -> bool {
+        let at = usize::from(core);
+        let have_begun = self.queues[at].begin_safe(&mut self.logs[at]);
+        self.work(core);
+        have_begun
+    }
+
     /// Takes all that a core has to give.
     pub(super) fn work(&mut self, core: u16) {
         let at = usize::from(core);

@@ -5,26 +5,25 @@
 //! partition), and without members it holds only what it knows of events that were given and not acknowledged: so that
 //! their deliveries go on being counted while the only member, which such an event may have killed, comes back.
 
+mod joining;
+mod resting;
+
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use fluxar_protocol::{Id, target};
+use fluxar_protocol::Id;
 use foldhash::fast::FixedState;
 use slab::Slab;
 
 use super::aside::DeadLetter;
 use super::dealing::{Desk, GivenUp, Queue};
-use super::ledger::{Ledger, MemberKey};
-use super::letters::{Failure, Join, Matter, QueueLetter};
-use super::lot::{Broken, Lot, position_of};
+use super::ledger::MemberKey;
+use super::letters::{Matter, QueueLetter};
+use super::lot::Lot;
 use super::source::Source;
-use crate::limits::{QUEUE_RESTING_ENTRIES_MAX, QUEUES_RESTING_MAX};
-use crate::log::{
-    Committed, CursorName, CursorState, LogRefusal, ReaderId, Reading, Settings, owner_of, partition_of,
-};
-use crate::logged::letters::Start;
+use crate::log::{Committed, CursorName, CursorState, ReaderId, Reading, Settings};
 use crate::logged::pieces::topic_of;
 use crate::peer::PeerId;
 use crate::topics::table::PatternTable;
@@ -59,8 +58,10 @@ pub(crate) struct WorkQueues {
     by_member: HashMap<(PeerId, Id), (u32, MemberKey), FixedState>,
     /// The queues with members, by pattern.
     patterns: PatternTable<Vec<u32>>,
-    /// Without members, the longest first; one that has got members meanwhile is recognised.
+    /// Without members, the longest first, each with [`Queue::rested`]: one that has got members meanwhile is recognised.
     resting: VecDeque<(u32, u64)>,
+    /// How often queues have lost their last member.
+    rests: u64,
     resting_entries: usize,
     /// How many queues have members.
     active: usize,
@@ -68,8 +69,10 @@ pub(crate) struct WorkQueues {
     /// Of each of this core's partitions, the last offset that was looked at as it was committed.
     heard: Vec<u64>,
     dirty: Vec<u32>,
-    /// Queues whose place is not on the disk yet, with their serials.
-    unsafe_queues: Vec<(u32, u64)>,
+    /// Queues with members that were not told: [`Queue::untold`] of these and of no others is not empty.
+    waiting: BTreeSet<u32>,
+    /// [`Source::cursors_synced`] when these were looked at last.
+    cursors_synced: u64,
     /// Time, queue, partition; those that were set anew are recognised.
     alarms: BinaryHeap<Reverse<(u64, u32, u16)>>,
     asides: HashMap<Id, Aside, FixedState>,
@@ -95,12 +98,14 @@ impl WorkQueues {
             by_member: HashMap::with_hasher(hasher.clone()),
             patterns: PatternTable::new(hasher),
             resting: VecDeque::new(),
+            rests: 0,
             resting_entries: 0,
             active: 0,
             serial: 0,
             heard: vec![0; (core..partitions).step_by(usize::from(cores)).count()],
             dirty: Vec::new(),
-            unsafe_queues: Vec::new(),
+            waiting: BTreeSet::new(),
+            cursors_synced: 0,
             alarms: BinaryHeap::new(),
             asides: HashMap::with_hasher(hasher.clone()),
             refused: VecDeque::new(),
@@ -324,167 +329,10 @@ impl WorkQueues {
         self.by_member.len()
     }
 
-    fn join(&mut self, peer: PeerId, sub: Id, join: &Join, log: &mut impl Source) {
-        let matter = match self.open(join, log) {
-            Ok(key) => {
-                let queue = &mut self.queues[key as usize];
-                if queue.members.is_empty() {
-                    let pattern = self.patterns.entry(&queue.name.pattern);
-                    self.patterns[pattern].push(key);
-                    queue.pattern = pattern;
-                    queue.touched_us = self.now_us;
-                    self.active += 1;
-                    self.resting_entries -= entries_of(queue);
-                    for lot in &mut queue.lots {
-                        lot.is_quiet = false; // nobody listened
-                    }
-                }
-                let member = queue.members.add(peer, sub, join.in_flight, join.allowance);
-                self.by_member.insert((peer, sub), (key, member));
-                if !queue.untold.is_empty() || !queue.is_safe(log) {
-                    if queue.untold.is_empty() {
-                        self.unsafe_queues.push((key, queue.serial));
-                    }
-                    queue.untold.push((peer, sub));
-                    log.hurry_cursors();
-                    return;
-                }
-                let joined = joined(queue);
-                self.stir(key);
-                joined
-            }
-            Err(failure) => Matter::NotJoined(Box::new(failure)),
-        };
-        self.letters.push_back(QueueLetter { peer, sub, matter });
-    }
-
-    /// Something may have been made safe: whoever waited for that has joined. Whether there was anybody.
-    pub(crate) fn begin_safe(&mut self, log: &mut impl Source) -> bool {
-        let waited = self.unsafe_queues.len();
-        for (key, serial) in std::mem::take(&mut self.unsafe_queues) {
-            let queue = self.queues.get_mut(key as usize);
-            let Some(queue) = queue.filter(|queue| queue.serial == serial && !queue.untold.is_empty()) else {
-                continue;
-            };
-            if !queue.is_safe(log) {
-                self.unsafe_queues.push((key, serial));
-                continue;
-            }
-            for (peer, sub) in std::mem::take(&mut queue.untold) {
-                let matter = joined(queue);
-                self.letters.push_back(QueueLetter { peer, sub, matter });
-            }
-            self.stir(key);
-        }
-        if !self.unsafe_queues.is_empty() {
-            log.hurry_cursors();
-        }
-        self.unsafe_queues.len() < waited
-    }
-
-    /// Finds the queue, or begins it where its cursor says, or else where its first member asks.
-    fn open(&mut self, join: &Join, log: &mut impl Source) -> Result<u32, Failure> {
-        let Some(settings) = &self.settings else {
-            return Err(Failure::refused(&LogRefusal::NoLog));
-        };
-        let covered = covered(&join.queue.pattern, self.core, self.cores, settings.partitions);
-        if !covered.iter().all(|partition| log.is_ready(*partition)) {
-            return Err(Failure::refused(&LogRefusal::Recovering));
-        }
-        let known = self.by_name.get(&join.queue).copied();
-        if let Some(key) = known
-            && !self.queues[key as usize].members.is_empty()
-        {
-            return Ok(key);
-        }
-        let mut begun = Vec::with_capacity(covered.len());
-        for (nth, &partition) in covered.iter().enumerate() {
-            let lot = known.map(|key| &self.queues[key as usize].lots[nth]);
-            let cursor = log.cursor(partition, &join.queue);
-            let ledger = match (lot, cursor) {
-                // One that cannot go on does so where somebody says.
-                (
-                    Some(Lot {
-                        broken: Some(broken), ..
-                    }),
-                    Some(_),
-                ) if join.start == Start::Default => {
-                    return Err(Failure::broken(log.epoch(), partition, *broken));
-                }
-                (
-                    Some(Lot {
-                        broken: None, ledger, ..
-                    }),
-                    Some(_),
-                ) => {
-                    let (acked, beyond) = ledger.cursor();
-                    begun.push((None, CursorState { acked, beyond }));
-                    continue;
-                }
-                // It goes on behind what cannot be read; what was given before that, and is not done, is its own still.
-                (
-                    Some(Lot {
-                        broken: Some(broken),
-                        ledger,
-                        ..
-                    }),
-                    Some(_),
-                ) if position_of(&join.start, partition, log)? >= broken.last() => {
-                    let mut ledger = ledger.clone();
-                    ledger.leave_out(broken.first(), broken.last());
-                    ledger.pass(position_of(&join.start, partition, log)?.max(ledger.read()));
-                    ledger
-                }
-                (None, Some(cursor)) => {
-                    Ledger::resume(cursor.acked, &cursor.beyond, log.bounds(partition).committed)
-                }
-                (Some(_), Some(_)) | (_, None) => Ledger::begin(position_of(&join.start, partition, log)?),
-            };
-            let (acked, beyond) = ledger.cursor();
-            begun.push((Some(ledger), CursorState { acked, beyond }));
-        }
-        for (&partition, (_, cursor)) in covered.iter().zip(&mut begun) {
-            // An unchanged one is said to be in use.
-            log.set_cursor(partition, &join.queue, std::mem::take(cursor))
-                .map_err(|refusal| Failure::refused(&refusal))?;
-        }
-        let lots = covered.into_iter().zip(begun);
-        let Some(key) = known else {
-            self.serial += 1;
-            let lots = lots
-                .filter_map(|(partition, (ledger, _))| Some(Lot::new(partition, ledger?)))
-                .collect();
-            let queue = Queue::new(join.queue.clone(), self.serial, lots);
-            let key = self.queues.insert(queue) as u32;
-            self.by_name.insert(join.queue.clone(), key);
-            return Ok(key);
-        };
-        let queue = &mut self.queues[key as usize];
-        self.resting_entries -= entries_of(queue);
-        for (lot, (_, (ledger, _))) in queue.lots.iter_mut().zip(lots) {
-            if let Some(ledger) = ledger {
-                *lot = Lot::new(lot.partition, ledger);
-            }
-        }
-        self.resting_entries += entries_of(queue);
-        Ok(key)
-    }
-
-    fn leave(&mut self, key: u32, member: MemberKey, log: &mut impl Source) {
-        let queue = &mut self.queues[key as usize];
-        let gone = queue.members.get(member);
-        let gone = (gone.peer, gone.sub);
-        self.by_member.remove(&gone);
-        queue.untold.retain(|untold| *untold != gone);
-        for lot in &mut queue.lots {
-            lot.ledger.lose(member);
-        }
-        queue.members.remove(member);
-        if queue.members.is_empty() {
-            self.rest(key, log);
-        } else {
-            self.stir(key);
-        }
+    /// How many queues wait for the disk.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     fn worked(&mut self, key: u32, partition: u16, offsets: &[u64]) {
@@ -499,76 +347,6 @@ impl WorkQueues {
             }
         }
         self.stir(key);
-    }
-
-    /// A partition cannot go on: all members are told, and the queue waits for one that says where.
-    fn break_off(&mut self, key: u32, partition: u16, broken: Broken, log: &mut impl Source) {
-        let queue = &mut self.queues[key as usize];
-        let failure = Failure::broken(log.epoch(), partition, broken);
-        let keys: Vec<_> = queue.members.keys().collect();
-        for member in keys {
-            for lot in &mut queue.lots {
-                lot.ledger.lose(member);
-            }
-            let gone = queue.members.get(member);
-            self.by_member.remove(&(gone.peer, gone.sub));
-            self.letters.push_back(QueueLetter {
-                peer: gone.peer,
-                sub: gone.sub,
-                matter: Matter::Ended(Box::new(failure.clone())),
-            });
-            queue.members.remove(member);
-        }
-        self.rest(key, log);
-    }
-
-    /// A queue's last member is gone.
-    fn rest(&mut self, key: u32, log: &mut impl Source) {
-        let queue = &mut self.queues[key as usize];
-        let others = &mut self.patterns[queue.pattern];
-        others.retain(|other| *other != key);
-        if others.is_empty() {
-            self.patterns.remove(queue.pattern);
-        }
-        let readers = queue.lots.iter().filter(|lot| lot.reading.is_some());
-        let readers: Vec<_> = readers.map(|lot| queue.reader(key, lot.partition)).collect();
-        for reader in readers {
-            log.forget_reader(reader);
-        }
-        for lot in &mut queue.lots {
-            lot.reading = None;
-            lot.retry_us = 0;
-            self.ahead_bytes -= lot.drop_ahead();
-            lot.ledger.rest();
-            keep_cursor(&queue.name, lot, self.now_us, log);
-        }
-        self.active -= 1;
-        self.resting_entries += entries_of(queue);
-        self.resting.push_back((key, queue.serial));
-        while self.queues.len() - self.active > QUEUES_RESTING_MAX
-            || self.resting_entries > QUEUE_RESTING_ENTRIES_MAX
-        {
-            let Some((key, serial)) = self.resting.pop_front() else {
-                break;
-            };
-            self.forget(key, serial);
-        }
-        // Those that came back stand in it still: not more of them than there are queues.
-        if self.resting.len() > 2 * self.queues.len() + 64 {
-            let queues = &self.queues;
-            self.resting
-                .retain(|&(key, serial)| is_resting(queues, key, serial));
-        }
-    }
-
-    /// Forgets what a queue without members knows, but for its cursor.
-    fn forget(&mut self, key: u32, serial: u64) {
-        if !is_resting(&self.queues, key, serial) {
-            return;
-        }
-        let queue = self.queues.remove(key as usize);
-        self.resting_entries -= entries_of(&queue);
-        self.by_name.remove(&queue.name);
     }
 
     /// What was to be done at a time for one partition of a queue.
@@ -686,24 +464,6 @@ impl WorkQueues {
     }
 }
 
-/// The partitions of a core that a pattern's topics may lie in, ascending.
-fn covered(pattern: &str, core: u16, cores: u16, partitions: u16) -> Vec<u16> {
-    if target::is_wild(pattern) {
-        return (core..partitions).step_by(usize::from(cores)).collect();
-    }
-    let partition = partition_of(pattern, partitions);
-    if owner_of(partition, cores) == core {
-        vec![partition]
-    } else {
-        Vec::new()
-    }
-}
-
-fn joined(queue: &Queue) -> Matter {
-    let at = queue.lots.iter().map(|lot| (lot.partition, lot.ledger.floor()));
-    Matter::Joined(at.collect())
-}
-
 fn keep_cursor(name: &CursorName, lot: &mut Lot, now_us: u64, log: &mut impl Source) {
     lot.cursor_us = None;
     if let Some((acked, beyond)) = lot.ledger.moved_cursor()
@@ -718,10 +478,4 @@ fn keep_cursor(name: &CursorName, lot: &mut Lot, now_us: u64, log: &mut impl Sou
 
 fn entries_of(queue: &Queue) -> usize {
     queue.lots.iter().map(|lot| lot.ledger.len()).sum()
-}
-
-fn is_resting(queues: &Slab<Queue>, key: u32, serial: u64) -> bool {
-    queues
-        .get(key as usize)
-        .is_some_and(|queue| queue.serial == serial && queue.members.is_empty())
 }

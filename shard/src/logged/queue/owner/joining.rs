@@ -1,0 +1,180 @@
+//! Members that join: the queue is found, or begun, and they are told once its place survives power loss.
+
+use fluxar_protocol::{Id, target};
+
+use super::{WorkQueues, entries_of};
+use crate::log::{CursorState, LogRefusal, owner_of, partition_of};
+use crate::logged::letters::Start;
+use crate::logged::queue::QueueLetter;
+use crate::logged::queue::dealing::Queue;
+use crate::logged::queue::ledger::Ledger;
+use crate::logged::queue::letters::{Failure, Join, Matter};
+use crate::logged::queue::lot::{Lot, position_of};
+use crate::logged::queue::source::Source;
+use crate::peer::PeerId;
+
+impl WorkQueues {
+    /// Somebody joins a queue, which may begin with it.
+    pub(super) fn join(&mut self, peer: PeerId, sub: Id, join: &Join, log: &mut impl Source) {
+        let matter = match self.open(join, log) {
+            Ok(key) => {
+                let queue = &mut self.queues[key as usize];
+                if queue.members.is_empty() {
+                    let pattern = self.patterns.entry(&queue.name.pattern);
+                    self.patterns[pattern].push(key);
+                    queue.pattern = pattern;
+                    queue.touched_us = self.now_us;
+                    self.active += 1;
+                    self.resting_entries -= entries_of(queue);
+                    for lot in &mut queue.lots {
+                        lot.is_quiet = false; // nobody listened
+                    }
+                }
+                let member = queue.members.add(peer, sub, join.in_flight, join.allowance);
+                self.by_member.insert((peer, sub), (key, member));
+                if !queue.untold.is_empty() || !queue.is_safe(log) {
+                    queue.untold.push((peer, sub));
+                    self.waiting.insert(key);
+                    log.hurry_cursors();
+                    return;
+                }
+                let joined = joined(queue);
+                self.stir(key);
+                joined
+            }
+            Err(failure) => Matter::NotJoined(Box::new(failure)),
+        };
+        self.letters.push_back(QueueLetter { peer, sub, matter });
+    }
+
+    /// Something may have been made safe: whoever waited for that has joined. Whether there was anybody.
+    pub(crate) fn begin_safe(&mut self, log: &mut impl Source) -> bool {
+        if self.waiting.is_empty() {
+            return false;
+        }
+        log.hurry_cursors();
+        if std::mem::replace(&mut self.cursors_synced, log.cursors_synced()) == log.cursors_synced() {
+            return false;
+        }
+        let queues = &self.queues;
+        let safe: Vec<_> = self
+            .waiting
+            .extract_if(.., |key| queues[*key as usize].is_safe(log))
+            .collect();
+        for &key in &safe {
+            let queue = &mut self.queues[key as usize];
+            for (peer, sub) in std::mem::take(&mut queue.untold) {
+                let matter = joined(queue);
+                self.letters.push_back(QueueLetter { peer, sub, matter });
+            }
+            self.stir(key);
+        }
+        !safe.is_empty()
+    }
+
+    /// Finds the queue, or begins it where its cursor says, or else where its first member asks.
+    fn open(&mut self, join: &Join, log: &mut impl Source) -> Result<u32, Failure> {
+        let Some(settings) = &self.settings else {
+            return Err(Failure::refused(&LogRefusal::NoLog));
+        };
+        let covered = covered(&join.queue.pattern, self.core, self.cores, settings.partitions);
+        if !covered.iter().all(|partition| log.is_ready(*partition)) {
+            return Err(Failure::refused(&LogRefusal::Recovering));
+        }
+        let known = self.by_name.get(&join.queue).copied();
+        if let Some(key) = known
+            && !self.queues[key as usize].members.is_empty()
+        {
+            return Ok(key);
+        }
+        let mut begun = Vec::with_capacity(covered.len());
+        for (nth, &partition) in covered.iter().enumerate() {
+            let lot = known.map(|key| &self.queues[key as usize].lots[nth]);
+            let cursor = log.cursor(partition, &join.queue);
+            let ledger = match (lot, cursor) {
+                // One that cannot go on does so where somebody says.
+                (
+                    Some(Lot {
+                        broken: Some(broken), ..
+                    }),
+                    Some(_),
+                ) if join.start == Start::Default => {
+                    return Err(Failure::broken(log.epoch(), partition, *broken));
+                }
+                (
+                    Some(Lot {
+                        broken: None, ledger, ..
+                    }),
+                    Some(_),
+                ) => {
+                    let (acked, beyond) = ledger.cursor();
+                    begun.push((None, CursorState { acked, beyond }));
+                    continue;
+                }
+                // It goes on behind what cannot be read; what was given before that, and is not done, is its own still.
+                (
+                    Some(Lot {
+                        broken: Some(broken),
+                        ledger,
+                        ..
+                    }),
+                    Some(_),
+                ) if position_of(&join.start, partition, log)? >= broken.last() => {
+                    let mut ledger = ledger.clone();
+                    ledger.leave_out(broken.first(), broken.last());
+                    ledger.pass(position_of(&join.start, partition, log)?.max(ledger.read()));
+                    ledger
+                }
+                (None, Some(cursor)) => {
+                    Ledger::resume(cursor.acked, &cursor.beyond, log.bounds(partition).committed)
+                }
+                (Some(_), Some(_)) | (_, None) => Ledger::begin(position_of(&join.start, partition, log)?),
+            };
+            let (acked, beyond) = ledger.cursor();
+            begun.push((Some(ledger), CursorState { acked, beyond }));
+        }
+        for (&partition, (_, cursor)) in covered.iter().zip(&mut begun) {
+            // An unchanged one is said to be in use.
+            log.set_cursor(partition, &join.queue, std::mem::take(cursor))
+                .map_err(|refusal| Failure::refused(&refusal))?;
+        }
+        let lots = covered.into_iter().zip(begun);
+        let Some(key) = known else {
+            self.serial += 1;
+            let lots = lots
+                .filter_map(|(partition, (ledger, _))| Some(Lot::new(partition, ledger?)))
+                .collect();
+            let queue = Queue::new(join.queue.clone(), self.serial, lots);
+            let key = self.queues.insert(queue) as u32;
+            self.by_name.insert(join.queue.clone(), key);
+            return Ok(key);
+        };
+        let queue = &mut self.queues[key as usize];
+        self.resting_entries -= entries_of(queue);
+        for (lot, (_, (ledger, _))) in queue.lots.iter_mut().zip(lots) {
+            if let Some(ledger) = ledger {
+                *lot = Lot::new(lot.partition, ledger);
+            }
+        }
+        self.resting_entries += entries_of(queue);
+        Ok(key)
+    }
+}
+
+/// The partitions of a core that a pattern's topics may lie in, ascending.
+fn covered(pattern: &str, core: u16, cores: u16, partitions: u16) -> Vec<u16> {
+    if target::is_wild(pattern) {
+        return (core..partitions).step_by(usize::from(cores)).collect();
+    }
+    let partition = partition_of(pattern, partitions);
+    if owner_of(partition, cores) == core {
+        vec![partition]
+    } else {
+        Vec::new()
+    }
+}
+
+fn joined(queue: &Queue) -> Matter {
+    let at = queue.lots.iter().map(|lot| (lot.partition, lot.ledger.floor()));
+    Matter::Joined(at.collect())
+}
