@@ -123,15 +123,7 @@ impl Play {
                 let core = self.dice.below(self.world.cores());
                 self.world.work(core);
             }
-            _ => {
-                let (from, to) = (
-                    self.dice.below(self.world.cores()),
-                    self.dice.below(self.world.cores()),
-                );
-                for _ in 0..=self.dice.below(4) {
-                    self.world.carry(from, to);
-                }
-            }
+            _ => self.world.carry_some(&mut self.dice),
         }
         self.audit();
     }

@@ -284,18 +284,32 @@ fn a_full_disk_refuses_and_loses_nothing() {
     assert_eq!(world.got(bob, id(1)), stored);
 }
 
-#[test]
-fn damage_is_told_and_the_rest_can_be_had() {
+/// Two cores with one partition of 3,000 events on the disk, somewhere in which a bit has flipped.
+fn damaged() -> World {
     let mut settings = in_memory(1);
     settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
     settings.tail_bytes = 0;
     let mut world = World::new(2, 3, Limits::default(), Some(settings));
-    let (alice, bob) = (peer(0, 1), peer(1, 2));
     for nth in 0..300 {
-        world.publish(alice, &events("a", nth * 10..nth * 10 + 10), ACKED);
+        world.publish(peer(0, 1), &events("a", nth * 10..nth * 10 + 10), ACKED);
         world.settle();
     }
     world.disks[0].flip(40_000);
+    world
+}
+
+/// What the details of `data_loss` in the only partition name.
+fn range_of(details: &[u8]) -> (u64, u64) {
+    let details = fluxar_protocol::meta::Meta::from_checked(details);
+    let uint = |key| details.uint(key).unwrap().unwrap();
+    assert_eq!(uint("partition"), 0);
+    (uint("first"), uint("last"))
+}
+
+#[test]
+fn damage_is_told_and_the_rest_can_be_had() {
+    let mut world = damaged();
+    let bob = peer(1, 2);
     let from = LoggedWish {
         from: From::All,
         ..WISH
@@ -316,10 +330,7 @@ fn damage_is_told_and_the_rest_can_be_had() {
                         last = Some(event.offset);
                     }
                     Told::Ended(Code::DataLoss, Some(details)) => {
-                        let details = fluxar_protocol::meta::Meta::from_checked(&details);
-                        let uint = |key| details.uint(key).unwrap().unwrap();
-                        assert_eq!(uint("partition"), 0);
-                        assert_eq!(damage.replace((uint("first"), uint("last"))), None, "once");
+                        assert_eq!(damage.replace(range_of(&details)), None, "once");
                     }
                     _ => {}
                 }
@@ -346,16 +357,8 @@ fn damage_is_told_and_the_rest_can_be_had() {
 
 #[test]
 fn what_a_queue_had_given_before_damage_is_given_again() {
-    let mut settings = in_memory(1);
-    settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
-    settings.tail_bytes = 0;
-    let mut world = World::new(2, 3, Limits::default(), Some(settings));
-    let (alice, bob) = (peer(0, 1), peer(1, 2));
-    for nth in 0..300 {
-        world.publish(alice, &events("a", nth * 10..nth * 10 + 10), ACKED);
-        world.settle();
-    }
-    world.disks[0].flip(40_000);
+    let mut world = damaged();
+    let bob = peer(1, 2);
     let wish = LoggedWish {
         group: Some("workers"),
         from: From::All,
@@ -370,9 +373,7 @@ fn what_a_queue_had_given_before_damage_is_given_again() {
                 // All but the second are handled.
                 Told::Got(got) if got.offset != 2 => world.ack(bob, id(1), 0, got.offset),
                 Told::Ended(Code::DataLoss, Some(details)) => {
-                    let details = fluxar_protocol::meta::Meta::from_checked(&details);
-                    let uint = |key| details.uint(key).unwrap().unwrap();
-                    damage = Some((uint("first"), uint("last")));
+                    damage = Some(range_of(&details));
                 }
                 _ => {}
             }

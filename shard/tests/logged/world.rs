@@ -12,6 +12,7 @@ use fluxar_shard::log::Settings;
 use fluxar_shard::logged::{From, LoggedNews, LoggedPublish, LoggedWish};
 use fluxar_shard::{Letter, Limits, PeerId, Refusal, Seed, Shard};
 
+use crate::dice::Dice;
 use crate::disk::Disk;
 
 pub(crate) const EPOCH: u64 = (5 << 20) | 3;
@@ -230,6 +231,20 @@ impl World {
         let _ = self.shards[to].handle_letter(from as u16, letter);
         self.drain(to);
         true
+    }
+
+    /// Delivers a few letters of some pair of cores.
+    pub(crate) fn carry_some(&mut self, dice: &mut Dice) {
+        let (from, to) = (dice.below(self.cores()), dice.below(self.cores()));
+        for _ in 0..=dice.below(4) {
+            self.carry(from, to);
+        }
+    }
+
+    /// How many events wait to be sent again, on all cores.
+    pub(crate) fn refused_events(&self) -> usize {
+        let counts = self.shards.iter().map(Shard::counts);
+        counts.map(|counts| counts.refused_events).sum()
     }
 
     /// The disk of a core does one thing; whether there was one.
