@@ -375,13 +375,7 @@ impl Front {
     /// Bytes of a connection: some of its stream, or a whole WebSocket message.
     pub fn handle_input(&mut self, conn: Conn, piece: Piece<'_>) {
         let Some(slot) = self.slot_of(conn) else { return };
-        let Some(session) = &mut self.sessions[slot] else {
-            return;
-        };
-        session.received_ms = self.now_ms;
-        if session.awaited != 0 {
-            self.heard(slot);
-        }
+        self.lives(slot);
         self.cause = Some(conn);
         match piece {
             Piece::Message(body) => {
@@ -414,13 +408,7 @@ impl Front {
         self.after_shard();
         self.cause = None;
         let Some(slot) = self.slot_of(conn) else { return };
-        let Some(session) = &mut self.sessions[slot] else {
-            return;
-        };
-        session.received_ms = self.now_ms;
-        if session.awaited != 0 {
-            self.heard(slot);
-        }
+        self.lives(slot);
         let Some(session) = &self.sessions[slot] else {
             return;
         };

@@ -87,8 +87,19 @@ impl Front {
         }
     }
 
-    /// A peer of which a sign of life was awaited has given it.
-    pub(crate) fn heard(&mut self, slot: usize) {
+    /// A peer gave a sign of life.
+    #[inline]
+    pub(crate) fn lives(&mut self, slot: usize) {
+        if let Some(session) = &mut self.sessions[slot] {
+            session.received_ms = self.now_ms;
+            if session.awaited != 0 {
+                self.heard(slot);
+            }
+        }
+    }
+
+    /// One of which it was awaited.
+    fn heard(&mut self, slot: usize) {
         let health_ms = self.now_ms + u64::from(self.services.health.ping_ms);
         let Some(session) = &mut self.sessions[slot] else {
             return;

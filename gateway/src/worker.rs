@@ -188,7 +188,6 @@ impl<D: Driver> Worker<D> {
                 tracing::debug!(?conn, ?cause, "closed");
                 self.front.handle_closed(conn, &cause);
             }
-            // Nothing is asked of a disk yet.
             Event::Disk(done) => self.front.handle_disk(done),
             Event::Letter {
                 letter: Mail::Stop, ..

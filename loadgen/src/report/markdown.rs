@@ -7,19 +7,7 @@ use crate::record::{self, Point, Repeats, Results, points, scenarios, target_nam
 use crate::statistics::Spread;
 use crate::units;
 
-use super::{leader, wording};
-
-/// The columns of a scenario's table.
-const COLUMNS: [&str; 8] = [
-    "server_ns_per_message",
-    "delivered_per_s",
-    "p50",
-    "p99",
-    "p99_9",
-    "max",
-    "server_busy",
-    "rss_max",
-];
+use super::{COLUMNS, leader, metrics_of, wording};
 
 /// Of these a table says how far the repeats lie apart: what is judged by. Of all figures it would be too wide.
 const WITH_SPREAD: [&str; 3] = ["server_ns_per_message", "p99", "p99_9"];
@@ -134,15 +122,7 @@ fn head(results: &Results, level: &str) -> String {
 }
 
 fn scenario_table(points: &[&Point<'_>]) -> String {
-    let mut metrics: Vec<Metric> = COLUMNS
-        .iter()
-        .filter_map(|name| Metric::named(name).cloned())
-        .collect();
-    for extra in points.iter().flat_map(|point| point.extras()) {
-        if metrics.iter().all(|metric| metric.name != extra.name) {
-            metrics.push(extra);
-        }
-    }
+    let mut metrics = metrics_of(&COLUMNS, points);
     metrics.retain(|metric| {
         points.iter().any(|point| {
             point

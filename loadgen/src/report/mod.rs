@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::metric::{Better, Metric};
-use crate::record::{Results, best};
+use crate::record::{Point, Results, best};
 use crate::statistics::Spread;
 
 mod csv;
@@ -29,6 +29,30 @@ pub use csv::csv;
 pub use html::page;
 pub use markdown::{MarkerError, markdown, matrix, replace_between};
 pub use summary::summary;
+
+/// The columns of a scenario's table in a terminal or a document; those of its workload follow.
+const COLUMNS: [&str; 8] = [
+    "server_ns_per_message",
+    "delivered_per_s",
+    "p50",
+    "p99",
+    "p99_9",
+    "max",
+    "server_busy",
+    "rss_max",
+];
+
+/// The figures with these names, and those that the points' workloads have besides.
+fn metrics_of(columns: &[&str], points: &[&Point<'_>]) -> Vec<Metric> {
+    let named = columns.iter().filter_map(|name| Metric::named(name).cloned());
+    let mut metrics: Vec<Metric> = named.collect();
+    for extra in points.iter().flat_map(|point| point.extras()) {
+        if metrics.iter().all(|metric| metric.name != extra.name) {
+            metrics.push(extra);
+        }
+    }
+    metrics
+}
 
 /// Which of some targets leads, by index: the one with the best median ([`best`]), unless its repeats overlap with those of
 /// another. What could be the other way around in the next campaign is not held up as the best.

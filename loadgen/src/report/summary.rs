@@ -5,19 +5,7 @@ use crate::record::{Point, Record, Repeats, Warning, points, scenarios, warnings
 use crate::table::{Align, Table, TableCell, Tone, painted};
 use crate::units;
 
-use super::leader;
-
-/// Figures that every scenario shows; each is followed by those of its workload.
-const COLUMNS: [&str; 8] = [
-    "server_ns_per_message",
-    "delivered_per_s",
-    "p50",
-    "p99",
-    "p99_9",
-    "max",
-    "server_busy",
-    "rss_max",
-];
+use super::{COLUMNS, leader, metrics_of};
 
 /// All scenarios of these records, the warnings below. Of each figure the best among the targets stands out,
 /// if its repeats do not overlap with those of another.
@@ -48,17 +36,7 @@ pub fn summary(records: &[Record], colours: bool) -> String {
 }
 
 fn scenario_table(points: &[&Point<'_>]) -> Table {
-    let mut metrics: Vec<Metric> = COLUMNS
-        .iter()
-        .filter_map(|name| Metric::named(name).cloned())
-        .collect();
-    for point in points {
-        for extra in point.extras() {
-            if metrics.iter().all(|metric| metric.name != extra.name) {
-                metrics.push(extra);
-            }
-        }
-    }
+    let metrics = metrics_of(&COLUMNS, points);
     let mut columns = vec![
         ("at", Align::Left),
         ("target", Align::Left),

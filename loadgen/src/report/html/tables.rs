@@ -5,6 +5,7 @@ use super::super::plot::escaped;
 use super::swatch;
 use crate::metric::Metric;
 use crate::record::{PhaseRecord, Point, Repeats};
+use crate::report::metrics_of;
 use crate::statistics::Spread;
 use crate::units;
 
@@ -28,15 +29,7 @@ const STEP_COLUMNS: [&str; 5] = ["delivered_per_s", "p50", "p99", "p99_9", "max"
 
 /// A row for each point and target.
 pub(super) fn runs(points: &[&Point<'_>], order: &[&str]) -> String {
-    let mut metrics: Vec<Metric> = COLUMNS
-        .iter()
-        .filter_map(|name| Metric::named(name).cloned())
-        .collect();
-    for extra in points.iter().flat_map(|point| point.extras()) {
-        if metrics.iter().all(|metric| metric.name != extra.name) {
-            metrics.push(extra);
-        }
-    }
+    let mut metrics = metrics_of(&COLUMNS, points);
     metrics.retain(|metric| {
         let spreads = points
             .iter()
