@@ -159,6 +159,7 @@ impl Segments {
     }
 }
 
+#[inline]
 fn text_at<'a>(bytes: &'a [u8], segment: &Segment) -> &'a [u8] {
     let at = segment.topic_at as usize;
     &bytes[at..at + segment.topic_bytes as usize]
@@ -285,6 +286,7 @@ impl RunBuilder {
         &self.ends
     }
 
+    #[inline]
     fn has_room(&self, event_bytes: usize) -> bool {
         self.bytes.len() + event_bytes <= self.bytes_max
     }

@@ -275,13 +275,20 @@ impl Shard {
 
     /// The next letter to post, and the core it is for. Runs and changes of interest keep their order between any two
     /// cores each for itself; a letter that cannot be posted yet is the caller's to keep.
+    #[inline]
     pub fn poll_letter(&mut self) -> Option<(u16, Letter)> {
-        // These looks are ten instructions for each poll of a gateway without a single logged event (bench/counts).
-        self.tell_acked();
-        // What this core itself owns of that is told now, too.
-        if self.logged.has_local() || self.logged.queues.has_work() {
-            self.pump_log();
+        if self.logged.has_more_to_say() {
+            self.flush_acknowledged();
         }
+        // Mostly there is nothing, and this is asked after each input (bench/counts, `poll`).
+        if self.post.has_letters() || !self.leaving.is_empty() {
+            self.next_letter()
+        } else {
+            None
+        }
+    }
+
+    fn next_letter(&mut self) -> Option<(u16, Letter)> {
         while let Some(news) = self.post.next_news() {
             if let Some(letter) = self.word(news) {
                 self.post.circulate(letter);

@@ -98,9 +98,11 @@ impl Logged {
         }
     }
 
-    /// Whether this core told itself something that it has not heard yet.
-    pub(crate) fn has_local(&self) -> bool {
-        !self.local.is_empty()
+    /// Whether somebody acknowledged what its owner does not know, this core told itself something that it has not heard,
+    /// or a queue has something to do: more letters may come of it.
+    #[inline]
+    pub(crate) fn has_more_to_say(&self) -> bool {
+        self.readers.has_acked() || !self.local.is_empty() || self.queues.has_work()
     }
 
     fn set(&mut self, settings: Option<Arc<Settings>>) {

@@ -45,6 +45,7 @@ impl<T: Default> PatternTable<T> {
     }
 
     /// The hash of a name or pattern, for caches beside this table.
+    #[inline]
     pub(crate) fn hash(&self, text: &str) -> u64 {
         self.hasher.hash_one(text.as_bytes())
     }

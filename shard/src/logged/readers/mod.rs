@@ -142,6 +142,12 @@ impl Readers {
         !self.fetches.waiting.is_empty() && self.fetches.has_room()
     }
 
+    /// Whether somebody acknowledged something that the cursor's owner is to be told.
+    #[inline]
+    pub(crate) fn has_acked(&self) -> bool {
+        !self.acked.is_empty()
+    }
+
     fn handle(&self, at: u32) -> SubHandle {
         let serial = self.held[at as usize].serial;
         SubHandle { at, serial }
