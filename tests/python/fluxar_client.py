@@ -9,6 +9,12 @@ the specification raises `Broken`, and a test that causes it fails.
     await peer.publish("orders.created", {"id": 1})
     event = await peer.event()
     print(await peer.call("users.get", 42))
+
+A session outlives its connection if both hellos named `caps.resume` [P-7.6]:
+
+    peer = await connect("tcp://127.0.0.1:9000", caps={"resume": True})
+    await peer.cut()
+    assert await peer.resume("tcp://127.0.0.1:9000")
 """
 
 import asyncio
@@ -45,6 +51,15 @@ class Closed(Exception):
     def __init__(self, reason, code=None):
         super().__init__(f"closed: {reason} (close code {code})")
         self.reason, self.code = reason, code
+
+
+def is_counted(kind, ref, meta):
+    """Whether an envelope counts in a session that can be resumed: nothing but the envelope itself decides [P-7.7]."""
+    if kind in (HELLO, PING):
+        return False
+    if kind in (EVENT, CANCEL):
+        return ref is not None
+    return not (kind == SUBSCRIBE and ref is not None and "run" in (meta or {}))
 
 
 class Failed(Exception):
@@ -220,6 +235,9 @@ class ByteStream:
     async def close(self):
         self.writer.close()
 
+    def abort(self):
+        self.writer.transport.abort()
+
 
 class WebSocket:
     """WebSocket: a message is a body [P-1.2]."""
@@ -246,6 +264,9 @@ class WebSocket:
     async def close(self):
         await self.socket.close()
 
+    def abort(self):
+        self.socket.transport.abort()
+
 
 async def open_transport(url, receive_buffer_bytes=None):
     parts = urllib.parse.urlsplit(url)
@@ -260,6 +281,43 @@ async def open_transport(url, receive_buffer_bytes=None):
             raise Broken(f"subprotocol {socket.subprotocol!r}")
         return WebSocket(socket)
     raise ValueError(url)
+
+
+# --- a session that outlives its connections [P-7.6, P-7.7] -----------------------------------------------------------
+
+
+class Resumable:
+    """What a session that can be resumed needs to go on: its name, its secret, and the counts of both sides."""
+
+    DUE_BYTES = 64 * 1024
+
+    def __init__(self, welcome):
+        self.ident, self.token = welcome["session"], welcome["token"]
+        self.received = 0  # counted envelopes of the gateway
+        self.untold_bytes = 0
+        self.kept = []  # counted envelopes of ours that the gateway is not known to have
+        self.sent = 0  # all that ever were
+
+    def took(self, message):
+        if is_counted(message.type, message.ref, message.meta):
+            self.received += 1
+            self.untold_bytes += sum(len(raw) for raw in message.raw.values())
+
+    def tell(self):
+        self.untold_bytes = 0
+        return {"recv": self.received}
+
+    def keep(self, body):
+        self.sent += 1
+        self.kept.append(body)
+
+    def covered(self, recv):
+        """The gateway has so many."""
+        if type(recv) is not int or not 0 <= recv <= self.sent:
+            raise Broken(f"recv {recv!r}, where {self.sent} were sent")
+        covered = recv - (self.sent - len(self.kept))
+        if covered > 0:  # a lower one than was told before says nothing new
+            del self.kept[:covered]
 
 
 # --- the peer -------------------------------------------------------------------------------------------------------
@@ -312,7 +370,7 @@ class Stream:
 
         async def wait():
             while not holds(self):
-                if self.peer.is_closed:
+                if self.peer.is_over:
                     raise self.peer.broken or Closed(self.peer.reason)
                 self.changed.clear()
                 await self.changed.wait()
@@ -375,7 +433,10 @@ class Peer:
         self.credit = 65536  # what our hello announces
         self.arrived = asyncio.Event()
         self.reason = self.broken = self.welcome = None
-        self.is_closed = False
+        self.is_closed = False  # the connection; the session may go on without it
+        self.resumable = None
+        self.said = {}  # by our hello
+        self.replies = set()  # tasks that answer by themselves
         self.frames = 0
         self.is_reading = asyncio.Event()
         self.is_reading.set()
@@ -394,10 +455,19 @@ class Peer:
             self.arrived.set()
             for stream in self.streams.values():
                 stream.changed.set()
-            for future in self.waiting.values():
-                if not future.done():
-                    future.set_exception(self.broken or Closed(self.reason, self.transport.close_code))
-                    future.exception()  # it may be that nobody asks
+            if self.is_over:
+                self._fail_what_waits(self.broken or Closed(self.reason, self.transport.close_code))
+
+    @property
+    def is_over(self):
+        """The connection has ended, and no other one can go on."""
+        return self.is_closed and (self.resumable is None or self.reason is not None or self.broken is not None)
+
+    def _fail_what_waits(self, why):
+        for future in self.waiting.values():
+            if not future.done():
+                future.set_exception(why)
+                future.exception()  # it may be that nobody asks
 
     def _handle(self, body):
         at, run, left, places, dup = 0, None, 0, None, 0
@@ -407,6 +477,8 @@ class Peer:
                 raise Broken("a message behind the closing cancel")
             if message.form != self.form:
                 raise Broken(f"a {message.form} message in a {self.form} session")
+            if self.resumable:
+                self.resumable.took(message)
             if left:
                 if message.type != EVENT or message.ref is not None:
                     raise Broken("a run that is shorter than its header says")
@@ -441,6 +513,8 @@ class Peer:
     def _dispatch(self, message):
         if message.type == CANCEL and message.ref is None:
             self.reason = message.error or {}
+        if self.resumable:
+            self._tell(message)
         if message.ref in self.streams:
             self.streams[message.ref].heard(message)
             return
@@ -451,19 +525,48 @@ class Peer:
             self.inbox.append(message)
             self.arrived.set()
 
+    def _tell(self, message):
+        """Counts of a session that can be resumed: reads the gateway's, and says its own where that is due."""
+        is_asked = message.type == PING and message.ref is None
+        if message.type == PING:
+            if "recv" not in message.meta:
+                raise Broken("a ping without `recv` in a session that can be resumed")
+            self.resumable.covered(message.meta["recv"])
+        if is_asked or self.resumable.untold_bytes >= Resumable.DUE_BYTES:
+            body = envelope(PING, new_id(), message.id if is_asked else None, meta=self.resumable.tell(), form=self.form)
+            task = asyncio.create_task(self._send_if_up(body))
+            self.replies.add(task)
+            task.add_done_callback(self.replies.discard)
+
+    async def _send_if_up(self, body):
+        try:
+            if not self.is_closed:
+                await self.transport.send(body)
+        except (ConnectionError, websockets.ConnectionClosed):
+            pass  # the reader will notice
+
     async def send_body(self, body):
+        """Sends it as it is. Nothing of it is counted: in a session that can be resumed that is for what need not be."""
         await self.transport.send(body)
 
     async def send(self, kind, ref=None, target=None, meta=None, payload=None, error=None, ident=None, raw_payload=None):
         """Sends one envelope and returns its id."""
         ident = ident or new_id()
-        await self.send_body(envelope(kind, ident, ref, target, meta, payload, error, form=self.form, raw_payload=raw_payload))
+        if self.resumable and kind == PING:
+            meta = {**(meta or {}), **self.resumable.tell()}
+        body = envelope(kind, ident, ref, target, meta, payload, error, form=self.form, raw_payload=raw_payload)
+        if self.resumable:
+            if is_counted(kind, ref, meta):
+                self.resumable.keep(body)
+            await self._send_if_up(body)
+        else:
+            await self.send_body(body)
         return ident
 
     def expect(self, ident):
         """A future of the next message that has `ident` as its ref."""
         future = asyncio.get_running_loop().create_future()
-        if self.is_closed:
+        if self.is_over:
             future.set_exception(self.broken or Closed(self.reason, self.transport.close_code))
         else:
             self.waiting[ident] = future
@@ -489,7 +592,7 @@ class Peer:
                         return self.inbox.pop(at)
                 if self.broken:
                     raise self.broken
-                if self.is_closed:
+                if self.is_over:
                     raise Closed(self.reason, self.transport.close_code)
                 self.arrived.clear()
                 await self.arrived.wait()
@@ -504,7 +607,66 @@ class Peer:
             raise Failed(message.error)
         self.welcome = message.payload
         self.credit = payload.get("credit", self.credit)
+        self.said = payload
+        self._begin()
         return message
+
+    # -- sessions that outlive their connections
+
+    def _begin(self):
+        """A session begins, as the welcome says."""
+        self.resumable = Resumable(self.welcome) if self.welcome.get("token") else None
+        if self.resumable and not (self.welcome.get("caps") or {}).get("resume"):
+            raise Broken("a token of a session that cannot be resumed")
+
+    async def cut(self):
+        """Loses the connection without a word, as a network does."""
+        self.transport.abort()
+        await asyncio.wait([self.task])
+
+    async def resume(self, url, token=None, recv=None):
+        """
+        Comes back over another connection, with the token and the count that it has unless others are given, and returns
+        whether the session goes on. If not, it is a new one, and what was open has failed. The connection of before, if it
+        still stands, is left as it is, and read no more.
+        """
+        self.task.cancel()  # nothing may be counted from here on
+        await asyncio.wait([self.task])
+        session = self.resumable
+        wish = {"session": session.ident, "token": session.token if token is None else token, "recv": session.received if recv is None else recv}
+        transport, ident = await open_transport(url), new_id()
+        said = {"v": [0], "agent": "fluxar-python-test/1", **self.said, "resume": wish}
+        await transport.send(envelope(HELLO, ident, payload=said, form=self.form))
+        body = await asyncio.wait_for(transport.receive(), REPLY_S)
+        if body is None:
+            raise Closed(None, transport.close_code)
+        answer, behind = read_envelope(body, 0)
+        if (answer.type, answer.ref, answer.form) != (HELLO, ident, self.form):
+            raise Broken(f"{answer} in answer to a hello that resumes")
+        if answer.error:
+            await transport.close()
+            raise Failed(answer.error)
+        self.welcome = answer.payload
+        is_resumed = answer.payload.get("resumed", False)
+        if is_resumed:
+            if answer.payload["session"] != session.ident or not answer.payload.get("token"):
+                raise Broken(f"a session that goes on under another name, or without a secret: {answer.payload!r}")
+            session.token = answer.payload["token"]
+            session.received = wish["recv"]
+            session.untold_bytes = 0
+            session.covered(answer.payload.get("recv", 0))
+            for kept in session.kept:  # what is sent meanwhile is kept, and goes with them
+                await transport.send(kept)
+        else:
+            if answer.payload["session"] == session.ident or answer.payload.get("recv", 0) != 0:
+                raise Broken(f"a new session that has the name or the count of one before: {answer.payload!r}")
+            self._fail_what_waits(Closed("the session could not go on"))
+            self.waiting, self.streams, self.last_places = {}, {}, {}
+            self._begin()
+        self.transport, self.is_closed, self.reason = transport, False, None
+        self._handle(body[behind:])
+        self.task = asyncio.create_task(self._read())
+        return is_resumed
 
     async def call(self, target, payload=None, meta=None, **more):
         message = await self.ask(CALL, target, meta, payload, **more)
