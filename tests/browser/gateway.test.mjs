@@ -1,7 +1,8 @@
-// The streams and calls of examples/browser/fluxar.js through a gateway that runs: both ends are such clients.
+// Streams, calls, stored events and resumed sessions of examples/browser/fluxar.js through a gateway that runs: both ends are such clients.
 //
 //   FLUXAR_WS=ws://127.0.0.1:9001 node --test tests/browser/gateway.test.mjs
 import assert from "node:assert/strict";
+import net from "node:net";
 import { after, test } from "node:test";
 
 import { WebSocket } from "ws";
@@ -257,4 +258,150 @@ test("a place that is not held is told", async () => {
   const { error } = consume(`${name}.gone`, { from: { epoch: 12345, at: [[0, 1]] } });
   await until(error);
   assert.equal(error().code, "out_of_range");
+});
+
+// --- sessions that outlive their connections ---
+
+/** A relay in front of the gateway, whose connections can be cut, and clients that come through it. */
+class Cutter {
+  #relay; #pairs = new Set();
+
+  async listen() {
+    const { hostname, port } = new URL(url);
+    this.#relay = net.createServer((socket) => {
+      const upstream = net.connect(port, hostname);
+      const pair = [socket, upstream];
+      this.#pairs.add(pair);
+      const end = () => {
+        this.#pairs.delete(pair);
+        pair.forEach((each) => each.destroy());
+      };
+      for (const each of pair) each.on("error", end).on("close", end).setNoDelay();
+      socket.pipe(upstream).pipe(socket);
+    });
+    await new Promise((resolve) => this.#relay.listen(0, "127.0.0.1", resolve));
+    return this;
+  }
+
+  /** A client, and in `welcomes` what the gateway said at each of its connections. */
+  async connect(options) {
+    const welcomes = [];
+    const onstate = (state, info) => state === "open" && welcomes.push(info);
+    clients.push(new Client(`ws://127.0.0.1:${this.#relay.address().port}/`, { retryLeastMs: 10, onstate, ...options }));
+    await until(() => welcomes.length);
+    return { client: clients.at(-1), welcomes };
+  }
+
+  /** Resets all connections, in the middle of whatever is on its way. */
+  cut() {
+    for (const pair of this.#pairs) pair.forEach((each) => each.resetAndDestroy());
+  }
+
+  close() {
+    this.#relay.close();
+    this.cut();
+  }
+}
+
+/** With a client that is cut as often as this, each time when `body` says that there is a moment for it, and resumes each time. */
+async function cutting(times, body, options) {
+  const cutter = await new Cutter().listen();
+  try {
+    const { client, welcomes } = await cutter.connect(options);
+    await body(client, async () => {
+      if (welcomes.length > times) return;
+      const before = welcomes.length;
+      cutter.cut();
+      await until(() => welcomes.length > before);
+    });
+    assert.deepEqual(welcomes.map(({ resumed }) => Boolean(resumed)), [false, ...Array(times).fill(true)], "resumed");
+    client.close();
+  } finally {
+    cutter.close();
+  }
+}
+
+test("calls outlive their connection, and each is handled and answered once", async () => {
+  const handled = [];
+  const waiting = [];
+  const method = await serve(async (payload) => {
+    handled.push(payload);
+    await new Promise((resolve) => waiting.push(resolve));
+    return { answer: payload };
+  });
+  await cutting(5, async (client, cut) => {
+    let answers = 0;
+    const calls = Array.from({ length: 50 }, (_, n) => client.call(method, n).finally(() => (answers += 1)));
+    await until(() => waiting.length === 50);
+    for (let round = 0; round < 5; round += 1) {
+      // Some are answered in front of the cut, so that their answers are on the way, and some while there is no connection.
+      waiting.splice(0, 5).forEach((answer) => answer());
+      const back = cut();
+      waiting.splice(0, 5).forEach((answer) => answer());
+      calls.push(client.call(method, 100 + round).finally(() => (answers += 1)));
+      await back;
+      await until(() => handled.includes(100 + round));
+    }
+    assert.ok(answers <= 50, `${answers} answers, and five calls were not answered yet`);
+    waiting.forEach((answer) => answer());
+    const expected = [...Array.from({ length: 50 }, (_, n) => n), 100, 101, 102, 103, 104];
+    assert.deepEqual(await Promise.all(calls), expected.map((answer) => ({ answer })));
+    assert.deepEqual(handled.sort((a, b) => a - b), expected);
+  });
+});
+
+test("streams outlive their connection, in both directions", async () => {
+  const method = await serve(async function* (_, { items }) {
+    for await (const item of items) yield [item, "x".repeat(500)];
+  });
+  await cutting(6, async (client, cut) => {
+    const count = 3000;
+    const stream = client.duplex(method);
+    const sending = (async () => {
+      for (let n = 0; n < count; n += 1) await stream.send(n);
+      await stream.finish();
+    })();
+    const seen = [];
+    for await (const [item] of stream) {
+      seen.push(item);
+      if (item % 400 === 399) await cut();
+    }
+    await sending;
+    assert.deepEqual(seen, Array.from({ length: count }, (_, n) => n));
+  });
+});
+
+test("what a page stores and consumes outlives its connection", async () => {
+  const topic = `${name}.cut`;
+  await cutting(6, async (client, cut) => {
+    const { seen, subscription } = consume(topic, { from: "all" }, { at: client });
+    const places = [];
+    for (let round = 0; round < 6; round += 1) {
+      const some = Array.from({ length: 200 }, (_, n) => client.store(topic, round * 200 + n, { once: true }));
+      if (round % 2) await until(() => seen.length >= round * 200);
+      const back = cut();
+      places.push(...(await Promise.all(some)));
+      await back;
+    }
+    await until(() => seen.length >= 1200);
+    const all = Array.from({ length: 1200 }, (_, n) => n);
+    assert.deepEqual(seen.map(({ payload }) => payload).sort((a, b) => a - b), all, "each is handled once");
+    assert.equal(new Set(places.map(String)).size, 1200, "and has a place of its own");
+    assert.ok(seen.every(({ position }, n) => n === 0 || position[1] > seen[n - 1].position[1]), "in the order of their places");
+    subscription.cancel();
+    const others = consume(topic, { from: "all" });
+    await until(() => others.seen.length >= 1200);
+    assert.deepEqual(others.seen.map(({ position }) => position), seen.map(({ position }) => position), "and nothing else is stored");
+    others.subscription.cancel();
+  });
+});
+
+test("a server that is cut goes on serving", async () => {
+  await cutting(3, async (client, cut) => {
+    const method = await serve((payload) => payload, { at: client });
+    for (let round = 0; round < 3; round += 1) {
+      await cut();
+      assert.equal(await caller.call(method, round, { meta: { idempotent: true } }), round);
+    }
+  });
 });
