@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fluxar_engine::disk::is_full;
 use fluxar_shard::log::files::Files;
 use rustix::io::Errno;
 
 /// Between two tries to read what the disk did not give.
 const PAUSE: Duration = Duration::from_millis(100);
+/// What is kept of the disk's room for a small file to be replaced, a multiple of this, bytes.
+const SPARE_BYTES: usize = 16 * 1024;
 /// How often it is tried again, all together: then the disk is believed.
 const WAITS_MAX: u32 = 50;
 
@@ -64,6 +67,18 @@ impl DirFiles {
     }
 }
 
+/// Writes a file anew, so that it survives a crash, but for its name.
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
 impl Files for DirFiles {
     fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
@@ -98,16 +113,24 @@ impl Files for DirFiles {
     fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         *self.open.borrow_mut() = None;
         let beside = self.path.join(format!("{name}.new"));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
+        let spare = self.path.join(format!("{name}.spare"));
+        if let Err(error) = write_new(&beside, bytes) {
+            // Room was kept for this: a gateway can be started on a full disk, and tell its publishers so.
+            if !is_full(&error) || std::fs::remove_file(&spare).is_err() {
+                return Err(error);
+            }
+            write_new(&beside, bytes)?;
+        }
         std::fs::rename(&beside, self.path.join(name))?;
-        self.sync_names()
+        self.sync_names()?;
+        let spare_bytes = (2 * bytes.len()).next_multiple_of(SPARE_BYTES);
+        if std::fs::metadata(&spare).map_or(0, |known| known.len()) < spare_bytes as u64 {
+            // On a disk that is full there will be room another time.
+            let _ = write_new(&spare, &vec![0xff; spare_bytes]).inspect_err(|_| {
+                let _ = std::fs::remove_file(&spare);
+            });
+        }
+        Ok(())
     }
 
     fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
@@ -160,12 +183,17 @@ mod tests {
             io::ErrorKind::NotFound,
             "what is gone is not made again"
         );
-        assert_eq!(files.names().expect("listed"), ["meta"]);
+        let names = || {
+            let mut names = files.names().expect("listed");
+            names.sort_unstable();
+            names
+        };
+        assert_eq!(names(), ["meta", "meta.spare"], "and room to replace it");
         assert_eq!(
             files.read("none", 0, &mut out).expect_err("none").kind(),
             io::ErrorKind::NotFound
         );
         files.remove("meta").expect("removed");
-        assert_eq!(files.names().expect("listed"), [""; 0]);
+        assert_eq!(files.names().expect("listed"), ["meta.spare"]);
     }
 }

@@ -17,6 +17,10 @@ use crate::config::LogConfig;
 
 /// How often a long recovery says how far it is.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(2);
+/// What the disk refuses is tried again after so long: it may have space by then, or be well.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How often it is said that it still refuses.
+const FAULT_PAUSE: Duration = Duration::from_secs(30);
 /// Damaged ranges that are named one by one.
 const DAMAGE_NAMED_MAX: usize = 20;
 
@@ -180,6 +184,7 @@ impl ToRecover {
     fn run(mut self, mut hand_out: impl FnMut(Recovered) -> bool) {
         let begun = Instant::now();
         let mut said = begun;
+        let mut fault_said: Option<Instant> = None;
         let was_clean = self.recovery.was_clean();
         let mut found = Found::default();
         loop {
@@ -200,6 +205,20 @@ impl ToRecover {
                     }
                 }
                 Ok(None) => break,
+                Err(fault @ RecoveryFault::Disk { .. }) => {
+                    if fault_said.is_none_or(|said| said.elapsed() >= FAULT_PAUSE) {
+                        fault_said = Some(Instant::now());
+                        tracing::error!(
+                            "{}: {fault}: it is tried again until it works, and what was not read is unavailable meanwhile; \
+                             without that file its events are told as damaged",
+                            self.dir.path().display()
+                        );
+                    }
+                    if Arc::strong_count(&self.recovered) == 1 {
+                        return; // the gateway has ended
+                    }
+                    thread::sleep(RETRY_PAUSE);
+                }
                 Err(fault) => {
                     tracing::error!(
                         "{}: {fault}: what was not read stays unavailable until the next start",
@@ -208,6 +227,9 @@ impl ToRecover {
                     return;
                 }
             }
+        }
+        if fault_said.is_some() {
+            tracing::info!("{}: the log could be read after all", self.dir.path().display());
         }
         self.recovered.store(true, Ordering::Release);
         found.say(was_clean, begun.elapsed());

@@ -14,7 +14,7 @@ use bytes::Bytes;
 pub struct SegmentId {
     /// The core that wrote it.
     pub core: u16,
-    /// Counted from 1 in each core, never used again.
+    /// Counted from 1 in each core; larger than that of every file that was there when the gateway started.
     pub number: u64,
 }
 
@@ -41,7 +41,7 @@ impl SegmentId {
 #[derive(Debug)]
 pub enum DiskOp {
     /// Makes a segment's file, with room for so many bytes, and keeps it open to be written and read. When it is done the
-    /// name itself survives a crash.
+    /// name itself survives a crash; when it fails nothing is left of it.
     Create {
         /// Which.
         segment: SegmentId,

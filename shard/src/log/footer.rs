@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::format::{
-    BODY_BYTES_MAX, Base, BatchHead, BodyFault, Fields, Kind, TRAILER_BYTES, put_text, put_varint,
+    BODY_BYTES_MAX, Base, BatchHead, BodyFault, Fields, Kind, Removed, TRAILER_BYTES, put_text, put_varint,
 };
 
 /// What a trailer begins with.
@@ -284,6 +284,9 @@ impl FooterRow {
     }
 }
 
+/// What a range that was removed takes in a footer at most.
+const REMOVED_BYTES_MAX: usize = 2 + 10 + 10;
+
 /// What a sealed segment says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Footer {
@@ -298,6 +301,8 @@ pub struct Footer {
     pub rows: Option<Vec<FooterRow>>,
     /// Where its batches of cursors are. `None`: they have to be looked for.
     pub cursors_at: Option<Vec<u64>>,
+    /// What retention had removed when it was written.
+    pub removed: Vec<Removed>,
 }
 
 impl Footer {
@@ -310,8 +315,8 @@ impl Footer {
             put_varint(&mut out, base.last);
             put_varint(&mut out, base.next);
         }
-        // A third for each of the three that may be large.
-        let room = (BODY_BYTES_MAX - out.len()) / 3;
+        // A third for each of the three that may be large. What was removed is never left out: it is as small as the bases.
+        let room = BODY_BYTES_MAX.saturating_sub(out.len() + self.removed.len() * REMOVED_BYTES_MAX) / 3;
         let mut extents = self.extents.clone();
         let mut part = Vec::new();
         loop {
@@ -330,6 +335,12 @@ impl Footer {
         put_list(&mut out, self.cursors_at.as_deref(), room, |at, out| {
             put_varint(out, *at);
         });
+        put_varint(&mut out, self.removed.len() as u64);
+        for range in &self.removed {
+            out.extend_from_slice(&range.partition.to_le_bytes());
+            put_varint(&mut out, range.first);
+            put_varint(&mut out, range.last);
+        }
         out
     }
 
@@ -367,14 +378,29 @@ impl Footer {
         let (is_last, bases, extents) = Self::read_begin(fields)?;
         let rows = optional_list(fields, FooterRow::decode)?;
         let cursors_at = optional_list(fields, |fields| fields.varint())?;
+        // The first footers ended here.
+        let removed = match fields.0.is_empty() {
+            true => Vec::new(),
+            false => list(fields, read_removed)?,
+        };
         fields.0.is_empty().then_some(Self {
             is_last,
             bases,
             extents,
             rows,
             cursors_at,
+            removed,
         })
     }
+}
+
+fn read_removed(fields: &mut Fields<'_>) -> Option<Removed> {
+    let removed = Removed {
+        partition: fields.u16()?,
+        first: fields.varint()?,
+        last: fields.varint()?,
+    };
+    (1..=removed.last).contains(&removed.first).then_some(removed)
 }
 
 fn put_list<T>(out: &mut Vec<u8>, list: Option<&[T]>, room: usize, encode: impl Fn(&T, &mut Vec<u8>)) {

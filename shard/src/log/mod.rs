@@ -54,7 +54,7 @@ pub use settings::{Settings, owner_of, partition_of};
 
 use appending::Again;
 use cursors::Cursors;
-use disk::{DiskOp, SegmentId};
+use disk::DiskOp;
 use indices::Indices;
 use once::Once;
 use opened::Opened;
@@ -91,8 +91,6 @@ pub struct Log {
     cursors: Cursors,
     /// Retained events and removals, of all partitions together.
     rows: usize,
-    /// Rows of which the segment is not known yet.
-    recovered_kept: Vec<(SegmentId, u16, u64)>,
     stream: Stream,
     segments: Segments,
     indices: Indices,
@@ -174,7 +172,6 @@ impl Log {
             again: VecDeque::new(),
             cursors: Cursors::new(hasher.clone()),
             rows: 0,
-            recovered_kept: Vec::new(),
             stream: Stream::new(),
             segments: Segments::new(hasher.clone()),
             indices: Indices::new(hasher.clone()),

@@ -26,8 +26,10 @@ pub(super) struct Partition {
     pub(super) synced: u64,
     /// The first offset of this start of the gateway: behind a crash it is not `synced + 1`.
     pub(super) begin: u64,
-    /// The last offset that was held once and is not any more, because its segment was removed.
+    /// The last offset that was held once and is not any more, though nothing older is held.
     pub(super) removed: u64,
+    /// So far of them retention removed them: the rest is missing for reasons that nobody knows.
+    pub(super) let_go: u64,
     pub(super) tail: Tail,
     /// What is on the disk and where, ascending.
     pub(super) extents: VecDeque<HeldExtent>,
@@ -192,6 +194,7 @@ impl Partition {
             gone(first, last);
             if left.is_empty() {
                 self.removed = self.removed.max(last);
+                self.let_go = self.let_go.max(last);
             } else {
                 // Something older stays.
                 self.note(first, last, HoleCause::Removed);
@@ -207,6 +210,36 @@ impl Partition {
             .fold(self.removed, |removed, hole| removed.max(hole.last));
         let removed = self.removed;
         self.holes.retain(|hole| hole.last > removed);
+    }
+
+    /// Whether so many events stand behind what a segment holds. Offsets do not say it: behind a crash they skip ahead.
+    pub(super) fn has_newer(&self, segment: SegmentId, events: u64) -> bool {
+        let placed = self.synced.max(self.begin.saturating_sub(1));
+        let mut newer = self.committed.saturating_sub(placed);
+        for held in self.extents.iter().rev() {
+            if newer >= events || held.segment == segment {
+                break;
+            }
+            newer += held.extent.last - held.extent.first + 1;
+        }
+        newer >= events
+    }
+
+    /// What retention removed, as it is written: ranges of offsets.
+    pub(super) fn let_go(&self) -> impl Iterator<Item = (u64, u64)> {
+        let begin = Some((1, self.let_go)).filter(|(first, last)| first <= last);
+        let holes = self.holes.iter().filter(|hole| hole.cause == HoleCause::Removed);
+        begin.into_iter().chain(holes.map(|hole| (hole.first, hole.last)))
+    }
+
+    /// What would be added to that were this segment removed.
+    pub(super) fn would_let_go(&self, segment: SegmentId) -> impl Iterator<Item = (u64, u64)> {
+        let mut is_begin = true;
+        self.extents.iter().filter_map(move |held| {
+            is_begin &= held.segment == segment;
+            let first = if is_begin { 1 } else { held.extent.first };
+            (held.segment == segment).then_some((first, held.extent.last))
+        })
     }
 
     /// Remembers why these offsets are missing; what was known of them before counts no more.

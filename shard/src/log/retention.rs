@@ -2,8 +2,12 @@
 //!
 //! ```text
 //!   too old, too many bytes, too many events ──> its current rows: read, carried on ──┐
-//!                                                its current cursors: written again ──┴─> safe? removed
+//!                                                its current cursors: written again ──┴─> safe? noted ─> safe? removed
 //! ```
+//!
+//! What goes is noted in a later segment first, so that a recovery tells what retention removed from what was lost, and does
+//! not serve it again where the file had to stay. That segment also says where the partitions stand: were nothing left that
+//! does, offsets would be given twice.
 //!
 //! One segment at a time, always a stream's oldest. A row that was carried on keeps its offset, and is read from where it is
 //! now; events that are not retained are gone, and readers that come for them are told so. A segment of a start with another
@@ -13,14 +17,15 @@
 use std::collections::VecDeque;
 
 use super::Log;
-use super::disk::{DiskOp, SegmentId};
+use super::disk::{DiskFault, DiskOp, SegmentId};
 use super::events::Reading;
 use super::footer::Extent;
-use super::format::Kept;
+use super::format::{Kept, Removed};
+use super::partition::Partition;
 use super::reading::{CARRIER, ROWS_BYTES};
 use super::recovery::Claim;
 use super::segments::Segment;
-use super::stream::{Ahead, CarriedBatch};
+use super::stream::{Ahead, CarriedBatch, Trouble};
 
 /// How often it is looked whether a segment goes, ms; when one is full as well.
 const LOOK_MS: u64 = 10_000;
@@ -40,6 +45,8 @@ struct Removal {
     is_reading: bool,
     /// Batches that are not safe yet.
     outstanding: usize,
+    /// Which of the stream's removals it is, once that was asked to be written.
+    noted: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -91,6 +98,7 @@ impl Log {
                 rows: self.rows_of(segment),
                 is_reading: false,
                 outstanding: 0,
+                noted: None,
             });
         }
         self.carry_on();
@@ -118,20 +126,22 @@ impl Log {
                 continue;
             }
             streams.push(id.core);
-            // One of carried rows alone would only be written again: it goes when what stands behind it is to go.
+            // One of carried rows alone would only be written again: it goes when what stands behind it is to go. So does one
+            // of which nothing can be read: a disk may give tomorrow what it does not give today.
             let next = || {
                 let behind = self.segments.by_age().skip_while(|(other, _)| *other != id);
                 let mut of_stream = behind.filter(|(other, _)| other.core == id.core);
                 of_stream.find(|(_, other)| other.event_bytes > 0)
             };
             let is_due = match segment.event_bytes {
-                0 if !segment.partitions.is_empty() => {
+                0 if !segment.partitions.is_empty() || segment.is_damaged => {
                     let is_due = |(id, segment)| self.is_to_go(id, segment, settings);
                     self.is_old(segment, settings) || next().is_some_and(is_due)
                 }
                 _ => self.is_to_go(id, segment, settings),
             };
-            if is_due && self.is_oldest(id, segment) && self.can_go(id) {
+            let is_needed = segment.partitions.is_empty() && self.is_newest(id);
+            if is_due && !is_needed && self.is_oldest(id, segment) && self.can_go(id, segment) {
                 return Some(id);
             }
         }
@@ -154,8 +164,11 @@ impl Log {
     }
 
     /// While nothing can be written nothing can be carried on: what is to live on keeps its segment then. All others go, or
-    /// a full disk would stay full.
-    fn can_go(&self, id: SegmentId) -> bool {
+    /// a full disk would stay full; but not one that was given up while what it holds is nowhere else on the disk.
+    fn can_go(&self, id: SegmentId, segment: &Segment) -> bool {
+        if segment.again_until > self.order.reached().synced {
+            return false;
+        }
         self.stream.trouble.is_none() || (!self.cursors.has_any_in(id) && self.rows_of(id).is_empty())
     }
 
@@ -167,7 +180,7 @@ impl Log {
                 .filter_map(|&number| self.partition(number));
             partitions.filter_map(|partition| {
                 let held = partition.extents.iter().rfind(|held| held.segment == id)?;
-                Some((partition.committed, &held.extent))
+                Some((partition, &held.extent))
             })
         };
         // A recovery reads them back from there: without them an event that is sent again would be stored again.
@@ -179,12 +192,11 @@ impl Log {
         let current = self.stream.current.as_ref();
         let event_bytes = self.segments.event_bytes() + current.map_or(0, |current| current.event_bytes);
         let is_too_much = settings.retain_bytes > 0 && event_bytes > settings.retain_bytes;
-        let has_newer = |(committed, extent): (u64, &Extent)| {
-            committed.saturating_sub(extent.last) >= settings.retain_events
-        };
+        let has_newer =
+            |(partition, _): (&Partition, &Extent)| partition.has_newer(id, settings.retain_events);
         let is_passed = settings.retain_events > 0 && extents().next().is_some() && extents().all(has_newer);
         // What a crash or a quiet start left.
-        let is_empty = segment.partitions.is_empty();
+        let is_empty = segment.partitions.is_empty() && !segment.is_damaged;
         self.is_old(segment, settings) || is_too_much || is_passed || is_empty
     }
 
@@ -328,6 +340,89 @@ impl Log {
         }
     }
 
+    /// Whether a segment of this start is the last that says where this core's partitions stand.
+    fn is_newest(&self, id: SegmentId) -> bool {
+        let is_later = |(other, segment): (SegmentId, &Segment)| {
+            other.core == id.core && other.number > id.number && segment.is_synced
+        };
+        id.core == self.core
+            && id.number >= self.stream.first_number
+            && self
+                .stream
+                .current
+                .as_ref()
+                .is_none_or(|current| current.synced == 0)
+            && !self.segments.by_age().any(is_later)
+    }
+
+    /// Has it written what goes with a segment; whether that is safe.
+    fn is_noted(&mut self, id: SegmentId) -> bool {
+        let is_newest = self.is_newest(id);
+        let noted = self.retention.removal.as_ref().and_then(|removal| removal.noted);
+        let noted = match noted {
+            Some(noted) => noted,
+            None => {
+                let removed = self.ranges_of(id);
+                if removed.is_empty() && !is_newest {
+                    return true;
+                }
+                self.stream.removed.extend(removed);
+                self.stream.removals.begun += 1;
+                let noted = self.stream.removals.begun;
+                if let Some(removal) = &mut self.retention.removal {
+                    removal.noted = Some(noted);
+                }
+                noted
+            }
+        };
+        // A full disk would stay full. It is noted with the next write, for which there is room then.
+        let cannot_wait = |trouble: &Trouble| !is_newest || trouble.fault == DiskFault::Full;
+        self.stream.removals.safe >= noted || self.stream.trouble.as_ref().is_some_and(cannot_wait)
+    }
+
+    /// The offsets that go with a segment.
+    fn ranges_of(&self, id: SegmentId) -> Vec<Removed> {
+        let mut removed = Vec::new();
+        for &number in self
+            .segments
+            .get(id)
+            .map_or(&[][..], |segment| &segment.partitions)
+        {
+            let ranges = self
+                .partition(number)
+                .into_iter()
+                .flat_map(|held| held.would_let_go(id));
+            removed.extend(ranges.map(|(first, last)| Removed {
+                partition: number,
+                first,
+                last,
+            }));
+        }
+        removed
+    }
+
+    /// What retention removed of this core's partitions, and is about to remove.
+    pub(super) fn removed_ranges(&self) -> Vec<Removed> {
+        let of_partition = |(partition, held): (u16, &Partition)| {
+            let ranges: Vec<(u64, u64)> = held.let_go().collect();
+            ranges.into_iter().map(move |(first, last)| Removed {
+                partition,
+                first,
+                last,
+            })
+        };
+        let mut removed: Vec<Removed> = self.numbered().flat_map(of_partition).collect();
+        if let Some(removal) = self
+            .retention
+            .removal
+            .as_ref()
+            .filter(|removal| removal.noted.is_some())
+        {
+            removed.extend(self.ranges_of(removal.segment));
+        }
+        removed
+    }
+
     /// Nothing of the segment that goes has to be carried on but cursors, which are written with the next write.
     fn remove_segment(&mut self) {
         let now_ms = self.now_ms();
@@ -335,7 +430,7 @@ impl Log {
             return;
         };
         let id = removal.segment;
-        if self.cursors.leave(id, now_ms) || !self.opened.is_idle(id) {
+        if self.cursors.leave(id, now_ms) || !self.is_noted(id) || !self.opened.is_idle(id) {
             return;
         }
         let partitions = self.segments.get(id).map(|segment| segment.partitions.clone());

@@ -85,7 +85,6 @@ impl Log {
                 self.stream.ahead = Ahead::None {
                     not_before_ms: retry_ms,
                 };
-                self.ops.push_back(DiskOp::Remove { segment });
                 self.stream.failures += 1;
                 self.stream.is_short = fault == DiskFault::Full;
                 if self.stream.current.is_none() {
@@ -143,6 +142,7 @@ impl Log {
             extents,
             rows: Some(rows),
             cursors_at: Some(current.cursors_at.clone()),
+            removed: self.removed_ranges(),
         };
         let mut writer = BatchWriter::new(&current.head, current.at, current.synced, self.unix_ms);
         writer.footer(&footer);
@@ -168,8 +168,9 @@ impl Log {
         });
     }
 
-    /// The current segment is written no more.
-    pub(super) fn finish_segment(&mut self) {
+    /// The current segment is written no more. What it holds is written again up to here in the stream's order, if the disk
+    /// failed it.
+    pub(super) fn finish_segment(&mut self, again_until: u64) {
         let Some(current) = self.stream.current.take() else {
             return;
         };
@@ -212,6 +213,9 @@ impl Log {
                     .iter()
                     .map(|row| (row.partition, row.offset))
                     .collect(),
+                again_until,
+                is_synced: current.synced > 0,
+                is_damaged: false,
                 cores: self.cores,
                 is_keeper: true,
                 claim: Claim::of(1),
@@ -229,6 +233,7 @@ impl Log {
         current.footer_at = None;
         let retry_ms = self.now_us / 1000 + RETRY_MS;
         self.stream.failures += 1;
+        let again_until = self.order.issued();
         self.order.write_again();
         for group in self.stream.written.drain(..).rev() {
             for issued in group.cursors {
@@ -237,12 +242,14 @@ impl Log {
             for batch in group.kept.into_iter().rev() {
                 self.stream.carried.push_front(batch);
             }
+            self.stream.removed.extend(group.removed);
             self.stream.wants_sync |= group.is_awaited;
         }
+        self.stream.removals.issued = self.stream.removals.safe;
         self.stream.wants_write = true;
         self.stream.trouble = Some(Trouble { fault, retry_ms });
         if current.written > SEGMENT_HEAD_BYTES as u64 {
-            self.finish_segment();
+            self.finish_segment(again_until);
         } else {
             let segment = current.head.id;
             self.stream.current = None;

@@ -24,6 +24,12 @@ pub(super) struct Segment {
     pub(super) partitions: Vec<u16>,
     /// The rows that were carried on to it.
     pub(super) kept: Vec<(u16, u64)>,
+    /// So far in the order of the stream's runs, what it holds is to be written again before it may go: the disk failed it.
+    pub(super) again_until: u64,
+    /// What it says first survives power loss.
+    pub(super) is_synced: bool,
+    /// Something in it could not be read when it was recovered.
+    pub(super) is_damaged: bool,
     /// With how many cores it was written.
     pub(super) cores: u16,
     /// This core removes its file, once nobody needs it.

@@ -1,15 +1,14 @@
 //! How a log begins: with what recovery found.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use foldhash::fast::FixedState;
 
 use super::Log;
 use super::disk::SegmentId;
 use super::events::Bounds;
-use super::footer::Extent;
 use super::partition::Partition;
-use super::recovery::{OnceId, Recovered, RecoveredPartition, RecoveredSegment};
+use super::recovery::{HeldExtent, OnceId, Recovered, RecoveredPartition, RecoveredSegment};
 use super::retained::{Retained, Row, RowPlace};
 use super::segments::Segment;
 
@@ -28,6 +27,7 @@ impl Log {
         let own = share.segments.iter().filter(|found| found.cores == self.cores);
         let own: BTreeSet<SegmentId> = own.map(|found| found.id).collect();
         let mut event_bytes: HashMap<SegmentId, u64, FixedState> = HashMap::with_hasher(self.hasher.clone());
+        let mut kept: KeptRows = HashMap::with_hasher(self.hasher.clone());
         for found in share.partitions {
             let Some(at) = self.index(found.partition) else {
                 continue;
@@ -36,7 +36,7 @@ impl Log {
             for held in &found.extents {
                 *event_bytes.entry(held.segment).or_default() += held.extent.bytes;
             }
-            self.recover_partition(at, found, &own);
+            self.recover_partition(at, found, &own, &mut kept);
         }
         once.sort_by_key(|(_, id)| id.time_ms);
         for (partition, id) in once {
@@ -46,9 +46,11 @@ impl Log {
         }
         for segment in share.segments {
             let event_bytes = event_bytes.get(&segment.id).copied();
-            self.recover_segment(segment, event_bytes.unwrap_or(0));
+            let kept = kept.remove(&segment.id);
+            self.recover_segment(segment, event_bytes.unwrap_or(0), kept.unwrap_or_default());
         }
         self.stream.next_number = self.stream.next_number.max(share.next_number).max(1);
+        self.stream.first_number = self.stream.next_number;
     }
 
     /// Has all partitions ready and empty, in this epoch, without a disk: for tests and measurements.
@@ -67,7 +69,13 @@ impl Log {
         self.partitions.resize_with(ours, Partition::default);
     }
 
-    fn recover_partition(&mut self, at: usize, found: RecoveredPartition, own: &BTreeSet<SegmentId>) {
+    fn recover_partition(
+        &mut self,
+        at: usize,
+        found: RecoveredPartition,
+        own: &BTreeSet<SegmentId>,
+        kept: &mut KeptRows,
+    ) {
         let number = found.partition;
         for cursor in found.cursors {
             self.cursors.recover(number, cursor.entry, cursor.segment);
@@ -78,6 +86,7 @@ impl Log {
         partition.synced = found.last;
         partition.begin = found.next;
         partition.removed = found.removed;
+        partition.let_go = found.let_go;
         partition.extents = found.extents.into();
         partition.holes = found.holes;
         partition.ready = true;
@@ -86,7 +95,7 @@ impl Log {
         }
         let mut retained = Box::new(Retained::new(self.hasher.clone()));
         for row in found.rows {
-            let is_kept = !is_in_extents(partition.extents.iter(), row.segment, row.offset);
+            let is_kept = !is_in_extents(&partition.extents, row.segment, row.offset);
             retained.insert(
                 row.offset,
                 Row {
@@ -106,18 +115,14 @@ impl Log {
                 },
             );
             if is_kept {
-                self.recovered_kept.push((row.segment, number, row.offset));
+                kept.entry(row.segment).or_default().push((number, row.offset));
             }
         }
         self.rows += retained.len();
         partition.retained = Some(retained);
     }
 
-    fn recover_segment(&mut self, found: RecoveredSegment, event_bytes: u64) {
-        let kept = self
-            .recovered_kept
-            .extract_if(.., |(segment, ..)| *segment == found.id);
-        let kept: Vec<(u16, u64)> = kept.map(|(_, number, offset)| (number, offset)).collect();
+    fn recover_segment(&mut self, found: RecoveredSegment, event_bytes: u64, kept: Vec<(u16, u64)>) {
         let is_keeper = found.keeper(self.cores) == self.core;
         let mut partitions = found.partitions;
         partitions.retain(|number| number % self.cores == self.core);
@@ -131,6 +136,9 @@ impl Log {
                 newest_ms: found.newest_ms,
                 partitions,
                 kept,
+                again_until: 0,
+                is_synced: true,
+                is_damaged: found.is_damaged,
                 cores: found.cores,
                 is_keeper,
                 claim: found.claim,
@@ -151,11 +159,13 @@ impl Log {
     }
 }
 
-fn is_in_extents<'a>(
-    mut extents: impl Iterator<Item = &'a super::recovery::HeldExtent>,
-    segment: SegmentId,
-    offset: u64,
-) -> bool {
-    let holds = |extent: &Extent| (extent.first..=extent.last).contains(&offset);
-    extents.any(|held| held.segment == segment && holds(&held.extent))
+/// The rows that were carried on to each segment: partition and offset.
+type KeptRows = HashMap<SegmentId, Vec<(u16, u64)>, FixedState>;
+
+/// Whether it is this segment that holds an offset, as an event that was appended to it.
+fn is_in_extents(extents: &VecDeque<HeldExtent>, segment: SegmentId, offset: u64) -> bool {
+    let at = extents.partition_point(|held| held.extent.last < offset);
+    extents
+        .get(at)
+        .is_some_and(|held| held.segment == segment && held.extent.first <= offset)
 }

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use super::cursors::IssuedCursor;
 use super::disk::{DiskFault, SegmentId};
 use super::footer::FooterRow;
-use super::format::{Base, BatchHead, Kept, SegmentHead};
+use super::format::{Base, BatchHead, Kept, Removed, SegmentHead};
 
 /// What could not be written is tried again after so long, ms.
 pub(super) const RETRY_MS: u64 = 500;
@@ -37,6 +37,10 @@ pub(super) struct Group {
     /// Where its batches of cursors are.
     pub(super) cursors_at: Vec<u64>,
     pub(super) kept: Vec<CarriedBatch>,
+    /// What it says retention removes.
+    pub(super) removed: Vec<Removed>,
+    /// So many removals are written with it and with those before it.
+    pub(super) removals: u64,
     /// When it was handed to the disk, monotonic, ms.
     pub(super) since_ms: u64,
 }
@@ -97,10 +101,20 @@ pub(super) struct Trouble {
     pub(super) retry_ms: u64,
 }
 
+/// Removals of segments, counted.
+#[derive(Debug, Default)]
+pub(super) struct Removals {
+    pub(super) begun: u64,
+    pub(super) issued: u64,
+    pub(super) safe: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Stream {
     /// The number of the next segment; 0: recovery has not said it.
     pub(super) next_number: u64,
+    /// That of the first one of this start.
+    pub(super) first_number: u64,
     pub(super) current: Option<Current>,
     pub(super) ahead: Ahead,
     /// What the disk is taking.
@@ -111,6 +125,10 @@ pub(super) struct Stream {
     pub(super) syncing: Option<usize>,
     /// Retained events that are to be carried on.
     pub(super) carried: VecDeque<CarriedBatch>,
+    /// What retention is about to remove: to be written before.
+    pub(super) removed: Vec<Removed>,
+    /// How many removals were begun so, were handed to the disk, are safe there.
+    pub(super) removals: Removals,
     pub(super) trouble: Option<Trouble>,
     /// There was no space for the next segment: the end of the current one is left to what retention carries on, which
     /// makes space.
@@ -133,12 +151,15 @@ impl Stream {
     pub(super) fn new() -> Self {
         Self {
             next_number: 0,
+            first_number: 1,
             current: None,
             ahead: Ahead::None { not_before_ms: 0 },
             write: None,
             written: VecDeque::new(),
             syncing: None,
             carried: VecDeque::new(),
+            removed: Vec::new(),
+            removals: Removals::default(),
             trouble: None,
             is_short: false,
             wants_write: false,

@@ -7,7 +7,9 @@ use super::{
     Stored,
     disk::SegmentId,
     files::Files,
-    recovery::{Asked, Meta, Progress, RecoveredPartition, RecoveryFault, partitions_of, read_segment},
+    recovery::{
+        Asked, Meta, Progress, RecoveredPartition, RecoveryFault, leave_removed, partitions_of, read_segment,
+    },
     scan::{Bad, Found, Scan, Tail},
 };
 
@@ -100,6 +102,7 @@ pub fn survey<F: Files + ?Sized>(
             Err(error) => return Err(RecoveryFault::disk("read", &id.name(), error)),
         }
     }
+    leave_removed(&mut facts, &meta);
     let partitions = partitions_of(&mut facts, &meta, |_| true);
     let segments = facts
         .into_iter()

@@ -63,7 +63,9 @@ impl Log {
 
     /// Whether anything waits to be written.
     pub(super) fn has_waiting(&self) -> bool {
-        !self.order.is_all_issued() || !self.stream.carried.is_empty() || self.cursors.has_due()
+        let stream = &self.stream;
+        let has_removals = stream.removals.issued < stream.removals.begun;
+        !self.order.is_all_issued() || !stream.carried.is_empty() || has_removals || self.cursors.has_due()
     }
 
     /// Does the next thing that is due.
@@ -148,6 +150,7 @@ impl Log {
         let waits_since = |since: u64| now_ms >= since + GATHER_MS;
         (stream.syncing.is_none() && stream.waits_since_ms.is_some_and(waits_since))
             || !stream.carried.is_empty()
+            || stream.removals.issued < stream.removals.begun
             || self.cursors.write_by_ms().is_some_and(|by_ms| now_ms >= by_ms)
     }
 
@@ -196,6 +199,10 @@ impl Log {
         let now_ms = self.now_ms();
         let segment_bytes = self.segment_bytes();
         let bases = self.bases();
+        let removed = match bases.is_empty() {
+            true => Vec::new(),
+            false => self.removed_ranges(),
+        };
         let Some(current) = &mut self.stream.current else {
             return;
         };
@@ -204,6 +211,9 @@ impl Log {
         if current.at == 0 {
             writer.bases(&bases);
             current.bases = bases;
+            if !removed.is_empty() {
+                writer.removed(&removed);
+            }
         }
         let mut group = Group {
             since_ms: now_ms,
@@ -217,6 +227,13 @@ impl Log {
             group.kept.push(batch);
             group.is_awaited = true;
         }
+        if self.stream.removals.issued < self.stream.removals.begun {
+            group.removed = std::mem::take(&mut self.stream.removed);
+            writer.removed(&group.removed);
+            group.is_awaited = true;
+            self.stream.removals.issued = self.stream.removals.begun;
+        }
+        group.removals = self.stream.removals.issued;
         let from = self.order.issued();
         group.until = self.order.issue(WRITE_BYTES_MAX.min(room));
         self.sorted.clear();
@@ -406,6 +423,7 @@ impl Log {
         for issued in group.cursors {
             self.cursors.synced(issued, segment);
         }
+        self.stream.removals.safe = self.stream.removals.safe.max(group.removals);
         let mut kept = Vec::new();
         for batch in group.kept {
             self.place_carried(segment, &batch, &mut kept);
@@ -419,7 +437,7 @@ impl Log {
         current.cursors_at.extend(group.cursors_at);
         current.kept.append(&mut kept);
         if group.is_footer {
-            self.finish_segment();
+            self.finish_segment(0);
         }
         self.carry_on();
     }

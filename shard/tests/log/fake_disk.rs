@@ -254,6 +254,11 @@ impl FakeDisk {
         self.files.retain(|name, _| SegmentId::from_name(name).is_none());
     }
 
+    /// Removes one.
+    pub(crate) fn lose_segment(&mut self, segment: SegmentId) {
+        self.files.remove(&segment.name()).expect("it is there");
+    }
+
     /// Turns a byte of a file.
     pub(crate) fn flip(&mut self, segment: SegmentId, at: u64) {
         let file = self.file(segment);

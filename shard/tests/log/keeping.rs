@@ -8,6 +8,7 @@ use fluxar_shard::log::class::Class;
 use fluxar_shard::log::disk::SegmentId;
 use fluxar_shard::log::{CursorState, LogRefusal, ReaderId, Reading, Settings};
 
+use crate::chance::Chance;
 use crate::fake_disk::Faults;
 use crate::world::{SYNCED, World, bytes, cursor_name, event, fill, settings};
 
@@ -414,4 +415,83 @@ fn what_is_remembered_is_bounded() {
         assert_eq!(appended, expected, "{key}");
         world.settle();
     }
+}
+
+#[test]
+fn offsets_go_on_though_retention_removed_everything() {
+    for is_clean in [true, false] {
+        let mut world = World::new(
+            1,
+            Settings {
+                retain_ms: 10_000,
+                ..settings()
+            },
+        );
+        fill(&mut world, 0, 5);
+        fill(&mut world, 1, 5);
+        // Longer than it takes until there is nothing left, and then nothing more is written.
+        for _ in 0..6 {
+            world.pass(11_000_000);
+            world.settle();
+        }
+        let writes = world.log.counts().writes;
+        for _ in 0..20 {
+            world.pass(11_000_000);
+            world.settle();
+        }
+        let counts = world.log.counts();
+        assert!(counts.segments <= 2 && counts.writes <= writes + 1, "{counts:?}");
+        assert_eq!(world.log.bounds(0).first, 6);
+        for round in 0..3 {
+            if is_clean {
+                world.stop();
+            } else {
+                let mut chance = Chance(round);
+                world.disk.lose_power(&mut chance);
+            }
+            world.start();
+            let bounds = world.log.bounds(0);
+            assert!(
+                bounds.committed >= 5 && bounds.first == bounds.committed + 1,
+                "{bounds:?}"
+            );
+        }
+        // The world's own account holds that none of these was given before.
+        fill(&mut world, 0, 5);
+    }
+}
+
+#[test]
+fn a_crash_does_not_count_as_events() {
+    let mut world = World::new(
+        1,
+        Settings {
+            retain_events: 30,
+            ..settings()
+        },
+    );
+    fill(&mut world, 0, 50);
+    for round in 0..3 {
+        let mut chance = Chance(round);
+        world.disk.lose_power(&mut chance);
+        world.start();
+        for _ in 0..4 {
+            world.pass(11_000_000);
+            world.settle();
+        }
+        let held = world.read_all(0).0;
+        assert!(
+            held.len() >= 30,
+            "{} are held after {} crashes",
+            held.len(),
+            round + 1
+        );
+    }
+    // New ones count.
+    fill(&mut world, 0, 40);
+    for _ in 0..10 {
+        world.pass(11_000_000);
+        world.settle();
+    }
+    assert!(world.read_all(0).0.len() < 60);
 }

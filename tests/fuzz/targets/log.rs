@@ -78,7 +78,14 @@ fn as_body(bytes: &[u8]) {
     let Some((count, bytes)) = bytes.split_first_chunk() else {
         return;
     };
-    for kind in [Kind::Events, Kind::Kept, Kind::Cursors, Kind::Footer, Kind::Bases] {
+    for kind in [
+        Kind::Events,
+        Kind::Kept,
+        Kind::Cursors,
+        Kind::Footer,
+        Kind::Bases,
+        Kind::Removed,
+    ] {
         let head = BatchHead {
             kind,
             class: Class::default(),
@@ -98,10 +105,11 @@ fn as_body(bytes: &[u8]) {
         }
         let entries = body.kept().map_or(0, |kept| kept.len())
             + body.cursors().map_or(0, |cursors| cursors.len())
-            + body.bases().map_or(0, |bases| bases.len());
+            + body.bases().map_or(0, |bases| bases.len())
+            + body.removed().map_or(0, |removed| removed.len());
         assert!(entries <= bytes.len());
         if let Ok(footer) = Footer::decode(bytes) {
-            assert!(footer.bases.len() + footer.extents.len() <= bytes.len());
+            assert!(footer.bases.len() + footer.extents.len() + footer.removed.len() <= bytes.len());
         }
     }
 }

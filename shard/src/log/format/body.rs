@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Base, BatchHead, CursorEntry, Fields, Kind};
+use super::{Base, BatchHead, CursorEntry, Fields, Kind, Removed};
 use crate::log::{Events, Stored};
 
 /// Why a body is not taken.
@@ -116,6 +116,14 @@ impl Body {
     /// [`BodyFault::Malformed`].
     pub fn bases(&self) -> Result<Vec<Base>, BodyFault> {
         self.entries(Kind::Bases, Base::decode)
+    }
+
+    /// What a batch of [`Kind::Removed`] says was removed; nothing of any other kind.
+    ///
+    /// # Errors
+    /// [`BodyFault::Malformed`].
+    pub fn removed(&self) -> Result<Vec<Removed>, BodyFault> {
+        self.entries(Kind::Removed, Removed::decode)
     }
 
     fn entries<T>(

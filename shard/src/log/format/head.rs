@@ -20,13 +20,22 @@ pub enum Kind {
     Footer = 4,
     /// Where each partition stood when the segment was begun: the first batch of a segment.
     Bases = 5,
+    /// Which offsets retention removed: written before the segments that held them go.
+    Removed = 6,
 }
 
 impl Kind {
     fn from_number(number: u8) -> Option<Self> {
-        [Self::Events, Self::Kept, Self::Cursors, Self::Footer, Self::Bases]
-            .into_iter()
-            .find(|kind| *kind as u8 == number)
+        [
+            Self::Events,
+            Self::Kept,
+            Self::Cursors,
+            Self::Footer,
+            Self::Bases,
+            Self::Removed,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == number)
     }
 }
 

@@ -2,7 +2,7 @@
 //! whoever reads events take apart again.
 //!
 //! ```text
-//!   segment   head (64) │ bases │ batch │ batch │ …                 │ footer │ trailer (32)
+//!   segment   head (64) │ bases │ removed │ batch │ …               │ footer │ trailer (32)
 //!                                                 └ while it is being written: zeros
 //!   batch     head (56) │ table │ what the table places             │ zeros up to a multiple of 8
 //! ```
@@ -25,7 +25,7 @@ pub use body::{Body, BodyFault};
 pub use cursors::CursorEntry;
 pub use head::{BatchHead, HeadFault, Kind};
 pub use rows::{Row, row_of};
-pub use segment::{Base, HeadlessSegment, SegmentHead, salt_of};
+pub use segment::{Base, HeadlessSegment, Removed, SegmentHead, salt_of};
 pub use writer::{BatchWriter, Kept};
 
 /// The version of the format that this code writes and reads.

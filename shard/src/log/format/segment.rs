@@ -146,3 +146,35 @@ impl Base {
         })
     }
 }
+
+/// Offsets of a partition that retention removed: they are not held, whatever older segments are still there, and their
+/// absence is no damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removed {
+    /// Which partition.
+    pub partition: u16,
+    /// The first of them.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+}
+
+/// What a [`Removed`] takes in its batch.
+pub(super) const REMOVED_BYTES: usize = 18;
+
+impl Removed {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.partition.to_le_bytes());
+        out.extend_from_slice(&self.first.to_le_bytes());
+        out.extend_from_slice(&self.last.to_le_bytes());
+    }
+
+    pub(super) fn decode(fields: &mut Fields<'_>) -> Option<Self> {
+        let removed = Self {
+            partition: fields.u16()?,
+            first: fields.u64()?,
+            last: fields.u64()?,
+        };
+        (1..=removed.last).contains(&removed.first).then_some(removed)
+    }
+}

@@ -6,8 +6,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    BATCH_HEAD_BYTES, BODY_BYTES_MAX, Base, BatchHead, CursorEntry, Kind, SEGMENT_HEAD_BYTES, SegmentHead,
-    TRAILER_BYTES, segment,
+    BATCH_HEAD_BYTES, BODY_BYTES_MAX, Base, BatchHead, CursorEntry, Kind, Removed, SEGMENT_HEAD_BYTES,
+    SegmentHead, TRAILER_BYTES, segment,
 };
 use crate::log::{
     Events,
@@ -86,6 +86,15 @@ impl BatchWriter {
             base.encode(&mut body);
         }
         self.plain(Kind::Bases, 0, bases.len() as u32, body)
+    }
+
+    /// What retention removed: behind the bases of a segment all of it that is known, later what is added.
+    pub fn removed(&mut self, removed: &[Removed]) -> BatchHead {
+        let mut body = Vec::with_capacity(removed.len() * segment::REMOVED_BYTES);
+        for range in removed {
+            range.encode(&mut body);
+        }
+        self.plain(Kind::Removed, 0, removed.len() as u32, body)
     }
 
     /// Runs of one partition and class, back to back: one batch, appended at `time_ms`.

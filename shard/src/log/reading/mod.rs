@@ -95,7 +95,10 @@ impl Readers {
     }
 
     pub(super) fn forget(&mut self, reader: ReaderId) {
-        self.jobs.remove(&reader);
+        if self.jobs.remove(&reader).is_some() {
+            // While the disk hangs readers may come and go.
+            self.waiting.retain(|waiting| *waiting != reader);
+        }
         self.done.retain(|(done, _)| *done != reader);
     }
 }

@@ -1,5 +1,5 @@
 //! What a crash left open is closed: a segment without a footer gets one, so that the next start reads a few kilobytes of
-//! it instead of all; one in which there is nothing is removed.
+//! it instead of all; one in which there is nothing is removed, once `meta` knows what it said of its partitions.
 //!
 //! ```text
 //!   scanned, cut to what counts ─> `meta` says how much that is ─> footer and trailer written behind it, synced
@@ -46,9 +46,7 @@ impl<F: Files> Recovery<F> {
             self.meta.write(&mut self.files)?;
         }
         for facts in &mut self.facts {
-            if facts.is_empty() {
-                facts.is_gone = self.files.remove(&facts.id.name()).is_ok();
-            } else if let Some(head) = sealable(facts)
+            if let Some(head) = sealable(facts)
                 && self.meta.unsealed.contains_key(&facts.id)
                 && let Ok(bytes) = seal(&mut self.files, facts, &head, self.unix_ms)
             {
@@ -61,6 +59,13 @@ impl<F: Files> Recovery<F> {
         }
         Ok(())
     }
+
+    /// Removes the files in which there is nothing that anybody needs. What the disk refuses stays until the next start.
+    pub(super) fn remove_empty(&mut self) {
+        for facts in self.facts.iter().filter(|facts| facts.is_gone) {
+            let _ = self.files.remove(&facts.id.name());
+        }
+    }
 }
 
 /// The head of a segment that lacks nothing but its footer.
@@ -70,7 +75,8 @@ fn sealable(facts: &SegmentFacts) -> Option<SegmentHead> {
         part.is_some_and(|part| part.extent.first <= first && last <= part.extent.last)
     };
     // What other code may have written could be more than a footer takes.
-    let is_small = facts.bases.len() <= ENTRIES_MAX && facts.parts.len() <= ENTRIES_MAX;
+    let counts = [facts.bases.len(), facts.parts.len(), facts.removed.len()];
+    let is_small = counts.into_iter().all(|count| count <= ENTRIES_MAX);
     let is_whole = facts.footer_at.is_none()
         && is_small
         && !facts.is_empty()
@@ -98,6 +104,7 @@ fn seal<F: Files>(
         extents: facts.parts.values().map(|part| part.extent.clone()).collect(),
         rows: Some(facts.rows.listed()),
         cursors_at: Some(facts.cursors_at.clone()),
+        removed: facts.removed.clone(),
     };
     // All of it is known to survive power loss: nothing that is torn behind it is taken for damage.
     let mut writer = BatchWriter::new(head, at, at, unix_ms);

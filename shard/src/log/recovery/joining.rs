@@ -1,8 +1,10 @@
 //! From what segments hold to what a partition is: which offsets are held where, which are missing, which never were.
 //!
 //! Segments are taken in the order in which they were written. Each says, by its first batch, how far the partition was
-//! before it ([`Base`]): what lies between that and what is held was lost or removed, and what lies between its `last` and
-//! its `next` never was. Where a log wrote events again after a failed write, two segments hold the same offsets, and the
+//! before it ([`Base`]): what lies between that and what is held was lost, and what lies between its `last` and its `next`
+//! never was. What retention removed was written before it went: that is no loss, and is not held either, though a segment
+//! that other cores still needed has it. Only where nothing older is held what is missing is taken to be removed without
+//! being told so. Where a log wrote events again after a failed write, two segments hold the same offsets, and the
 //! later one counts.
 
 use std::collections::HashMap;
@@ -35,8 +37,8 @@ pub(super) struct Joining {
     parts: Vec<(SegmentId, Part)>,
     /// Intervals, each with its first and last offset: never were.
     never: Vec<(u64, u64)>,
-    /// Were removed, although something older is held.
-    removed_later: Vec<(u64, u64)>,
+    /// Retention removed them, in no order.
+    let_go: Vec<(u64, u64)>,
     /// The last offset that was removed before anything that is held.
     removed: Option<u64>,
     /// The last offset that some event had.
@@ -48,12 +50,15 @@ pub(super) struct Joining {
 }
 
 impl Joining {
-    /// Takes what the next segment says about where it begins. `was_cut`: earlier segments of its stream were removed.
-    pub(super) fn take_base(&mut self, base: Base, was_cut: bool) {
+    /// Takes what retention removed, whoever says so.
+    pub(super) fn take_let_go(&mut self, range: (u64, u64)) {
+        self.let_go.push(range);
+    }
+
+    /// Takes what the next segment says about where it begins.
+    pub(super) fn take_base(&mut self, base: Base) {
         if self.removed.is_none() && self.pieces.is_empty() {
             self.removed = Some(base.last);
-        } else if was_cut && base.last > self.last {
-            self.removed_later.push((self.last + 1, base.last));
         }
         if base.next > base.last.saturating_add(1) {
             self.never.push((base.last + 1, base.next - 1));
@@ -115,9 +120,11 @@ impl Joining {
         } else {
             offset_after_crash(given.saturating_add(lost_bytes / EVENT_BYTES_MIN))
         };
+        let let_go = self.leave_removed();
         let removed = self
             .removed
-            .unwrap_or_else(|| self.pieces.first().map_or(self.last, |piece| piece.first - 1));
+            .unwrap_or_else(|| self.pieces.first().map_or(self.last, |piece| piece.first - 1))
+            .max(let_go);
         let holes = self.holes(removed);
         let extents = self.extents();
         let cursors = self.cursors.into_values();
@@ -131,6 +138,7 @@ impl Joining {
             partition,
             last: self.last,
             removed,
+            let_go,
             next,
             extents,
             holes,
@@ -138,6 +146,33 @@ impl Joining {
             rows: Vec::new(),
             once: self.once,
         }
+    }
+
+    /// Forgets the pieces, or parts of them, that retention removed; the end of what it removed from the beginning on.
+    fn leave_removed(&mut self) -> u64 {
+        self.let_go.sort_unstable();
+        for &(first, last) in &self.let_go {
+            self.last = self.last.max(last);
+            let clipped = |piece: Piece| {
+                let before = Piece {
+                    last: piece.last.min(first - 1),
+                    ..piece
+                };
+                let behind = Piece {
+                    first: piece.first.max(last.saturating_add(1)),
+                    ..piece
+                };
+                [before, behind]
+                    .into_iter()
+                    .filter(|part| part.first <= part.last)
+            };
+            self.pieces = std::mem::take(&mut self.pieces)
+                .into_iter()
+                .flat_map(clipped)
+                .collect();
+        }
+        let from_begin = self.let_go.iter().filter(|(first, _)| *first == 1);
+        from_begin.map(|(_, last)| *last).max().unwrap_or(0)
     }
 
     /// Puts a piece where it belongs; what older ones hold of its offsets does not count any more.
@@ -185,7 +220,7 @@ impl Joining {
                 holes.push(Hole { first, last, cause });
             }
         };
-        for &(removed_first, removed_last) in &self.removed_later {
+        for &(removed_first, removed_last) in &self.let_go {
             let (from, until) = (removed_first.max(first), removed_last.min(last));
             if from <= until {
                 add(first, from - 1, HoleCause::Damaged);

@@ -10,7 +10,7 @@ use crate::log::{disk::SegmentId, files::Files, format::VERSION};
 /// The file's name.
 pub const META: &str = "meta";
 /// Bits of an epoch that count starts.
-const STARTS_BITS: u32 = 20;
+pub(super) const STARTS_BITS: u32 = 20;
 /// Bits of an epoch that name the directory.
 const DIR_ID_BITS: u32 = 40;
 
@@ -33,6 +33,8 @@ pub struct Meta {
     pub recovered: u64,
     /// How far each partition was; those that never had an event are left out.
     pub partition_ends: BTreeMap<u16, PartitionEnd>,
+    /// What retention had removed of each, as [`crate::log::format::Removed`] has it: ranges of offsets.
+    pub removed: BTreeMap<u16, Vec<(u64, u64)>>,
     /// Segments that were recovered and had no footer then, and how many of their bytes count. Unless a footer stands at
     /// the file's end by now, what is behind them is what was left of an attempt to write one.
     pub unsealed: BTreeMap<SegmentId, u64>,
@@ -61,6 +63,7 @@ impl Meta {
             is_clean: true,
             recovered: 0,
             partition_ends: BTreeMap::new(),
+            removed: BTreeMap::new(),
             unsealed: BTreeMap::new(),
         }
     }
@@ -104,8 +107,8 @@ impl Meta {
         let bytes = files
             .length(META)
             .map_err(|error| RecoveryFault::disk("read", META, error))?;
-        // 65,536 partitions of 60 bytes, and as many unsealed segments.
-        if bytes > 8 << 20 {
+        // 65,536 partitions of 60 bytes and what was removed of them in as many, and as many unsealed segments.
+        if bytes > 16 << 20 {
             return Err(RecoveryFault::MetaDamaged("it is too large".to_owned()));
         }
         let mut text = vec![0; bytes as usize];
@@ -150,6 +153,11 @@ impl Meta {
         for (partition, end) in &self.partition_ends {
             let _ = writeln!(text, "partition.{partition} = {} {}", end.last, end.next);
         }
+        for (partition, ranges) in &self.removed {
+            for (first, last) in ranges {
+                let _ = writeln!(text, "removed.{partition} = {first} {last}");
+            }
+        }
         for (segment, bytes) in &self.unsealed {
             let _ = writeln!(text, "unsealed.{} = {bytes}", segment.name());
         }
@@ -171,6 +179,7 @@ impl Meta {
         }
         let mut values = BTreeMap::new();
         let mut partition_ends = BTreeMap::new();
+        let mut removed: BTreeMap<u16, Vec<(u64, u64)>> = BTreeMap::new();
         let mut unsealed = BTreeMap::new();
         for line in body
             .lines()
@@ -180,9 +189,15 @@ impl Meta {
                 .split_once(" = ")
                 .ok_or_else(|| damaged("a line is no `key = value`"))?;
             if let Some(partition) = key.strip_prefix("partition.") {
-                let end =
-                    read_end(partition, value).ok_or_else(|| damaged("a partition's end is unreadable"))?;
-                partition_ends.insert(end.0, end.1);
+                let (partition, (last, next)) =
+                    read_pair(partition, value).ok_or_else(|| damaged("a partition's end is unreadable"))?;
+                partition_ends.insert(partition, PartitionEnd { last, next });
+            } else if let Some(partition) = key.strip_prefix("removed.") {
+                let range =
+                    read_pair(partition, value).filter(|(_, (first, last))| (1..=*last).contains(first));
+                let (partition, range) =
+                    range.ok_or_else(|| damaged("what was removed of a partition is unreadable"))?;
+                removed.entry(partition).or_default().push(range);
             } else if let Some(name) = key.strip_prefix("unsealed.") {
                 let segment = SegmentId::from_name(name).zip(value.parse().ok());
                 let (segment, bytes) =
@@ -212,6 +227,7 @@ impl Meta {
                 is_clean: values.get("clean")?.parse().ok()?,
                 recovered: value("recovered", 10)?,
                 partition_ends,
+                removed,
                 unsealed,
             })
         };
@@ -219,11 +235,8 @@ impl Meta {
     }
 }
 
-fn read_end(partition: &str, value: &str) -> Option<(u16, PartitionEnd)> {
-    let (last, next) = value.split_once(' ')?;
-    let end = PartitionEnd {
-        last: last.parse().ok()?,
-        next: next.parse().ok()?,
-    };
-    Some((partition.parse().ok()?, end))
+/// A partition and two offsets.
+fn read_pair(partition: &str, value: &str) -> Option<(u16, (u64, u64))> {
+    let (one, other) = value.split_once(' ')?;
+    Some((partition.parse().ok()?, (one.parse().ok()?, other.parse().ok()?)))
 }

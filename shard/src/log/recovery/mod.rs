@@ -18,7 +18,10 @@ mod shares;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, fmt, io};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fmt, io,
+};
 
 use super::{
     Settings,
@@ -37,7 +40,7 @@ use segment::SegmentFacts;
 #[cfg(test)]
 pub(super) use segment::read_footer;
 pub(super) use segment::{Asked, read_segment};
-pub(super) use shares::partitions_of;
+pub(super) use shares::{leave_removed, partitions_of};
 
 /// Why a log cannot be opened.
 #[derive(Debug)]
@@ -90,6 +93,15 @@ impl fmt::Display for RecoveryFault {
 
 impl std::error::Error for RecoveryFault {}
 
+/// What was read; `None`: the disk does not give it, which is no reason to go without the rest.
+fn if_readable<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
 /// How far a recovery is, bytes of all that there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -115,7 +127,12 @@ pub struct Recovery<F: Files> {
     is_by_core: bool,
     /// Of a core that is handed out next; all, if it is not by core.
     facts: Vec<SegmentFacts>,
-    core_next: u16,
+    /// Which have not got their share, and in which order they are to.
+    cores_left: VecDeque<u16>,
+    /// All was read that is not read by core.
+    is_read: bool,
+    /// The next core's share, when `meta` could not be written for it.
+    pending: Option<Recovered>,
     progress: Progress,
 }
 
@@ -152,12 +169,15 @@ impl<F: Files> Recovery<F> {
             let fault = |error| RecoveryFault::disk("read", &name, error);
             all_bytes += files.length(&name).map_err(fault)?;
             let mut head = [0; SEGMENT_HEAD_BYTES];
-            let read = files.read(&name, 0, &mut head).map_err(fault)?;
-            match SegmentHead::decode(&head[..read]) {
-                Ok(head) => is_by_core &= head.cores == cores,
-                Err(HeadlessSegment::Version(version)) => return Err(RecoveryFault::Version(version.into())),
-                Err(HeadlessSegment::Damaged) => is_by_core = false,
-                Err(HeadlessSegment::Empty) => {}
+            // One that cannot be read now is looked at again when all of it is.
+            let read = if_readable(files.read(&name, 0, &mut head)).map_err(fault)?;
+            match read.map(|read| SegmentHead::decode(&head[..read])) {
+                Some(Ok(head)) => is_by_core &= head.cores == cores,
+                Some(Err(HeadlessSegment::Version(version))) => {
+                    return Err(RecoveryFault::Version(version.into()));
+                }
+                Some(Err(HeadlessSegment::Damaged)) | None => is_by_core = false,
+                Some(Err(HeadlessSegment::Empty)) => {}
             }
         }
         before.unsealed.retain(|id, _| segments.binary_search(id).is_ok());
@@ -174,7 +194,9 @@ impl<F: Files> Recovery<F> {
             segments,
             is_by_core,
             facts: Vec::new(),
-            core_next: 0,
+            cores_left: (0..cores.max(1)).collect(),
+            is_read: false,
+            pending: None,
             progress: Progress {
                 done_bytes: 0,
                 all_bytes,
@@ -215,37 +237,60 @@ impl<F: Files> Recovery<F> {
     /// Reads on until the next core's share is whole; `None`: all were handed out.
     ///
     /// # Errors
-    /// The disk fails. What was handed out is good.
+    /// The disk fails. What was handed out is good, and the next call tries again, with another core first if it can.
     pub fn step(&mut self, mut progress: impl FnMut(Progress)) -> Result<Option<Recovered>, RecoveryFault> {
-        if self.core_next == self.cores {
+        let Some(&core) = self.cores_left.front() else {
             return Ok(None);
-        }
-        let core = self.core_next;
-        if self.is_by_core {
-            self.facts.clear();
-            self.read(Some(core), &mut progress)?;
-        } else if core == 0 {
-            self.read(None, &mut progress)?;
-        }
-        let share = self.share(core);
+        };
+        let share = match self.pending.take() {
+            Some(share) => share,
+            None => {
+                let done_bytes = self.progress.done_bytes;
+                let read = match self.is_by_core {
+                    true => self.read(Some(core), &mut progress),
+                    false if !self.is_read => self.read(None, &mut progress),
+                    false => Ok(()),
+                };
+                if let Err(fault) = read {
+                    self.progress.done_bytes = done_bytes;
+                    self.cores_left.rotate_left(1);
+                    return Err(fault);
+                }
+                self.is_read = true;
+                self.share(core)
+            }
+        };
         for partition in share.partitions.iter().filter(|partition| partition.next > 1) {
             let end = PartitionEnd {
                 last: partition.last,
                 next: partition.next,
             };
             self.meta.partition_ends.insert(partition.partition, end);
+            let removed: Vec<(u64, u64)> = partition.let_go().collect();
+            if !removed.is_empty() {
+                self.meta.removed.insert(partition.partition, removed);
+            }
         }
-        self.core_next += 1;
-        if self.core_next == self.cores {
+        let is_last = self.cores_left.len() == 1;
+        if is_last {
             self.meta.recovered = self.meta.starts - 1;
         }
         // Before anything is served of it: what was held now and is not later is damage, not a torn tail.
-        self.meta.write(&mut self.files)?;
+        if let Err(fault) = self.meta.write(&mut self.files) {
+            self.pending = Some(share);
+            return Err(fault);
+        }
+        self.cores_left.pop_front();
+        if self.is_by_core || is_last {
+            // What they say of where partitions were is in `meta` now.
+            self.remove_empty();
+        }
         Ok(Some(share))
     }
 
     /// Reads the segments of a stream, or of all.
     fn read(&mut self, core: Option<u16>, tell: &mut dyn FnMut(Progress)) -> Result<(), RecoveryFault> {
+        self.facts.clear();
         for &id in self
             .segments
             .iter()
@@ -261,10 +306,13 @@ impl<F: Files> Recovery<F> {
                 progress.done_bytes += bytes;
                 tell(*progress);
             };
-            let facts = read_segment(&self.files, id, asked, &mut told)
+            let mut facts = read_segment(&self.files, id, asked, &mut told)
                 .map_err(|error| RecoveryFault::disk("read", &id.name(), error))?
                 .map_err(|version| RecoveryFault::Version(version.into()))?;
-            let may_be_unsynced = !facts.is_sealed && facts.tail == Tail::MayBeTorn;
+            facts.drop_index();
+            // All but the newest of a stream were safe before the next was begun.
+            let is_newest = !facts.is_sealed || self.next_number(id.core) == id.number + 1;
+            let may_be_unsynced = facts.tail == Tail::MayBeTorn && is_newest;
             if may_be_unsynced || facts.bytes < facts.file_bytes {
                 // Cuts off what does not count, and makes what does survive power loss.
                 self.files
@@ -274,11 +322,10 @@ impl<F: Files> Recovery<F> {
             self.facts.push(facts);
         }
         self.close_segments()?;
-        for facts in self.facts.iter_mut().filter(|facts| facts.footer_at.is_some()) {
-            // Read again when it is needed: all of them together would be a part of the log in memory.
-            for part in facts.parts.values_mut() {
-                part.extent.index = Vec::new();
-            }
+        self.facts.iter_mut().for_each(SegmentFacts::drop_index);
+        leave_removed(&mut self.facts, &self.before);
+        for facts in &mut self.facts {
+            facts.is_gone = facts.is_empty();
         }
         Ok(())
     }
@@ -330,7 +377,11 @@ impl<F: Files> Recovery<F> {
                 bytes: facts.bytes,
                 is_sealed: facts.is_sealed,
                 footer_at: facts.footer_at,
-                newest_ms: facts.newest_ms,
+                is_damaged: !facts.damage.is_empty(),
+                newest_ms: match facts.newest_ms {
+                    0 => self.unix_ms,
+                    newest_ms => newest_ms,
+                },
                 partitions: facts.partitions.clone(),
                 claim: claim.clone(),
             });

@@ -36,8 +36,10 @@ pub struct RecoveredPartition {
     pub partition: u16,
     /// The last offset that any event had, held or not; 0: there was none.
     pub last: u64,
-    /// The last offset of events that were held once and were removed since; 0: none was.
+    /// The last offset of events that were held once, before all that is held, and are not any more; 0: there was none.
     pub removed: u64,
+    /// So far of them it is known that retention removed them.
+    pub let_go: u64,
     /// The first offset to be given away now.
     pub next: u64,
     /// Where what is held is, ascending by offset and without overlap. What lies between two of them is in no event, or in
@@ -54,6 +56,13 @@ pub struct RecoveredPartition {
 }
 
 impl RecoveredPartition {
+    /// What retention removed, in ranges, ascending.
+    pub fn let_go(&self) -> impl Iterator<Item = (u64, u64)> {
+        let begin = Some((1, self.let_go)).filter(|(first, last)| first <= last);
+        let holes = self.holes.iter().filter(|hole| hole.cause == HoleCause::Removed);
+        begin.into_iter().chain(holes.map(|hole| (hole.first, hole.last)))
+    }
+
     /// The first offset that is held, or that is damaged; `last + 1` if there is none.
     #[must_use]
     pub fn first(&self) -> u64 {
@@ -91,7 +100,7 @@ pub struct Hole {
 pub enum HoleCause {
     /// Their bytes are not what was written, or a file is not there.
     Damaged,
-    /// Their segment was removed, though an older one of another core's stream is still there.
+    /// Retention removed them, though something older is still held.
     Removed,
 }
 
@@ -151,7 +160,9 @@ pub struct RecoveredSegment {
     pub is_sealed: bool,
     /// Where its footer is, if the file's trailer finds it. Extents of such a segment come without an index: it is there.
     pub footer_at: Option<u64>,
-    /// When its newest event was appended, ms since 1970; that of its head if it has none.
+    /// Something in it is not what was written, or could not be read.
+    pub is_damaged: bool,
+    /// When its newest event was appended, ms since 1970; that of its head if it has none, of this start if that is lost.
     pub newest_ms: u64,
     /// The partitions of which it holds events, cursors or rows, be they this core's or not.
     pub partitions: Vec<u16>,

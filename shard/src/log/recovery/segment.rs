@@ -5,6 +5,7 @@ use std::io;
 
 use fluxar_protocol::Id;
 
+use super::if_readable;
 use super::meta::Meta;
 use super::recovered::{Claim, OnceId};
 use super::rows::RowTable;
@@ -13,8 +14,8 @@ use crate::log::{
     files::Files,
     footer::{Extent, Extents, Footer, FooterRow, decode_trailer},
     format::{
-        BATCH_HEAD_BYTES, Base, BatchHead, Body, CursorEntry, HeadlessSegment, Kind, SEGMENT_HEAD_BYTES,
-        SegmentHead, TRAILER_BYTES, row_of, salt_of,
+        BATCH_HEAD_BYTES, Base, BatchHead, Body, CursorEntry, HeadlessSegment, Kind, Removed,
+        SEGMENT_HEAD_BYTES, SegmentHead, TRAILER_BYTES, row_of, salt_of,
     },
     scan::{Bad, Found, Scan, Tail},
 };
@@ -34,7 +35,8 @@ pub(in crate::log) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// A segment that was there when an earlier start was recovered is whole, or damaged.
+    /// A segment that was there when an earlier start was recovered is whole, or damaged; so is each behind a stop in good
+    /// order.
     fn tail_of(&self, id: SegmentId, head: Option<&SegmentHead>) -> Tail {
         if let Some(bytes) = self.meta.unsealed.get(&id) {
             return Tail::EndsAt(*bytes);
@@ -42,7 +44,7 @@ impl Asked<'_> {
         let is_recovered = head.is_some_and(|head| {
             head.epoch >> 20 != self.meta.epoch() >> 20 || Meta::start_of(head.epoch) <= self.meta.recovered
         });
-        if is_recovered {
+        if is_recovered || self.meta.is_clean {
             Tail::IsWhole
         } else {
             Tail::MayBeTorn
@@ -90,6 +92,8 @@ pub(in crate::log) struct SegmentFacts {
     /// Its events.
     pub(in crate::log) events: u64,
     pub(in crate::log) bases: Vec<Base>,
+    /// What it says retention removed, from it or from others.
+    pub(in crate::log) removed: Vec<Removed>,
     pub(in crate::log) parts: BTreeMap<u16, Part>,
     /// The first and last offset of each partition that it held when it was written, as far as that is known.
     pub(in crate::log) promised: BTreeMap<u16, (u64, u64)>,
@@ -122,10 +126,10 @@ pub(in crate::log) fn read_segment<F: Files + ?Sized>(
     let file_bytes = files.length(&id.name())?;
     let mut facts = SegmentFacts::new(id, file_bytes);
     let mut begin = [0; SEGMENT_HEAD_BYTES];
-    let read = files.read(&id.name(), 0, &mut begin)?;
-    let head = match SegmentHead::decode(&begin[..read]) {
-        Err(HeadlessSegment::Version(version)) => return Ok(Err(version)),
-        head => head.ok().filter(|head| head.id == id),
+    let read = if_readable(files.read(&id.name(), 0, &mut begin))?;
+    let head = match read.map(|read| SegmentHead::decode(&begin[..read])) {
+        Some(Err(HeadlessSegment::Version(version))) => return Ok(Err(version)),
+        head => head.and_then(Result::ok).filter(|head| head.id == id),
     };
     if let Some(head) = head {
         (facts.epoch, facts.cores, facts.created_ms) = (head.epoch, head.cores, head.created_ms);
@@ -166,7 +170,8 @@ pub(in crate::log) fn read_footer<F: Files + ?Sized>(
         return Ok(None);
     };
     let mut trailer = [0; TRAILER_BYTES];
-    if files.read(&id.name(), trailer_at, &mut trailer)? < TRAILER_BYTES {
+    let read = if_readable(files.read(&id.name(), trailer_at, &mut trailer))?;
+    if read.is_none_or(|read| read < TRAILER_BYTES) {
         return Ok(None);
     }
     let Some(footer_at) = decode_trailer(&trailer, salt, file_bytes) else {
@@ -178,15 +183,19 @@ pub(in crate::log) fn read_footer<F: Files + ?Sized>(
         .and_then(|body| Some((footer_at, Footer::decode(body.bytes()).ok()?))))
 }
 
-/// The batch at a place, if it is as it was written.
+/// The batch at a place, if it is as it was written and can be read.
 fn read_batch<F: Files + ?Sized>(files: &F, id: SegmentId, salt: u64, at: u64) -> io::Result<Option<Body>> {
     let mut head = [0; BATCH_HEAD_BYTES];
-    let read = files.read(&id.name(), at, &mut head)?;
+    let Some(read) = if_readable(files.read(&id.name(), at, &mut head))? else {
+        return Ok(None);
+    };
     let Ok(head) = BatchHead::decode(&head[..read], salt, at) else {
         return Ok(None);
     };
     let mut body = vec![0; head.body_bytes as usize];
-    let read = files.read(&id.name(), at + BATCH_HEAD_BYTES as u64, &mut body)?;
+    let Some(read) = if_readable(files.read(&id.name(), at + BATCH_HEAD_BYTES as u64, &mut body))? else {
+        return Ok(None);
+    };
     body.truncate(read);
     Ok(Body::check(head, &body.into()).ok())
 }
@@ -211,6 +220,7 @@ impl SegmentFacts {
             batches: 0,
             events: 0,
             bases: Vec::new(),
+            removed: Vec::new(),
             parts: BTreeMap::new(),
             promised: BTreeMap::new(),
             unknown_bytes: 0,
@@ -242,6 +252,7 @@ impl SegmentFacts {
         self.is_sealed = true;
         self.is_last = footer.is_last;
         self.bases = footer.bases;
+        self.removed = footer.removed;
         for extent in &footer.extents {
             self.promise(extent.partition, extent.first, extent.last);
         }
@@ -299,6 +310,7 @@ impl SegmentFacts {
                             self.take_cursors(&body);
                         }
                         Kind::Bases => self.bases = body.bases().unwrap_or_default(),
+                        Kind::Removed => self.removed.extend(body.removed().unwrap_or_default()),
                         Kind::Footer => {}
                     }
                 }
@@ -312,6 +324,7 @@ impl SegmentFacts {
             self.is_sealed = true;
             self.is_last = footer.is_last;
             self.bases = footer.bases;
+            self.removed = footer.removed;
             for extent in footer.extents {
                 self.promise(extent.partition, extent.first, extent.last);
             }
@@ -401,12 +414,55 @@ impl SegmentFacts {
         self.batches = extents().map(|extent| extent.batches).sum();
         let ranges = self.parts.values().flat_map(|part| &part.ranges);
         self.events = ranges.map(|(first, last)| last - first + 1).sum();
+        self.list_partitions();
+    }
+
+    fn list_partitions(&mut self) {
         let mut partitions: Vec<u16> = self.parts.keys().copied().collect();
         partitions.extend(self.rows.partitions());
         partitions.extend(self.cursors.iter().map(|(partition, _)| *partition));
         partitions.sort_unstable();
         partitions.dedup();
         self.partitions = partitions;
+    }
+
+    /// Forgets where in a sealed segment what is: that is read again when it is needed. All of them together would be a part
+    /// of the log in memory.
+    pub(super) fn drop_index(&mut self) {
+        if self.footer_at.is_some() {
+            for part in self.parts.values_mut() {
+                part.extent.index = Vec::new();
+            }
+        }
+    }
+
+    /// Forgets all that it has of the partitions whose owner had let go of it: up to `removed(partition)` retention took
+    /// their events, and what was to live on was written elsewhere before.
+    pub(super) fn leave(&mut self, removed: impl Fn(u16) -> u64) {
+        let held = self
+            .parts
+            .iter()
+            .map(|(partition, part)| (*partition, part.extent.last));
+        let promised = self
+            .promised
+            .iter()
+            .map(|(partition, (_, last))| (*partition, *last));
+        let mut last: BTreeMap<u16, u64> = BTreeMap::new();
+        for (partition, offset) in held.chain(promised) {
+            let last = last.entry(partition).or_default();
+            *last = offset.max(*last);
+        }
+        last.retain(|partition, last| *last <= removed(*partition));
+        if last.is_empty() {
+            return;
+        }
+        self.parts.retain(|partition, _| !last.contains_key(partition));
+        self.promised.retain(|partition, _| !last.contains_key(partition));
+        drop(self.rows.extract(|partition| last.contains_key(&partition)));
+        self.cursors
+            .retain(|(partition, _)| !last.contains_key(partition));
+        self.once.retain(|(partition, _)| !last.contains_key(partition));
+        self.list_partitions();
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::joining::Joining;
-use super::meta::Meta;
+use super::meta::{Meta, STARTS_BITS};
 use super::recovered::RecoveredPartition;
 use super::rows::RowTable;
 use super::segment::SegmentFacts;
@@ -23,27 +23,17 @@ pub(in crate::log) fn partitions_of(
         .map(|partition| (partition, Joining::default()))
         .collect();
     let mut rows = RowTable::default();
-    // How many cores there were when the last of each stream so far was written, and its number.
-    let mut streams: BTreeMap<u16, (u16, u64)> = BTreeMap::new();
     for facts in facts.iter_mut() {
-        let id = facts.id;
-        let was_cut = match streams.get(&id.core) {
-            // The oldest that is left of a stream, though not its first: retention takes the oldest.
-            None => id.number > 1,
-            // What a start with another number of cores left may stay, though the oldest behind it go.
-            Some(&(cores, number)) => {
-                let is_other = cores != 0 && facts.cores != 0 && cores != facts.cores;
-                is_other && id.number > number + 1
-            }
-        };
-        streams.insert(id.core, (facts.cores, id.number));
-        take(facts, was_cut, &mut joinings);
+        take(facts, &mut joinings);
         rows.append(facts.rows.extract(&wanted));
     }
     let mut partitions = Vec::with_capacity(joinings.len());
     for (partition, mut joining) in joinings {
         if let Some(end) = before.partition_ends.get(&partition) {
             joining.take_end(*end);
+        }
+        for range in before.removed.get(&partition).into_iter().flatten() {
+            joining.take_let_go(*range);
         }
         let stream = owner_of(partition, before.cores.max(1));
         let (is_clean, lost_bytes) = end_of_stream(facts, before, stream);
@@ -61,11 +51,39 @@ pub(in crate::log) fn partitions_of(
     partitions
 }
 
+/// Has each segment forget what retention removed of it: it is there because another core still needed something of it, or
+/// because the gateway ended before it went.
+pub(in crate::log) fn leave_removed(facts: &mut [SegmentFacts], before: &Meta) {
+    let mut let_go: BTreeMap<u16, u64> = BTreeMap::new();
+    let mut take = |partition: u16, first: u64, last: u64| {
+        if first == 1 {
+            let known = let_go.entry(partition).or_default();
+            *known = last.max(*known);
+        }
+    };
+    for (partition, ranges) in &before.removed {
+        ranges
+            .iter()
+            .for_each(|(first, last)| take(*partition, *first, *last));
+    }
+    for range in facts.iter().flat_map(|facts| &facts.removed) {
+        take(range.partition, range.first, range.last);
+    }
+    for facts in facts {
+        facts.leave(|partition| let_go.get(&partition).copied().unwrap_or(0));
+    }
+}
+
 /// Gives each partition its part of a segment.
-fn take(facts: &mut SegmentFacts, was_cut: bool, joinings: &mut BTreeMap<u16, Joining>) {
+fn take(facts: &mut SegmentFacts, joinings: &mut BTreeMap<u16, Joining>) {
     for base in &facts.bases {
         if let Some(joining) = joinings.get_mut(&base.partition) {
-            joining.take_base(*base, was_cut);
+            joining.take_base(*base);
+        }
+    }
+    for range in &facts.removed {
+        if let Some(joining) = joinings.get_mut(&range.partition) {
+            joining.take_let_go((range.first, range.last));
         }
     }
     for (partition, promised) in &facts.promised {
@@ -93,8 +111,8 @@ fn take(facts: &mut SegmentFacts, was_cut: bool, joinings: &mut BTreeMap<u16, Jo
     }
 }
 
-/// Whether the stream of a core of the last start was stopped in good order, and how many bytes of it are damaged so that
-/// nobody knows what they held.
+/// Whether the stream of a core of the last start was stopped in good order, and how many bytes are damaged so that nobody
+/// knows what they held: of all that was written since a start looked at it, whatever its stream.
 fn end_of_stream(facts: &[SegmentFacts], before: &Meta, core: u16) -> (bool, u64) {
     let epoch = before.epoch();
     let of_stream = || {
@@ -106,5 +124,9 @@ fn end_of_stream(facts: &[SegmentFacts], before: &Meta, core: u16) -> (bool, u64
         Some(newest) => newest.is_sealed && newest.is_last,
         None => before.is_clean,
     };
-    (is_clean, of_stream().map(|facts| facts.unknown_bytes).sum())
+    let is_news = |facts: &&SegmentFacts| {
+        facts.epoch >> STARTS_BITS == epoch >> STARTS_BITS && Meta::start_of(facts.epoch) > before.recovered
+    };
+    let lost = facts.iter().filter(is_news).map(|facts| facts.unknown_bytes);
+    (is_clean, lost.sum())
 }

@@ -191,11 +191,23 @@ fn each_kind_comes_back_as_itself_and_as_no_other() {
     writer.events(3, class, 12, 99, &[events("x", 0, 2), events("y", 2, 1)]);
     writer.cursors(3, &cursors);
     writer.kept(3, class, &kept);
+    writer.removed(&[removed(3, 1, 7), removed(4, 9, 9)]);
     let slices = writer.finish();
     assert_eq!(SegmentHead::decode(&slices[0]), Ok(head()));
     let found = batches(&slices[1..], 64);
     let kinds: Vec<_> = found.iter().map(|body| body.head().kind).collect();
-    assert_eq!(kinds, [Kind::Bases, Kind::Events, Kind::Cursors, Kind::Kept]);
+    assert_eq!(
+        kinds,
+        [
+            Kind::Bases,
+            Kind::Events,
+            Kind::Cursors,
+            Kind::Kept,
+            Kind::Removed
+        ]
+    );
+    assert_eq!(found[4].removed().unwrap(), [removed(3, 1, 7), removed(4, 9, 9)]);
+    assert_eq!(found[4].bases().unwrap(), []);
     assert_eq!(found[0].bases().unwrap(), bases);
     assert_eq!(found[2].cursors().unwrap(), cursors);
     let stored = found[1].events().unwrap().unwrap();
@@ -216,9 +228,10 @@ fn each_kind_comes_back_as_itself_and_as_no_other() {
             body.bases().unwrap().is_empty(),
             body.cursors().unwrap().is_empty(),
             body.kept().unwrap().is_empty(),
+            body.removed().unwrap().is_empty(),
             body.events().unwrap().is_none(),
         ];
-        assert_eq!(others.iter().filter(|is_other| **is_other).count(), 3);
+        assert_eq!(others.iter().filter(|is_other| **is_other).count(), 4);
     }
 }
 
@@ -245,6 +258,14 @@ fn offsets_after_a_crash_are_beyond_all_that_may_have_been_given() {
 }
 
 /// An extent of so many batches, and where they are.
+fn removed(partition: u16, first: u64, last: u64) -> Removed {
+    Removed {
+        partition,
+        first,
+        last,
+    }
+}
+
 fn extents(batches: u64, own_bytes: usize, foreign_bytes: u64) -> (Extents, Vec<BatchHead>) {
     let mut extents = Extents::default();
     let (mut at, mut heads) = (64, Vec::new());
@@ -315,6 +336,7 @@ fn a_footer_comes_back_through_its_trailer() {
         extents: extents(300, 900, 5_000).0.into_vec(),
         rows: Some((1..5).map(row).collect()),
         cursors_at: None,
+        removed: vec![removed(5, 1, 9), removed(7, 30, 1_000_002)],
     };
     let mut writer = BatchWriter::new(&head(), 4096, 4096, NOW_MS);
     writer.footer(&footer);
@@ -331,8 +353,15 @@ fn a_footer_comes_back_through_its_trailer() {
         assert_eq!(decode_trailer(&flipped, head().salt, end), None);
     }
     let read = batches(&[Bytes::copy_from_slice(body)], 4096).remove(0);
-    assert_eq!(Footer::decode(read.bytes()), Ok(footer));
-    for short in 0..read.bytes().len() {
+    assert_eq!(Footer::decode(read.bytes()), Ok(footer.clone()));
+    // The first footers said nothing of what was removed.
+    let first = Footer {
+        removed: Vec::new(),
+        ..footer
+    };
+    let first_bytes = first.encode().len() - 1;
+    assert_eq!(Footer::decode(&read.bytes()[..first_bytes]), Ok(first));
+    for short in (0..read.bytes().len()).filter(|short| *short != first_bytes) {
         assert!(Footer::decode(&read.bytes()[..short]).is_err());
     }
 }
@@ -365,11 +394,13 @@ fn a_footer_that_would_be_too_large_says_less() {
         extents: vec![large.clone()],
         rows: Some((0..60_000).map(row).collect()),
         cursors_at: Some((0..100).collect()),
+        removed: vec![removed(1, 1, u64::MAX)],
     };
     let encoded = footer.encode();
     assert!(encoded.len() <= BODY_BYTES_MAX);
     let read = Footer::decode(&encoded).unwrap();
     assert_eq!((read.rows, read.cursors_at), (None, footer.cursors_at));
+    assert_eq!(read.removed, footer.removed);
     let index = &read.extents[0].index;
     assert!(index.len() < large.index.len());
     for entry in &large.index {

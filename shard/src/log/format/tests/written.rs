@@ -11,7 +11,9 @@ use crate::log::{
     disk::SegmentId,
     files::MemoryFiles,
     footer::{Extents, Footer, FooterRow},
-    format::{BATCH_HEAD_BYTES, Base, BatchHead, BatchWriter, Body, Kind, SegmentHead, row_of, salt_of},
+    format::{
+        BATCH_HEAD_BYTES, Base, BatchHead, BatchWriter, Body, Kind, Removed, SegmentHead, row_of, salt_of,
+    },
     recovery::{META, Meta, RecoveredPartition, read_footer},
 };
 
@@ -77,6 +79,7 @@ pub(in crate::log) struct Written {
     bases: Vec<Base>,
     rows: Vec<FooterRow>,
     cursors_at: Vec<u64>,
+    removed: Vec<Removed>,
     /// What was written of each partition, whether it is still there or not.
     pub(in crate::log) events: BTreeMap<(u16, u64), Vec<u8>>,
     /// Where each batch of the newest segment is.
@@ -107,6 +110,7 @@ impl Written {
             bases: Vec::new(),
             rows: Vec::new(),
             cursors_at: Vec::new(),
+            removed: Vec::new(),
             events: BTreeMap::new(),
             batches: Vec::new(),
         };
@@ -162,6 +166,7 @@ impl Written {
         self.bases = bases.to_vec();
         self.rows.clear();
         self.cursors_at.clear();
+        self.removed.clear();
         self.batches.clear();
         let bases = bases.to_vec();
         self.write(|writer| vec![writer.bases(&bases)]);
@@ -207,6 +212,7 @@ impl Written {
         let file = &self.files.0[&self.head.id.name()];
         let body = Bytes::copy_from_slice(&file[at as usize + BATCH_HEAD_BYTES..]);
         let body = Body::check(head, &body).unwrap();
+        self.removed.extend(body.removed().unwrap());
         let Some(stored) = body.events().unwrap() else {
             return;
         };
@@ -253,6 +259,7 @@ impl Written {
             extents: self.extents.clone().into_vec(),
             rows: Some(self.rows.clone()),
             cursors_at: Some(self.cursors_at.clone()),
+            removed: self.removed.clone(),
         };
         self.write(|writer| {
             writer.footer(&footer);

@@ -222,6 +222,74 @@ fn a_crash_while_they_are_sealed_changes_nothing() {
 }
 
 #[test]
+fn where_partitions_are_outlives_the_segment_that_says_it() {
+    // Retention removed all events, and a crash comes while the segment that says where the partition stands is removed.
+    for left in 0.. {
+        let mut log = Written::new(1, 1);
+        log.segment(&[base(0, 5_000_000, 5_000_001)], 1 << 12);
+        let mut files = Cut {
+            files: &mut log.files,
+            left,
+            kept: (0, 0),
+            is_full: false,
+        };
+        if let Ok(mut recovery) = Recovery::open(&mut files, 1, &Settings::default(), [9; 16], NOW_MS) {
+            while let Ok(Some(_)) = recovery.step(|_| {}) {}
+        }
+        let was_cut = files.left == 0;
+        let shares = recover(&mut log.files, 1);
+        let found = partition(&shares, 0);
+        assert!(
+            found.next > 5_000_000 && found.last == 5_000_000,
+            "{left} changes: {found:?}"
+        );
+        assert_eq!(names(&log.files), [""; 0]);
+        if !was_cut {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_start_on_a_full_disk_goes_on_when_there_is_space() {
+    for left in 1.. {
+        let mut log = crashed();
+        let mut well = log.files.clone();
+        let shares = recover(&mut well, 2);
+        let expected = told(&well, &shares);
+        let mut files = Cut {
+            files: &mut log.files,
+            left,
+            kept: (0, 0),
+            is_full: true,
+        };
+        let Ok(mut recovery) = Recovery::open(&mut files, 2, &Settings::default(), [9; 16], NOW_MS) else {
+            continue;
+        };
+        let mut shares = Vec::new();
+        let mut refused = 0;
+        loop {
+            match recovery.step(|_| {}) {
+                Ok(Some(share)) => shares.push(share),
+                Ok(None) => break,
+                Err(RecoveryFault::Disk { .. }) => {
+                    refused += 1;
+                    recovery.files.left = usize::MAX;
+                }
+                Err(fault) => panic!("{fault}"),
+            }
+        }
+        drop(recovery);
+        shares.sort_by_key(|share| share.core);
+        assert_eq!(told(&log.files, &shares), expected, "{left} changes");
+        if refused == 0 {
+            assert!(left > 3);
+            break;
+        }
+    }
+}
+
+#[test]
 fn a_damaged_segment_stays_open_and_is_told_at_each_start() {
     let mut log = Written::new(1, 1);
     log.segment(&[base(0, 0, 1)], 1 << 14);

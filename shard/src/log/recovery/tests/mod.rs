@@ -13,7 +13,7 @@ use crate::log::{
     class::Class,
     files::MemoryFiles,
     format::{
-        BATCH_HEAD_BYTES, Base, BatchHead, CursorEntry, Kept, Kind, offset_after_crash, row_of,
+        BATCH_HEAD_BYTES, Base, BatchHead, CursorEntry, Kept, Kind, Removed, offset_after_crash, row_of,
         tests::written::{NOW_MS, SECRET, Written, event, events, read_held, run},
     },
 };
@@ -417,30 +417,218 @@ fn partitions_find_their_new_cores() {
 }
 
 #[test]
-fn what_was_removed_of_a_newer_stream_is_no_damage() {
-    // Partition 1 was core 1's, and is core 0's since there is only that; core 0's oldest segments were removed since.
-    let mut log = Written::new(2, 2);
-    log.core(1);
-    log.segment(&[base(1, 0, 1)], 0);
-    log.append(1, 1, 4);
-    log.seal(true);
-    log.core(0);
-    recover(&mut log.files, 1);
-    log.started();
-    for first in [5, 8, 11] {
-        log.segment(&[base(0, 0, 1), base(1, first - 1, first)], 0);
-        log.append(1, first, 3);
-        log.seal(first == 11);
+fn what_retention_removed_of_a_newer_stream_is_told_from_what_was_lost() {
+    // Partition 1 was core 1's, and is core 0's since there is only that; core 0's oldest segment is not there any more.
+    for is_noted in [true, false] {
+        let mut log = Written::new(2, 2);
+        log.core(1);
+        log.segment(&[base(1, 0, 1)], 0);
+        log.append(1, 1, 4);
+        log.write(|writer| vec![writer.cursors(1, &[cursor("a", 2)])]);
+        log.seal(true);
+        log.core(0);
+        recover(&mut log.files, 1);
+        log.started();
+        for first in [5, 8, 11] {
+            log.segment(&[base(0, 0, 1), base(1, first - 1, first)], 0);
+            log.append(1, first, 3);
+            if is_noted && first == 11 {
+                log.write(|writer| vec![writer.cursors(1, &[cursor("b", 3)])]);
+                let removed = |last| Removed {
+                    partition: 1,
+                    first: 1,
+                    last,
+                };
+                log.write(|writer| vec![writer.removed(&[removed(4)])]);
+                log.write(|writer| vec![writer.removed(&[removed(7)])]);
+            }
+            log.seal(first == 11);
+        }
+        log.files.0.remove(&SegmentId { core: 0, number: 1 }.name());
+        let shares = recover(&mut log.files, 1);
+        let found = partition(&shares, 1);
+        if !is_noted {
+            assert_eq!(found.holes, [hole(5, 7, HoleCause::Damaged)]);
+            assert_eq!((found.removed, found.let_go, found.last), (0, 0, 13));
+            continue;
+        }
+        // What its owner had let go of does not come back, nor do the cursors that were to live on elsewhere.
+        let check = |found: &RecoveredPartition, files: &MemoryFiles| {
+            assert_eq!(found.holes, []);
+            assert_eq!(offsets(files, found), (8..=13).collect::<Vec<_>>());
+            assert_eq!((found.removed, found.let_go, found.last), (7, 7, 13));
+            let cursors: Vec<&str> = found
+                .cursors
+                .iter()
+                .map(|found| &*found.entry.name.name)
+                .collect();
+            assert_eq!(cursors, ["b"]);
+        };
+        check(found, &log.files);
+        assert!(
+            !log.files.0.contains_key(&SegmentId { core: 1, number: 1 }.name()),
+            "nobody needs it"
+        );
+        // Nor when the segment that says so is gone, and with another number of cores.
+        for cores in [2, 1, 3] {
+            let shares = recover(&mut log.files, cores);
+            check(partition(&shares, 1), &log.files);
+        }
+        log.files.0.retain(|name, _| name == META);
+        let shares = recover(&mut log.files, 2);
+        let found = partition(&shares, 1);
+        assert_eq!((&*found.holes, found.removed, found.let_go), (&[][..], 13, 7));
     }
-    log.files.0.remove(&SegmentId { core: 0, number: 1 }.name());
-    let shares = recover(&mut log.files, 1);
-    let found = partition(&shares, 1);
-    assert_eq!(found.holes, [hole(5, 7, HoleCause::Removed)]);
-    assert_eq!(
-        offsets(&log.files, found),
-        (1..=4).chain(8..=13).collect::<Vec<_>>()
-    );
-    assert_eq!((found.removed, found.last), (0, 13));
+}
+
+#[test]
+fn what_was_removed_in_the_middle_stays_removed() {
+    // The second copy of some events was damaged when the first was removed: what was written behind them stood there, too.
+    let mut log = Written::new(1, 1);
+    log.segment(&[base(0, 0, 1)], 0);
+    log.append(0, 1, 10);
+    log.append(0, 11, 2);
+    log.seal(false);
+    log.segment(&[base(0, 12, 13)], 0);
+    log.append(0, 13, 1);
+    let ranges = [(1, 4), (11, 12)].map(|(first, last)| Removed {
+        partition: 0,
+        first,
+        last,
+    });
+    log.write(|writer| vec![writer.removed(&ranges)]);
+    for _ in 0..2 {
+        let shares = recover(&mut log.files, 1);
+        let found = partition(&shares, 0);
+        assert_eq!(found.holes, [hole(11, 12, HoleCause::Removed)]);
+        assert_eq!(offsets(&log.files, found), [5, 6, 7, 8, 9, 10, 13]);
+        assert_eq!((found.removed, found.let_go), (4, 4));
+    }
+}
+
+/// Files of which some bytes cannot be read.
+struct Unreadable<'a> {
+    files: &'a mut MemoryFiles,
+    name: String,
+    bytes: std::ops::Range<u64>,
+}
+
+impl Files for Unreadable<'_> {
+    fn names(&self) -> io::Result<Vec<String>> {
+        self.files.names()
+    }
+
+    fn length(&self, name: &str) -> io::Result<u64> {
+        self.files.length(name)
+    }
+
+    fn read(&self, name: &str, at: u64, out: &mut [u8]) -> io::Result<usize> {
+        if *name == self.name && at < self.bytes.end && at + out.len() as u64 > self.bytes.start {
+            return Err(io::Error::other("a bad sector"));
+        }
+        self.files.read(name, at, out)
+    }
+
+    fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.files.replace(name, bytes)
+    }
+
+    fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        self.files.truncate(name, bytes)
+    }
+
+    fn write(&mut self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.files.write(name, at, bytes)
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.files.remove(name)
+    }
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_costs_what_is_in_it_and_nothing_else() {
+    // Segments of more than a sector, so that head, events, cursors and footer stand in different ones.
+    let mut log = Written::new(2, 2);
+    for core in [0, 1] {
+        log.core(core);
+        for first in [1, 401] {
+            log.segment(&[base(core, first - 1, first)], 0);
+            log.append(core, first, 100);
+            log.append(core, first + 100, 300);
+            if first == 1 {
+                log.write(|writer| vec![writer.cursors(core, &[cursor("a", 3)])]);
+            }
+            log.seal(first == 401);
+        }
+    }
+    recover(&mut log.files, 2);
+    let id = SegmentId { core: 0, number: 1 };
+    let file_bytes = log.files.length(&id.name()).unwrap();
+    for cores in [2, 3] {
+        for at in (0..file_bytes).step_by(512).chain([file_bytes - 1]) {
+            let mut files = log.files.clone();
+            let mut bad = Unreadable {
+                files: &mut files,
+                name: id.name(),
+                bytes: at..at + 1,
+            };
+            let mut recovery =
+                Recovery::open(&mut bad, cores, &Settings::default(), [9; 16], NOW_MS).unwrap();
+            let mut shares = Vec::new();
+            while let Some(share) = recovery.step(|_| {}).expect("the rest can be read") {
+                shares.push(share);
+            }
+            drop(recovery);
+            assert_eq!(partition(&shares, 1).holes, []);
+            assert_eq!(partition(&shares, 1).cursors.len(), 1);
+            let found = partition(&shares, 0);
+            let lost: u64 = found.holes.iter().map(|hole| hole.last - hole.first + 1).sum();
+            assert!(lost == 0 || lost == 100 || lost == 300, "{at}: {:?}", found.holes);
+            assert_eq!(found.last, 800);
+            // Nothing of it was thrown away: a disk may give it tomorrow.
+            let shares = recover(&mut files, cores);
+            let found = partition(&shares, 0);
+            assert_eq!((found.holes.len(), found.cursors.len()), (0, 1), "{at}");
+            assert_eq!(offsets(&files, found).len(), 800, "{at}");
+        }
+    }
+}
+
+#[test]
+fn one_core_whose_files_cannot_be_read_does_not_stop_the_others() {
+    let mut log = Written::new(2, 2);
+    for core in [0, 1] {
+        log.core(core);
+        log.segment(&[base(core, 0, 1)], 0);
+        for first in (1..1_000).step_by(10) {
+            log.append(core, first, 10);
+            // Many sectors.
+            log.append_as(
+                core,
+                Class::default(),
+                first + 10_000,
+                &events(&"t.0".repeat(20), first, 100),
+            );
+        }
+    }
+    let id = SegmentId { core: 0, number: 1 };
+    let mut files = log.files.clone();
+    let mut bad = Unreadable {
+        bytes: 0..files.length(&id.name()).unwrap(),
+        files: &mut files,
+        name: id.name(),
+    };
+    let mut recovery = Recovery::open(&mut bad, 2, &Settings::default(), [9; 16], NOW_MS).unwrap();
+    // Its head is needed to know that each stream is of one core.
+    assert!(matches!(recovery.step(|_| {}), Err(RecoveryFault::Disk { .. })));
+    recovery.files.bytes = 0..0;
+    let mut cores = Vec::new();
+    while let Some(share) = recovery.step(|_| {}).unwrap() {
+        cores.push(share.core);
+    }
+    cores.sort_unstable();
+    assert_eq!(cores, [0, 1]);
 }
 
 #[test]
