@@ -190,11 +190,18 @@ pub enum BeginRefusal {
     /// A partition is being recovered.
     Recovering,
     /// The epoch is not one of this log's.
-    UnknownEpoch,
+    UnknownEpoch {
+        /// It.
+        epoch: u64,
+        /// That of the log.
+        ours: u64,
+    },
     /// A position that was never given out.
     NeverGivenOut {
         /// Where.
         partition: u16,
+        /// It.
+        offset: u64,
         /// The last that was.
         committed: u64,
     },

@@ -27,6 +27,7 @@ mod publishing;
 mod queue;
 mod queueing;
 mod readers;
+mod start;
 mod wish;
 
 pub use letters::LogLetter;

@@ -15,6 +15,7 @@ use super::fetching::Pending;
 use super::letters::{Begin, BeginRefusal, Begun, Start, SubHandle};
 use super::patterns::FollowedPatterns;
 use super::pieces::topic_of;
+use super::start::position_of;
 use super::{LogLetter, Logged};
 use crate::log::{Committed, CursorName, CursorState, Log, owner_of, partition_of};
 use crate::shard::Shard;
@@ -22,10 +23,6 @@ use crate::shard::Shard;
 /// How often a core that was told nothing for a while hears how far the partitions are, and how often it looks at its quiet
 /// subscriptions then, us: together twice as much.
 pub(crate) const QUIET_US: u64 = 5_000_000;
-/// Low bits of an epoch: which start of the gateway on its data directory; the others name the directory.
-const EPOCH_STARTS_BITS: u32 = 20;
-/// After a crash offsets go on at the next multiple of this.
-const OFFSETS_JUMP: u64 = 1_000_000;
 
 #[derive(Debug)]
 pub(crate) struct Owner {
@@ -390,41 +387,17 @@ impl Shard {
 
 /// Where a subscription begins in a partition.
 fn place_of(log: &Log, partition: u16, begin: &Begin) -> Result<Begun, BeginRefusal> {
-    let bounds = log.bounds(partition);
     let cursor = begin.cursor.as_ref().and_then(|name| log.cursor(partition, name));
     let (position, is_known) = match (&begin.start, cursor) {
         (Start::Default, Some(cursor)) => (cursor.acked, !cursor.is_before_table()),
-        (Start::Default, None) | (Start::New, _) => (bounds.committed, false),
-        (Start::All, _) => (bounds.first.saturating_sub(1), false),
-        (Start::TimeMs(time_ms), _) => (log.position_at(partition, *time_ms), false),
-        (Start::Epoch { epoch: theirs, at }, _) => {
-            let epoch = log.epoch();
-            let is_ours = theirs >> EPOCH_STARTS_BITS == epoch >> EPOCH_STARTS_BITS && *theirs <= epoch;
-            if !is_ours {
-                return Err(BeginRefusal::UnknownEpoch);
-            }
-            match at.binary_search_by_key(&partition, |&(partition, _)| partition) {
-                Ok(found) => {
-                    let offset = at[found].1;
-                    // What a crash took back may have been given out, but never more than one jump of it.
-                    if offset > (bounds.committed / OFFSETS_JUMP + 2) * OFFSETS_JUMP {
-                        return Err(BeginRefusal::NeverGivenOut {
-                            partition,
-                            committed: bounds.committed,
-                        });
-                    }
-                    (offset, true)
-                }
-                Err(_) => (bounds.first.saturating_sub(1), false),
-            }
-        }
+        (start, _) => (position_of(start, partition, log)?, start.names(partition)),
     };
     Ok(Begun {
         partition,
         position,
         has_table: begin.retain && !is_known,
         after: 0,
-        until: bounds.committed,
+        until: log.bounds(partition).committed,
         is_made: begin.cursor.is_some() && cursor.is_none(),
     })
 }

@@ -229,7 +229,7 @@ fn a_subscription_begins_where_it_wants_to() {
         },
         From::Epoch {
             epoch: EPOCH,
-            at: &[(0, 2_000_007)],
+            at: &[(0, 7)],
         },
     ]
     .into_iter()

@@ -6,7 +6,9 @@ use fluxar_protocol::meta::MetaWriter;
 use super::letters::Failure;
 use super::lot::Broken;
 use crate::log::LogRefusal;
+use crate::logged::letters::BeginRefusal;
 use crate::logged::publishing::refusal_words;
+use crate::logged::readers::words;
 
 impl Failure {
     /// What was to come next is not there any more, or not whole. `epoch` goes with it: a member that is ended before all
@@ -51,32 +53,16 @@ impl Failure {
             retry_after_ms,
         }
     }
+}
 
-    pub(crate) fn unknown_epoch(epoch: u64, ours: u64) -> Self {
+impl From<BeginRefusal> for Failure {
+    fn from(refusal: BeginRefusal) -> Self {
+        let (code, message, retry_after_ms, details) = words(&refusal);
         Self {
-            code: Code::OutOfRange,
-            message: format!(
-                "positions of epoch {epoch} mean nothing to these logs, whose epoch is {ours}; join with \
-                 another `from`"
-            )
-            .into(),
-            details: MetaWriter::new().uint("epoch", ours).finish(),
-            retry_after_ms: None,
-        }
-    }
-
-    pub(crate) fn never_given_out(partition: u16, offset: u64, committed: u64) -> Self {
-        Self {
-            code: Code::OutOfRange,
-            message: format!(
-                "offset {offset} of partition {partition} was not given out yet: the last one is {committed}"
-            )
-            .into(),
-            details: MetaWriter::new()
-                .uint("partition", partition.into())
-                .uint("last", committed)
-                .finish(),
-            retry_after_ms: None,
+            code,
+            message: message.into(),
+            details,
+            retry_after_ms,
         }
     }
 }

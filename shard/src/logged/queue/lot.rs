@@ -5,10 +5,7 @@ use std::collections::VecDeque;
 use fluxar_protocol::Id;
 
 use super::ledger::Ledger;
-use super::letters::Failure;
-use super::source::Source;
 use crate::log::{Reading, Stored};
-use crate::logged::letters::Start;
 use crate::logged::pieces::is_expired;
 
 /// What a read is for.
@@ -153,37 +150,6 @@ impl Lot {
         }
         self.ledger.next_again(0).is_some() || (self.ledger.room() > 0 && self.has_more)
     }
-}
-
-/// Where a queue without a cursor begins in a partition.
-pub(crate) fn position_of(start: &Start, partition: u16, log: &impl Source) -> Result<u64, Failure> {
-    let bounds = log.bounds(partition);
-    Ok(match start {
-        Start::Default | Start::New => bounds.committed,
-        Start::All => bounds.first.saturating_sub(1),
-        Start::TimeMs(time_ms) => log.position_at(partition, *time_ms),
-        Start::Epoch { epoch, at } => {
-            if !is_known(*epoch, log.epoch()) {
-                return Err(Failure::unknown_epoch(*epoch, log.epoch()));
-            }
-            let named = at.iter().rev().find(|(named, _)| *named == partition);
-            match named {
-                None => bounds.first.saturating_sub(1),
-                Some(&(_, offset)) if offset <= bounds.committed => offset,
-                // What an earlier start gave out and lost with its memory is not given out again.
-                Some(_) if *epoch != log.epoch() => bounds.committed,
-                Some(&(_, offset)) => {
-                    return Err(Failure::never_given_out(partition, offset, bounds.committed));
-                }
-            }
-        }
-    })
-}
-
-/// Whether positions of an epoch mean something in this one: the same data directory, not started more often.
-fn is_known(epoch: u64, ours: u64) -> bool {
-    const STARTS_BITS: u32 = 20;
-    epoch >> STARTS_BITS == ours >> STARTS_BITS && epoch <= ours
 }
 
 /// Whether an event has expired.

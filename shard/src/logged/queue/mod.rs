@@ -47,7 +47,7 @@ use crate::logged::letters::Start;
 use crate::peer::PeerId;
 use home::{Memberships, News};
 use owner::WorkQueues;
-use source::Source;
+pub(crate) use source::Source;
 
 /// What a core knows of work queues: the members among its connections, and the queues over its partitions.
 #[derive(Debug)]

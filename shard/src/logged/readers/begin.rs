@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fluxar_protocol::limits::NAME_TEXT_BYTES_MAX;
-use fluxar_protocol::meta::Qos;
+use fluxar_protocol::meta::{MetaWriter, Qos};
 use fluxar_protocol::{Code, Id};
 
 use super::owners;
@@ -269,22 +269,30 @@ pub(crate) fn words(refusal: &BeginRefusal) -> (Code, String, Option<u32>, Optio
             None,
             None,
         ),
-        BeginRefusal::UnknownEpoch => (
-            Code::OutOfRange,
-            "that epoch is not one of this gateway's log: its positions mean nothing here; subscribe with `from` \"all\" \
-             or \"new\""
-                .to_owned(),
-            None,
-            None,
-        ),
-        BeginRefusal::NeverGivenOut { partition, committed } => (
+        BeginRefusal::UnknownEpoch { epoch, ours } => (
             Code::OutOfRange,
             format!(
-                "no event of partition {partition} ever had that offset; the last one has {committed}: subscribe with \
+                "epoch {epoch} is not one of this gateway's log, whose own is {ours}: its positions mean nothing here; subscribe \
+                 with `from` \"all\" or \"new\""
+            ),
+            None,
+            MetaWriter::new().uint("epoch", *ours).finish(),
+        ),
+        BeginRefusal::NeverGivenOut {
+            partition,
+            offset,
+            committed,
+        } => (
+            Code::OutOfRange,
+            format!(
+                "offset {offset} of partition {partition} was never given out, the last one is {committed}: subscribe with \
                  `from` \"all\" or \"new\""
             ),
             None,
-            Some(super::details(*partition, *committed, None)),
+            MetaWriter::new()
+                .uint("partition", (*partition).into())
+                .uint("last", *committed)
+                .finish(),
         ),
         BeginRefusal::Superseded => (
             Code::Aborted,

@@ -38,6 +38,7 @@ use crate::peer::PeerId;
 use crate::refusal::Refusal;
 use crate::shard::Shard;
 use crate::subscriptions::Role;
+pub(crate) use begin::words;
 pub(crate) use reader::Window;
 use reader::{Phase, Place, Reader};
 

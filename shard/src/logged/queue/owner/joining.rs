@@ -9,8 +9,9 @@ use crate::logged::queue::QueueLetter;
 use crate::logged::queue::dealing::Queue;
 use crate::logged::queue::ledger::Ledger;
 use crate::logged::queue::letters::{Failure, Join, Matter};
-use crate::logged::queue::lot::{Lot, position_of};
+use crate::logged::queue::lot::Lot;
 use crate::logged::queue::source::Source;
+use crate::logged::start::position_of;
 use crate::peer::PeerId;
 
 impl WorkQueues {
