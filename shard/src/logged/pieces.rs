@@ -2,7 +2,8 @@
 //!
 //! A piece shares the bytes that the events were stored in where those that are wanted stand one behind the other there.
 //! Where others lie between them, or where small batches meet, the wanted ones are copied together, so that a reader
-//! that catches up gets few large pieces.
+//! that catches up gets few large pieces. What is small and was cut out of something large is copied, too: whoever has it would
+//! hold all of that in memory, for as long as its connection takes.
 
 use std::ops::Range;
 
@@ -20,6 +21,9 @@ pub(crate) const PIECE_BYTES_MAX: usize = RUN_BYTES_MAX - 4 * 1024;
 pub(crate) const PIECE_EVENTS_MAX: usize = POSITIONS_BYTES_MAX - POSITIONS_HEAD_BYTES_MAX;
 /// Array head, partition, first offset.
 const POSITIONS_HEAD_BYTES_MAX: usize = 3 + 3 + 9;
+
+/// Fewer bytes of what was read are copied: a read is up to 256 KiB, of which a batch tells nothing.
+const SHARED_BYTES_MIN: usize = 32 * 1024;
 
 const _: () = assert!(PIECE_BYTES_MAX + POSITIONS_BYTES_MAX + 256 <= RUN_BYTES_MAX);
 
@@ -68,10 +72,21 @@ pub(crate) struct Cutter {
     /// Events that stand one behind the other in stored bytes; empty if they are being copied, or there are none.
     span: Option<(Bytes, Range<usize>)>,
     copied: BytesMut,
+    /// Fewer bytes are not shared.
+    shared_bytes_min: usize,
 }
 
 impl Cutter {
+    /// Of what was read: each batch may be a part of something large.
     pub(crate) fn new(partition: u16) -> Self {
+        Self {
+            shared_bytes_min: SHARED_BYTES_MIN,
+            ..Self::of_committed(partition)
+        }
+    }
+
+    /// Of what was committed just now: each batch has memory of its own.
+    pub(crate) fn of_committed(partition: u16) -> Self {
         Self {
             partition,
             pieces: Vec::new(),
@@ -79,6 +94,7 @@ impl Cutter {
             deltas_bytes: 0,
             span: None,
             copied: BytesMut::new(),
+            shared_bytes_min: 0,
         }
     }
 
@@ -124,7 +140,9 @@ impl Cutter {
         write_positions(self.partition, first, deltas, &mut positions);
         let events = match self.span.take() {
             // A small rest of something large is not to keep all of it in memory.
-            Some((bytes, span)) if span.len() < bytes.len() / 2 => Bytes::copy_from_slice(&bytes[span]),
+            Some((bytes, span)) if span.len() < self.shared_bytes_min.max(bytes.len() / 2) => {
+                Bytes::copy_from_slice(&bytes[span])
+            }
             Some((bytes, span)) => bytes.slice(span),
             None => self.copied.split().freeze(),
         };
@@ -195,5 +213,40 @@ fn uint_bytes(value: u64) -> usize {
         0x100..=0xffff => 3,
         0x1_0000..=0xffff_ffff => 5,
         _ => 9,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a read brought, and the batch of so many bytes in it.
+    fn read_with(batch_bytes: usize) -> (Bytes, Bytes) {
+        let read = Bytes::from(vec![7; 256 * 1024]);
+        let batch = read.slice(1_000..1_000 + batch_bytes);
+        (read, batch)
+    }
+
+    #[test]
+    fn a_small_piece_holds_nothing_else_in_memory() {
+        for (bytes, is_shared) in [(100, false), (SHARED_BYTES_MIN, true)] {
+            let (read, batch) = read_with(bytes);
+            let mut cutter = Cutter::new(3);
+            cutter.push(&batch, 0..bytes, 1);
+            drop(batch);
+            let pieces = cutter.finish();
+            assert_eq!(pieces[0].events.len(), bytes);
+            assert_eq!(read.is_unique(), !is_shared, "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn what_was_committed_just_now_is_shared() {
+        let batch = Bytes::from(vec![7; 100]);
+        let mut cutter = Cutter::of_committed(3);
+        cutter.push(&batch, 0..60, 1);
+        let pieces = cutter.finish();
+        assert!(!batch.is_unique());
+        assert_eq!(pieces[0].events, batch[..60]);
     }
 }
