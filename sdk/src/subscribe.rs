@@ -336,13 +336,13 @@ async fn handle_logged(
     mut stopped: watch::Receiver<bool>,
 ) {
     loop {
-        // A stopped or ended one is over at once: what waits is not acknowledged, and comes again where it can.
+        // A stopped one is over at once: what waits is not acknowledged, and comes again where it can.
         let message = tokio::select! {
             biased;
             () = stop(&mut stopped) => return,
             message = events.recv() => message,
         };
-        let Some(message) = message.filter(|_| !sub.has_ended()) else {
+        let Some(message) = message.filter(|_| !sub.is_over()) else {
             return;
         };
         if !is_current(&message) {
@@ -504,7 +504,7 @@ impl Subscription {
     pub async fn next(&mut self) -> Option<Message> {
         loop {
             let message = self.events.recv().await?;
-            if self.sub.logged.is_some() && self.sub.has_ended() {
+            if self.sub.logged.is_some() && self.sub.is_over() {
                 return None; // what still waits could not be acknowledged any more
             }
             if is_current(&message) {

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use fluxar_protocol::{Envelope, Id, Kind, meta::Meta, meta::MetaWriter, target};
+use fluxar_protocol::{Code, Envelope, Id, Kind, meta::Meta, meta::MetaWriter, target};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -181,6 +181,19 @@ impl Sub {
     /// Whether it is over.
     pub(crate) fn has_ended(&self) -> bool {
         self.end.borrow().is_some()
+    }
+
+    /// Whether what was received and is not handled yet is not to be handled any more: it comes again where it can. It does not
+    /// where the log cannot go on: whoever goes on behind that is to miss nothing else.
+    pub(crate) fn is_over(&self) -> bool {
+        match &*self.end.borrow() {
+            None => false,
+            Some(Some(why)) if !self.is_group() => !matches!(
+                why.code(),
+                Code::OutOfRange | Code::DataLoss | Code::ResourceExhausted
+            ),
+            Some(_) => true,
+        }
     }
 
     /// Why it ended, if it ended with an error.

@@ -222,18 +222,25 @@ impl Front {
             self.counters.runs += 1;
             self.counters.delivered += u64::from(run.count);
         } else if session.outbox.form() == Form::Named {
-            self.deliver_transcoded(slot, run, events);
+            self.deliver_transcoded(slot, run, events, None);
         } else {
-            self.end_for_size(slot, run, body_bytes);
+            self.stop_for_size(slot, run, body_bytes, None);
         }
         self.rest_if_behind(slot);
     }
 
     /// The same for a named session: each envelope is transcoded, and if they do not fit into one frame then, each event
-    /// gets a header and a frame of its own.
-    fn deliver_transcoded(&mut self, slot: usize, run: &LoggedRun<'_>, events: &Bytes) {
+    /// gets a header and a frame of its own. Of what these were cut from, all up to `given` was delivered. Whether these
+    /// were.
+    fn deliver_transcoded(
+        &mut self,
+        slot: usize,
+        run: &LoggedRun<'_>,
+        events: &Bytes,
+        mut given: Option<u64>,
+    ) -> bool {
         let Some(session) = &self.sessions[slot] else {
-            return;
+            return false;
         };
         let header = run_header(self.ids.next(), run, 0);
         let body_bytes = header.len() + events.len();
@@ -245,18 +252,19 @@ impl Front {
             self.push_alone(slot, &body);
             self.counters.runs += 1;
             self.counters.delivered += u64::from(run.count);
-            return;
+            return true;
         }
         if run.count == 1 {
-            return self.end_for_size(slot, run, body_bytes);
+            self.stop_for_size(slot, run, body_bytes, given);
+            return false;
         }
         let Some(positions) = Positions::read(run.positions) else {
-            return;
+            return false;
         };
         let mut rest = &events[..];
         for offset in positions.offsets() {
             let Some(Ok(decoded)) = Batch::new(rest).next() else {
-                return;
+                return false;
             };
             let event = decoded.bytes;
             rest = &rest[event.len()..];
@@ -269,8 +277,12 @@ impl Front {
                 dup: run.dup.min(1),
                 ..*run
             };
-            self.deliver_transcoded(slot, &single, &events.slice_ref(event));
+            if !self.deliver_transcoded(slot, &single, &events.slice_ref(event), given) {
+                return false;
+            }
+            given = Some(offset);
         }
+        true
     }
 
     /// Transcodes these envelopes into a frame of their own.
@@ -280,20 +292,26 @@ impl Front {
         self.seal(slot);
     }
 
-    /// The next event of a subscription is larger than its connection takes: it cannot be left out, so this is the end.
-    fn end_for_size(&mut self, slot: usize, run: &LoggedRun<'_>, body_bytes: usize) {
+    /// The next event of a subscription is larger than its connection takes: it cannot be left out, so nothing comes behind
+    /// what was `given` of its run.
+    fn stop_for_size(&mut self, slot: usize, run: &LoggedRun<'_>, body_bytes: usize, given: Option<u64>) {
         let (Some(session), Some(positions)) = (&self.sessions[slot], Positions::read(run.positions)) else {
             return;
         };
-        let (partition, first) = (positions.partition(), positions.first());
+        let (partition, offset) = (positions.partition(), positions.first());
         let message = format!(
-            "the event at [{partition}, {first}] takes a frame of {body_bytes} bytes, your max_frame is {}: say a larger one in your hello, or subscribe again from behind it",
+            "the event at [{partition}, {offset}] takes a frame of {body_bytes} bytes, your max_frame is {}: say a larger one in your hello, or subscribe again from behind it",
             session.outbox.body_bytes_max()
         );
         let peer = session.peer;
-        self.shard.abandon_logged(peer, run.sub);
-        let details = encode_places(partition, first, first);
-        self.end_logged(slot, run.sub, Code::ResourceExhausted, &message, Some(&details));
+        let details = encode_places(partition, offset, offset);
+        self.shard.stop_logged(
+            (peer, run.sub),
+            Position { partition, offset },
+            given,
+            (Code::ResourceExhausted, message),
+            details,
+        );
     }
 
     fn end_logged(&mut self, slot: usize, sub: Id, code: Code, message: &str, details: Option<&[u8]>) {

@@ -226,6 +226,32 @@ async fn a_durable_one_is_taken_up_by_its_name() {
 }
 
 #[tokio::test]
+async fn what_came_before_the_log_could_not_go_on_is_handed_over() {
+    for (code, handed_over) in [
+        (Code::DataLoss, 3),
+        (Code::ResourceExhausted, 3),
+        (Code::Aborted, 0),
+    ] {
+        let (mut gateway, client) = Gateway::with_client().await;
+        let (subscription, asked) = tokio::join!(
+            client.subscription("a").at_least_once().open(),
+            gateway.accept(EPOCH, &[(0, 0)])
+        );
+        let mut subscription = subscription.unwrap();
+        gateway.run(asked.id, 0, &[1, 2, 3], 0).await;
+        gateway.refuse(Kind::Subscribe, asked.id, code, None).await;
+        while subscription.end().is_none() {
+            tokio::task::yield_now().await;
+        }
+        for at in 1..=handed_over {
+            assert_eq!(offset(&next(&mut subscription).await), at);
+        }
+        let end = tokio::time::timeout(PATIENCE, subscription.next()).await.unwrap();
+        assert!(end.is_none(), "{code:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_handler_that_fails_is_given_the_event_again() {
     let (mut gateway, client) = Gateway::with_client().await;
     let tries = Arc::new(Mutex::new(Vec::new()));

@@ -39,7 +39,6 @@ pub use wish::{From, LoggedPublish, LoggedWish};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use fluxar_protocol::Id;
 use foldhash::fast::FixedState;
 
 use crate::letter::Letter;
@@ -47,7 +46,6 @@ use crate::limits::Limits;
 use crate::log::disk::{DiskDone, DiskOp};
 use crate::log::recovery::Recovered;
 use crate::log::{Log, Settings, Settled};
-use crate::peer::PeerId;
 use crate::post::Post;
 use crate::shard::Shard;
 use order::Order;
@@ -147,13 +145,6 @@ impl Shard {
     /// This core's part of the log is new and empty: a data directory that was just made.
     pub fn handle_empty_log(&mut self, epoch: u64) {
         self.logged.log.handle_empty(epoch);
-        self.pump_log();
-    }
-
-    /// Ends a logged subscription of this core's, because its connection cannot take the next event. The caller tells its
-    /// peer.
-    pub fn abandon_logged(&mut self, peer: PeerId, sub: Id) {
-        let _ = self.end_subscription(peer, sub);
         self.pump_log();
     }
 

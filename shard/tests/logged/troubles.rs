@@ -356,6 +356,120 @@ fn damage_is_told_and_the_rest_can_be_had() {
 }
 
 #[test]
+fn one_that_meets_damage_is_ended_when_it_has_acknowledged_what_it_was_given() {
+    for takes_too_long in [false, true] {
+        let mut world = damaged();
+        let bob = peer(1, 2);
+        let wish = LoggedWish {
+            durable: Some("bob"),
+            from: From::All,
+            ..WISH
+        };
+        world.subscribe(bob, id(1), "a", wish).unwrap();
+        world.settle();
+        let told = world.take(bob, id(1));
+        let Some(Told::Got(last)) = told.last() else {
+            panic!("it is given what is before the damage, and not ended: {told:?}");
+        };
+        let last = last.offset;
+        assert_eq!(told.len() as u64, 1 + last, "accepted, and all of it");
+        if takes_too_long {
+            world.pass(29_000_000);
+            world.settle();
+            assert_eq!(world.take(bob, id(1)), []);
+            world.pass(2_000_000);
+        } else {
+            world.ack(bob, id(1), 0, last - 1);
+            world.settle();
+            assert_eq!(world.take(bob, id(1)), []);
+            world.ack(bob, id(1), 0, last);
+        }
+        world.settle();
+        let told = world.take(bob, id(1));
+        let [Told::Ended(Code::DataLoss, Some(details))] = &told[..] else {
+            panic!("{told:?}");
+        };
+        let (first, _) = range_of(details);
+        assert_eq!(first, last + 1);
+        // Who comes back goes on right there.
+        let wish = LoggedWish {
+            from: From::Default,
+            ..wish
+        };
+        world.subscribe(bob, id(2), "a", wish).unwrap();
+        world.settle();
+        let told = world.take(bob, id(2));
+        let acked = if takes_too_long { 0 } else { last };
+        assert_eq!(told[0], Told::Accepted(vec![(0, acked)]));
+        assert_eq!(
+            told.len() as u64,
+            if takes_too_long { 1 + last } else { 2 },
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
+fn one_that_was_cut_off_before_its_end_comes_to_it_again() {
+    let mut world = damaged();
+    let bob = peer(1, 2);
+    let from = LoggedWish {
+        from: From::All,
+        ..WISH
+    };
+    world.subscribe(bob, id(1), "a", from).unwrap();
+    world.settle();
+    let given = world.take(bob, id(1)).len();
+    world.rewind(bob);
+    world.settle();
+    let again = world.take(bob, id(1));
+    assert_eq!(again.len(), given - 1, "all but the acceptance, and no end");
+    let Some(Told::Got(last)) = again.last() else {
+        panic!("{again:?}");
+    };
+    world.ack(bob, id(1), 0, last.offset);
+    world.settle();
+    assert!(matches!(
+        world.take(bob, id(1))[..],
+        [Told::Ended(Code::DataLoss, Some(_))]
+    ));
+}
+
+#[test]
+fn what_a_connection_does_not_take_ends_a_subscription_behind_what_was_given() {
+    let mut world = World::new(2, 3, Limits::default(), Some(in_memory(1)));
+    let (alice, bob) = (peer(0, 1), peer(1, 2));
+    world.subscribe(bob, id(1), "a", WISH).unwrap();
+    world.settle();
+    world.publish(alice, &events("a", 1..11), ACKED);
+    world.settle();
+    world.publish(alice, &events("a", 11..21), ACKED);
+    world.settle();
+    world.take(bob, id(1));
+    // The fifth is too large for it: that, and what comes behind it, was not given.
+    let at = fluxar_protocol::Position {
+        partition: 0,
+        offset: 5,
+    };
+    let why = (Code::ResourceExhausted, "too large".to_owned());
+    world
+        .shard(bob)
+        .stop_logged((bob, id(1)), at, Some(4), why, Vec::new());
+    world.publish(alice, &events("a", 21..31), ACKED);
+    world.settle();
+    assert_eq!(world.take(bob, id(1)), []);
+    world.ack(bob, id(1), 0, 3);
+    world.settle();
+    assert_eq!(world.take(bob, id(1)), []);
+    world.ack(bob, id(1), 0, 4);
+    world.settle();
+    assert!(matches!(
+        world.take(bob, id(1))[..],
+        [Told::Ended(Code::ResourceExhausted, Some(_))]
+    ));
+}
+
+#[test]
 fn what_a_queue_had_given_before_damage_is_given_again() {
     let mut world = damaged();
     let bob = peer(1, 2);

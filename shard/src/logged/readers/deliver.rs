@@ -92,7 +92,7 @@ impl Shard {
                      offset {first}: subscribe again with `from` \"all\", or from there",
                     reader.places[place].at
                 );
-                self.end_reader(
+                self.stop_reader(
                     at,
                     Code::OutOfRange,
                     message,
@@ -106,7 +106,7 @@ impl Shard {
                      with `from` behind {last} to go on without them"
                 );
                 let details = details(partition, first, Some(last));
-                self.end_reader(at, Code::DataLoss, message, Some(details));
+                self.stop_reader(at, Code::DataLoss, message, Some(details));
                 return;
             }
             Fetched::Failed => {
@@ -148,7 +148,7 @@ impl Shard {
             ..
         } = readers;
         let reader = &mut held[at as usize];
-        if reader.behind == 0 || reader.is_busy {
+        if reader.behind == 0 || reader.rests() {
             return;
         }
         for place in reader.in_turn() {
@@ -262,7 +262,7 @@ impl Readers {
     ) {
         pairs.sort_unstable();
         for same in pairs.chunk_by(|one, other| one.0 == other.0) {
-            let mut cutter = Cutter::new(partition);
+            let mut cutter = Cutter::of_committed(partition);
             for &(_, at) in same {
                 let at = at as usize;
                 cutter.push(&stored.events.bytes, stored.events.span(at), offsets[at]);
@@ -297,7 +297,7 @@ impl Readers {
                 continue;
             }
             let mut reached = after;
-            let mut is_behind = reader.is_busy || reader.places[place].at >= first;
+            let mut is_behind = reader.rests() || reader.places[place].at >= first;
             for piece in pieces.iter().filter(|_| !is_behind) {
                 if !reader.takes(place, piece, window) {
                     is_behind = true;
@@ -331,7 +331,7 @@ impl Pieces {
 
 /// The events without those that have expired.
 fn unexpired(partition: u16, stored: &Stored, now_ms: u64) -> Vec<Piece> {
-    let mut cutter = Cutter::new(partition);
+    let mut cutter = Cutter::of_committed(partition);
     cut(&mut cutter, stored, |event, _| {
         !(stored.expires && is_expired(event, stored.time_ms, now_ms))
     });

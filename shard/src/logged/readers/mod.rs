@@ -15,6 +15,7 @@
 
 mod begin;
 mod deliver;
+mod ending;
 mod quiet;
 mod reader;
 
@@ -63,6 +64,8 @@ pub(crate) struct Readers {
     acked: Vec<u32>,
     /// Places that could not be read; tried again at the next tick.
     stalled: VecDeque<(SubHandle, u16)>,
+    /// Those that stopped, and when they are ended at the latest, us: in this order, for all have equally long.
+    ending: VecDeque<(SubHandle, u64)>,
     /// Where the walk over quiet subscriptions goes on.
     walked: usize,
     tick_at_us: u64,
@@ -110,6 +113,7 @@ impl Readers {
             made: HashMap::with_hasher(hasher.clone()),
             acked: Vec::new(),
             stalled: VecDeque::new(),
+            ending: VecDeque::new(),
             walked: 0,
             tick_at_us: 0,
             walk_at_us: 0,
@@ -315,7 +319,11 @@ impl Shard {
         if reader.cursor.is_some() && !std::mem::replace(&mut reader.is_acked, true) {
             readers.acked.push(at);
         }
-        self.fetch_on(at);
+        if reader.ending.is_none() {
+            self.fetch_on(at);
+        } else if !reader.has_unacked() {
+            self.end_stopped(at);
+        }
     }
 
     /// A connection takes nothing at the moment, or does again.
@@ -397,34 +405,6 @@ impl Shard {
                 let pattern = pattern.clone();
                 self.say(owner, LogLetter::Unfollow { pattern });
             }
-        }
-    }
-
-    /// Ends a subscription by the gateway's own will.
-    fn end_reader(&mut self, at: u32, code: Code, message: String, details: Option<Vec<u8>>) {
-        let Reader { peer, id, .. } = self.logged.readers[at];
-        if let Some(sub) = self.subscriptions.find(peer, id) {
-            self.unsubscribe(sub);
-        }
-        self.logged.news.push_back(LoggedNews::Ended {
-            to: peer,
-            sub: id,
-            code,
-            message: message.into(),
-            details,
-        });
-    }
-
-    /// Somebody else holds its cursor now.
-    pub(crate) fn reader_superseded(&mut self, sub: SubHandle) {
-        let Some(at) = self.logged.readers.find(sub) else {
-            return;
-        };
-        let message = "a newer subscription with the same `durable` name, pattern and principal took over; this one is over";
-        if matches!(self.logged.readers[at].phase, Phase::Beginning { .. }) {
-            self.refuse_reader(at, Code::Aborted, message.to_owned(), None, None);
-        } else {
-            self.end_reader(at, Code::Aborted, message.to_owned(), None);
         }
     }
 

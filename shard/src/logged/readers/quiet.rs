@@ -28,6 +28,7 @@ impl Shard {
         }
         let are_few = readers.held.capacity() <= FEW;
         readers.tick_at_us = self.now_us + if are_few { QUIET_US } else { TICK_US };
+        self.end_overdue();
         self.retry_stalled();
         if !are_few {
             self.walk(TICKS);
@@ -48,14 +49,14 @@ impl Shard {
         let readers = &mut self.logged.readers;
         let sub = readers.handle(at);
         let place = &mut readers.held[at as usize].places[place];
-        place.stalls += 1;
+        place.stalls = place.stalls.saturating_add(1);
         if place.stalls > STALLS_MAX {
             let message = format!(
                 "what is behind position {} of partition {} could not be read from the gateway's disk for half a minute; \
                  subscribe again later",
                 place.at, place.partition
             );
-            self.end_reader(at, Code::Unavailable, message, None);
+            self.stop_reader(at, Code::Unavailable, message, None);
             return;
         }
         place.state = State::Stalled;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use fluxar_protocol::Id;
+use fluxar_protocol::{Code, Id, Position};
 
 use crate::log::CursorName;
 use crate::logged::letters::{Begun, Start};
@@ -50,6 +50,8 @@ pub(crate) struct Reader {
     pub(super) made: u32,
     pub(super) phase: Phase,
     pub(super) is_busy: bool,
+    /// It cannot go on: it gets nothing more, and is ended soon.
+    pub(super) ending: Option<Box<Ending>>,
     /// It is among those that wait until others have fetched.
     pub(super) waits_to_fetch: bool,
     /// It waits for its owners to be told what it acknowledged.
@@ -64,6 +66,16 @@ pub(crate) struct Reader {
     pub(super) in_use_told_us: u64,
     /// One for each partition that it covers, ascending.
     pub(super) places: Vec<Place>,
+}
+
+/// Why a subscription that cannot go on is ended.
+#[derive(Debug)]
+pub(super) struct Ending {
+    pub(super) code: Code,
+    pub(super) message: String,
+    pub(super) details: Option<Vec<u8>>,
+    /// At this time at the latest, us.
+    pub(super) by_us: u64,
 }
 
 #[derive(Debug)]
@@ -123,6 +135,8 @@ pub(super) struct Table {
     pub(super) at: u64,
     /// Up to this row they were acknowledged.
     acked: u64,
+    /// Rows up to here had been handed out before it was rewound.
+    rewound: u64,
     pub(super) is_read: bool,
 }
 
@@ -167,6 +181,7 @@ impl Place {
                     until: begun.position,
                     at: 0,
                     acked: 0,
+                    rewound: 0,
                     is_read: false,
                 })
             }),
@@ -214,6 +229,7 @@ impl Reader {
             made: 0,
             phase,
             is_busy: false,
+            ending: None,
             waits_to_fetch: false,
             is_acked: false,
             unacked: Load::default(),
@@ -223,6 +239,17 @@ impl Reader {
             in_use_told_us: 0,
             places: Vec::new(),
         }
+    }
+
+    /// It is to be handed nothing at the moment.
+    #[inline]
+    pub(super) fn rests(&self) -> bool {
+        self.is_busy || self.ending.is_some()
+    }
+
+    /// Something was handed out and is not acknowledged.
+    pub(super) fn has_unacked(&self) -> bool {
+        self.unacked.events > 0
     }
 
     /// Where its place in a partition is. It covers one, or all.
@@ -283,7 +310,7 @@ impl Reader {
 
     /// What this place is to fetch now, if there is room.
     pub(super) fn wants(&mut self, place: usize, window: Window) -> Option<Wanted> {
-        if self.is_busy || !matches!(self.phase, Phase::Open) || self.places[place].state != State::Behind {
+        if self.rests() || !matches!(self.phase, Phase::Open) || self.places[place].state != State::Behind {
             return None;
         }
         let used = Load {
@@ -311,6 +338,7 @@ impl Reader {
         place.reserved = load;
         let table = place.table.as_ref().filter(|table| !table.is_read);
         let (after, until) = match table {
+            Some(table) if table.at < table.rewound => (table.at, table.rewound),
             Some(table) => (table.at, table.until),
             None if place.at < place.rewound => (place.at, place.rewound),
             None => (place.at, u64::MAX),
@@ -334,7 +362,8 @@ impl Reader {
         }
         self.fetching.sub(std::mem::take(&mut place.reserved));
         place.state = State::Behind;
-        !place.is_void && !self.is_busy
+        let is_void = place.is_void;
+        !is_void && !self.rests()
     }
 
     /// The partitions for which something is being fetched.
@@ -346,7 +375,10 @@ impl Reader {
     /// Whether what is read next was handed out before.
     pub(super) fn is_again(&self, place: usize) -> bool {
         let place = &self.places[place];
-        place.table.as_ref().is_none_or(|table| table.is_read) && place.at < place.rewound
+        match place.table.as_ref().filter(|table| !table.is_read) {
+            Some(table) => table.at < table.rewound,
+            None => place.at < place.rewound,
+        }
     }
 
     /// Everything up to `until` was handed out; whether that is further than before.
@@ -398,9 +430,11 @@ impl Reader {
     /// Forgets that anything was handed out that is not acknowledged, so that it is handed out again.
     pub(super) fn rewind(&mut self) {
         self.unacked = Load::default();
+        self.ending = None; // what it cannot have it comes to again
         for at in 0..self.places.len() {
             let place = &mut self.places[at];
             if let Some(table) = &mut place.table {
+                table.rewound = table.rewound.max(table.at);
                 (table.at, table.is_read) = (table.acked, false);
             } else if place.chunks.is_empty() {
                 continue;
@@ -413,6 +447,37 @@ impl Reader {
                 place.state = State::Behind;
                 self.behind += 1;
             }
+        }
+    }
+
+    /// The event at this position was not handed out, nor what comes behind it in its partition; of the run that it was in,
+    /// all up to `given` was.
+    pub(super) fn take_back(&mut self, at: Position, given: Option<u64>) {
+        let Some(nth) = self.place(at.partition) else {
+            return;
+        };
+        let place = &mut self.places[nth];
+        let mut of_run = None;
+        while let Some(chunk) = place.chunks.pop_back_if(|chunk| chunk.last >= at.offset) {
+            self.unacked.sub(chunk.load);
+            of_run = Some(chunk);
+        }
+        if let (Some(chunk), Some(last)) = (of_run, given) {
+            self.unacked.add(chunk.load);
+            place.chunks.push_back(Chunk { last, ..chunk });
+        }
+        let before = at.offset.saturating_sub(1);
+        place.handed = place.handed.min(before);
+        match &mut place.table {
+            Some(table) if at.offset <= table.until => {
+                (table.at, table.is_read) = (table.at.min(before), false);
+            }
+            _ => place.at = place.at.min(before),
+        }
+        place.is_void = true;
+        if place.state == State::Live {
+            place.state = State::Behind;
+            self.behind += 1;
         }
     }
 
