@@ -118,7 +118,7 @@ pub enum LogLetter {
         cursor: Arc<CursorName>,
         /// Who held it.
         sub: SubHandle,
-        /// Its subscription never began: what was made for it is forgotten.
+        /// Its subscription never began: the cursor is what it was before, or is forgotten.
         is_void: bool,
     },
     /// From an owner: another subscription holds the durable cursor now.

@@ -45,14 +45,18 @@ pub(crate) struct Owner {
     cores: Vec<u16>,
 }
 
+/// What a cursor was in one partition before somebody took it; `None`: it was not there.
+type Before = (u16, Option<CursorState>);
+
 /// Who holds a durable cursor.
 #[derive(Debug)]
 struct Holder {
     core: u16,
     sub: SubHandle,
     stamp: (u64, u16),
-    /// Where it was made for this holder, who may yet come to nothing; ascending.
-    made: Box<[u16]>,
+    /// What the cursor was in partitions where it was made or moved for this holder, whose subscription may be refused by
+    /// another owner; forgotten with its first acknowledgement.
+    before: Vec<Before>,
     /// Where it begins, of which it is told once that survives power loss.
     pending: Option<Vec<Begun>>,
 }
@@ -247,19 +251,16 @@ impl Shard {
             places.push(place_of(log, partition, begin)?);
         }
         if let Some(cursor) = &begin.cursor {
-            // What was made for one that has not begun, and now never will, is made for this one.
-            if let Some(old) = self.logged.owner.holders.get(cursor)
-                && old.pending.is_some()
-            {
-                for place in &mut places {
-                    place.is_made |= old.made.binary_search(&place.partition).is_ok();
-                }
+            // What was made and moved for one that has not begun, and now never will, is so for this one.
+            let waiting = self.logged.owner.holders.get_mut(cursor);
+            let mut before = match waiting.filter(|old| old.pending.is_some()) {
+                Some(old) => old.before.clone(),
+                None => Vec::new(),
+            };
+            for place in &mut places {
+                place.is_made |= before.contains(&(place.partition, None));
             }
-            let made: Box<[u16]> = places
-                .iter()
-                .filter_map(|place| place.is_made.then_some(place.partition))
-                .collect();
-            if !begin.may_make && !made.is_empty() {
+            if !begin.may_make && places.iter().any(|place| place.is_made) {
                 return Err(BeginRefusal::TooManyMade);
             }
             self.hold(core, cursor, begin)?;
@@ -271,21 +272,38 @@ impl Shard {
                 } else {
                     CursorState::up_to(place.position)
                 };
-                if let Err(refusal) = self.logged.log.set_cursor(place.partition, cursor, state) {
-                    self.forget_made(cursor, &made);
+                let log = &mut self.logged.log;
+                let old = log
+                    .cursor(place.partition, cursor)
+                    .filter(|old| **old != state)
+                    .cloned();
+                let is_new = old.is_some() || log.cursor(place.partition, cursor).is_none();
+                if let Err(refusal) = log.set_cursor(place.partition, cursor, state) {
+                    self.restore_cursor(cursor, before);
                     return Err(BeginRefusal::Log(refusal));
+                }
+                if is_new && before.iter().all(|(partition, _)| *partition != place.partition) {
+                    before.push((place.partition, old));
                 }
             }
             if let Some(holder) = self.logged.owner.holders.get_mut(cursor) {
-                holder.made = made;
+                holder.before = before;
             }
         }
         Ok(places)
     }
 
-    fn forget_made(&mut self, cursor: &CursorName, made: &[u16]) {
-        for &partition in made {
-            self.logged.log.forget_cursor(partition, cursor);
+    /// Has a cursor be what it was before somebody took it whose subscription does not begin.
+    fn restore_cursor(&mut self, cursor: &CursorName, before: Vec<Before>) {
+        let log = &mut self.logged.log;
+        for (partition, state) in before {
+            match state {
+                None => log.forget_cursor(partition, cursor),
+                // It is there, so there is room for it; a log that stops has another holder begin where this one wanted to.
+                Some(state) => {
+                    let _ = log.set_cursor(partition, cursor, state);
+                }
+            }
         }
     }
 
@@ -295,7 +313,7 @@ impl Shard {
             core,
             sub: begin.sub,
             stamp: begin.stamp,
-            made: Box::default(),
+            before: Vec::new(),
             pending: None,
         };
         let Some(holder) = self.logged.owner.holders.get_mut(cursor) else {
@@ -324,10 +342,11 @@ impl Shard {
 
     /// The holder of a durable cursor has come so far.
     pub(crate) fn acked_here(&mut self, core: u16, cursor: &CursorName, sub: SubHandle, at: &[(u16, u64)]) {
-        let holder = self.logged.owner.holders.get(cursor);
-        if holder.is_none_or(|holder| (holder.core, holder.sub) != (core, sub)) {
+        let holder = self.logged.owner.holders.get_mut(cursor);
+        let Some(holder) = holder.filter(|holder| (holder.core, holder.sub) == (core, sub)) else {
             return; // somebody else holds it now, and may have begun elsewhere
-        }
+        };
+        holder.before = Vec::new();
         for &(partition, acked) in at {
             let state = CursorState::up_to(acked);
             // It exists, so there is room for it; a log that stops keeps what it had.
@@ -345,7 +364,7 @@ impl Shard {
         {
             self.logged.owner.waiting.remove(cursor);
             if is_void {
-                self.forget_made(cursor, &holder.made);
+                self.restore_cursor(cursor, holder.before);
             }
         }
     }

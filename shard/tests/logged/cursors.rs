@@ -4,10 +4,11 @@ use fluxar_protocol::Code;
 use fluxar_shard::Limits;
 use fluxar_shard::limits::CURSORS_PER_PEER_MAX;
 use fluxar_shard::log::class::Level;
+use fluxar_shard::log::partition_of;
 use fluxar_shard::logged::{From, LoggedWish};
 
 use crate::promises::{events, world};
-use crate::world::{ACKED, Told, WISH, World, id, in_memory, peer};
+use crate::world::{ACKED, EPOCH, Told, WISH, World, id, in_memory, peer};
 
 /// Carries all letters; the disks do nothing.
 fn carry_all(world: &mut World) {
@@ -110,6 +111,61 @@ fn a_queue_gives_nothing_before_its_place_survives_power_loss() {
         carry_all(&mut world);
         assert!(matches!(world.take(dave, id(3))[..], [Told::Accepted(_)]));
     }
+}
+
+#[test]
+fn a_subscription_that_is_refused_leaves_the_cursor_where_it_was() {
+    let mut world = world(2, 4);
+    let (alice, bob) = (peer(0, 7), peer(0, 1));
+    // One topic on each core.
+    let topics = [0, 1].map(|core| {
+        let names = (0..).map(|nth| format!("t{nth}"));
+        let mut of_core = names.filter(|name| partition_of(name, 4) % 2 == core);
+        of_core.next().unwrap()
+    });
+    let partitions = [0, 1].map(|core: usize| partition_of(&topics[core], 4));
+    let publish = |world: &mut World, numbers: std::ops::Range<u64>| {
+        for nth in numbers {
+            world.publish(alice, &[(&topics[nth as usize % 2], nth)], ACKED);
+        }
+        world.settle();
+    };
+    publish(&mut world, 0..10);
+    let wish = LoggedWish {
+        durable: Some("bob"),
+        from: From::All,
+        ..WISH
+    };
+    world.subscribe(bob, id(1), ">", wish).unwrap();
+    world.settle();
+    for partition in partitions {
+        world.ack(bob, id(1), partition, 3);
+    }
+    world.settle();
+    world.take(bob, id(1));
+    world.end(bob, id(1));
+    // The first owner takes it, the other does not: it never gave out so much.
+    let mut at = [(partitions[0], 5), (partitions[1], 1_000)];
+    at.sort_unstable();
+    let wish = LoggedWish {
+        from: From::Epoch {
+            epoch: EPOCH,
+            at: &at,
+        },
+        ..wish
+    };
+    world.subscribe(bob, id(2), ">", wish).unwrap();
+    world.settle();
+    assert_eq!(world.take(bob, id(2)), [Told::Refused(Code::OutOfRange, None)]);
+    let wish = LoggedWish {
+        from: From::Default,
+        ..wish
+    };
+    world.subscribe(bob, id(3), ">", wish).unwrap();
+    world.settle();
+    let mut got = world.got(bob, id(3));
+    got.sort_unstable();
+    assert_eq!(got, [6, 7, 8, 9], "all but the first three of each");
 }
 
 #[test]
