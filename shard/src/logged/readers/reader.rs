@@ -458,7 +458,9 @@ impl Reader {
         };
         let place = &mut self.places[nth];
         let mut of_run = None;
-        while let Some(chunk) = place.chunks.pop_back_if(|chunk| chunk.last >= at.offset) {
+        while place.chunks.back().is_some_and(|chunk| chunk.last >= at.offset)
+            && let Some(chunk) = place.chunks.pop_back()
+        {
             self.unacked.sub(chunk.load);
             of_run = Some(chunk);
         }

@@ -57,12 +57,12 @@ impl WorkQueues {
         if std::mem::replace(&mut self.cursors_synced, log.cursors_synced()) == log.cursors_synced() {
             return false;
         }
-        let queues = &self.queues;
-        let safe: Vec<_> = self
-            .waiting
-            .extract_if(.., |key| queues[*key as usize].is_safe(log))
+        let waiting = self.waiting.iter().copied();
+        let safe: Vec<u32> = waiting
+            .filter(|key| self.queues[*key as usize].is_safe(log))
             .collect();
         for &key in &safe {
+            self.waiting.remove(&key);
             let queue = &mut self.queues[key as usize];
             for (peer, sub) in std::mem::take(&mut queue.untold) {
                 let matter = joined(queue);
