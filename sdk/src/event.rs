@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use fluxar_protocol::{Code, meta::MetaWriter};
+use fluxar_protocol::{Code, Id, meta::MetaWriter};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -30,6 +30,7 @@ pub struct Event<'a> {
     topic: &'a str,
     payload: Result<Vec<u8>>,
     is_once: bool,
+    id: Option<Id>,
     key: Option<Vec<u8>>,
     is_retained: bool,
     ttl: Option<Duration>,
@@ -44,6 +45,7 @@ impl<'a> Event<'a> {
             topic,
             payload: codec::encode(value),
             is_once: false,
+            id: None,
             key: None,
             is_retained: false,
             ttl: None,
@@ -57,6 +59,21 @@ impl<'a> Event<'a> {
     /// the two sides.
     pub fn exactly_once(mut self) -> Self {
         self.is_once = true;
+        self
+    }
+
+    /// The event's own id, for a publisher that may end before it knows what became of the event: one that reads a table of
+    /// what is to be published, for example. It publishes the event again when it is back, with the same id, and
+    /// [`exactly_once`](Event::exactly_once) stores it once, if that is within the time for which the gateway remembers ids
+    /// (`log.once_ms`, five minutes). Without this the SDK draws an id for each event, under which it sends it again as
+    /// long as the process lives.
+    ///
+    /// Make it from what the event is called where it comes from: a UUID that is kept with it, or a hash of 16 bytes of a
+    /// name that nothing else has. The gateway compares ids across all publishers and topics of a partition: two events
+    /// with one id within that time are one to it, and the second is not stored. The subscriber sees it as
+    /// [`Message::id`](crate::Message::id).
+    pub fn id(mut self, id: [u8; 16]) -> Self {
+        self.id = Some(Id(id));
         self
     }
 
@@ -114,8 +131,8 @@ impl<'a> Event<'a> {
     /// those on their way for a moment (its disk is full, for example) and takes others.
     ///
     /// # Errors
-    /// If the topic is none, the value cannot be encoded or is too large, the peer is closed or has no gateway behind it; one
-    /// that [`is_full`](Error::is_full) if there was no room within its timeout.
+    /// If the topic is none, the value cannot be encoded or is too large, the peer is closed or has no gateway behind it;
+    /// `already_exists` if an event with this [`id`](Event::id) is on its way; one that [`is_full`](Error::is_full) if there was no room within its timeout.
     pub async fn enqueue(self) -> Result<Receipt> {
         handlers::check_name(self.topic, false)?;
         let meta = self.meta()?;
@@ -128,7 +145,7 @@ impl<'a> Event<'a> {
         };
         let (outcome, receipt) = oneshot::channel();
         let kept = Kept::new(self.topic, &meta, payload);
-        Publishing::publish(self.peer.shared(), kept, timeout, outcome).await?;
+        Publishing::publish(self.peer.shared(), kept, self.id, timeout, outcome).await?;
         Ok(Receipt(receipt))
     }
 

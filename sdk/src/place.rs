@@ -13,8 +13,9 @@ use crate::{Error, Origin, Result};
 
 /// Where an event stands: a partition of the log, and its offset there. It is written `partition@offset`.
 ///
-/// A position names one event for ever: offsets grow, with gaps, and none is used twice. So a program that writes the
-/// position of an event together with what the event led to can tell whether it has handled it before.
+/// Within one log directory of a gateway a position names one event for ever: offsets grow, with gaps, and none is used
+/// twice. Another directory begins at 1 again, so a program that keeps positions keeps the [`Cursor`], whose epoch tells one
+/// directory from another, or knows its events by what they are called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// The partition. All events of one topic are in the same.

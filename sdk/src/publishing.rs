@@ -83,6 +83,8 @@ pub(crate) type Outcome = oneshot::Sender<Result<Position>>;
 #[derive(Debug)]
 struct Open {
     kept: Kept,
+    /// The id that its publisher gave it, under which it is sent.
+    own_id: Option<Id>,
     outcome: Outcome,
     deadline: Instant,
     timeout: Duration,
@@ -91,6 +93,13 @@ struct Open {
     refused_because: Option<Error>,
     /// Its share of the bound.
     _room: OwnedSemaphorePermit,
+}
+
+impl Open {
+    /// As it is sent: under its publisher's id for it, if there is one.
+    fn envelope(&self, id: Id) -> Envelope<'_> {
+        self.kept.envelope(self.own_id.unwrap_or(id))
+    }
 }
 
 /// Events of one topic that the gateway refused for a while, and those published behind them.
@@ -111,7 +120,10 @@ impl Held {
 
 #[derive(Debug, Default)]
 struct Table {
+    /// By an id that was drawn for each, ascending in the order of publication.
     open: HashMap<Id, Open, foldhash::fast::RandomState>,
+    /// Of those whose publisher gave them an id: which they are in `open`.
+    named: HashMap<Id, Id, foldhash::fast::RandomState>,
     /// Not sent on this connection, in the order of their ids, which is that of publication.
     unsent: VecDeque<Id>,
     held: HashMap<String, Held, foldhash::fast::RandomState>,
@@ -173,6 +185,7 @@ impl Publishing {
     pub(crate) async fn publish(
         shared: &Arc<Shared>,
         kept: Kept,
+        own_id: Option<Id>,
         timeout: Duration,
         outcome: Outcome,
     ) -> Result<()> {
@@ -196,6 +209,7 @@ impl Publishing {
         let room = room.map_err(|_| this.full(shared))?; // the semaphore is never closed
         let open = Open {
             kept,
+            own_id,
             outcome,
             deadline,
             timeout,
@@ -228,6 +242,12 @@ impl Publishing {
             let message = "an acknowledged event needs a gateway; this is a direct peer";
             return Err(Error::from_origin(Origin::Input, Code::Unimplemented, message).at(&shared.address));
         }
+        if let Some(own_id) = open.own_id
+            && table.find(own_id).is_some()
+        {
+            let message = format!("an event with the id {own_id} is on its way, and not acknowledged yet");
+            return Err(Error::from_origin(Origin::Input, Code::AlreadyExists, message).at(&shared.address));
+        }
         // Drawn under the lock, so that ids ascend as events are sent.
         let id = shared.ids.next();
         let is_earlier = table.next_deadline.is_none_or(|next| open.deadline < next);
@@ -240,7 +260,7 @@ impl Publishing {
         } else {
             let sent = match &link {
                 Some(link) if table.unsent.is_empty() && table.gate == Gate::Open => {
-                    link.outbox.try_send(&open.kept.envelope(id))
+                    link.outbox.try_send(&open.envelope(id))
                 }
                 _ => Err(NotQueued::Full),
             };
@@ -260,6 +280,9 @@ impl Publishing {
         }
         if is_earlier {
             table.next_deadline = Some(open.deadline);
+        }
+        if let Some(own_id) = open.own_id {
+            table.named.insert(own_id, id);
         }
         table.open.insert(id, open);
         drop(table);
@@ -308,6 +331,7 @@ impl Publishing {
             table.closed = Some(why.clone());
             table.unsent.clear();
             table.held.clear();
+            table.named.clear();
             std::mem::take(&mut table.open)
         };
         for open in open.into_values() {
@@ -318,12 +342,15 @@ impl Publishing {
 
     /// Whether an event with this id waits for its acknowledgement.
     pub(crate) fn is_open(&self, id: Id) -> bool {
-        self.lock().open.contains_key(&id)
+        self.lock().find(id).is_some()
     }
 
     /// The gateway has answered. An event that is not open any more is ignored.
     pub(crate) fn answered(&self, id: Id, answer: Result<Position>) {
         let mut table = self.lock();
+        let Some(id) = table.find(id) else {
+            return;
+        };
         let Some(open) = table.open.get_mut(&id) else {
             return;
         };
@@ -337,7 +364,7 @@ impl Publishing {
             Ok(_) => None,
         };
         let Some((error, hint)) = refused_for_a_while else {
-            let open = table.open.remove(&id);
+            let open = table.remove(id);
             drop(table);
             if let Some(open) = open {
                 settle(open, answer);
@@ -392,13 +419,13 @@ impl Publishing {
                     table.unsent.pop_front();
                     continue;
                 }
-                match link.outbox.try_send(&open.kept.envelope(id)) {
+                match link.outbox.try_send(&open.envelope(id)) {
                     Ok(()) => drop(table.unsent.pop_front()),
                     Err(NotQueued::Full) => break Step::Full(link, wake_at),
                     Err(NotQueued::Closed) => break Step::Idle(wake_at), // another connection comes, or the end
                     Err(too_large) => {
                         table.unsent.pop_front();
-                        if let Some(open) = table.open.remove(&id) {
+                        if let Some(open) = table.remove(id) {
                             settle(open, Err(link.not_queued(too_large)));
                         }
                     }
@@ -424,6 +451,25 @@ impl Publishing {
 }
 
 impl Table {
+    /// By which id an event that is sent under this one is in the table, if it is there.
+    fn find(&self, sent_as: Id) -> Option<Id> {
+        match self.named.get(&sent_as) {
+            Some(&id) => Some(id),
+            None => {
+                let open = self.open.get(&sent_as)?;
+                open.own_id.is_none().then_some(sent_as)
+            }
+        }
+    }
+
+    fn remove(&mut self, id: Id) -> Option<Open> {
+        let open = self.open.remove(&id)?;
+        if let Some(own_id) = open.own_id {
+            self.named.remove(&own_id);
+        }
+        Some(open)
+    }
+
     /// Everything that is open is to be sent, in the order of publication; that of topics that are held back, with these.
     fn send_again(&mut self) {
         let mut ids = Vec::new();
@@ -450,7 +496,10 @@ fn expire(table: &mut Table, now: Instant) -> Vec<Open> {
         return Vec::new();
     }
     let expired = table.open.extract_if(|_, open| open.deadline <= now);
-    let expired = expired.map(|(_, open)| open).collect();
+    let expired: Vec<Open> = expired.map(|(_, open)| open).collect();
+    for own_id in expired.iter().filter_map(|open| open.own_id) {
+        table.named.remove(&own_id);
+    }
     table.next_deadline = table.open.values().map(|open| open.deadline).min();
     expired
 }

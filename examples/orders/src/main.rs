@@ -1,9 +1,10 @@
 //! Orders that must not be lost: placed into the gateway's log, billed once each, and packed by whoever has time.
 //!
-//! `orders place` publishes to `orders.placed`, exactly once. `orders bill` reads them with a durable cursor, and writes
-//! each into a ledger together with its position, so that not even a crash between the two bills an order twice.
-//! `orders pack` is one of many members of a group: a work queue, in which the orders of a packer that is lost go to
-//! another. Any of them, and the gateway, can be killed at any moment.
+//! `orders place` publishes to `orders.placed`, each order under an id that is made from its number: placed again by
+//! another process, it is stored once. `orders bill` writes each into a ledger together with where it is in the log, goes on
+//! behind the last of these, and knows an order that comes again by its number. `orders pack` is one of many members of a
+//! group: a work queue, in which the orders of a packer that is lost go to another. Any of them, and the gateway, can be
+//! killed at any moment.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -16,7 +17,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use fluxar::{Begin, Client, Error, Message, Position};
+use fluxar::{Begin, Client, Code, Cursor, Error, Message};
 use serde::{Deserialize, Serialize};
 
 const PLACED: &str = "orders.placed";
@@ -43,6 +44,9 @@ enum Role {
     Place {
         #[arg(long, default_value_t = 10, value_name = "N")]
         count: u64,
+        /// The number of the first one.
+        #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+        first: u64,
     },
     /// Write each order into a ledger, once.
     Bill {
@@ -84,7 +88,7 @@ async fn run(args: &Args) -> fluxar::Result<()> {
         .build()
         .await?;
     match &args.role {
-        Role::Place { count } => place(&client, *count).await?,
+        Role::Place { count, first } => place(&client, *first, *count).await?,
         Role::Bill { ledger } => bill(&client, ledger).await?,
         Role::Pack { name, pack_ms } => pack(&client, name, Duration::from_millis(*pack_ms)).await?,
     }
@@ -92,15 +96,25 @@ async fn run(args: &Args) -> fluxar::Result<()> {
     Ok(())
 }
 
+impl Order {
+    /// The id of its event: whoever places this order, however often, means the same.
+    fn event_id(&self) -> [u8; 16] {
+        let mut id = *b"orders/1........";
+        id[8..].copy_from_slice(&self.id.to_be_bytes());
+        id
+    }
+}
+
 /// All of them are on their way at once; each is sent again until the gateway says where it is stored.
-async fn place(client: &Client, count: u64) -> fluxar::Result<()> {
+async fn place(client: &Client, first: u64, count: u64) -> fluxar::Result<()> {
     let mut receipts = Vec::new();
-    for id in 1..=count {
+    for id in first..first + count {
         let order = Order {
             id,
             cents: 100 + id * 7 % 900,
         };
-        receipts.push(client.event(PLACED, &order).exactly_once().enqueue().await?);
+        let event = client.event(PLACED, &order).id(order.event_id());
+        receipts.push(event.exactly_once().enqueue().await?);
     }
     for receipt in receipts {
         receipt.await?;
@@ -109,51 +123,96 @@ async fn place(client: &Client, count: u64) -> fluxar::Result<()> {
     Ok(())
 }
 
-/// The order is done when it stands in the ledger; then it is acknowledged. Who ends in between is given it again, and
-/// finds its position there.
-async fn bill(client: &Client, ledger: &Path) -> fluxar::Result<()> {
-    let (mut billed, mut file) = open(ledger).map_err(Error::internal)?;
-    let mut asking = client.subscription(PLACED).exactly_once("billing");
-    if billed.is_empty() {
-        asking = asking.from(Begin::All); // those too that were placed before there was a ledger
-    }
-    let mut orders = asking.open().await?;
+/// Goes on behind the last order in the ledger. If the log is another one, or does not hold what comes next any more, it begins
+/// at the first that is held: what it has billed already it knows by the orders' numbers.
+async fn bill(client: &Client, path: &Path) -> fluxar::Result<()> {
+    let mut ledger = Ledger::open(path).map_err(Error::internal)?;
     let ended = told_to_end();
     tokio::pin!(ended);
     loop {
-        let order = tokio::select! {
-            order = orders.next() => order,
-            () = &mut ended => break,
+        let begin = ledger.last.take().map_or(Begin::All, Begin::Behind);
+        let is_first_held = begin == Begin::All;
+        let outcome = tokio::select! {
+            outcome = bill_from(client, begin, &mut ledger) => outcome,
+            () = &mut ended => return Ok(()),
         };
-        let Some(msg) = order else {
-            return orders.end().map_or(Ok(()), Err);
-        };
-        let (Order { id, cents }, Some(at)) = (msg.payload()?, msg.position()) else {
-            continue;
-        };
-        if billed.insert(at) {
-            writeln!(file, "{at} order {id}: {cents} cents").map_err(Error::internal)?;
-            file.sync_data().map_err(Error::internal)?;
+        match outcome {
+            Err(error) if error.code() == Code::OutOfRange && !is_first_held => {
+                eprintln!("orders: {error}; going on with the first order that is held");
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// An order is done when it stands in the ledger; then it is acknowledged. The ledger says where to begin; the durable name
+/// sees to it that there is one biller: a second one takes it over, and the first is ended.
+async fn bill_from(client: &Client, begin: Begin, ledger: &mut Ledger) -> fluxar::Result<()> {
+    let asking = client.subscription(PLACED).exactly_once("billing");
+    let mut orders = asking.from(begin).open().await?;
+    while let Some(msg) = orders.next().await {
+        let order: Order = msg.payload()?;
+        if let (Some(cursor), Some(at)) = (orders.cursor(), msg.position()) {
+            let epoch = cursor.epoch; // tells this log from another
+            let cursor = Cursor { epoch, at: vec![at] };
+            ledger.bill(&order, cursor).map_err(Error::internal)?;
         }
         msg.ack().await?;
     }
-    Ok(())
+    orders.end().map_or(Ok(()), Err)
 }
 
-/// The ledger, and the positions that stand in it. A last line that was cut off counts as not written.
-fn open(ledger: &Path) -> std::io::Result<(HashSet<Position>, File)> {
-    let mut file = OpenOptions::new()
-        .create(true)
-        .read(true)
-        .append(true)
-        .open(ledger)?;
-    let mut text = String::new();
-    file.read_to_string(&mut text)?;
-    if !text.is_empty() && !text.ends_with('\n') {
-        writeln!(file)?;
+/// What is billed: a line for each order, on the disk before the order is acknowledged.
+struct Ledger {
+    file: File,
+    billed: HashSet<u64>,
+    /// Where the order of the last line is in the log.
+    last: Option<Cursor>,
+}
+
+impl Ledger {
+    /// A last line that was cut off counts as not written.
+    fn open(path: &Path) -> std::io::Result<Self> {
+        let mut file = OpenOptions::new()
+            .create(true)
+            .read(true)
+            .append(true)
+            .open(path)?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        if !text.is_empty() && !text.ends_with('\n') {
+            writeln!(file)?;
+        }
+        let mut ledger = Self {
+            file,
+            billed: HashSet::new(),
+            last: None,
+        };
+        for (cursor, order) in text.lines().filter_map(read_line) {
+            ledger.billed.insert(order);
+            ledger.last = Some(cursor);
+        }
+        Ok(ledger)
     }
-    let position = |line: &str| line.strip_suffix(" cents")?.split(' ').next()?.parse().ok();
-    Ok((text.lines().filter_map(position).collect(), file))
+
+    /// Writes it down, unless it is there.
+    fn bill(&mut self, order: &Order, at: Cursor) -> std::io::Result<()> {
+        let Order { id, cents } = order;
+        if self.billed.contains(id) {
+            return Ok(());
+        }
+        writeln!(self.file, "{at} order {id}: {cents} cents")?;
+        self.file.sync_data()?;
+        self.billed.insert(*id);
+        Ok(())
+    }
+}
+
+/// Where the order of a line is in the log, and its number.
+fn read_line(line: &str) -> Option<(Cursor, u64)> {
+    let (at, rest) = line.strip_suffix(" cents")?.split_once(" order ")?;
+    let (order, _) = rest.split_once(": ")?;
+    Some((at.parse().ok()?, order.parse().ok()?))
 }
 
 /// The handler's `Ok` acknowledges. An order whose packer is lost, or that is not acknowledged within 30 s, goes to another.

@@ -59,6 +59,50 @@ async fn an_event_says_how_it_is_to_be_kept_and_is_told_where_it_is() {
 }
 
 #[tokio::test]
+async fn an_event_with_an_id_of_its_own_keeps_it_and_its_place_in_the_order() {
+    let (mut gateway, client) = Gateway::with_client().await;
+    // The ids descend: what decides is the order of publication.
+    let id = |number: u8| [200 - number; 16];
+    let publish = |number: u8| client.event("a", &number).exactly_once().id(id(number)).enqueue();
+    let mut receipts = Vec::new();
+    for number in 0..20u8 {
+        let event = client.event("a", &number).exactly_once();
+        // Every second one has an id that is drawn.
+        let event = if number % 2 == 0 {
+            event.id(id(number))
+        } else {
+            event
+        };
+        receipts.push(event.enqueue().await.unwrap());
+    }
+    let twice = publish(4).await.unwrap_err();
+    assert_eq!(
+        (twice.code(), twice.origin()),
+        (Code::AlreadyExists, Origin::Input)
+    );
+    for number in 0..20u8 {
+        let publish = gateway.next().await;
+        assert_eq!(publish.payload, [number]);
+        assert_eq!(publish.id.0 == id(number), number % 2 == 0);
+    }
+    gateway.lose();
+    gateway.welcome().await;
+    for (number, receipt) in (0..20u8).zip(receipts) {
+        let publish = gateway.next().await;
+        assert_eq!(publish.payload, [number], "in the order of publication");
+        assert_eq!(publish.id.0 == id(number), number % 2 == 0);
+        gateway.stored(publish.id, 3, 1 + u64::from(number)).await;
+        assert_eq!(receipt.await.unwrap(), at(3, 1 + u64::from(number)));
+    }
+    // What is settled may come again, as from a publisher that does not know: what one event is the gateway decides.
+    let again = publish(4).await.unwrap();
+    let publish = gateway.next().await;
+    assert_eq!(publish.id.0, id(4));
+    gateway.stored(publish.id, 3, 5).await;
+    assert_eq!(again.await.unwrap(), at(3, 5));
+}
+
+#[tokio::test]
 async fn what_was_not_acknowledged_is_sent_again_on_the_next_connection() {
     let (mut gateway, client) = Gateway::with_client().await;
     let mut receipts = Vec::new();
