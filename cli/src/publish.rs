@@ -33,32 +33,50 @@ pub(crate) async fn run(args: &Args, command: &Pub) -> Result<()> {
         (None, None) => Some(Value::Null),
     };
     let mut way = Way::open(args, command).await?;
-    match payload {
-        Some(payload) => {
-            for _ in 0..command.count {
-                if !way.publish(&payload).await? {
-                    break;
-                }
+    let published = publish(&mut way, payload.as_ref()).await;
+    // What was taken before a line that cannot be is published all the same, and waited for.
+    let arrived = way.finish().await;
+    match (published, arrived) {
+        (Ok(()), arrived) => arrived.map(drop),
+        (Err(failure), Ok(count)) => {
+            if count > 0 {
+                tell(&format!("{count} events before it were {}", command.verb()));
             }
+            Err(failure)
         }
-        None => {
-            let mut lines = BufReader::new(tokio::io::stdin()).lines();
-            let mut number = 0u64;
-            'lines: while let Some(line) = lines.next_line().await? {
-                number += 1;
-                if line.trim().is_empty() && !command.raw_text {
-                    continue;
-                }
-                let payload = parse(&line, command.raw_text, &format!("line {number} of stdin"))?;
-                for _ in 0..command.count {
-                    if !way.publish(&payload).await? {
-                        break 'lines;
-                    }
-                }
-            }
+        (Err(failure), Err(before)) => {
+            before.report();
+            Err(failure)
         }
     }
-    way.finish().await
+}
+
+/// Publishes this payload, or each line of stdin, until there is no use in going on.
+async fn publish(way: &mut Way<'_>, payload: Option<&Value>) -> Result<()> {
+    let command = way.command;
+    let Some(payload) = payload else {
+        let mut lines = BufReader::new(tokio::io::stdin()).lines();
+        let mut number = 0u64;
+        while let Some(line) = lines.next_line().await? {
+            number += 1;
+            if line.trim().is_empty() && !command.raw_text {
+                continue;
+            }
+            let payload = parse(&line, command.raw_text, &format!("line {number} of stdin"))?;
+            if !way.publish_counted(&payload).await? {
+                break;
+            }
+        }
+        return Ok(());
+    };
+    way.publish_counted(payload).await.map(drop)
+}
+
+impl Pub {
+    /// What becomes of an event.
+    fn verb(&self) -> &'static str {
+        if self.qos > 0 { "stored" } else { "published" }
+    }
 }
 
 /// How the events leave.
@@ -67,8 +85,10 @@ struct Way<'a> {
     command: &'a Pub,
     timeout: Option<Duration>,
     pace: Option<Interval>,
+    /// Those that are not stored.
+    published: u64,
     /// Stored events are tracked by a task of their own, so that many are on their way at once.
-    tracked: Option<(mpsc::Sender<Receipt>, JoinHandle<Result<()>>)>,
+    tracked: Option<(mpsc::Sender<Receipt>, JoinHandle<Result<u64>>)>,
 }
 
 impl<'a> Way<'a> {
@@ -89,11 +109,21 @@ impl<'a> Way<'a> {
             command,
             timeout: args.timeout,
             pace: command.interval.map(pace),
+            published: 0,
             tracked,
         })
     }
 
-    /// False: one was not stored, and there is no use in going on.
+    /// As often as `--count` says. False: one was not stored, and there is no use in going on.
+    async fn publish_counted(&mut self, payload: &Value) -> Result<bool> {
+        for _ in 0..self.command.count {
+            if !self.publish(payload).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     async fn publish(&mut self, payload: &Value) -> Result<bool> {
         if let Some(pace) = &mut self.pace {
             pace.tick().await; // the first comes at once
@@ -101,6 +131,7 @@ impl<'a> Way<'a> {
         let command = self.command;
         let Some((tracked, _)) = &self.tracked else {
             self.client.publish(&command.topic, payload).await?;
+            self.published += 1;
             return Ok(true);
         };
         let mut event = self.client.event(&command.topic, payload);
@@ -122,7 +153,8 @@ impl<'a> Way<'a> {
         Ok(tracked.send(event.enqueue().await?).await.is_ok())
     }
 
-    async fn finish(self) -> Result<()> {
+    /// Waits for what was published; how many those were.
+    async fn finish(self) -> Result<u64> {
         if let Some((receipts, tracking)) = self.tracked {
             drop(receipts);
             let stored = tracking
@@ -131,12 +163,12 @@ impl<'a> Way<'a> {
             self.client.close().await;
             return stored;
         }
-        arrived(&self.client).await
+        arrived(&self.client).await.map(|()| self.published)
     }
 }
 
-/// Waits for each event in turn; the first that was not stored ends it.
-async fn track(mut receipts: mpsc::Receiver<Receipt>, is_verbose: bool) -> Result<()> {
+/// Waits for each event in turn, and counts them; the first that was not stored ends it.
+async fn track(mut receipts: mpsc::Receiver<Receipt>, is_verbose: bool) -> Result<u64> {
     let mut stored = 0u64;
     while let Some(receipt) = receipts.recv().await {
         match receipt.await {
@@ -154,7 +186,7 @@ async fn track(mut receipts: mpsc::Receiver<Receipt>, is_verbose: bool) -> Resul
             }
         }
     }
-    Ok(())
+    Ok(stored)
 }
 
 /// Makes sure that events which are not stored have arrived.

@@ -170,6 +170,15 @@ async fn pub_publishes_values_files_and_lines() {
         "{}",
         stderr(&bad)
     );
+    assert_eq!(next().await, text("three"));
+    let long = format!("{}{{\n", "\"good\"\n".repeat(20_000));
+    let bad = run_with_stdin(server.url(), &["pub", "a.b", "-"], &long).await;
+    assert_eq!(bad.status.code(), Some(5));
+    let said = "20000 events before it were published\nfluxar: line 20001 of stdin is not JSON";
+    assert!(stderr(&bad).contains(said), "{}", stderr(&bad));
+    for _ in 0..20_000 {
+        assert_eq!(next().await, text("good"));
+    }
 
     let refused = run(server.url(), &["pub", "a.*", "1"]).await;
     assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
