@@ -1,5 +1,6 @@
 //! Logged events on real sockets and a real disk: acknowledged, followed, gone back to, shared by groups, kept over restarts.
 
+mod dead_letters;
 pub(crate) mod peers;
 
 use std::collections::BTreeMap;
