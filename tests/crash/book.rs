@@ -1,6 +1,6 @@
 //! The auditor: what publishers were told, what subscribers handled, and what must never be.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fluxar_protocol::Id;
@@ -40,6 +40,8 @@ pub(crate) struct Handled {
     pub(crate) events: HashMap<EventName, Place>,
     /// The last of each publisher and topic, for order.
     last: HashMap<(u32, String), u64>,
+    /// Of a work queue: what was given as what nobody had before.
+    given_first: HashSet<EventName>,
     /// Told again and recognised by position: no fault.
     pub(crate) repeats: u64,
 }
@@ -133,13 +135,38 @@ impl Accounts {
         }
     }
 
-    /// A worker of a queue handled an event, perhaps not as the first.
-    pub(crate) fn handled(&mut self, who: &'static str, event: EventName, place: Place) {
+    /// Whether this subscriber has handled the event before, at the same place.
+    pub(crate) fn is_told_again(&mut self, who: &'static str, event: EventName, place: Place) -> bool {
+        let account = self.subscribers.entry(who).or_default();
+        let is_again = account.events.get(&event) == Some(&place);
+        account.repeats += u64::from(is_again);
+        is_again
+    }
+
+    /// A worker of a queue handled an event, perhaps not as the first: `dup` says so.
+    pub(crate) fn worked(&mut self, who: &'static str, event: EventName, place: Place, dup: u64) {
         self.told(place);
         let account = self.subscribers.entry(who).or_default();
-        if account.events.insert(event, place).is_some() {
-            account.repeats += 1;
+        let before = account.events.insert(event, place);
+        account.repeats += u64::from(before.is_some());
+        // What another worker was given may be read from its connection later than what came of it here.
+        let is_first_again = dup == 0 && !account.given_first.insert(event);
+        if is_first_again {
+            self.fault(format!(
+                "{who} was given {event:?} at {place:?} twice as what nobody had before"
+            ));
         }
+        if let Some(before) = before.filter(|before| *before != place) {
+            self.fault(format!(
+                "{who} was given {event:?} at {before:?} and at {place:?}"
+            ));
+        }
+    }
+
+    /// Whether each subscriber handled something.
+    pub(crate) fn has_everybody_handled(&self) -> bool {
+        let mut accounts = self.subscribers.values();
+        accounts.all(|account| !account.events.is_empty())
     }
 
     /// Whether each subscriber handled as many events as were acknowledged.

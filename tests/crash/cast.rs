@@ -18,25 +18,27 @@ pub(crate) struct Cast {
 }
 
 impl Cast {
+    /// Who hears, in every play.
+    pub(crate) const HEARERS: [(&'static str, How); 4] = [
+        ("durable", How::Durable),
+        ("returning", How::Returning),
+        ("queue", How::Worker),
+        ("queue", How::Worker),
+    ];
+
     /// Starts all of them.
-    pub(crate) fn start(stage: &Arc<Stage>, publishers: u32) -> Self {
+    pub(crate) fn start(stage: &Arc<Stage>, publishers: u32, hearers: &[(&'static str, How)]) -> Self {
         let publishers = (1..=publishers).map(|publisher| {
             let stage = Arc::clone(stage);
             thread::spawn(move || publisher::run(&stage, publisher))
         });
-        let hearers = [
-            ("durable", How::Durable),
-            ("returning", How::Returning),
-            ("queue", How::Worker),
-            ("queue", How::Worker),
-        ];
-        let hearers = hearers.map(|(who, how)| {
+        let hearers = hearers.iter().map(|&(who, how)| {
             let stage = Arc::clone(stage);
             thread::spawn(move || subscriber::run(&stage, who, how))
         });
         Self {
             publishers: publishers.collect(),
-            hearers: hearers.into(),
+            hearers: hearers.collect(),
         }
     }
 

@@ -34,10 +34,10 @@ pub(crate) fn live(args: &Args, setup: &Setup) -> io::Result<bool> {
     let gateway = Gateway::start(setup)?;
     let proxy = Proxy::start(&gateway.address, args.seed)?;
     stage.set_address(Some(proxy.address.clone()));
-    let cast = Cast::start(&stage, args.publishers);
+    let cast = Cast::start(&stage, args.publishers, &Cast::HEARERS);
     let sessions = Sessions::start(&gateway.address, &proxy.address)?;
     // All of them have a connection before one is cut.
-    let connections = args.publishers as usize + 4 + Sessions::CONNECTIONS;
+    let connections = args.publishers as usize + Cast::HEARERS.len() + Sessions::CONNECTIONS;
     if !wait_until(Duration::from_secs(20), || proxy.whole_count() >= connections) {
         let fault = format!("only {} clients connected", proxy.whole_count());
         stage.book.open().fault(fault);

@@ -11,21 +11,24 @@ use std::time::UNIX_EPOCH;
 
 use fluxar_engine::sim::Random;
 
-/// Compiles the program that watches; where it is.
-pub(crate) fn compile(folder: &Path) -> io::Result<PathBuf> {
-    let (source, program) = (folder.join("ledger.c"), folder.join("ledger"));
-    fs::write(&source, include_str!("ledger.c"))?;
+/// The program that watches.
+pub(crate) const SOURCE: &str = include_str!("ledger.c");
+
+/// Compiles a small program in C; where it is.
+pub(crate) fn compile(name: &str, text: &str, folder: &Path) -> io::Result<PathBuf> {
+    let (source, program) = (folder.join(format!("{name}.c")), folder.join(name));
+    fs::write(&source, text)?;
     let output = Command::new("cc")
         .args(["-O2", "-o"])
         .args([&program, &source])
         .stdin(Stdio::null())
         .output()
-        .map_err(|error| io::Error::other(format!("cc, to compile ledger.c: {error}")))?;
+        .map_err(|error| io::Error::other(format!("cc, to compile {name}.c: {error}")))?;
     if output.status.success() {
         return Ok(program);
     }
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(io::Error::other(format!("ledger.c cannot be compiled:\n{said}")))
+    Err(io::Error::other(format!("{name}.c cannot be compiled:\n{said}")))
 }
 
 /// A file: its inode, and when that was made, since inodes are used again.

@@ -4,7 +4,7 @@
 //! needed and starts it.
 //!
 //! ```text
-//!   main ─┬─▶ kills    gateway, killed; the end of its log cut          (power)
+//!   main ─┬─▶ kills    gateway, killed; the end of its log cut          (power, syncs)
 //!         ├─▶ cuts     gateway behind a proxy that cuts connections     (proxy, sessions)
 //!         └─▶ trial    gateway or broker, killed: the same play for all (peer, ledger)
 //!   stage, cast, publisher, subscriber, wire: the clients of kills and cuts.   book: what they were told
@@ -24,6 +24,7 @@ mod report;
 mod sessions;
 mod stage;
 mod subscriber;
+mod syncs;
 mod trial;
 mod wire;
 
@@ -35,9 +36,9 @@ use stage::Setup;
 const USAGE: &str = "\
 crash [--kills N] [--cuts N] [--peer NAME,… [--power yes] [--program PATH]]
       [--seed N] [--publishers 4] [--cores 2] [--gateway PATH] [--folder PATH]
-  --kills N       kill the gateway so often, or each peer (200, or 40, if nothing is asked for)
+  --kills N       kill the gateway so often, or each peer (200, or 20, if nothing is asked for)
   --cuts N        cut so many connections to the gateway
-  --peer NAME,…   the same play for the gateway and for brokers; nothing is judged
+  --peer NAME,…   the same play for the gateway and for brokers; the gateway is judged
   --power yes     behind each kill of a peer what was not synced is cut off, as a power cut may do
   --program PATH  the program of the peer, instead of the one that is installed";
 
@@ -100,7 +101,7 @@ fn args() -> Result<Args, String> {
         }
     }
     if args.kills == 0 && args.cuts == 0 {
-        args.kills = if args.peers.is_empty() { 200 } else { 40 };
+        args.kills = if args.peers.is_empty() { 200 } else { 20 };
     }
     if !args.gateway.is_file() {
         return Err(format!(
@@ -149,7 +150,7 @@ fn live(args: &Args) -> std::io::Result<bool> {
     Ok(held)
 }
 
-/// The same play for each peer; whether all of them could be played with.
+/// The same play for each peer; whether all of them could be played with, and the gateway kept its promises.
 fn compare(args: &Args, folder: &Path) -> std::io::Result<bool> {
     let mut rows = Vec::new();
     let mut played = true;
@@ -161,7 +162,15 @@ fn compare(args: &Args, folder: &Path) -> std::io::Result<bool> {
             )));
         };
         match trial::live(args, &*peer, &folder.join(name)) {
-            Ok(mut outcome) => rows.push(outcome.row()),
+            Ok(mut outcome) => {
+                if peer.is_ours() && !outcome.is_flawless() {
+                    println!(
+                        "BROKEN: {name} lost events, told some twice or out of order, or did not come back"
+                    );
+                    played = false;
+                }
+                rows.push(outcome.row());
+            }
             Err(error) => {
                 eprintln!("crash: {name}: {error}");
                 played = false;

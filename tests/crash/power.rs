@@ -59,6 +59,7 @@ pub(crate) fn cut(folder: &Path, told_until: &HashMap<u16, u64>, random: &mut Ra
         left.extend((0..tail).map(|_| if rubbish { random.next() as u8 } else { 0 }));
         let mut file = fs::OpenOptions::new().write(true).truncate(true).open(&path)?;
         file.write_all(&left)?;
+        file.sync_all()?; // a power cut leaves what is on the disk
         cut.bytes += (written - at) as u64;
         cut.is_spoilt |= rubbish;
     }

@@ -26,6 +26,8 @@ pub(crate) struct Stage {
     pub(crate) pace: Pace,
     /// Where the gateway listens, while there is one.
     address: Mutex<Option<String>>,
+    /// When there was none any more.
+    gone_at: Mutex<Option<Instant>>,
     /// Threads that have a connection.
     connected: AtomicUsize,
     /// Nothing new is published.
@@ -44,6 +46,7 @@ impl Stage {
             book: Book::default(),
             pace,
             address: Mutex::default(),
+            gone_at: Mutex::default(),
             connected: AtomicUsize::new(0),
             ending: AtomicBool::new(false),
             over: AtomicBool::new(false),
@@ -71,7 +74,16 @@ impl Stage {
 
     /// The gateway is there, or gone.
     pub(crate) fn set_address(&self, address: Option<String>) {
+        if address.is_none() {
+            let mut gone_at = self.gone_at.lock().unwrap_or_else(PoisonError::into_inner);
+            *gone_at = Some(Instant::now());
+        }
         *self.address.lock().unwrap_or_else(PoisonError::into_inner) = address;
+    }
+
+    /// When the gateway was last taken away; a moment before it was killed.
+    pub(crate) fn gone_at(&self) -> Option<Instant> {
+        *self.gone_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until nobody holds a connection: what the gateway had sent has been read by then.
@@ -131,17 +143,40 @@ pub(crate) struct Setup {
 /// How long a gateway may take to listen.
 const READY: Duration = Duration::from_secs(30);
 
+/// What topics of the publishers are acknowledged before they are synced: one in four. That holds for a kill, and the cuts of
+/// `power` leave what anybody was told of.
+const CONFIG: &str = "\
+[[log.topic]]
+pattern = \"crash.*.1\"
+ack = \"written\"
+";
+
 /// A gateway process.
 pub(crate) struct Gateway {
     child: Child,
+    started: Instant,
+    said: PathBuf,
+    log: PathBuf,
     pub(crate) address: String,
     /// From its start to its being ready, ms.
     pub(crate) ready_ms: u64,
 }
 
 impl Gateway {
+    /// Starts one, and waits until it is ready.
     pub(crate) fn start(setup: &Setup) -> io::Result<Self> {
-        let begun = Instant::now();
+        let mut gateway = Self::spawn(setup)?;
+        if gateway.is_ready_by(Instant::now() + READY)? {
+            return Ok(gateway);
+        }
+        Err(io::Error::other("the gateway was not ready in time"))
+    }
+
+    /// Starts one, which nobody knows of yet.
+    pub(crate) fn spawn(setup: &Setup) -> io::Result<Self> {
+        let started = Instant::now();
+        let config = setup.folder.join("gateway.toml");
+        std::fs::write(&config, CONFIG)?;
         let log_path = setup.folder.join("gateway.log");
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -152,35 +187,46 @@ impl Gateway {
         let child = Command::new(&setup.binary)
             .args(["--listen", "tcp://127.0.0.1:0", "--log", "warn", "--cores"])
             .arg(setup.cores.to_string())
+            .arg("--config")
+            .arg(&config)
             .env("FLUXAR_LOG_DIR", setup.folder.join("log"))
             .env("FLUXAR_LOG_SEGMENT_BYTES", "4194304")
             .stdin(Stdio::null())
             .stdout(said)
             .stderr(log)
             .spawn()?;
-        let mut gateway = Self {
+        Ok(Self {
             child,
+            started,
+            said: said_path,
+            log: log_path,
             address: String::new(),
             ready_ms: 0,
-        };
-        while begun.elapsed() < READY {
-            let said = std::fs::read_to_string(&said_path)?;
+        })
+    }
+
+    /// Waits until then for its being ready; whether it is.
+    pub(crate) fn is_ready_by(&mut self, until: Instant) -> io::Result<bool> {
+        loop {
+            let said = std::fs::read_to_string(&self.said)?;
             if said.lines().any(|line| line.starts_with("ready")) {
                 let address = said
                     .split_whitespace()
                     .find_map(|word| word.strip_prefix("tcp://"))
                     .ok_or_else(|| io::Error::other(format!("it listens nowhere: {said}")))?;
-                gateway.address = address.trim_end_matches(',').to_owned();
-                gateway.ready_ms = begun.elapsed().as_millis() as u64;
-                return Ok(gateway);
+                self.address = address.trim_end_matches(',').to_owned();
+                self.ready_ms = self.started.elapsed().as_millis() as u64;
+                return Ok(true);
             }
-            if let Some(status) = gateway.child.try_wait()? {
-                let log = std::fs::read_to_string(&log_path)?;
+            if let Some(status) = self.child.try_wait()? {
+                let log = std::fs::read_to_string(&self.log)?;
                 return Err(io::Error::other(format!("the gateway ended: {status}\n{log}")));
+            }
+            if Instant::now() >= until {
+                return Ok(false);
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        Err(io::Error::other("the gateway was not ready in time"))
     }
 
     /// Ends it as a power cut would, as far as a process can tell.

@@ -1,8 +1,10 @@
 //! Those who hear: one at qos 2 with a durable cursor, one at qos 1 that comes back with its positions, and two workers of
-//! a queue. Each comes again after every loss of its connection and compares positions, as a receiver is asked to.
+//! a queue. Each comes again after every loss of its connection and compares positions, as a receiver is asked to. And one
+//! at qos 2 that is lost together with the gateway each time, and with it what it knew: it has its durable name alone.
 
 use std::collections::HashMap;
 use std::io;
+use std::time::{Duration, Instant};
 
 use fluxar_protocol::meta::{Meta, MetaWriter};
 use fluxar_protocol::position::{Acceptance, Position, Positions, write_positions};
@@ -18,11 +20,17 @@ use crate::wire::Wire;
 pub(crate) enum How {
     /// qos 2, `durable`.
     Durable,
+    /// The same, and what it knew is gone with its connection.
+    Forgetful,
     /// qos 1 with `from` {epoch, at}.
     Returning,
     /// qos 1, `group`.
     Worker,
 }
+
+/// What was acknowledged so long before the gateway was lost does not come again: a cursor is written at most 0.2 s behind,
+/// and synced at most 1 s behind that; the rest is for a machine that is busy.
+const SAFE_AFTER: Duration = Duration::from_secs(3);
 
 /// What one keeps over its connections.
 struct Memory {
@@ -33,6 +41,28 @@ struct Memory {
     handled: HashMap<u16, u64>,
     /// Runs since the last acknowledgement.
     unacked_runs: u32,
+    /// What the forgetful one acknowledged on the connection at hand, and when.
+    acked: Vec<(Instant, u16, u64)>,
+    /// Up to where it must not be told anything again.
+    safe: HashMap<u16, u64>,
+}
+
+impl Memory {
+    /// The connection is gone, and the process that held it.
+    fn is_lost(&mut self, gone_at: Option<Instant>) {
+        if self.how != How::Forgetful {
+            return;
+        }
+        for (acked_at, partition, offset) in self.acked.drain(..) {
+            let lived_on = gone_at.map(|gone_at| gone_at.saturating_duration_since(acked_at));
+            if lived_on.is_some_and(|lived_on| lived_on >= SAFE_AFTER) {
+                let safe = self.safe.entry(partition).or_default();
+                *safe = offset.max(*safe);
+            }
+        }
+        self.handled.clear();
+        self.unacked_runs = 0;
+    }
 }
 
 /// Runs until the stage is over.
@@ -43,11 +73,14 @@ pub(crate) fn run(stage: &Stage, who: &'static str, how: How) {
         epoch: None,
         handled: HashMap::new(),
         unacked_runs: 0,
+        acked: Vec::new(),
+        safe: HashMap::new(),
     };
     stage.book.open().subscribers.entry(who).or_default();
     let mut last_event = None;
     while !stage.is_over() {
         let _ = stage.connect(&mut last_event, |wire| hear(stage, wire, &mut memory));
+        memory.is_lost(stage.gone_at());
     }
 }
 
@@ -56,6 +89,7 @@ fn hear(stage: &Stage, wire: &mut Wire, memory: &mut Memory) -> io::Result<()> {
     let mut events_due = Vec::new().into_iter();
     // The run at hand, as its header named it.
     let mut positions = Vec::new();
+    let mut dup = 0;
     while !stage.is_over() {
         let Some(received) = wire.next()? else {
             flush(wire, sub, memory)?;
@@ -70,6 +104,7 @@ fn hear(stage: &Stage, wire: &mut Wire, memory: &mut Memory) -> io::Result<()> {
                 let item = meta.and_then(|meta| meta.get("run"));
                 if let Some(run) = item.and_then(Positions::read) {
                     positions = item.unwrap_or_default().to_vec();
+                    dup = received.uint("dup").unwrap_or(0);
                     let places = run.offsets().map(|offset| (run.partition(), offset));
                     events_due = places.collect::<Vec<(u16, u64)>>().into_iter();
                 } else if let Some(at) = meta.and_then(|meta| meta.at().ok().flatten()) {
@@ -90,6 +125,7 @@ fn hear(stage: &Stage, wire: &mut Wire, memory: &mut Memory) -> io::Result<()> {
                     received.target.as_deref().unwrap_or_default(),
                     event,
                     place,
+                    dup,
                 );
                 if events_due.len() == 0 {
                     acknowledge(wire, sub, memory, &positions)?;
@@ -101,10 +137,10 @@ fn hear(stage: &Stage, wire: &mut Wire, memory: &mut Memory) -> io::Result<()> {
     Ok(())
 }
 
-fn handle(stage: &Stage, memory: &mut Memory, topic: &str, event: EventName, place: (u16, u64)) {
+fn handle(stage: &Stage, memory: &mut Memory, topic: &str, event: EventName, place: (u16, u64), dup: u64) {
     let mut book = stage.book.open();
     if memory.how == How::Worker {
-        return book.handled(memory.who, event, place);
+        return book.worked(memory.who, event, place, dup);
     }
     let handled = memory.handled.entry(place.0).or_default();
     if place.1 <= *handled {
@@ -114,13 +150,24 @@ fn handle(stage: &Stage, memory: &mut Memory, topic: &str, event: EventName, pla
         return;
     }
     *handled = place.1;
+    if memory.how == How::Forgetful && book.is_told_again(memory.who, event, place) {
+        if memory.safe.get(&place.0).is_some_and(|safe| place.1 <= *safe) {
+            let fault = format!(
+                "{} was told {event:?} at {place:?} again, acknowledged {} s or more before the gateway was lost",
+                memory.who,
+                SAFE_AFTER.as_secs()
+            );
+            book.fault(fault);
+        }
+        return;
+    }
     book.handled_once(memory.who, topic, event, place);
 }
 
 fn subscribe(stage: &Stage, wire: &mut Wire, memory: &mut Memory) -> io::Result<Id> {
     let mut meta = MetaWriter::new();
     match memory.how {
-        How::Durable => meta = meta.uint("qos", 2).text("durable", memory.who),
+        How::Durable | How::Forgetful => meta = meta.uint("qos", 2).text("durable", memory.who),
         How::Worker => meta = meta.uint("qos", 1).text("group", memory.who),
         How::Returning => {
             meta = meta.uint("qos", 1);
@@ -199,7 +246,16 @@ fn flush(wire: &mut Wire, sub: Id, memory: &mut Memory) -> io::Result<()> {
         write_positions(partition, offset, std::iter::empty(), &mut item);
         body.extend_from_slice(&acknowledgement(wire.id(), sub, &item));
     }
-    wire.send(&body)
+    wire.send(&body)?;
+    if memory.how == How::Forgetful {
+        let now = Instant::now();
+        let acked = memory
+            .handled
+            .iter()
+            .map(|(&partition, &offset)| (now, partition, offset));
+        memory.acked.extend(acked);
+    }
+    Ok(())
 }
 
 fn ended(stage: &Stage, memory: &Memory, error: Option<(Code, String)>) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! The same play for the gateway and the brokers beside it: publishers that send again what is not acknowledged, one durable
 //! subscriber that is away in half of the lives, `kill -9` at random moments, and, if it is asked for, a power cut behind each. Counts what was
-//! acknowledged and never came, what came twice, and what came out of order. It judges nobody: it prints a table.
+//! acknowledged and never came, what came twice, and what came out of order. It prints a table and judges nobody but the
+//! gateway, which must keep its promises here too.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
@@ -148,7 +149,7 @@ pub(crate) fn live(args: &Args, peer: &dyn Peer, folder: &Path) -> io::Result<Ou
     let data = folder.join("data");
     std::fs::create_dir_all(&data)?;
     let watch = if args.has_power_cuts && peer.is_traced() {
-        Some(ledger::compile(folder)?)
+        Some(ledger::compile("ledger", ledger::SOURCE, folder)?)
     } else {
         None
     };
@@ -444,6 +445,11 @@ impl Drop for Broker {
 }
 
 impl Outcome {
+    /// Whether nothing was lost, told twice or out of order, and it came back each time.
+    pub(crate) fn is_flawless(&self) -> bool {
+        self.fault.is_none() && self.lost == 0 && self.twice == 0 && self.reordered == 0
+    }
+
     fn print(&mut self, refused: u64) {
         println!();
         line("kills", self.kills);

@@ -1,5 +1,6 @@
 //! Fluxar Gateway: publishes at qos 2 and `synced`, a durable subscriber at qos 2.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use super::{Heard, Hearer, Peer, Publisher, Settled, topic};
 use crate::book::EventName;
 use crate::ledger::Ledger;
 use crate::power;
+use crate::syncs::Syncs;
 use crate::wire::{BODY_BYTES, Wire};
 
 /// The last offset of each partition that anybody was told of.
@@ -26,6 +28,7 @@ pub(super) struct Fluxar {
     program: PathBuf,
     cores: usize,
     told_until: ToldUntil,
+    syncs: RefCell<Option<Syncs>>,
 }
 
 impl Fluxar {
@@ -34,6 +37,7 @@ impl Fluxar {
             program,
             cores,
             told_until: Arc::default(),
+            syncs: RefCell::default(),
         }
     }
 }
@@ -83,7 +87,20 @@ impl Peer for Fluxar {
 
     fn power_cut(&self, folder: &Path, _: &Ledger, random: &mut Random) -> io::Result<u64> {
         let told_until = self.told_until.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(power::cut(&folder.join("log"), &told_until, random)?.bytes)
+        let log = folder.join("log");
+        let mut syncs = self.syncs.borrow_mut();
+        let syncs = match &mut *syncs {
+            Some(syncs) => syncs,
+            none => none.insert(Syncs::new(folder)?),
+        };
+        match syncs.look(&log, &told_until)?.pop() {
+            Some(fault) => Err(io::Error::other(fault)),
+            None => Ok(power::cut(&log, &told_until, random)?.bytes),
+        }
+    }
+
+    fn is_ours(&self) -> bool {
+        true
     }
 
     /// It syncs through `io_uring`. What must stay is what was acknowledged or delivered.

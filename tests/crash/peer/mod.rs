@@ -74,6 +74,10 @@ pub(crate) trait Peer {
     fn power_cut(&self, folder: &Path, synced: &Ledger, random: &mut Random) -> io::Result<u64> {
         synced.cut(folder, self.log_suffix(), random)
     }
+    /// Whether it is the gateway, which is held to what it promises.
+    fn is_ours(&self) -> bool {
+        false
+    }
     /// Whether a ledger of its system calls says what it synced.
     fn is_traced(&self) -> bool {
         true
