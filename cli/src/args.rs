@@ -143,7 +143,7 @@ pub(crate) struct Sub {
     pub(crate) durable: Option<String>,
 
     /// Where to begin: `new`, `all`, so long ago (`15m`), a time (2026-11-22T09:30:00Z), or behind a place
-    /// (EPOCH:PARTITION@OFFSET,… as -v prints it at the end)
+    /// (EPOCH:PARTITION@OFFSET,… as -v prints it at the end). With --durable it starts over there each time
     #[arg(long, value_parser = begin, value_name = "PLACE")]
     pub(crate) from: Option<Begin>,
 
@@ -350,7 +350,7 @@ impl Args {
     }
 }
 
-/// Reads `500ms`, `5s`, `2m` or `1.5s`.
+/// Reads `500ms`, `5s`, `2m`, `7d` or `1.5s`.
 fn duration(text: &str) -> Result<Duration, String> {
     let unit_at = text
         .find(|c: char| c.is_ascii_alphabetic() || c == 'µ')
@@ -362,8 +362,9 @@ fn duration(text: &str) -> Result<Duration, String> {
         "s" => 1.0,
         "m" => 60.0,
         "h" => 3600.0,
+        "d" => 86_400.0,
         "" => return Err("a unit is missing: 500ms, 5s, 2m".to_owned()),
-        _ => return Err(format!("`{unit}` is no unit of time: us, ms, s, m or h")),
+        _ => return Err(format!("`{unit}` is no unit of time: us, ms, s, m, h or d")),
     };
     let number: f64 = number.parse().map_err(|_| format!("`{number}` is no number"))?;
     Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
@@ -445,8 +446,13 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(604_800)));
         assert!(duration("5").unwrap_err().contains("unit is missing"));
-        assert!(duration("5d").is_err() && duration("s").is_err() && duration("-1s").is_err());
+        assert!(
+            duration("5w").unwrap_err().contains("or d")
+                && duration("s").is_err()
+                && duration("-1s").is_err()
+        );
     }
 
     #[test]
