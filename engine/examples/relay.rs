@@ -129,7 +129,7 @@ impl Relay {
                     Event::Received { conn, chunk } => self.received(conn, chunk),
                     Event::Sent { conn, bytes } => self.sent(conn, bytes),
                     // From here on nothing reaches it.
-                    Event::Ending { conn } | Event::Closed { conn, .. } => self.ended(conn),
+                    Event::Ending { conn, .. } | Event::Closed { conn, .. } => self.ended(conn),
                     // Nothing is dialled here, nor asked of a disk.
                     Event::Connected { .. } | Event::Disk(_) => {}
                     Event::Letter { letter, .. } | Event::HandedOver { letter, .. } => match letter {},

@@ -111,6 +111,8 @@ pub enum Event<Lease, L> {
     Ending {
         /// Which.
         conn: Conn,
+        /// Whether it broke its transport's rules: [`Cause::Transport`] follows.
+        is_breach: bool,
     },
     /// The connection is gone. Always its last event; not given for accepted connections that never were `Opened`.
     Closed {

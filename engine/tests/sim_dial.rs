@@ -153,7 +153,7 @@ impl Town {
                         self.dialler.close(conn, Close::Drain { ws_code: 1000 });
                     }
                 }
-                Event::Sent { conn, .. } | Event::Ending { conn } => {
+                Event::Sent { conn, .. } | Event::Ending { conn, .. } => {
                     assert!(self.known[&conn].connected, "{conn:?} is not open");
                 }
                 Event::Closed { conn, cause } => {

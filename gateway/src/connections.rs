@@ -104,8 +104,9 @@ impl Front {
         }
     }
 
-    /// A connection is about to end, by its peer's doing: nothing that is said to it arrives any more.
-    pub fn handle_ending(&mut self, conn: Conn) {
+    /// A connection is about to end, by its peer's doing: nothing that is said to it arrives any more. A session whose peer
+    /// broke the rules is over [P-7.6].
+    pub fn handle_ending(&mut self, conn: Conn, is_breach: bool) {
         let Some(slot) = self.slot_of(conn) else { return };
         let Some(session) = &mut self.sessions[slot] else {
             return;
@@ -113,7 +114,7 @@ impl Front {
         if session.left {
             return;
         }
-        if session.resumable.is_some() {
+        if session.resumable.is_some() && !is_breach {
             if !self.put_away(slot, true) {
                 self.end_session(slot);
             }
@@ -123,6 +124,7 @@ impl Front {
         session.handshake = Handshake::Closing;
         session.due = Due::NEVER;
         let peer = session.peer;
+        self.resumables.let_go(session);
         self.let_go(slot, &"it closed the connection", None);
         self.shard.peer_lost(peer);
         self.after_shard();

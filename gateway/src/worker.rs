@@ -183,7 +183,7 @@ impl<D: Driver> Worker<D> {
                 ..
             } => {}
             Event::Sent { conn, bytes } => self.front.handle_sent(conn, bytes),
-            Event::Ending { conn } => self.front.handle_ending(conn),
+            Event::Ending { conn, is_breach } => self.front.handle_ending(conn, is_breach),
             Event::Closed { conn, cause } => {
                 tracing::debug!(?conn, ?cause, "closed");
                 self.front.handle_closed(conn, &cause);

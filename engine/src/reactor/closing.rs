@@ -66,12 +66,14 @@ impl<D: Driver, L: Send> Reactor<D, L> {
             self.counters.handshakes_failed += 1;
         }
         let told = connection.flags.has(Flags::OPENED) && !matches!(cause, Cause::Ours);
+        let is_breach = matches!(cause, Cause::Transport(_));
         connection.state = State::Draining(Box::new(cause));
         let held_bytes = connection.held.take().map_or(0, |held| held.len());
         self.held_bytes -= held_bytes;
         if told {
             let conn = Conn(token);
-            self.upcoming.push_back(Upcoming::Event(Event::Ending { conn }));
+            self.upcoming
+                .push_back(Upcoming::Event(Event::Ending { conn, is_breach }));
         }
         self.set_deadline(token, flush_ms);
         // Bytes go on to be read: a socket that is closed with bytes unread resets the connection, and the peer may

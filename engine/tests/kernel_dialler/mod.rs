@@ -73,7 +73,7 @@ impl Dialler {
                         }
                         return Seen::Received(conn);
                     }
-                    Event::Ending { conn } => return Seen::Ending(conn),
+                    Event::Ending { conn, .. } => return Seen::Ending(conn),
                     Event::Closed { conn, cause } => return Seen::Closed(conn, cause),
                     Event::Sent { bytes, .. } => self.sent_bytes += bytes,
                     Event::Opened { .. }

@@ -224,7 +224,7 @@ fn serve(mut reactor: Reactor<UringDriver, Letter>, wandering: bool) -> Ended {
                     }
                 }
                 Event::Disk(_) => panic!("{event:?}"),
-                Event::Ending { conn } => assert!(queued_bytes.contains_key(&conn), "open"),
+                Event::Ending { conn, .. } => assert!(queued_bytes.contains_key(&conn), "open"),
                 Event::Closed { conn, .. } => {
                     queued_bytes.remove(&conn).expect("was open");
                 }

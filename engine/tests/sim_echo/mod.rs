@@ -181,7 +181,7 @@ impl Core {
                 }
                 conn
             }
-            Event::Ending { conn } => {
+            Event::Ending { conn, .. } => {
                 let known = self.known.get_mut(&conn).expect("a connection that is open ends");
                 assert!(!std::mem::replace(&mut known.ending, true), "{conn:?} ends twice");
                 // It vanishes: were it counted or sent, the clients or `Sent` would tell.

@@ -9,7 +9,7 @@ use crate::front::{Effect, Front};
 use crate::outbox::Framing;
 use crate::session::{Due, Session, pause};
 
-/// When the sessions of a core keep more than they may together, each gives up what it keeps beyond its share of so many
+/// When the sessions of a core keep more than they may together, those that keep most give up some, until all keep so many
 /// eighths of that: so this is done once for many bytes.
 const KEPT_EIGHTHS: usize = 7;
 
@@ -17,16 +17,19 @@ impl Front {
     /// A connection is lost without a goodbye. If its session can be resumed it is put away, and true is the answer.
     /// `has_connection`: the engine has not let go of the connection yet.
     pub(crate) fn put_away(&mut self, slot: usize, has_connection: bool) -> bool {
-        // What was said to one that is deaf is not kept.
-        let can_be = self.sessions[slot]
-            .as_ref()
-            .is_some_and(|session| session.resumable.is_some() && !session.is_deaf());
-        if !can_be || self.stopping {
+        if !self.can_be_away(slot) {
             return false;
         }
         if self.sessions.away() >= self.limits.connections as usize {
-            tracing::debug!("as many sessions are away as may be; one more is over at once");
-            return false;
+            let Some(longest) = self.sessions.longest_away() else {
+                return false;
+            };
+            tracing::debug!("as many sessions are away as may be; the one that is away longest is over");
+            self.counters.away_over += 1;
+            self.end_session(longest);
+            if !self.can_be_away(slot) {
+                return false; // what came of that end
+            }
         }
         let Some(mut session) = self.take_from(slot, has_connection) else {
             return false;
@@ -57,6 +60,14 @@ impl Front {
         self.shard.peer_away(peer);
         self.after_shard();
         true
+    }
+
+    fn can_be_away(&self, slot: usize) -> bool {
+        // What was said to one that is deaf is not kept.
+        let is_kept = self.sessions[slot]
+            .as_ref()
+            .is_some_and(|session| session.resumable.is_some() && !session.is_deaf());
+        is_kept && !self.stopping
     }
 
     /// The timer of a session that is away has rung.
@@ -126,19 +137,38 @@ impl Front {
         if self.resumables.kept_bytes.get() <= bytes_max {
             return;
         }
-        let share = bytes_max / 8 * KEPT_EIGHTHS / self.resumables.len().max(1);
         let slots = (0..self.sessions.len()).chain(self.sessions.away_slots());
+        let mut keep: Vec<(usize, usize)> = Vec::with_capacity(self.resumables.len());
         for slot in slots {
-            if let Some(keeping) = self.sessions[slot]
-                .as_mut()
-                .and_then(|session| session.outbox.keeping())
-                && keeping.bytes() > share
-            {
-                keeping.shrink_to(share);
+            let session = self.sessions[slot].as_mut();
+            if let Some(keeping) = session.and_then(|session| session.outbox.keeping()) {
+                keep.push((keeping.bytes(), slot));
+            }
+        }
+        keep.sort_unstable();
+        let (first, level) = level(&keep, bytes_max / 8 * KEPT_EIGHTHS);
+        for &(_, slot) in &keep[first..] {
+            let session = self.sessions[slot].as_mut();
+            if let Some(keeping) = session.and_then(|session| session.outbox.keeping()) {
+                keeping.shrink_to(level);
                 self.counters.kept_forgotten += 1;
             }
         }
     }
+}
+
+/// Of these that keep so many bytes, in rising order, the first that must give up some so that all keep no more than `bytes_max`,
+/// and what it and those behind it may keep each. Who keeps less keeps it all.
+fn level(keep: &[(usize, usize)], bytes_max: usize) -> (usize, usize) {
+    let mut left_bytes = bytes_max;
+    for (at, &(bytes, _)) in keep.iter().enumerate() {
+        let share = left_bytes / (keep.len() - at);
+        if bytes > share {
+            return (at, share);
+        }
+        left_bytes -= bytes;
+    }
+    (keep.len(), bytes_max)
 }
 
 /// What is at the place of a connection whose session was taken from it.
@@ -152,4 +182,19 @@ fn fenced(conn: Conn, core: u16, framing: Framing, now_ms: u64) -> Session {
     session.left = true;
     session.handshake = Handshake::Closing;
     session
+}
+
+#[cfg(test)]
+mod tests {
+    use super::level;
+
+    #[test]
+    fn the_largest_are_cut_to_one_level_and_the_others_left_alone() {
+        let of = |bytes: &[usize]| bytes.iter().map(|&bytes| (bytes, 0)).collect::<Vec<_>>();
+        assert_eq!(level(&of(&[]), 10), (0, 10));
+        assert_eq!(level(&of(&[1, 2, 3]), 6), (3, 6));
+        assert_eq!(level(&of(&[0, 0, 4, 20]), 12), (3, 8));
+        assert_eq!(level(&of(&[1, 20, 30]), 13), (1, 6));
+        assert_eq!(level(&of(&[5, 5]), 0), (0, 0));
+    }
 }

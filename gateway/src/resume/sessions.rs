@@ -1,6 +1,7 @@
 //! The table of a core's sessions: those that have a connection at the place that it names, and those that are away behind
 //! them, at places that no connection ever has. So whoever says something to a session need not know where it is.
 
+use std::collections::VecDeque;
 use std::ops::{Index, IndexMut, Range};
 
 use fluxar_engine::driver::Token;
@@ -12,6 +13,9 @@ use crate::session::Session;
 /// The first place of those that are away. The engine's tables are nowhere near.
 const AWAY_FIRST: usize = 1 << 31;
 
+/// So many that are not away any more may stand in their order however few there are.
+const ORDER_SLACK: usize = 64;
+
 /// Sessions by place.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
@@ -19,6 +23,8 @@ pub(crate) struct Sessions {
     away: Paged<Option<Session>>,
     /// Places of those that are free.
     free: Vec<usize>,
+    /// Those that are away, and some that were: who is away longest comes first. At most about twice as many as are.
+    order: VecDeque<Conn>,
     /// Tells the tenants of a place apart.
     generation: u32,
 }
@@ -77,8 +83,30 @@ impl Sessions {
             slot: slot as u32,
             generation: self.generation,
         });
+        if self.order.len() > 2 * self.away() + ORDER_SLACK {
+            let away = &self.away;
+            self.order.retain(|conn| slot_in(away, *conn).is_some());
+        }
+        self.order.push_back(session.conn);
         self.away[at] = Some(session);
         slot
+    }
+
+    /// How many stand in the order of those that are away.
+    #[cfg(test)]
+    pub(crate) fn in_order(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Where the one is that is away longest.
+    pub(crate) fn longest_away(&mut self) -> Option<usize> {
+        loop {
+            let first = *self.order.front()?;
+            if let Some(slot) = slot_in(&self.away, first) {
+                return Some(slot);
+            }
+            self.order.pop_front();
+        }
     }
 
     /// Takes one out of there.
@@ -88,6 +116,13 @@ impl Sessions {
         self.free.push(at);
         Some(session)
     }
+}
+
+/// The place of the session that has this name, if it is still away.
+fn slot_in(away: &Paged<Option<Session>>, conn: Conn) -> Option<usize> {
+    let slot = conn.0.slot as usize;
+    let session = away.get(slot.checked_sub(AWAY_FIRST)?)?.as_ref()?;
+    (session.conn == conn).then_some(slot)
 }
 
 impl Index<usize> for Sessions {

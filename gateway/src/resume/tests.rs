@@ -375,7 +375,7 @@ fn nothing_is_left_of_sessions_that_are_over() {
                 core.front.handle_closed(second.conn, &Cause::Ours);
             }
             1 => {
-                core.front.handle_ending(second.conn);
+                core.front.handle_ending(second.conn, false);
                 core.front.handle_closed(second.conn, &Cause::Peer);
                 let away_ms = u64::from(Limits::default().resume_ms);
                 let now_ms = core.front.now_ms + away_ms;
@@ -443,7 +443,7 @@ fn one_that_was_not_told_all_is_not_resumed() {
     // As when an answer finds twice the bound queued; it is closed at the end of the turn.
     let (lost, _) = core.greet(None);
     core.front.pause(lost.conn.0.slot as usize, pause::OVERRUN);
-    core.front.handle_ending(lost.conn);
+    core.front.handle_ending(lost.conn, false);
     assert_eq!((core.front.sessions.away(), core.front.resumables.len()), (0, 0));
     let (taken, _) = core.greet(None);
     core.front.pause(taken.conn.0.slot as usize, pause::OVERRUN);
@@ -489,4 +489,93 @@ fn who_drains_goes_on_with_that() {
         assert!(standings[0].draining, "is_lost: {is_lost}");
         server = next;
     }
+}
+
+#[test]
+fn after_a_breach_a_session_is_over_and_its_connection_may_still_be_told_why() {
+    let mut core = Core::new(Limits::default());
+    let (known, _) = core.greet(None);
+    core.front.handle_ending(known.conn, true);
+    core.turn();
+    assert_eq!((core.front.sessions.away(), core.front.resumables.len()), (0, 0));
+    assert_eq!(core.closed, [], "the engine's answer is on its way");
+    core.front
+        .handle_closed(known.conn, &Cause::Transport("a breach".into()));
+    assert_eq!(core.front.sessions(), 0);
+}
+
+#[test]
+fn past_the_bound_the_largest_give_up_and_who_keeps_more_than_its_share_keeps_it() {
+    let mut core = Core::new(Limits {
+        resume_bytes_per_core: 256 * 1024,
+        ..Limits::default()
+    });
+    let server = core.serve();
+    for _ in 0..8 {
+        core.greet(None);
+    }
+    let (known, _) = core.greet(None);
+    for _ in 0..4 {
+        core.call(known.conn);
+        core.answer_all(server, 10_000);
+    }
+    let (greedy, _) = core.greet(None);
+    for _ in 0..100 {
+        core.call(greedy.conn);
+        core.answer_all(server, 10_000);
+    }
+    assert!(core.front.counters().kept_forgotten > 0);
+    let (known, recv) = core.greet(Some((&known, 0)));
+    assert_eq!(recv, Some(4), "its calls");
+    assert_eq!(core.heard(known.conn).len(), 4);
+}
+
+#[test]
+fn of_too_many_that_are_away_the_one_away_longest_is_over() {
+    let mut core = Core::new(Limits {
+        connections: 3,
+        ..Limits::default()
+    });
+    let mut lost = Vec::new();
+    for _ in 0..5 {
+        let (known, _) = core.greet(None);
+        core.front.handle_closed(known.conn, &Cause::Peer);
+        core.turn();
+        lost.push(known);
+    }
+    assert_eq!(core.front.sessions.away(), 3);
+    // One that returned and was lost again is not the oldest any more.
+    let (third, recv) = core.greet(Some((&lost[2], 0)));
+    assert_eq!(recv, Some(0));
+    core.front.handle_closed(third.conn, &Cause::Peer);
+    let (sixth, _) = core.greet(None);
+    core.front.handle_closed(sixth.conn, &Cause::Peer);
+    core.turn();
+    for (known, is_kept) in [
+        (&lost[0], false),
+        (&lost[1], false),
+        (&lost[3], false),
+        (&lost[4], true),
+        (&third, true),
+        (&sixth, true),
+    ] {
+        let (next, recv) = core.greet(Some((known, 0)));
+        assert_eq!(recv.is_some(), is_kept, "{:?}", known.conn);
+        let id = core.id();
+        core.say(next.conn, &envelope(Kind::Cancel, id, None, None, None, &[]));
+        core.front.handle_closed(next.conn, &Cause::Ours);
+    }
+}
+
+#[test]
+fn sessions_that_come_and_go_leave_nothing_in_the_order_of_those_away() {
+    let mut core = Core::new(Limits::default());
+    let (mut known, _) = core.greet(None);
+    for _ in 0..1_000 {
+        core.front.handle_closed(known.conn, &Cause::Peer);
+        core.turn();
+        known = core.greet(Some((&known, 0))).0;
+        core.heard(known.conn);
+    }
+    assert!(core.front.sessions.in_order() <= 200);
 }
