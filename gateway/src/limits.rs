@@ -68,7 +68,7 @@ pub struct Limits {
     /// Bytes of counted envelopes that are kept for one session until its peer says that it has them. Beyond it the oldest
     /// are forgotten: only a resume that needs them fails.
     pub resume_bytes: usize,
-    /// The same for all sessions of a core. Beyond it those that keep more than their share forget their oldest.
+    /// The same for all sessions of a core. Beyond it those that keep most forget their oldest, all down to one level.
     pub resume_bytes_per_core: usize,
     /// Over how much time those come back that are told to, at least: all connections of a core that stops, and those that it
     /// cannot take.

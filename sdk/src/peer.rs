@@ -627,6 +627,9 @@ impl Peer {
     /// Closes the connection in good order: what is queued is sent, then a goodbye. Calls and streams that are open fail
     /// `unavailable`, handlers that run for the other side are dropped, subscriptions end. What was acknowledged has arrived by
     /// then, if the other side answers within a second: who comes next under a durable name goes on behind it.
+    ///
+    /// While [`State::Resuming`] there is nobody to say it to: what is queued is not sent, events that were acknowledged
+    /// meanwhile come again to who subscribes next, and the gateway keeps the session until its time is over.
     pub async fn close(&self) {
         if let Ok(link) = self.shared().link()
             && self.shared().tell_acknowledged(&link)
