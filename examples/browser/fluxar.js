@@ -635,14 +635,17 @@
       this.#url = url;
       this.#options = { ...DEFAULTS, ...options };
       this.#state = (state, info = null) => this.#options.onstate?.(state, info);
-      // A page that goes away cannot take its session up again: what it has open ends at once, not when the gateway gives up.
-      globalThis.addEventListener?.("pagehide", () => {
-        if (!this.#isOpen) return;
-        for (const each of this.#subscriptions) if (each.logged) this.#acknowledge(each);
-        this.#leave(new FluxarError("cancelled", "the page went away"));
-      });
+      globalThis.addEventListener?.("pagehide", this.#onpagehide);
       this.#connect();
     }
+
+    // A page that goes away does not take its session up again: what it has open ends at once, not when the gateway gives up.
+    // One that is shown again, from the browser's cache, connects anew.
+    #onpagehide = () => {
+      if (!this.#isOpen) return;
+      for (const each of this.#subscriptions) if (each.logged) this.#acknowledge(each);
+      this.#leave(new FluxarError("cancelled", "the page went away"));
+    };
 
     /**
      * Calls a method; resolves with the answer's payload, rejects with a FluxarError. Waits for a connection. `meta` goes
@@ -922,6 +925,7 @@
     #end(error) {
       if (this.#isClosed) return;
       this.#isClosed = true;
+      globalThis.removeEventListener?.("pagehide", this.#onpagehide);
       this.#socket?.close(1000);
       this.#disconnect();
       const why = error ?? new FluxarError("cancelled", "the client was closed");

@@ -10,6 +10,7 @@ use fluxar_protocol::hello::Handshake;
 
 use crate::front::{Front, ws_code};
 use crate::outbox::Framing;
+use crate::resume::Remains;
 use crate::session::{Due, Origin, Rate, Session};
 use crate::upstreams::opening::cause_in_words;
 
@@ -76,7 +77,7 @@ impl Front {
         let is_breach = matches!(cause, Cause::Transport(_));
         if let Some(slot) = self.slot_of(conn)
             && !is_breach
-            && self.put_away(slot, false)
+            && self.put_away(slot, Remains::Gone)
         {
             self.open_sessions -= 1;
             self.counters.closed += 1;
@@ -108,18 +109,16 @@ impl Front {
     /// broke the rules is over [P-7.6].
     pub fn handle_ending(&mut self, conn: Conn, is_breach: bool) {
         let Some(slot) = self.slot_of(conn) else { return };
-        let Some(session) = &mut self.sessions[slot] else {
+        if self.sessions[slot].as_ref().is_none_or(|session| session.left) {
             return;
+        }
+        // The engine closes it, behind its transport's own last word.
+        if !is_breach && self.put_away(slot, Remains::Ending) {
+            return;
+        }
+        let Some(session) = self.sessions[slot].as_mut().filter(|session| !session.left) else {
+            return; // what came of putting it away
         };
-        if session.left {
-            return;
-        }
-        if session.resumable.is_some() && !is_breach {
-            if !self.put_away(slot, true) {
-                self.end_session(slot);
-            }
-            return;
-        }
         session.left = true;
         session.handshake = Handshake::Closing;
         session.due = Due::NEVER;

@@ -23,6 +23,8 @@ use crate::{
     wire::{Broken, Reader},
 };
 
+/// After a write that failed, what arrived before is read for so long at most. Of a connection that broke it is there, or its end.
+const HEAR_OUT: Duration = Duration::from_millis(100);
 /// Refused publishes are told at most so often [P-3.8].
 const REFUSALS_EVERY: Duration = Duration::from_secs(1);
 
@@ -110,7 +112,7 @@ impl Receiver {
             let received = tokio::select! {
                 biased;
                 phase = &mut left_open => return Err(match phase {
-                    Phase::Failed(error) => End::Lost(error),
+                    Phase::Failed(error) => self.hear_out(error).await,
                     Phase::GivenUp(error) => End::GivenUp(error),
                     Phase::Open | Phase::Closing(_) => End::Closed,
                 }),
@@ -129,6 +131,21 @@ impl Receiver {
                 None => is_pinged = self.on_time(is_pinged)?,
             }
         }
+    }
+
+    /// Writing failed: the other side may have said goodbye before that, and why.
+    async fn hear_out(&mut self, failed: Error) -> End {
+        let until = Instant::now() + HEAR_OUT;
+        while Instant::now() < until {
+            let next = self.reader.next(self.link.options.max_frame_bytes);
+            let Ok(Ok(Some(body))) = tokio::time::timeout_at(until, next).await else {
+                break;
+            };
+            if let Err(end) = self.on_body(body).await {
+                return end;
+            }
+        }
+        End::Lost(failed)
     }
 
     /// No frame came for a while. Returns whether the other side has been pinged, and has not shown since that it lives.

@@ -117,6 +117,26 @@ fn a_half_open_connection_is_taken_over_and_what_was_under_way_to_it_comes_again
 }
 
 #[test]
+fn a_websocket_that_is_closed_in_good_order_is_answered_and_its_session_goes_on() {
+    let gateway = Running::start(|_| {});
+    let mut server = gateway.client();
+    server.serve("m");
+    for code in [1000, 1001, 4000] {
+        let mut caller = Resumer::open(gateway.ws(), Form::Compact);
+        let call = caller.call("m", &number(5));
+        let asked = server.expect();
+        caller.cut(Cut::WebSocket(code));
+        server.answer(&asked, &number(6));
+        server.settle();
+        assert!(caller.resume(gateway.ws()), "{code} is no goodbye");
+        let answer = caller.expect();
+        assert_eq!((answer.reference, answer.number()), (Some(call), 6));
+        caller.goodbye();
+    }
+    gateway.stop();
+}
+
+#[test]
 fn calls_are_answered_once_each_over_many_cuts_and_cores() {
     const CALLS: u64 = 3_000;
     let gateway = Running::start(|_| {});

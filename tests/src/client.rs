@@ -12,6 +12,7 @@ use fluxar_protocol::frame::{Deframer, prefix};
 use fluxar_protocol::hello::{Hello, Welcome};
 use fluxar_protocol::meta::MetaWriter;
 use fluxar_protocol::{Batch, Form, Id, Kind};
+use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket};
 
 use crate::message::{Received, encoded};
@@ -288,6 +289,22 @@ impl Client {
                 Err(end) => return (all, end),
             }
         }
+    }
+
+    /// Closes a WebSocket by a close frame with this code, and waits for how the other end answers.
+    ///
+    /// # Panics
+    /// If it is no WebSocket, or does not stand.
+    pub fn close_websocket(&mut self, code: u16) -> End {
+        let Link::Ws(socket) = &mut self.link else {
+            panic!("only a WebSocket has a close frame");
+        };
+        let frame = CloseFrame {
+            code: code.into(),
+            reason: "".into(),
+        };
+        socket.close(Some(frame)).expect("it stands");
+        self.rest().1
     }
 
     /// What has arrived by now, without waiting.

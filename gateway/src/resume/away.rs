@@ -13,10 +13,20 @@ use crate::session::{Due, Session, pause};
 /// eighths of that: so this is done once for many bytes.
 const KEPT_EIGHTHS: usize = 7;
 
+/// What there is of the connection that a session loses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remains {
+    /// It stands, as far as the engine knows, and is closed.
+    Open,
+    /// The engine ends it, behind what its transport owes the peer still (a WebSocket's close frame is answered).
+    Ending,
+    /// Nothing.
+    Gone,
+}
+
 impl Front {
     /// A connection is lost without a goodbye. If its session can be resumed it is put away, and true is the answer.
-    /// `has_connection`: the engine has not let go of the connection yet.
-    pub(crate) fn put_away(&mut self, slot: usize, has_connection: bool) -> bool {
+    pub(crate) fn put_away(&mut self, slot: usize, remains: Remains) -> bool {
         if !self.can_be_away(slot) {
             return false;
         }
@@ -31,7 +41,7 @@ impl Front {
                 return false; // what came of that end
             }
         }
-        let Some(mut session) = self.take_from(slot, has_connection) else {
+        let Some(mut session) = self.take_from(slot, remains) else {
             return false;
         };
         session.outbox.connection_lost();
@@ -93,7 +103,7 @@ impl Front {
 
     /// A session that can be resumed is over, without a word; a connection that it has is closed.
     pub(crate) fn end_session(&mut self, slot: usize) {
-        let Some(mut session) = self.take_from(slot, true) else {
+        let Some(mut session) = self.take_from(slot, Remains::Open) else {
             return;
         };
         self.resumables.let_go(&mut session);
@@ -104,8 +114,8 @@ impl Front {
     }
 
     /// Takes a session from its connection, whatever that is worth, or from those that are away. A connection that the engine
-    /// still has is fenced: it is closed, and what still comes of it finds a session that has left.
-    pub(crate) fn take_from(&mut self, slot: usize, has_connection: bool) -> Option<Session> {
+    /// still has is fenced: what still comes of it finds a session that has left.
+    pub(crate) fn take_from(&mut self, slot: usize, remains: Remains) -> Option<Session> {
         let is_away = self.sessions[slot].as_ref()?.is_away();
         let session = if is_away {
             self.sessions.take_away(slot)?
@@ -119,13 +129,15 @@ impl Front {
             timer: None,
             ..session
         };
-        if !is_away && has_connection {
+        if !is_away && remains != Remains::Gone {
             let conn = session.conn;
             self.sessions[slot] = Some(fenced(conn, self.core, session.outbox.framing(), self.now_ms));
-            self.effects.push_back(Effect::Close {
-                conn,
-                how: Close::Now,
-            });
+            if remains == Remains::Open {
+                self.effects.push_back(Effect::Close {
+                    conn,
+                    how: Close::Now,
+                });
+            }
         }
         Some(session)
     }

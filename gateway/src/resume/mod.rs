@@ -40,6 +40,7 @@ use foldhash::fast::FixedState;
 use crate::outbox::Framing;
 use crate::session::{Origin, Rate, Session};
 
+pub(crate) use away::Remains;
 pub use keeping::Keeping;
 use keeping::KeptBytes;
 pub(crate) use sessions::{Sessions, is_away};

@@ -6,7 +6,7 @@ use fluxar_protocol::hello::{Caps, Hello};
 use fluxar_protocol::session::{Received, TOKEN_BYTES, Tokens};
 use fluxar_protocol::{Form, Id};
 
-use super::{Keeping, Resumable, Resuming, home_of};
+use super::{Keeping, Remains, Resumable, Resuming, home_of};
 use crate::flow::Growth;
 use crate::front::{Effect, Front, ws_code};
 use crate::greeting::Greeting;
@@ -179,7 +179,7 @@ impl Front {
     fn take_over(&mut self, slot: usize, old_slot: usize, greeting: &Greeting<'_>, token: [u8; TOKEN_BYTES]) {
         let hello = &greeting.hello;
         // From here on nothing of the old connection counts.
-        let Some(mut old) = self.take_from(old_slot, true) else {
+        let Some(mut old) = self.take_from(old_slot, Remains::Open) else {
             return;
         };
         let was_away = old.is_away();

@@ -24,6 +24,7 @@ use super::{Resolved, Services};
 use crate::front::{Effect, Front, ws_code};
 use crate::greeting::AGENT;
 use crate::outbox::Framing;
+use crate::resume::Remains;
 use crate::session::{ACCEPTED, Due, Session};
 
 impl Front {
@@ -350,7 +351,7 @@ impl Front {
             return;
         }
         if session.resumable.is_some() {
-            if !self.put_away(slot, true) {
+            if !self.put_away(slot, Remains::Open) {
                 self.end_session(slot);
             }
             return;

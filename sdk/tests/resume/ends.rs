@@ -108,24 +108,50 @@ async fn when_the_time_is_over_what_is_open_fails_without_a_connection() {
 #[tokio::test]
 async fn after_a_goodbye_nothing_is_resumed_and_the_pause_asked_for_is_kept() {
     let (mut gateway, client) = Gateway::with_client().await;
-    let mut error = Vec::new();
-    ErrorBody {
-        code: Code::Unavailable,
-        message: "stopping",
-        details: None,
-        retry_after_ms: Some(300),
-    }
-    .encode(&mut error);
-    let goodbye = Envelope {
-        error: Some(&error),
-        ..envelope(Kind::Cancel, None, &[])
-    };
-    gateway.raw().send(&goodbye).await;
+    gateway.stops(300).await;
     let begin = tokio::time::Instant::now();
     assert_eq!(gateway.welcome(b"other", None).await, Asked::anew());
     assert!(begin.elapsed() >= Duration::from_millis(300));
     comes_to(&client, |state| *state == State::Connected).await;
     assert_eq!(client.resumes(), 0);
+}
+
+#[tokio::test]
+async fn a_goodbye_that_was_not_read_when_writing_failed_is_heard() {
+    let (mut gateway, client) = Gateway::bind().await;
+    // One that is not resumed says so when it is broken.
+    let client = client.resume(false).stall(Duration::from_secs(3_600));
+    let (client, _) = tokio::join!(client.build(), gateway.welcome(b"token 1", None));
+    let client = client.unwrap();
+    let subscribing = {
+        let client = client.clone();
+        tokio::spawn(async move { client.subscription("a").queue(1).open().await })
+    };
+    let subscribe = gateway.next_of(Kind::Subscribe).await;
+    gateway.answer(&subscribe, &[0xf6]).await;
+    let mut events = subscribing.await.unwrap().unwrap();
+    // Behind the first it does not read on.
+    for _ in 0..3 {
+        let event = Envelope {
+            target: Some("a"),
+            ..envelope(Kind::Event, None, &[1])
+        };
+        gateway.raw().send(&event).await;
+    }
+    gateway.stops(300).await;
+    gateway.raw().0.set_zero_linger().unwrap();
+    gateway.lose();
+    raw::until(|| {
+        let published = client.try_publish("b", &());
+        published.is_err_and(|error| !error.is_full())
+    })
+    .await;
+    let begin = tokio::time::Instant::now();
+    for _ in 0..3 {
+        in_time(events.next()).await.unwrap();
+    }
+    gateway.welcome(b"other", None).await;
+    assert!(begin.elapsed() >= Duration::from_millis(300), "it was told when to come");
 }
 
 #[tokio::test]

@@ -176,6 +176,23 @@ impl Gateway {
         self.raw().send(&said).await;
     }
 
+    /// Says goodbye: it is to come back later.
+    async fn stops(&mut self, retry_after_ms: u32) {
+        let mut error = Vec::new();
+        ErrorBody {
+            code: Code::Unavailable,
+            message: "stopping",
+            details: None,
+            retry_after_ms: Some(retry_after_ms),
+        }
+        .encode(&mut error);
+        let goodbye = Envelope {
+            error: Some(&error),
+            ..envelope(Kind::Cancel, None, &[])
+        };
+        self.raw().send(&goodbye).await;
+    }
+
     /// Answers the ping that a client sends on each connection that resumes, when nothing else is to come before it.
     async fn pong(&mut self) {
         let ping = self.next_of(Kind::Ping).await;

@@ -9,7 +9,7 @@ use fluxar_protocol::meta::MetaWriter;
 use fluxar_protocol::session::{Kept, Received as Count, is_counted};
 use fluxar_protocol::{Form, Id, Kind, Position};
 use fluxar_tests::message::encoded;
-use fluxar_tests::{Client, Received};
+use fluxar_tests::{Client, End, Received};
 
 /// How a connection is lost.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +18,8 @@ pub(crate) enum Cut {
     Close,
     /// Nobody reads it any more, and the gateway hears nothing.
     HalfOpen,
+    /// Its WebSocket is closed in good order, with this code and without a goodbye.
+    WebSocket(u16),
 }
 
 /// See the module.
@@ -112,9 +114,14 @@ impl Resumer {
     /// Loses the connection.
     pub(crate) fn cut(&mut self, how: Cut) {
         let client = self.client.take();
-        self.old = match how {
-            Cut::Close => None,
-            Cut::HalfOpen => client,
+        self.old = match (how, client) {
+            (Cut::HalfOpen, client) => client,
+            (Cut::WebSocket(code), Some(mut client)) => {
+                let end = client.close_websocket(code);
+                assert_eq!(end, End::Closed(Some(code)), "a close frame is answered [RFC 6455 5.5.1]");
+                None
+            }
+            _ => None,
         };
     }
 
