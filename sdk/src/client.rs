@@ -11,7 +11,7 @@ use crate::{
     dialer::{Dialer, is_final},
     handlers::Handlers,
     options::{Options, option_methods},
-    peer::Shared,
+    shared::Shared,
 };
 
 /// A peer that dialled: everything that a [`Peer`] can do, on a connection that is renewed when it is lost.

@@ -16,7 +16,7 @@ use crate::{
     drive::{Ended, drive},
     handshake,
     link::{self, Link, Role},
-    peer::Shared,
+    shared::Shared,
     wire::{self, Reader, Writer},
 };
 

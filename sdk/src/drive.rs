@@ -8,7 +8,7 @@ use crate::{
     Error,
     link::{Link, Phase, closed_here},
     outbox::Batch,
-    peer::Shared,
+    shared::Shared,
     receive::{End, Receiver},
     wire::{Farewell, Reader, Writer},
 };

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::{
     Error, Origin, Request, Result, codec,
     link::{Link, Running},
-    peer::Shared,
+    shared::Shared,
     streams,
 };
 

@@ -93,6 +93,7 @@ mod receive;
 mod request;
 mod resuming;
 mod server;
+mod shared;
 mod stall;
 mod streams;
 mod subscribe;

@@ -2,7 +2,7 @@
 //!
 //! A [`crate::Peer`] has one link at a time. It has one connection, which [`crate::drive`] drives, or, if it can be resumed,
 //! one after the other ([`crate::resuming`]). What belongs to a session dies with its link: calls that wait for an answer
-//! fail `unavailable`, handlers that work for it are dropped. What outlives it is in [`crate::peer::Shared`].
+//! fail `unavailable`, handlers that work for it are dropped. What outlives it is in [`crate::shared::Shared`].
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ use crate::{
     ids::Ids,
     options::{Options, REMOTE_SUBSCRIPTIONS_MAX},
     outbox::{NotQueued, Outbox},
-    peer::Shared,
+    shared::Shared,
     resuming::Resumption,
     streams::Streams,
     wire::Farewell,

@@ -26,7 +26,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::{
     Begin, Cursor, Error, Message, Origin, Position, Result,
     link::Link,
-    peer::Shared,
+    shared::Shared,
     progress::{Progress, Tell},
     subscriptions::{Entry, Sink, Sub},
 };

@@ -12,7 +12,7 @@ use fluxar_protocol::{Code, limits::NAME_TEXT_BYTES_MAX};
 use crate::{
     Error, Origin, Peer, Result,
     handlers::Serves,
-    peer::Shared,
+    shared::Shared,
     subscribe::{Boxed, ask, withdraw},
     subscriptions::{Entry, Service, Share, Sink, Sub, Wish},
 };

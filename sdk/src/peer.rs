@@ -3,31 +3,22 @@
 use std::{
     fmt,
     future::Future,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use fluxar_protocol::{Code, Envelope, Kind, meta::Meta};
+use fluxar_protocol::{Envelope, Kind, meta::Meta};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 use crate::{
-    Error, Event, Message, Origin, Request, Result, codec,
-    handlers::{self, Handlers, Serves},
-    ids::Ids,
-    link::{self, Link},
-    logged,
+    Error, Event, Message, Request, Result, codec,
+    handlers::{self, Serves},
     offer::Serve,
-    options::Options,
-    publishing::Publishing,
-    receive::Refusals,
     request::Call,
+    shared::Shared,
     streams::{self, ItemSink, ItemStream, OpenStream},
     subscribe::{Subscribe, SubscribeStream},
-    subscriptions::Subscriptions,
 };
 
 /// How long [`Peer::close`] waits for a sign that acknowledgements were read.
@@ -66,7 +57,7 @@ pub enum State {
 pub struct Peer(Arc<Handle>);
 
 /// Closes the connection when the application has let go of it.
-struct Handle {
+pub(crate) struct Handle {
     shared: Arc<Shared>,
 }
 
@@ -76,178 +67,10 @@ impl Drop for Handle {
     }
 }
 
-/// What of a peer outlives its connections.
-pub(crate) struct Shared {
-    pub(crate) options: Arc<Options>,
-    pub(crate) address: Arc<str>,
-    pub(crate) ids: Arc<Ids>,
-    pub(crate) handlers: Arc<Handlers>,
-    pub(crate) subscriptions: Subscriptions,
-    pub(crate) publishing: Publishing,
-    /// The session, while there is one.
-    link: RwLock<Option<Arc<Link>>>,
-    state: watch::Sender<State>,
-    close_requested: watch::Sender<bool>,
-    lost_because: Mutex<Option<Error>>,
-    refused_publishes: Mutex<(u64, Option<Error>)>,
-    resumes: AtomicU64,
-    handle: OnceLock<Weak<Handle>>,
-}
-
 impl Shared {
-    pub(crate) fn new(
-        options: Arc<Options>,
-        address: Arc<str>,
-        handlers: Arc<Handlers>,
-    ) -> Result<Arc<Self>> {
-        let publishing = Publishing::new(options.publish_unacked_bytes);
-        Ok(Arc::new(Self {
-            options,
-            address,
-            ids: Arc::new(Ids::new()?),
-            handlers,
-            subscriptions: Subscriptions::default(),
-            publishing,
-            link: RwLock::default(),
-            state: watch::Sender::new(State::Reconnecting { attempt: 1 }),
-            close_requested: watch::Sender::new(false),
-            lost_because: Mutex::default(),
-            refused_publishes: Mutex::default(),
-            resumes: AtomicU64::new(0),
-            handle: OnceLock::new(),
-        }))
-    }
-
     /// A handle for the application, unless it has dropped all of them.
     pub(crate) fn peer(&self) -> Option<Peer> {
         self.handle.get()?.upgrade().map(Peer)
-    }
-
-    /// A connection is there. It is closed again at once if that was asked for meanwhile.
-    pub(crate) fn connected(&self, link: &Arc<Link>) {
-        self.publishing
-            .connected(|| *self.link.write().unwrap_or_else(PoisonError::into_inner) = Some(link.clone()));
-        self.state.send_replace(State::Connected);
-        if *self.close_requested.borrow() {
-            link.close(None);
-        }
-    }
-
-    /// Its connection was lost, or an attempt to have another failed; the session is kept.
-    pub(crate) fn away(&self, why: Error, attempt: u32) {
-        *self.lost_because.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
-        self.state.send_replace(State::Resuming { attempt });
-    }
-
-    /// The session goes on over another connection. To be called before anything that came on it is looked at.
-    pub(crate) fn resumed(&self, link: &Arc<Link>) {
-        for entry in self.subscriptions.snapshot().iter() {
-            if let Some(logged) = &entry.sub.logged {
-                logged.lock().resumed();
-            }
-        }
-        let ping = self.ids.next();
-        self.publishing.resumed(ping);
-        link.ping_as(ping);
-        self.resumes.fetch_add(1, Ordering::Relaxed);
-        self.state.send_replace(State::Connected);
-        if *self.close_requested.borrow() {
-            link.close(None);
-        }
-    }
-
-    pub(crate) fn resumes(&self) -> u64 {
-        self.resumes.load(Ordering::Relaxed)
-    }
-
-    /// The session is over, or an attempt to begin one failed.
-    pub(crate) fn lost(&self, why: Option<Error>, state: State) {
-        *self.link.write().unwrap_or_else(PoisonError::into_inner) = None;
-        if let Some(why) = why {
-            *self.lost_because.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
-        }
-        if state == State::Closed {
-            self.subscriptions.clear(
-                self.lost_because()
-                    .as_ref()
-                    .filter(|_| !*self.close_requested.borrow()),
-            );
-            let why = self.lost_because().unwrap_or_else(link::closed_here);
-            self.publishing.close(&why.at(&self.address));
-        }
-        self.state.send_replace(state);
-    }
-
-    pub(crate) fn watch_state(&self) -> watch::Receiver<State> {
-        self.state.subscribe()
-    }
-
-    fn lost_because(&self) -> Option<Error> {
-        self.lost_because
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn request_close(&self) {
-        self.close_requested.send_replace(true);
-        if let Ok(link) = self.link() {
-            self.tell_acknowledged(&link); // what was acknowledged counts
-            link.close(None);
-        }
-    }
-
-    /// Says what was acknowledged and not said yet; whether there are subscriptions that acknowledge.
-    fn tell_acknowledged(&self, link: &Link) -> bool {
-        let subscriptions = self.subscriptions.snapshot();
-        for entry in subscriptions.iter() {
-            logged::tell_on(link, &entry.sub);
-        }
-        subscriptions.iter().any(|entry| entry.sub.logged.is_some())
-    }
-
-    /// Completes when the application wants it closed.
-    pub(crate) async fn close_requested(&self) {
-        // An error would mean that the sender, which is in `self`, is gone.
-        drop(
-            self.close_requested
-                .subscribe()
-                .wait_for(|requested| *requested)
-                .await,
-        );
-    }
-
-    pub(crate) fn is_close_requested(&self) -> bool {
-        *self.close_requested.borrow()
-    }
-
-    pub(crate) fn link(&self) -> Result<Arc<Link>> {
-        if let Some(link) = &*self.link.read().unwrap_or_else(PoisonError::into_inner) {
-            return Ok(link.clone());
-        }
-        let why = self.lost_because().unwrap_or_else(link::closed_here);
-        let message = format!("not connected: {}", why.message());
-        Err(Error::from_origin(Origin::Connection, Code::Unavailable, message)
-            .at(&self.address)
-            .because(why))
-    }
-
-    /// The session that comes after this one; `None` if none will.
-    pub(crate) async fn link_after(&self, last: &Arc<Link>) -> Option<Arc<Link>> {
-        let next = || self.link().ok().filter(|link| !Arc::ptr_eq(link, last));
-        let mut state = self.watch_state();
-        let changed = state.wait_for(|state| *state == State::Closed || next().is_some());
-        changed.await.ok()?;
-        next()
-    }
-
-    pub(crate) fn note_refused_publishes(&self, error: Error) {
-        let refused = error.details::<Refusals>().map_or(1, |details| details.refused);
-        let mut known = self
-            .refused_publishes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *known = (known.0 + refused, Some(error));
     }
 }
 
@@ -458,11 +281,7 @@ impl Peer {
     /// How many publishes the other side refused, and the last reason. It tells once a second at most, so right
     /// after a publish this says nothing yet; after a [`Peer::ping`] it does.
     pub fn refused_publishes(&self) -> (u64, Option<Error>) {
-        self.shared()
-            .refused_publishes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.shared().refused_publishes()
     }
 
     /// Subscribes to the topics that match a pattern (`*` is one token, `>` is one or more at the end). The handler
@@ -596,12 +415,12 @@ impl Peer {
 
     /// Whether it is connected now.
     pub fn state(&self) -> State {
-        *self.shared().state.borrow()
+        self.shared().state()
     }
 
     /// Follows the state as it changes.
     pub fn watch_state(&self) -> watch::Receiver<State> {
-        self.shared().state.subscribe()
+        self.shared().watch_state()
     }
 
     /// How often the session was resumed on a new connection.

@@ -27,7 +27,7 @@ use crate::{
     Error, Origin, Position, Result, State,
     link::{Link, Role},
     outbox::NotQueued,
-    peer::Shared,
+    shared::Shared,
 };
 
 /// What an event holds beyond its bytes: its place in the table, and who waits for it.

@@ -16,7 +16,7 @@ use crate::{
     Error, Message, Origin, Position, codec, handlers,
     link::{Interest, Link, Phase, Role},
     logged,
-    peer::Shared,
+    shared::Shared,
     stall::StallBudget,
     streams::{self, Aftermath, Channel, Fate},
     subscriptions::{self, Entry},

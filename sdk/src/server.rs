@@ -32,7 +32,7 @@ use crate::{
     ids::Ids,
     link::{Link, Role},
     options::{Options, option_methods},
-    peer::Shared,
+    shared::Shared,
     streams,
     subscribe::handle_events,
     subscriptions::{Entry, Sink, Sub, Wish},

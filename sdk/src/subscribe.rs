@@ -395,7 +395,7 @@ async fn stop(stopped: &mut watch::Receiver<bool>) {
 #[derive(Debug)]
 pub struct Subscribed {
     sub: Arc<Sub>,
-    shared: std::sync::Weak<crate::peer::Shared>,
+    shared: std::sync::Weak<crate::shared::Shared>,
     stop: watch::Sender<bool>,
     handling: JoinHandle<()>,
 }

@@ -373,7 +373,7 @@ mod tests {
     use fluxar_protocol::{Batch as Envelopes, Form};
 
     use super::*;
-    use crate::{handshake::Opened, link::Role, outbox::Batch, peer::Shared};
+    use crate::{handshake::Opened, link::Role, outbox::Batch, shared::Shared};
 
     #[tokio::test]
     async fn what_ends_while_it_is_asked_for_again_is_cancelled() {

@@ -12,7 +12,7 @@ use crate::{
     Error, Request, Result,
     link::{Link, Running},
     outbox::NotQueued,
-    peer::Shared,
+    shared::Shared,
 };
 
 type Done = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
