@@ -36,7 +36,8 @@ impl Front {
         let Some(session) = &self.sessions[slot] else {
             return;
         };
-        if !session.left {
+        // One that is away gets nothing anyway, and is told of when it returns.
+        if !session.left && !session.is_away() {
             self.shard.set_standing(session.peer, session.standing);
             self.after_shard();
         }

@@ -158,9 +158,17 @@ impl Shard {
         self.pump_log();
     }
 
-    /// A peer that was away is back. `credit_bytes` is what its new hello announced. Its offers stand again, its seats are taken
-    /// again, and what it did not acknowledge of the logs comes again.
-    pub fn peer_returned(&mut self, peer: PeerId, credit_bytes: u32) {
+    /// Peers that are away and what each has offered, by who it says it is: once for each offer.
+    pub fn services_away(&self) -> impl Iterator<Item = (PeerId, &str)> {
+        self.absences
+            .away
+            .iter()
+            .flat_map(|(peer, absent)| absent.offers.iter().map(move |offer| (*peer, &*offer.terms.name)))
+    }
+
+    /// A peer that was away is back. `credit_bytes` is what its new hello announced, and `standing` how fit it is to serve. Its
+    /// offers stand again, its seats are taken again, and what it did not acknowledge of the logs comes again.
+    pub fn peer_returned(&mut self, peer: PeerId, credit_bytes: u32, standing: Standing) {
         let Some(absent) = self.absences.away.remove(&peer) else {
             return;
         };
@@ -183,12 +191,14 @@ impl Shard {
         {
             terms.credit_bytes = credit_bytes;
             let offer = self.serving.offer(peer, sub, &pattern, &terms);
+            self.serving.set_standing(peer, standing);
             self.subscriptions.change_role(at, Role::Server(offer), 0, 0);
             self.post.announce(News::Letter(Letter::Offer {
                 server: peer,
                 sub,
                 pattern,
                 offering: Arc::new(terms),
+                standing,
             }));
         }
         self.rewind_logged(peer);

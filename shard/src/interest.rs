@@ -110,13 +110,14 @@ impl Shard {
         self.subscriptions
             .add(peer, sub, Role::Server(offer), 0, 0, text_bytes);
         let pattern = self.serving.text(offer);
+        let standing = self.serving.standing_of(peer);
         self.post.announce(News::Letter(Letter::Offer {
             server: peer,
             sub,
             pattern,
             offering: Arc::new(offering),
+            standing,
         }));
-        self.announce_standing(peer);
         Ok(())
     }
 
@@ -173,15 +174,12 @@ impl Shard {
         }
     }
 
-    /// Tells the other cores of an offer behind it, if its peer is not fit.
-    fn announce_standing(&mut self, peer: PeerId) {
-        let Some(at) = self.serving.find(peer) else { return };
-        let standing = self.serving[at].standing;
-        if !standing.is_fit() {
-            self.post.announce(News::Letter(Letter::Standing {
-                server: peer,
-                standing,
-            }));
+    /// By letter: how fit a serving peer of another core is.
+    pub(crate) fn stands_elsewhere(&mut self, server: PeerId, standing: Standing) {
+        let was_crowded = self.serving.standing_of(server).crowded;
+        self.serving.set_standing(server, standing);
+        if was_crowded != standing.crowded {
+            self.crowded_changed(server, standing.crowded);
         }
     }
 

@@ -48,8 +48,10 @@ pub enum Letter {
         pattern: Arc<str>,
         /// Its terms.
         offering: Arc<Offering>,
+        /// Whether it gets new calls: known before the offer brings it any.
+        standing: Standing,
     },
-    /// How fit a serving peer of the sending core is. Comes behind its offer.
+    /// How fit a serving peer of the sending core is now. Comes behind its offer.
     Standing {
         /// Who serves.
         server: PeerId,

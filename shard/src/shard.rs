@@ -168,19 +168,12 @@ impl Shard {
                 sub,
                 pattern,
                 offering,
+                standing,
             } => {
                 self.serving.offer(server, sub, &pattern, &offering);
+                self.stands_elsewhere(server, standing);
             }
-            Letter::Standing { server, standing } => {
-                let was_crowded = self
-                    .serving
-                    .find(server)
-                    .is_some_and(|at| self.serving[at].standing.crowded);
-                self.serving.set_standing(server, standing);
-                if was_crowded != standing.crowded {
-                    self.crowded_changed(server, standing.crowded);
-                }
-            }
+            Letter::Standing { server, standing } => self.stands_elsewhere(server, standing),
             Letter::Credit { server, credit_bytes } => {
                 self.serving.set_credit(server, credit_bytes);
             }

@@ -203,3 +203,22 @@ using("who wants no resume gets none", async (gateway, client) => {
   await assert.rejects(answer, { code: "unavailable" });
   assert.equal((await gateway.welcome(2)).resume, undefined);
 }, { resume: false });
+
+test("a page that goes away says goodbye, and one that is shown again begins anew", { timeout: 20_000 }, async () => {
+  const listeners = new Map();
+  globalThis.addEventListener = (name, listener) => listeners.set(name, listener);
+  globalThis.removeEventListener = (name, listener) => listeners.get(name) === listener && listeners.delete(name);
+  try {
+    const gateway = new Gateway();
+    await gateway.welcome(1);
+    const { socket } = gateway;
+    listeners.get("pagehide")();
+    assert.deepEqual([gateway.take(CANCEL).ref, socket.readyState], [null, 3]);
+    assert.equal((await gateway.welcome(2)).resume, undefined);
+    gateway.client.close();
+    assert.equal(listeners.size, 0);
+  } finally {
+    delete globalThis.addEventListener;
+    delete globalThis.removeEventListener;
+  }
+});

@@ -224,7 +224,7 @@ impl Front {
         });
         tracing::debug!(?peer, ?conn, was_away, "its session goes on");
         if was_away {
-            self.shard.peer_returned(peer, hello.credit);
+            self.shard.peer_returned(peer, hello.credit, old.standing);
         } else {
             // What was queued for the old connection is lost: the logs have theirs still.
             self.shard.set_credit(peer, hello.credit);

@@ -14,6 +14,7 @@ use crate::front::{Effect, Front};
 use crate::limits::Limits;
 use crate::mail::Mail;
 use crate::outbox::Framing;
+use crate::services::Told;
 use crate::session::pause;
 
 /// A core and what its connections were sent.
@@ -473,21 +474,56 @@ fn who_drains_goes_on_with_that() {
     let meta = MetaWriter::new().flag("serve", true).finish();
     let offer = envelope(Kind::Subscribe, id, None, Some("m"), meta.as_deref(), &[]);
     core.say(server.conn, &offer);
-    let slot = server.conn.0.slot as usize;
-    let session = core.front.sessions[slot].as_mut().expect("a session");
-    session.standing.draining = true;
-    core.front.tell_standing(slot);
-    for is_lost in [true, false] {
+    // As lists call it, by its first connection.
+    let called = format!("0/{}.{}", server.conn.0.slot, server.conn.0.generation);
+    let standings = |core: &Core| -> Vec<bool> {
+        let rows = core.front.shard.services();
+        rows.map(|row| row.standing.draining).collect()
+    };
+    let mark = |core: &mut Core, on| match core.front.mark_draining(&called, on) {
+        Told::Marked { count, .. } => assert_eq!(count, 1),
+        other => panic!("{other:?}"),
+    };
+    mark(&mut core, true);
+    assert_eq!(standings(&core), [true]);
+    for (is_lost, marked_away) in [(true, None), (false, None), (true, Some(false)), (true, Some(true))] {
         if is_lost {
             core.front.handle_closed(server.conn, &Cause::Peer);
             core.turn();
+            assert_eq!(standings(&core), []);
+        }
+        if let Some(on) = marked_away {
+            mark(&mut core, on);
         }
         let (next, recv) = core.greet(Some((&server, 1)));
         assert_eq!(recv, Some(1), "its offer");
-        let standings: Vec<_> = core.front.shard.services().map(|row| row.standing).collect();
-        assert_eq!(standings.len(), 1);
-        assert!(standings[0].draining, "is_lost: {is_lost}");
+        assert_eq!(standings(&core), [marked_away.unwrap_or(true)], "is_lost: {is_lost}");
         server = next;
+    }
+}
+
+#[test]
+fn what_a_transport_owes_a_peer_that_closes_it_is_not_cut_off() {
+    let mut core = Core::new(Limits::default());
+    let (mut known, _) = core.greet(None);
+    for is_deaf in [false, true] {
+        let (lost, slot) = (known.conn, known.conn.0.slot as usize);
+        if is_deaf {
+            core.front.pause(slot, pause::OVERRUN);
+        }
+        core.front.handle_ending(lost, false);
+        core.turn();
+        assert_eq!(core.closed, [], "the engine ends it");
+        assert_eq!(core.front.sessions.away(), usize::from(!is_deaf));
+        if !is_deaf {
+            // What was queued may be taken still, and says nothing of the session.
+            core.front.handle_sent(lost, 100);
+        }
+        let (next, recv) = core.greet(Some((&known, 0)));
+        assert_eq!(recv.is_some(), !is_deaf);
+        core.front.handle_closed(lost, &Cause::Peer);
+        assert_eq!(core.front.sessions(), 1);
+        known = next;
     }
 }
 

@@ -155,18 +155,23 @@ impl Front {
         }
     }
 
-    /// Marks the serving peers of this core that are called so, by id or by name, and the links to endpoints that are,
-    /// connected or not; tells how many there are, and which.
-    fn mark_draining(&mut self, called: &str, on: bool) -> Told {
+    /// Marks the serving peers of this core that are called so, by id or by name, also while they are away, and the links to
+    /// endpoints that are, connected or not; tells how many there are, and which.
+    pub(crate) fn mark_draining(&mut self, called: &str, on: bool) -> Told {
         let links = self.drain_endpoint(called, on);
         let of_links = self.peers_of_links(called);
-        let mut peers: Vec<PeerId> = self
+        let here = self
             .shard
             .services()
             .filter(|row| row.peer.core == self.core)
             .filter(|row| (!row.is_local && row.name == called) || wish::is_id(called, row.peer))
-            .map(|row| row.peer)
-            .collect();
+            .map(|row| row.peer);
+        let away = self
+            .shard
+            .services_away()
+            .filter(|(peer, name)| *name == called || wish::is_id(called, *peer))
+            .map(|(peer, _)| peer);
+        let mut peers: Vec<PeerId> = here.chain(away).collect();
         peers.sort_unstable();
         peers.dedup();
         for &peer in &peers {

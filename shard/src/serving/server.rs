@@ -148,6 +148,12 @@ impl Serving {
         std::mem::replace(&mut server.credit_bytes, credit_bytes) != credit_bytes
     }
 
+    /// How fit a peer is; one that is not known is.
+    pub(crate) fn standing_of(&self, peer: PeerId) -> Standing {
+        self.find(peer)
+            .map_or_else(Standing::default, |at| self.servers[at as usize].standing)
+    }
+
     /// How fit a peer is; whether that is news of a peer that is known.
     pub(crate) fn set_standing(&mut self, peer: PeerId, standing: Standing) -> bool {
         let Some(at) = self.find(peer) else {

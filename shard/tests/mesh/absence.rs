@@ -1,7 +1,7 @@
 //! Peers that lose their connection and return: what others have of them is lost at once, and is there again under the same
 //! name, in whatever order the letters about it arrive.
 
-use fluxar_shard::{AnswerRoute, Limits, PeerId};
+use fluxar_shard::{AnswerRoute, Limits, PeerId, Standing};
 
 use crate::world::{Outcome, World, id, offering};
 
@@ -23,7 +23,7 @@ fn away(world: &mut World, peer: PeerId) {
 }
 
 fn back(world: &mut World, peer: PeerId) {
-    world.shard(peer).peer_returned(peer, 1 << 16);
+    world.shard(peer).peer_returned(peer, 1 << 16, Standing::default());
     world.drain(usize::from(peer.core));
 }
 
@@ -120,6 +120,52 @@ fn a_server_that_returns_at_any_moment_has_its_calls_and_no_others() {
                 "seed {seed}"
             );
         }
+    }
+}
+
+#[test]
+fn who_returns_drained_gets_nothing_of_what_waits_on_whatever_core() {
+    for core in 0..2 {
+        let mut world = World::new(2, 7, Limits::default());
+        let (drained, busy) = (world.connect(0, 1, 0), world.connect(0, 2, 0));
+        let asker = world.connect(core, 9, 0);
+        for (peer, sub) in [(drained, 1), (busy, 2)] {
+            let terms = fluxar_shard::Offering {
+                in_flight_max: 1,
+                ..offering(1)
+            };
+            world.shard(peer).serve(peer, id(sub), "m", terms).unwrap();
+        }
+        world.settle();
+        away(&mut world, drained);
+        world.settle();
+        for call in [11, 12] {
+            world.call(asker, id(call), "m");
+            world.settle();
+        }
+        let standing = Standing {
+            draining: true,
+            ..Standing::default()
+        };
+        let names: Vec<PeerId> = world.shard(drained).services_away().map(|(peer, _)| peer).collect();
+        assert_eq!(names, [drained]);
+        world.shard(drained).peer_returned(drained, 1 << 16, standing);
+        world.drain(0);
+        world.settle();
+        assert_eq!(world.inboxes[&drained].calls, [], "core {core}");
+        for _ in 0..2 {
+            let &call = world.inboxes[&busy].calls.first().expect("a call");
+            world.answer(busy, call);
+            world.settle();
+        }
+        world.shard(drained).set_standing(drained, Standing::default());
+        world.drain(0);
+        world.settle();
+        for call in [13, 14] {
+            world.call(asker, id(call), "m");
+            world.settle();
+        }
+        assert_eq!(world.inboxes[&drained].calls.len(), 1, "core {core}");
     }
 }
 
