@@ -8,8 +8,8 @@ use crate::{
     Error,
     link::{Link, Phase, closed_here},
     outbox::Batch,
-    shared::Shared,
     receive::{End, Receiver},
+    shared::Shared,
     wire::{Farewell, Reader, Writer},
 };
 

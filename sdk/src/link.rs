@@ -23,8 +23,8 @@ use crate::{
     ids::Ids,
     options::{Options, REMOTE_SUBSCRIPTIONS_MAX},
     outbox::{NotQueued, Outbox},
-    shared::Shared,
     resuming::Resumption,
+    shared::Shared,
     streams::Streams,
     wire::Farewell,
 };

@@ -26,8 +26,8 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::{
     Begin, Cursor, Error, Message, Origin, Position, Result,
     link::Link,
-    shared::Shared,
     progress::{Progress, Tell},
+    shared::Shared,
     subscriptions::{Entry, Sink, Sub},
 };
 

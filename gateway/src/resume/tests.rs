@@ -486,7 +486,12 @@ fn who_drains_goes_on_with_that() {
     };
     mark(&mut core, true);
     assert_eq!(standings(&core), [true]);
-    for (is_lost, marked_away) in [(true, None), (false, None), (true, Some(false)), (true, Some(true))] {
+    for (is_lost, marked_away) in [
+        (true, None),
+        (false, None),
+        (true, Some(false)),
+        (true, Some(true)),
+    ] {
         if is_lost {
             core.front.handle_closed(server.conn, &Cause::Peer);
             core.turn();
@@ -497,7 +502,11 @@ fn who_drains_goes_on_with_that() {
         }
         let (next, recv) = core.greet(Some((&server, 1)));
         assert_eq!(recv, Some(1), "its offer");
-        assert_eq!(standings(&core), [marked_away.unwrap_or(true)], "is_lost: {is_lost}");
+        assert_eq!(
+            standings(&core),
+            [marked_away.unwrap_or(true)],
+            "is_lost: {is_lost}"
+        );
         server = next;
     }
 }

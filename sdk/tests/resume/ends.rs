@@ -151,7 +151,10 @@ async fn a_goodbye_that_was_not_read_when_writing_failed_is_heard() {
         in_time(events.next()).await.unwrap();
     }
     gateway.welcome(b"other", None).await;
-    assert!(begin.elapsed() >= Duration::from_millis(300), "it was told when to come");
+    assert!(
+        begin.elapsed() >= Duration::from_millis(300),
+        "it was told when to come"
+    );
 }
 
 #[tokio::test]

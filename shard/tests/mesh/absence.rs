@@ -23,7 +23,9 @@ fn away(world: &mut World, peer: PeerId) {
 }
 
 fn back(world: &mut World, peer: PeerId) {
-    world.shard(peer).peer_returned(peer, 1 << 16, Standing::default());
+    world
+        .shard(peer)
+        .peer_returned(peer, 1 << 16, Standing::default());
     world.drain(usize::from(peer.core));
 }
 
@@ -147,7 +149,11 @@ fn who_returns_drained_gets_nothing_of_what_waits_on_whatever_core() {
             draining: true,
             ..Standing::default()
         };
-        let names: Vec<PeerId> = world.shard(drained).services_away().map(|(peer, _)| peer).collect();
+        let names: Vec<PeerId> = world
+            .shard(drained)
+            .services_away()
+            .map(|(peer, _)| peer)
+            .collect();
         assert_eq!(names, [drained]);
         world.shard(drained).peer_returned(drained, 1 << 16, standing);
         world.drain(0);

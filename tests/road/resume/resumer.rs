@@ -118,7 +118,11 @@ impl Resumer {
             (Cut::HalfOpen, client) => client,
             (Cut::WebSocket(code), Some(mut client)) => {
                 let end = client.close_websocket(code);
-                assert_eq!(end, End::Closed(Some(code)), "a close frame is answered [RFC 6455 5.5.1]");
+                assert_eq!(
+                    end,
+                    End::Closed(Some(code)),
+                    "a close frame is answered [RFC 6455 5.5.1]"
+                );
                 None
             }
             _ => None,
