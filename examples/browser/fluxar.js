@@ -1,5 +1,6 @@
-// A FLUXAR client for the browser, by hand: no dependency, no build step. It speaks the Core level over WebSocket,
-// streams, and subscribes and publishes at qos 0. docs/protocol.md is all that it knows; [P-…] names the clause.
+// A FLUXAR client for the browser, by hand: no dependency, no build step. Over WebSocket it calls, serves, streams,
+// publishes and subscribes at qos 0, stores and consumes at qos 1 and 2, and resumes its session.
+// docs/protocol.md is all that it knows; [P-…] names the clause.
 //
 // A classic script, because pages opened from file:// cannot load modules. It leaves one name: `fluxar`.
 //
@@ -544,25 +545,44 @@
       if (!isFirst && BigInt(this.#epoch) >> 20n !== BigInt(epoch) >> 20n) return false;
       this.#epoch = epoch;
       for (const [partition, offset] of at) {
-        if (!isFirst && this.#partitions.has(partition)) continue;
+        if (!isFirst && this.#partitions.has(partition)) {
+          this.#tellAgain(partition, BigInt(offset) + 1n);
+          continue;
+        }
         const begin = this.#isTable ? 0n : BigInt(offset);
-        Object.assign(this.#of(partition), { received: begin, tableUntil: this.#isTable ? BigInt(offset) : 0n });
+        Object.assign(this.#of(partition), { received: begin, handled: begin, tableUntil: this.#isTable ? BigInt(offset) : 0n });
       }
       return true;
+    }
+
+    /** What comes next there was handled before, and the gateway does not know it: it is told again. */
+    #tellAgain(partition, next) {
+      const { handled, done } = this.#of(partition);
+      if (next <= handled && !done.length) done.push(handled);
+    }
+
+    /** Something is to be acknowledged. */
+    get hasDone() {
+      return [...this.#partitions.values()].some(({ done }) => done.length);
     }
 
     /** False if the event was received before. */
     receive(partition, offset) {
       const known = this.#of(partition);
       if (this.isExact) return !known.dealt.has(offset) && Boolean(known.dealt.add(offset));
-      if (offset <= known.received) return false;
+      if (offset <= known.received) {
+        this.#tellAgain(partition, offset);
+        return false;
+      }
       known.received = offset;
       return true;
     }
 
     moved(partition, offset) {
       const known = this.#of(partition);
-      if (offset > known.received) known.received = offset;
+      if (offset <= known.received) return;
+      if (known.handled === known.received) known.handled = offset; // nothing is under way
+      known.received = offset;
     }
 
     release(partition, offset) {
@@ -573,7 +593,10 @@
     done(partition, offset) {
       const known = this.#of(partition);
       known.dealt.delete(offset);
-      if (!this.isExact) known.done.length = 0;
+      if (!this.isExact) {
+        known.done.length = 0;
+        known.handled = offset;
+      }
       known.done.push(offset);
     }
 
@@ -590,7 +613,7 @@
 
     #of(partition) {
       if (!this.#partitions.has(partition)) {
-        this.#partitions.set(partition, { received: 0n, tableUntil: 0n, dealt: new Set(), done: [] });
+        this.#partitions.set(partition, { received: 0n, handled: 0n, tableUntil: 0n, dealt: new Set(), done: [] });
       }
       return this.#partitions.get(partition);
     }
@@ -779,7 +802,8 @@
         if (typeof data === "string") throw new SyntaxError("a text message");
         messages = [...readBody(new Uint8Array(data))];
       } catch (error) {
-        return this.#drop(new FluxarError("invalid_argument", `the gateway sent what cannot be read: ${error.message}`), true);
+        const why = new FluxarError("invalid_argument", `the gateway sent what cannot be read: ${error.message}`);
+        return this.#isOpen ? this.#leave(why) : this.#drop(why);
       }
       let run = null; // a header of a run and how many of its events are still to come [P-5.4]
       for (const message of messages) {
@@ -817,8 +841,10 @@
       } else if (type === CANCEL && ref) {
         this.#serving.get(key)?.abort();
         this.#streams.get(key)?.stream.cancelled();
-      } else if (type === CANCEL) this.#drop(FluxarError.from(error ?? { code: 14, message: "the gateway said goodbye" }), true);
-      else if (type === PING && meta.recv !== undefined && this.#session?.covered(meta.recv) === false) {
+      } else if (type === CANCEL) {
+        // Before its answer to a hello it is a refusal for the moment, and an earlier session is as it was [P-7.6].
+        this.#drop(FluxarError.from(error ?? { code: 14, message: "the gateway said goodbye" }), this.#isOpen);
+      } else if (type === PING && meta.recv !== undefined && this.#session?.covered(meta.recv) === false) {
         this.#leave(new FluxarError("failed_precondition", `the gateway has ${meta.recv} messages, and so many were never sent`));
       } else if (type === PING && ref) {
         const ping = this.#pings.get(key);
@@ -1064,13 +1090,15 @@
         const places = deltas.map((delta) => [Number(partition), (offset += delta)]);
         return { subscription, left: places.length, places, dup: meta.dup ?? 0 };
       } else if (meta.at && logged) logged.moved(Number(meta.at[0]), BigInt(meta.at[1]));
-      else if (logged && payload?.at && !logged.accepted(payload)) {
-        this.#byId.delete(key);
-        this.#subscriptions.delete(subscription);
-        this.#send(CANCEL, newId(), subscription.id);
-        subscription.onerror(new FluxarError("out_of_range", "the gateway's logs are not those in which this began"));
-      }
-      else if (meta.dropped !== undefined) {
+      else if (logged && payload?.at) {
+        if (logged.accepted(payload)) this.#acknowledge(subscription); // what was handled without a connection
+        else {
+          this.#byId.delete(key);
+          this.#subscriptions.delete(subscription);
+          this.#send(CANCEL, newId(), subscription.id);
+          subscription.onerror(new FluxarError("out_of_range", "the gateway's logs are not those in which this began"));
+        }
+      } else if (meta.dropped !== undefined) {
         subscription.dropped = meta.dropped;
         subscription.ondropped?.(subscription.droppedBefore + meta.dropped);
       }
@@ -1088,7 +1116,10 @@
     /** A logged event: handled when those before it are, then acknowledged. */
     #take(subscription, { target, meta, payload }, [partition, offset], dup) {
       const { logged } = subscription;
-      if (!logged.receive(partition, offset)) return;
+      if (!logged.receive(partition, offset)) {
+        if (logged.hasDone) this.#acknowledgeSoon(subscription);
+        return;
+      }
       const position = [partition, offset <= Number.MAX_SAFE_INTEGER ? Number(offset) : offset];
       const generation = logged.generation;
       const handle = () => subscription.handler(payload, { target, meta, position, dup });
@@ -1107,8 +1138,12 @@
         }
         if (logged.isEnded) return;
         logged.done(partition, offset);
-        subscription.ackTimer ??= setTimeout(() => this.#acknowledge(subscription), ACK_MS); // others go with it
+        this.#acknowledgeSoon(subscription); // others go with it
       });
+    }
+
+    #acknowledgeSoon(subscription) {
+      subscription.ackTimer ??= setTimeout(() => this.#acknowledge(subscription), ACK_MS);
     }
 
     #acknowledge(subscription) {

@@ -194,6 +194,66 @@ using("stored events are sent again behind the answer to a ping", async (gateway
   assert.deepEqual(await Promise.all(stored), [[0, 1], [0, 2], [0, 3]]);
 });
 
+using("a refusal for the moment leaves the session as it was", async (gateway, client) => {
+  await gateway.welcome(1);
+  const answer = client.call("sum", 1);
+  const call = gateway.take(CALL);
+  gateway.lose();
+  await gateway.accept();
+  gateway.say(CANCEL, null, { error: { code: 8, message: "too many connections", retry_after_ms: 1 } });
+  assert.deepEqual((await gateway.welcome(2, 1)).resume, resumed(1, 0));
+  gateway.say(CALL, call.id, { payload: 10 });
+  assert.equal(await answer, 10);
+});
+
+using("what cannot be read is answered by a goodbye", async (gateway) => {
+  await gateway.welcome(1);
+  const { socket } = gateway;
+  socket.onmessage({ data: new Uint8Array([0xff]).buffer });
+  assert.deepEqual([gateway.take(CANCEL).error.code, socket.readyState], [3, 3]);
+  assert.equal((await gateway.welcome(2)).resume, undefined);
+});
+
+using("what was handled is told again to a gateway that does not know it any more", async (gateway, client) => {
+  await gateway.welcome(1);
+  let handled = 0;
+  client.consume("a.b", () => (handled += 1), { durable: "d" });
+  const run = (first, count, dup) => {
+    const subscription = gateway.socket.subscription;
+    const envelopes = [[SUBSCRIBE, subscription, null, { run: [0, first, ...Array(count - 1).fill(1)], dup }, null]];
+    for (let nth = 0; nth < count; nth += 1) envelopes.push([EVENT, null, "a.b", null, nth]);
+    const id = new Uint8Array(16);
+    const parts = envelopes.map(([type, ref, target, meta, payload]) => encode([type, id, ref, target, meta, payload, null], -1));
+    const body = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+    parts.reduce((at, part) => (body.set(part, at), at + part.length), 0);
+    gateway.socket.onmessage({ data: body.buffer });
+  };
+  const accept = (at) => {
+    const { id, meta } = gateway.take(SUBSCRIBE);
+    assert.equal(meta.durable, "d");
+    gateway.socket.subscription = id;
+    gateway.say(SUBSCRIBE, id, { payload: { epoch: 1 << 20, at: [[0, at]] } });
+  };
+  const acknowledged = async () => {
+    while (!gateway.socket.sent.length) await new Promise((resolve) => setTimeout(resolve, 1));
+    const { ref, meta } = gateway.take(EVENT);
+    assert.deepEqual(ref, gateway.socket.subscription);
+    return meta.ack;
+  };
+  accept(5);
+  run(6, 10);
+  assert.deepEqual([await acknowledged(), handled], [[0, 15], 10]);
+
+  gateway.lose();
+  await gateway.welcome(2);
+  accept(3); // it was killed before it had written that down
+  assert.deepEqual(await acknowledged(), [0, 15]);
+  run(4, 12, 12); // and may have sent these before it heard
+  assert.deepEqual([await acknowledged(), handled], [[0, 15], 10]);
+  run(16, 1);
+  assert.deepEqual([await acknowledged(), handled], [[0, 16], 11]);
+});
+
 using("who wants no resume gets none", async (gateway, client) => {
   const hello = await gateway.welcome(1);
   assert.deepEqual([hello.caps, hello.resume], [undefined, undefined]);
