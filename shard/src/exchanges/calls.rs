@@ -358,6 +358,10 @@ impl Shard {
                 };
                 let forward_id = exchange.forward_id;
                 self.tell(peer, forward_id, kind, Note::Cancel);
+                if kind == Kind::Stream && peer.core != self.core {
+                    // It may have come to the peer after that was back: its place there is free again.
+                    self.leaving.push_back((peer, forward_id));
+                }
             }
             match self.exchanges[slot].role {
                 Role::Mirror => {

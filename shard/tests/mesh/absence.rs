@@ -1,9 +1,11 @@
 //! Peers that lose their connection and return: what others have of them is lost at once, and is there again under the same
 //! name, in whatever order the letters about it arrive.
 
+use fluxar_protocol::stream::Note;
+use fluxar_protocol::{Kind, envelope};
 use fluxar_shard::{AnswerRoute, Limits, PeerId, Standing};
 
-use crate::world::{Outcome, World, id, offering};
+use crate::world::{Heard, Outcome, World, encoded, id, offering};
 
 /// A sequence without a pattern, the same for each seed.
 struct Draw(u64);
@@ -104,6 +106,9 @@ fn a_server_that_returns_at_any_moment_has_its_calls_and_no_others() {
                 assert_eq!(world.calls[&(asker, id(asked))], [Outcome::Answered]);
             }
         }
+        for shard in &world.shards {
+            assert_eq!(shard.counts().passed, 0, "seed {seed}: all places there are free");
+        }
         for peer in askers.into_iter().chain([server]) {
             world.lose(peer);
         }
@@ -173,6 +178,42 @@ fn who_returns_drained_gets_nothing_of_what_waits_on_whatever_core() {
         }
         assert_eq!(world.inboxes[&drained].calls.len(), 1, "core {core}");
     }
+}
+
+#[test]
+fn a_stream_that_overtook_its_servers_loss_keeps_no_place_there() {
+    let mut world = World::new(2, 7, Limits::default());
+    let server = world.connect(0, 1, 0);
+    let terms = fluxar_shard::Offering {
+        in_flight_max: 1,
+        ..offering(1)
+    };
+    world.shard(server).serve(server, id(1), "m", terms).unwrap();
+    world.settle();
+    let opener = world.connect(1, 9, 0);
+    let open = |world: &mut World, nth| {
+        let compact = encoded(Kind::Stream, id(nth), None, Some("m"), None);
+        let envelope = envelope::decode(&compact).unwrap().envelope;
+        world.shard(opener).ask(opener, 300, &envelope, &compact).unwrap();
+        world.drain(1);
+    };
+    let heard = |world: &mut World| world.inboxes.get_mut(&server).unwrap().heard.pop_front();
+    open(&mut world, 11);
+    away(&mut world, server);
+    back(&mut world, server);
+    assert!(world.carry(1, 0), "the open, to who is back");
+    assert!(matches!(heard(&mut world), Some((_, Heard::Open(_)))));
+    assert_eq!(world.shards[0].counts().passed, 1);
+    world.settle();
+    assert_eq!(
+        heard(&mut world).map(|(_, heard)| heard),
+        Some(Heard::Note(Note::Cancel)),
+        "its opener was told that it failed"
+    );
+    assert_eq!(world.shards[0].counts().passed, 0);
+    open(&mut world, 12);
+    world.settle();
+    assert!(matches!(heard(&mut world), Some((_, Heard::Open(_)))));
 }
 
 #[test]
