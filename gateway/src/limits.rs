@@ -5,8 +5,10 @@
 //! answers, a frame for calls, and what one frame of its own can ask for in replies; beside that one
 //! `stream_window_bytes` of payloads for each of its streams that was opened while no more than `queue_bytes` waited, and
 //! what is around these payloads: some 45 bytes a chunk, and never more than 128 and the payload once more once twice
-//! `queue_bytes` wait), its subscriptions, open calls and streams (bounded in the shard), and
-//! what the kernel had received when reading stopped and was not handed up yet (the engine's `held_bytes_max`, 4 MiB by default).
+//! `queue_bytes` wait), its subscriptions, open calls and streams (bounded in the shard),
+//! what the kernel had received when reading stopped and was not handed up yet (the engine's `held_bytes_max`, 4 MiB by default),
+//! and, where its session can be resumed, what is kept of what it was sent (`resume_bytes`). A session that is away holds the last
+//! and what is open of it; there are as many as `connections` at most.
 
 use fluxar_protocol::limits as wire;
 use fluxar_protocol::session::{AWAY_MS_DEFAULT, KEPT_BYTES_DEFAULT};

@@ -242,9 +242,10 @@ impl Outbox {
         }
         let body_bytes = full.len() - PREFIX_BYTES;
         full[..PREFIX_BYTES].copy_from_slice(&frame::prefix(body_bytes));
+        let buffer_bytes = full.capacity();
         let framed = Bytes::from(full);
         if let Some(keeping) = &mut self.keeping {
-            keeping.sealed(&framed);
+            keeping.sealed(&framed, buffer_bytes);
             if keeping.is_away() {
                 self.stream_bytes = 0; // nothing is queued
                 return None;

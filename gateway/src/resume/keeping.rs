@@ -65,8 +65,8 @@ impl Keeping {
         }
     }
 
-    /// That frame is sealed.
-    pub(crate) fn sealed(&mut self, framed: &Bytes) {
+    /// That frame is sealed, in a buffer of so many bytes.
+    pub(crate) fn sealed(&mut self, framed: &Bytes, buffer_bytes: usize) {
         if self.ranges.is_empty() {
             return;
         }
@@ -76,12 +76,11 @@ impl Keeping {
             // A slice holds all of the frame and its unused room for as long as it is kept, whatever becomes of the others: it
             // must be most of that itself. A small frame has room of up to `SLACK_BYTES`.
             let is_most = framed.len() > SLACK_BYTES && 2 * range.bytes() >= framed.len();
-            let envelopes = if is_most {
-                envelopes
+            if is_most {
+                self.kept.keep_holding(envelopes, range.count, buffer_bytes);
             } else {
-                Bytes::copy_from_slice(&envelopes)
-            };
-            self.kept.keep(envelopes, range.count);
+                self.kept.keep(Bytes::copy_from_slice(&envelopes), range.count);
+            }
         }
         if self.ranges.capacity() > RANGES_ROOM {
             self.ranges = Vec::new(); // such a frame is rare, and sessions are many
@@ -156,7 +155,7 @@ mod tests {
         for &(start, end) in ranges {
             keeping.note(start, end, 1);
         }
-        keeping.sealed(&framed);
+        keeping.sealed(&framed, room);
         (keeping, framed)
     }
 
@@ -183,6 +182,16 @@ mod tests {
             "{} bytes are said to be kept",
             keeping.bytes()
         );
+    }
+
+    #[test]
+    fn what_is_kept_of_a_frame_counts_for_its_buffer() {
+        const ROOM: usize = 1 << 20;
+        let (mut keeping, framed) = keeping(ROOM / 2, ROOM, &[(4, ROOM / 2)]);
+        assert!(!framed.is_unique());
+        assert!(keeping.bytes() >= ROOM, "{} bytes", keeping.bytes());
+        keeping.covered(1).expect("it was sent");
+        assert_eq!((keeping.bytes(), keeping.on_core.get()), (0, 0));
     }
 
     #[test]

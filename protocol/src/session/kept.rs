@@ -25,7 +25,7 @@ pub struct Kept<S> {
     first: u64,
     /// So many there were in all.
     sent: u64,
-    /// Of `items`, what they take themselves included.
+    /// What `items` hold on to, what they take themselves included.
     bytes: usize,
     bytes_max: usize,
 }
@@ -36,6 +36,8 @@ struct Item<S> {
     bytes: S,
     /// How many.
     count: u32,
+    /// Bytes of memory that they hold on to: their own, or those of a larger buffer.
+    held_bytes: u32,
 }
 
 /// Why a session cannot go on from where its peer is.
@@ -72,15 +74,26 @@ impl<S: AsRef<[u8]>> Kept<S> {
     }
 
     /// Keeps `count` envelopes that stand back to back in `bytes`, all of them counted and in the order in which they
-    /// are sent. A slice of a larger buffer holds all of it: the caller copies what is a small part of one, so that the
-    /// bound is one of memory.
+    /// are sent.
     pub fn keep(&mut self, bytes: S, count: u32) {
+        let held_bytes = bytes.as_ref().len();
+        self.keep_holding(bytes, count, held_bytes);
+    }
+
+    /// The same of a slice of a larger buffer, which holds on to all of that: so many bytes count, so that the bound is one of
+    /// memory. What is a small part of one the caller copies.
+    pub fn keep_holding(&mut self, bytes: S, count: u32, held_bytes: usize) {
         if count == 0 {
             return;
         }
+        let item = Item {
+            bytes,
+            count,
+            held_bytes: u32::try_from(held_bytes).unwrap_or(u32::MAX),
+        };
         self.sent += u64::from(count);
-        self.bytes += Self::size(&bytes);
-        self.items.push_back(Item { bytes, count });
+        self.bytes += item.size();
+        self.items.push_back(item);
         self.shrink_to(self.bytes_max);
     }
 
@@ -154,7 +167,7 @@ impl<S: AsRef<[u8]>> Kept<S> {
         let Some(item) = self.items.pop_front() else {
             return false;
         };
-        self.bytes -= Self::size(&item.bytes);
+        self.bytes -= item.size();
         self.begin += u64::from(item.count);
         self.first = self.first.max(self.begin);
         true
@@ -168,9 +181,11 @@ impl<S: AsRef<[u8]>> Kept<S> {
             self.items.shrink_to(ROOM_MIN.max(2 * self.items.len()));
         }
     }
+}
 
-    fn size(bytes: &S) -> usize {
-        bytes.as_ref().len() + size_of::<Item<S>>()
+impl<S> Item<S> {
+    fn size(&self) -> usize {
+        self.held_bytes as usize + size_of::<Self>()
     }
 }
 
@@ -294,7 +309,7 @@ mod tests {
     fn past_the_bound_the_oldest_is_forgotten_and_a_peer_that_has_it_still_resumes() {
         let mut kept = Kept::new(0);
         kept.keep(answers(1, 1), 1);
-        let one = Kept::size(&answers(1, 1));
+        let one = answers(1, 1).len() + size_of::<Item<Vec<u8>>>();
         assert_eq!(kept.bytes(), 0, "not even itself has room");
         let mut kept = Kept::new(2 * one);
         for number in 1..=4 {
@@ -306,6 +321,17 @@ mod tests {
         kept.shrink_to(one);
         assert_eq!(again(&mut kept, 2), Err(NotKept::Forgotten { recv: 2, first: 3 }));
         assert_eq!(again(&mut kept, 3), Ok(vec![4]));
+    }
+
+    #[test]
+    fn a_slice_counts_for_the_buffer_that_it_holds_on_to() {
+        let one = answers(1, 1).len() + size_of::<Item<Vec<u8>>>();
+        let mut kept = Kept::new(3 * one);
+        kept.keep_holding(answers(1, 1), 1, 2 * one);
+        assert!(kept.bytes() > 2 * one);
+        kept.keep(answers(2, 1), 1);
+        assert_eq!(again(&mut kept, 1), Ok(vec![2]));
+        assert_eq!(kept.bytes(), one, "the first and its buffer are forgotten");
     }
 
     #[test]
