@@ -47,6 +47,8 @@ pub struct Counters {
     pub resumed: u64,
     /// Hellos that wanted to resume, and got a new session.
     pub not_resumed: u64,
+    /// Hellos that wanted to resume while too many did, and were told when to come again.
+    pub returns_put_off: u64,
     /// Sessions that had to forget something of what they kept because all together kept too much, as often as one had to.
     pub kept_forgotten: u64,
     /// Serving peers that did not answer a ping in time, and got nothing new until they spoke.

@@ -34,7 +34,7 @@ use crate::limits::Limits;
 use crate::log::{from_engine, to_engine};
 use crate::mail::Mail;
 use crate::outbox::Framing;
-use crate::resume::{Resumables, Sessions};
+use crate::resume::{Resumables, Returns, Sessions};
 use crate::services::Admin;
 use crate::session::pause;
 use crate::upstreams::Services;
@@ -125,6 +125,7 @@ pub struct Front {
     pub(crate) shard: Shard,
     pub(crate) sessions: Sessions,
     pub(crate) resumables: Resumables,
+    pub(crate) returns: Returns,
     /// The session whose input is being handled counts what comes.
     pub(crate) counts: bool,
     pub(crate) open_sessions: u32,
@@ -196,6 +197,7 @@ impl Front {
             shard,
             sessions: Sessions::default(),
             resumables: Resumables::new(),
+            returns: Returns::new(),
             counts: false,
             open_sessions: 0,
             effects: VecDeque::new(),

@@ -45,14 +45,27 @@ impl Front {
             Ok(hello) if hello.v0 => hello,
             Ok(_) => {
                 let message = "this gateway speaks version 0 only, which your hello does not offer in `v`";
-                return self.refuse_hello(slot, decoded, Code::Unimplemented, message, Some(VERSIONS));
+                let refusal = ErrorBody {
+                    details: Some(VERSIONS),
+                    ..worded(Code::Unimplemented, message)
+                };
+                return self.refuse_hello(slot, decoded, &refusal);
             }
             Err(fault) => {
                 let message = fault.to_string();
-                return self.refuse_hello(slot, decoded, fault.code(), &message, None);
+                return self.refuse_hello(slot, decoded, &worded(fault.code(), &message));
             }
         };
         if hello.resume.is_some() && self.limits.resume_ms > 0 {
+            if let Some(retry_after_ms) = self.put_off_return() {
+                let message =
+                    "more sessions come back at once than this core takes; yours is as it was, come again";
+                let refusal = ErrorBody {
+                    retry_after_ms: Some(retry_after_ms),
+                    ..worded(Code::Unavailable, message)
+                };
+                return self.refuse_hello(slot, decoded, &refusal);
+            }
             return self.put_off(slot, decoded.bytes);
         }
         self.welcome_new(slot, &Greeting { id, form, hello });
@@ -106,21 +119,29 @@ impl Front {
         self.arm(slot);
     }
 
-    fn refuse_hello(
-        &mut self,
-        slot: usize,
-        decoded: &Decoded<'_>,
-        code: Code,
-        message: &str,
-        details: Option<&[u8]>,
-    ) {
+    fn refuse_hello(&mut self, slot: usize, decoded: &Decoded<'_>, refusal: &ErrorBody<'_>) {
         if let Some(session) = &mut self.sessions[slot] {
             session
                 .outbox
                 .greeted(wire::FRAME_BYTES_BEFORE_HELLO as u32, decoded.form);
         }
-        self.answer_error(slot, Kind::Hello, decoded.envelope.id, code, message, details);
-        self.say_goodbye(slot, Some((code, message)), ws_code::POLICY);
+        self.counters.refused += 1;
+        let mut error = Vec::new();
+        refusal.encode(&mut error);
+        let own = self.ids.next();
+        self.push(slot, &answer(Kind::Hello, own, decoded.envelope.id, Some(&error)));
+        let why = Some((refusal.code, refusal.message));
+        self.say_goodbye_until(slot, why, refusal.retry_after_ms, ws_code::POLICY);
+    }
+}
+
+/// An error without more.
+fn worded(code: Code, message: &str) -> ErrorBody<'_> {
+    ErrorBody {
+        code,
+        message,
+        details: None,
+        retry_after_ms: None,
     }
 }
 
@@ -203,12 +224,6 @@ pub(crate) fn encode_accepted(epoch: u64) -> Vec<u8> {
 /// An `error` field.
 pub(crate) fn encode_error(code: Code, message: &str) -> Vec<u8> {
     let mut error = Vec::new();
-    ErrorBody {
-        code,
-        message,
-        details: None,
-        retry_after_ms: None,
-    }
-    .encode(&mut error);
+    worded(code, message).encode(&mut error);
     error
 }

@@ -158,6 +158,12 @@ impl Shard {
         self.pump_log();
     }
 
+    /// Whether a peer has nothing here that would end with it.
+    #[must_use]
+    pub fn has_nothing_of(&self, peer: PeerId) -> bool {
+        self.subscriptions.of(peer).is_empty() && self.exchanges.any_of(peer).is_none()
+    }
+
     /// Peers that are away and what each has offered, by who it says it is: once for each offer.
     pub fn services_away(&self) -> impl Iterator<Item = (PeerId, &str)> {
         self.absences

@@ -31,12 +31,12 @@ impl Front {
             return false;
         }
         if self.sessions.away() >= self.limits.connections as usize {
-            let Some(longest) = self.sessions.longest_away() else {
+            let Some(first) = self.sessions.first_to_go() else {
                 return false;
             };
             tracing::debug!("as many sessions are away as may be; the one that is away longest is over");
             self.counters.away_over += 1;
-            self.end_session(longest);
+            self.end_session(first);
             if !self.can_be_away(slot) {
                 return false; // what came of that end
             }
@@ -56,14 +56,18 @@ impl Front {
             draining: session.standing.draining,
             ..Standing::default()
         };
-        session.refusals_untold = 0;
         session.due = Due {
             complete_ms: self.now_ms + u64::from(self.limits.resume_ms),
             ..Due::NEVER
         };
         let peer = session.peer;
         tracing::debug!(?peer, "its connection is lost; its session waits for another");
-        let away = self.sessions.put_away(session);
+        let keeps_nothing = session
+            .outbox
+            .keeping()
+            .is_none_or(|keeping| keeping.bytes() == 0);
+        let has_nothing = keeps_nothing && session.unacked.is_nothing() && self.shard.has_nothing_of(peer);
+        let away = self.sessions.put_away(session, has_nothing);
         self.resumables.moved.insert(peer, away);
         self.counters.put_away += 1;
         self.arm(away);

@@ -44,6 +44,7 @@ pub(crate) use away::Remains;
 pub use keeping::Keeping;
 use keeping::KeptBytes;
 pub(crate) use sessions::{Sessions, is_away};
+pub(crate) use spread::Returns;
 pub(crate) use taking_over::Opened;
 
 /// What a session has that can be resumed, beside what its outbox keeps.

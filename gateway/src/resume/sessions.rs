@@ -23,8 +23,9 @@ pub(crate) struct Sessions {
     away: Paged<Option<Session>>,
     /// Places of those that are free.
     free: Vec<usize>,
-    /// Those that are away, and some that were: who is away longest comes first. At most about twice as many as are.
-    order: VecDeque<Conn>,
+    /// Those that are away, and some that were: who is away longest comes first. At most about twice as many as are. First
+    /// those that have something open, then those that have nothing.
+    orders: [VecDeque<Conn>; 2],
     /// Tells the tenants of a place apart.
     generation: u32,
 }
@@ -71,8 +72,8 @@ impl Sessions {
         AWAY_FIRST..AWAY_FIRST + self.away.len()
     }
 
-    /// Puts a session there, under a name that no connection has; its place.
-    pub(crate) fn put_away(&mut self, mut session: Session) -> usize {
+    /// Puts a session there, under a name that no connection has; its place. `has_nothing`: its end would cost its peer nothing.
+    pub(crate) fn put_away(&mut self, mut session: Session, has_nothing: bool) -> usize {
         self.generation = self.generation.wrapping_add(1);
         let at = self.free.pop().unwrap_or_else(|| {
             self.away.push(None);
@@ -83,30 +84,34 @@ impl Sessions {
             slot: slot as u32,
             generation: self.generation,
         });
-        if self.order.len() > 2 * self.away() + ORDER_SLACK {
+        if self.in_order() > 2 * self.away() + ORDER_SLACK {
             let away = &self.away;
-            self.order.retain(|conn| slot_in(away, *conn).is_some());
+            for order in &mut self.orders {
+                order.retain(|conn| slot_in(away, *conn).is_some());
+            }
         }
-        self.order.push_back(session.conn);
+        self.orders[usize::from(has_nothing)].push_back(session.conn);
         self.away[at] = Some(session);
         slot
     }
 
     /// How many stand in the order of those that are away.
-    #[cfg(test)]
     pub(crate) fn in_order(&self) -> usize {
-        self.order.len()
+        self.orders.iter().map(VecDeque::len).sum()
     }
 
-    /// Where the one is that is away longest.
-    pub(crate) fn longest_away(&mut self) -> Option<usize> {
-        loop {
-            let first = *self.order.front()?;
-            if let Some(slot) = slot_in(&self.away, first) {
-                return Some(slot);
+    /// Where the one is that is to go first where too many are away: of those that have nothing, or else of all, the one that is
+    /// away longest.
+    pub(crate) fn first_to_go(&mut self) -> Option<usize> {
+        for order in self.orders.iter_mut().rev() {
+            while let Some(&first) = order.front() {
+                if let Some(slot) = slot_in(&self.away, first) {
+                    return Some(slot);
+                }
+                order.pop_front();
             }
-            self.order.pop_front();
         }
+        None
     }
 
     /// Takes one out of there.

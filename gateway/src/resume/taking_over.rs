@@ -10,6 +10,7 @@ use super::{Keeping, Remains, Resumable, Resuming, home_of};
 use crate::flow::Growth;
 use crate::front::{Effect, Front, ws_code};
 use crate::greeting::Greeting;
+use crate::limits::REFUSAL_NOTE_MS;
 use crate::mail::Mail;
 use crate::session::{Session, pause};
 
@@ -201,6 +202,8 @@ impl Front {
         session.peer = peer;
         session.unacked = old.unacked;
         session.standing.draining = old.standing.draining;
+        session.refusals_untold = old.refusals_untold;
+        session.refused_last = old.refused_last;
         session.resumable = Some(resumable);
         self.resumables.moved.insert(peer, slot);
         self.counters.resumed += 1;
@@ -239,9 +242,12 @@ impl Front {
     /// What a session that was resumed does next.
     fn go_on(&mut self, slot: usize) {
         self.tell_drops(slot);
-        let Some(session) = &self.sessions[slot] else {
+        let Some(session) = &mut self.sessions[slot] else {
             return;
         };
+        if session.refusals_untold > 0 {
+            session.due.refusals_ms = self.now_ms + REFUSAL_NOTE_MS;
+        }
         let is_behind = session.unacked.bytes() > self.limits.publish_unacked_bytes;
         if self.shard.is_serving(session.peer) {
             self.watch_health(slot);

@@ -8,10 +8,10 @@ use fluxar_engine::reactor::{Cause, Conn, Piece};
 use fluxar_protocol::frame::{Deframer, prefix};
 use fluxar_protocol::hello::{Caps, Hello, Resume, Welcome};
 use fluxar_protocol::meta::{Meta, MetaWriter};
-use fluxar_protocol::{Batch, Envelope, Form, Id, Kind};
+use fluxar_protocol::{Batch, Code, Envelope, ErrorBody, Form, Id, Kind};
 
 use crate::front::{Effect, Front};
-use crate::limits::Limits;
+use crate::limits::{Limits, REFUSAL_NOTE_MS};
 use crate::mail::Mail;
 use crate::outbox::Framing;
 use crate::services::Told;
@@ -610,6 +610,95 @@ fn of_too_many_that_are_away_the_one_away_longest_is_over() {
         core.say(next.conn, &envelope(Kind::Cancel, id, None, None, None, &[]));
         core.front.handle_closed(next.conn, &Cause::Ours);
     }
+}
+
+#[test]
+fn who_has_nothing_open_is_the_first_to_go() {
+    let mut core = Core::new(Limits {
+        connections: 3,
+        ..Limits::default()
+    });
+    core.serve();
+    let (busy, _) = core.greet(None);
+    core.call(busy.conn);
+    core.front.handle_closed(busy.conn, &Cause::Peer);
+    core.turn();
+    for _ in 0..10 {
+        let (idle, _) = core.greet(None);
+        core.front.handle_closed(idle.conn, &Cause::Peer);
+        core.turn();
+        assert!(core.front.sessions.away() <= 3);
+    }
+    assert_eq!(core.greet(Some((&busy, 0))).1, Some(1), "its call");
+}
+
+#[test]
+fn what_was_refused_in_its_last_second_is_told_when_it_is_back() {
+    for is_lost in [true, false] {
+        let mut core = Core::new(Limits::default());
+        let (known, _) = core.greet(None);
+        for _ in 0..3 {
+            let id = core.id();
+            let publish = envelope(Kind::Event, id, None, Some("$no"), None, &[]);
+            core.say(known.conn, &publish);
+        }
+        let refusals = |heard: &[Heard]| heard.iter().filter(|(kind, ..)| *kind == Kind::Event).count();
+        assert_eq!(
+            refusals(&core.heard(known.conn)),
+            1,
+            "at once, and the others a second later"
+        );
+        if is_lost {
+            core.front.handle_closed(known.conn, &Cause::Peer);
+            core.turn();
+        }
+        let (known, recv) = core.greet(Some((&known, 1)));
+        assert_eq!(recv, Some(0));
+        let now_ms = core.front.now_ms + u64::from(REFUSAL_NOTE_MS);
+        core.front.handle_time(now_ms * 1_000);
+        core.turn();
+        assert_eq!(refusals(&core.heard(known.conn)), 1);
+    }
+}
+
+#[test]
+fn too_many_that_come_back_at_once_are_told_when_to_and_lose_nothing_by_it() {
+    let mut core = Core::new(Limits::default());
+    let (known, _) = core.greet(None);
+    core.front.handle_closed(known.conn, &Cause::Peer);
+    core.turn();
+    while core.front.counters().returns_put_off == 0 {
+        // They take no session, and no token.
+        let conn = core.connect();
+        let resume = Resume {
+            session: Id([0; 16]),
+            token: &[0; 16],
+            recv: 0,
+        };
+        core.hello(conn, Some(resume));
+        core.front.handle_closed(conn, &Cause::Ours);
+        assert!(core.connections < 20_000, "they are not put off");
+    }
+    let conn = core.connect();
+    let resume = Resume {
+        session: known.session,
+        token: &known.token,
+        recv: 0,
+    };
+    core.hello(conn, Some(resume));
+    let sent = core.sent.remove(&conn.0.slot).expect("an answer");
+    let answer = fluxar_protocol::envelope::decode(&sent[4..])
+        .expect("an answer")
+        .envelope;
+    assert_eq!(answer.kind, Kind::Hello);
+    let error = ErrorBody::decode(answer.error.expect("it is refused")).expect("an error");
+    assert_eq!(error.code, Code::Unavailable);
+    assert!(error.retry_after_ms.is_some_and(|after_ms| after_ms > 0));
+    assert_eq!(core.closed.last(), Some(&conn));
+    core.front.handle_closed(conn, &Cause::Ours);
+    let now_ms = core.front.now_ms + 1_000;
+    core.front.handle_time(now_ms * 1_000);
+    assert_eq!(core.greet(Some((&known, 0))).1, Some(0));
 }
 
 #[test]
