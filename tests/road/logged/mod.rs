@@ -13,7 +13,7 @@ use fluxar_protocol::meta::MetaWriter;
 use fluxar_protocol::{Code, Form, Kind, Position};
 use fluxar_shard::log::class::{Level, TopicRule};
 use fluxar_tests::client::PATIENCE;
-use fluxar_tests::message::number;
+use fluxar_tests::message::{encoded, number};
 use fluxar_tests::{Client, Running};
 
 use peers::{
@@ -516,8 +516,25 @@ fn an_event_that_a_receiver_cannot_take_ends_its_subscription() {
     let payload: Vec<u8> = [0x5a, 0, 1, 0x40, 0].into_iter().chain([7; 0x14000]).collect();
     let id = send_event(&mut publisher, "n.a", qos(1), &payload);
     let at = stored(&mut publisher, id);
-    assert!(small.expect().positions().is_some());
+    let (partition, offsets) = small.expect().positions().expect("a run");
     assert_eq!(small.expect().number(), 0);
+    small.settle();
+    let early = small.poll(Duration::from_millis(100)).expect("it stands");
+    assert!(
+        early.is_none(),
+        "what is in front of it is not acknowledged: {early:?}"
+    );
+    let offset = offsets[0];
+    let ack = MetaWriter::new().position("ack", Position { partition, offset });
+    let id = small.id();
+    small.send(&encoded(
+        Kind::Event,
+        id,
+        Some(sub),
+        None,
+        ack.finish().as_deref(),
+        &[],
+    ));
     let end = small.answer_to(sub);
     assert!(end.ends(), "{end:?}");
     let (code, message) = end.error.expect("a reason");
