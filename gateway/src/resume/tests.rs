@@ -654,7 +654,7 @@ fn what_was_refused_in_its_last_second_is_told_when_it_is_back() {
         }
         let (known, recv) = core.greet(Some((&known, 1)));
         assert_eq!(recv, Some(0));
-        let now_ms = core.front.now_ms + u64::from(REFUSAL_NOTE_MS);
+        let now_ms = core.front.now_ms + REFUSAL_NOTE_MS;
         core.front.handle_time(now_ms * 1_000);
         core.turn();
         assert_eq!(refusals(&core.heard(known.conn)), 1);
