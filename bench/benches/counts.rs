@@ -9,7 +9,6 @@
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use fluxar_bench::documents::{Shape, documents};
@@ -20,7 +19,6 @@ use fluxar_protocol::exchange::verb;
 use fluxar_protocol::hello::{Hello, Welcome};
 use fluxar_protocol::limits::PAYLOAD_DEPTH_MAX;
 use fluxar_protocol::{Batch, Form, cbor, envelope};
-use fluxar_shard::log::Settings;
 use fluxar_shard::{Limits, Shard};
 use gungraun::prelude::*;
 
@@ -225,43 +223,6 @@ fn room() -> Vec<u8> {
     Vec::with_capacity(1024)
 }
 
-/// A shard with a log that nobody uses.
-fn with_log() -> Shard {
-    let mut shard = shards::subscribed(TOPIC, 1, None);
-    shard.set_log(Some(Arc::new(Settings::default())));
-    shard.handle_empty_log(3);
-    polled(&mut shard);
-    shard
-}
-
-#[library_benchmark]
-#[bench::nothing(with_log())]
-fn poll(mut shard: Shard) -> Shard {
-    for _ in 0..TIMES {
-        polled(black_box(&mut shard));
-    }
-    shard
-}
-
-/// As a gateway takes out of its shard what an input left there.
-fn polled(shard: &mut Shard) {
-    while let Some(delivery) = shard.poll_delivery() {
-        black_box(delivery);
-    }
-    while let Some(outgoing) = shard.poll_outgoing() {
-        black_box(outgoing);
-    }
-    while let Some(news) = shard.poll_logged() {
-        black_box(news);
-    }
-    while let Some(given_up) = shard.poll_given_up() {
-        black_box(given_up);
-    }
-    while let Some(letter) = shard.poll_letter() {
-        black_box(letter);
-    }
-}
-
 #[library_benchmark]
 #[bench::hello(messages::hello(), room())]
 fn encode_hello(hello: Hello<'_>, mut out: Vec<u8>) -> Vec<u8> {
@@ -295,5 +256,5 @@ library_benchmark_group!(
         encode_welcome
     ]
 );
-library_benchmark_group!(name = shard, benchmarks = [publish, deliver, poll]);
+library_benchmark_group!(name = shard, benchmarks = [publish, deliver]);
 main!(library_benchmark_groups = protocol, shard);

@@ -273,7 +273,7 @@ impl Shard {
         if self.logged.has_more_to_say() {
             self.flush_acknowledged();
         }
-        // Mostly there is nothing, and this is asked after each input (bench/counts, `poll`).
+        // Mostly there is nothing, and this is asked after each input.
         if self.post.has_letters() || !self.leaving.is_empty() {
             self.next_letter()
         } else {
