@@ -393,6 +393,9 @@ impl Queue {
     fn set_aside(&mut self, at: usize, offset: u64, stored: &[Stored], desk: &mut Desk<'_>) {
         let Self { name, lots, .. } = self;
         let lot = &mut lots[at];
+        if lot.ledger.next_spent() != Some(offset) {
+            return; // acknowledged while it was read
+        }
         let deliveries = lot.ledger.deliveries(offset);
         let found = stored.iter().find_map(|run| {
             let nth = run.offsets().position(|found| found == offset)?;

@@ -49,6 +49,8 @@ pub(super) struct FakeLog {
     /// Nothing that is written becomes safe.
     pub(super) hangs: bool,
     cursors_synced: u64,
+    /// Whatever is read comes later.
+    pub(super) is_slow: bool,
 }
 
 impl FakeLog {
@@ -71,6 +73,7 @@ impl FakeLog {
             reads: 0,
             hangs: false,
             cursors_synced: 0,
+            is_slow: false,
         }
     }
 
@@ -176,7 +179,7 @@ impl Source for FakeLog {
             }
             Reading::Events { stored, until }
         };
-        if self.trouble && self.random.chance(40) {
+        if self.is_slow || (self.trouble && self.random.chance(40)) {
             self.later.push((reader, reading));
             return Reading::Later;
         }

@@ -203,6 +203,27 @@ fn what_nobody_can_handle_is_set_aside_once() {
 }
 
 #[test]
+fn what_is_acknowledged_while_it_is_read_to_be_set_aside_is_done() {
+    let mut town = Town::new(1, 3, false, at_most("c", 1, true));
+    let watcher = town.join(0, (DEAD, "w"), 10, Start::All);
+    let member = town.join(0, ("c", "g"), 4, Start::All);
+    town.publish("c", 1, None);
+    town.settle();
+    let places = held(&town, member);
+    town.logs[0].is_slow = true;
+    town.now_ms += u64::from(ACK_MS);
+    let (now_us, now_ms) = (town.now_ms * 1_000, town.now_ms);
+    town.queues[0].handle_time(now_us, now_ms, &mut town.logs[0]);
+    town.work(0);
+    assert_eq!(town.logs[0].later.len(), 1, "it is being read");
+    town.acknowledge(member, &places);
+    town.settle();
+    assert!(town.set_aside.is_empty());
+    assert_eq!(held(&town, watcher), []);
+    town.finish();
+}
+
+#[test]
 fn a_queue_that_cannot_go_on_says_so_until_somebody_says_where() {
     let queue: QueueKey = ("c", "g");
     let partition = partition_of("c", PARTITIONS);
