@@ -669,3 +669,52 @@ fn a_group_has_no_table() {
     assert_eq!(refusal.code, Code::InvalidArgument);
     assert_eq!(house.shards[0].counts().subscriptions, 0);
 }
+
+/// A subscription's id is free again with its `cancel`; what the owner said of the subscription before may be under way
+/// still.
+#[test]
+fn a_refusal_is_not_taken_for_that_of_a_later_member_with_the_same_id() {
+    let (queue, cores) = (0, 2);
+    let owner = partition_of(TOPICS[0], PARTITIONS) % cores;
+    let mut house = House::new(cores, 3);
+    let peer = PeerId {
+        slot: 9,
+        generation: 1,
+        core: 1 - owner,
+    };
+    let sub = id(1);
+    let (pattern, group, durable) = QUEUES[queue];
+    let wish = LoggedWish {
+        qos: Qos::AtLeastOnce,
+        group: Some(group),
+        durable,
+        from: From::Epoch {
+            epoch: house.epoch ^ 1 << 50,
+            at: &[],
+        },
+        retain: false,
+        in_flight: 0,
+        principal: "somebody",
+    };
+    let home = &mut house.shards[usize::from(peer.core)];
+    home.subscribe_logged(peer, sub, pattern, wish).unwrap();
+    home.end_subscription(peer, sub).unwrap();
+    let from = From::All;
+    home.subscribe_logged(peer, sub, pattern, LoggedWish { from, ..wish })
+        .unwrap();
+    let held = BTreeSet::new();
+    house.members.insert((peer, sub), Member { queue, held });
+    house.drain(peer.core);
+    house.settle();
+    house.publish(0, TOPICS[0], 3);
+    house.settle();
+    assert_eq!(house.members[&(peer, sub)].held.len(), 3);
+    house.leave((peer, sub), true);
+    house.settle();
+    let members: Vec<_> = house
+        .shards
+        .iter()
+        .map(|shard| shard.counts().queue_members)
+        .collect();
+    assert_eq!(members, [0, 0], "nobody is left behind");
+}

@@ -8,11 +8,11 @@ use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-use fluxar_protocol::{Id, Position, target};
+use fluxar_protocol::{Position, target};
 
 use super::aside::{DeadLetter, dead_letter};
 use super::ledger::MemberKey;
-use super::letters::{Matter, QueueLetter};
+use super::letters::{Matter, MemberName, QueueLetter};
 use super::lot::{Ahead, Broken, Lot, Purpose, broken_by, has_expired};
 use super::members::Members;
 use super::source::Source;
@@ -20,7 +20,6 @@ use crate::limits::{QUEUE_AHEAD_BYTES_MAX, QUEUE_ENTRIES_MAX};
 use crate::log::class::{TopicTerms, terms_of};
 use crate::log::{CursorName, Events, ReaderId, Reading, Settings, Stored};
 use crate::logged::pieces::{Cutter, topic_of};
-use crate::peer::PeerId;
 
 /// What is read at a time, bytes.
 const READ_BYTES: usize = 60 * 1024;
@@ -68,7 +67,7 @@ pub(crate) struct Queue {
     pub(crate) pattern: u32,
     pub(crate) members: Members,
     /// Those that have joined and were not told: the queue's place is not on the disk yet. Nothing is given out until it is.
-    pub(crate) untold: Vec<(PeerId, Id)>,
+    pub(crate) untold: Vec<MemberName>,
     /// Ascending by partition.
     pub(crate) lots: Vec<Lot>,
     next_lot: usize,
@@ -161,8 +160,7 @@ impl Queue {
         for news in told {
             let member = members.get(news.member);
             desk.letters.push_back(QueueLetter {
-                peer: member.peer,
-                sub: member.sub,
+                member: member.name,
                 matter: Matter::Spare {
                     spare: news.spare,
                     short: news.short,
@@ -497,8 +495,7 @@ impl Drafts {
             let member = members.get(member);
             for piece in cutter.finish() {
                 desk.letters.push_back(QueueLetter {
-                    peer: member.peer,
-                    sub: member.sub,
+                    member: member.name,
                     matter: Matter::Work { piece, dup },
                 });
             }

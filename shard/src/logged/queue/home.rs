@@ -16,7 +16,7 @@ use fluxar_protocol::{Id, target};
 use foldhash::fast::FixedState;
 use slab::Slab;
 
-use super::letters::{Failure, Join, Matter, QueueLetter};
+use super::letters::{Failure, Join, Matter, MemberName, QueueLetter};
 use crate::limits::{IN_FLIGHT_DEFAULT, QUEUE_ENTRIES_MAX};
 use crate::log::{CursorName, owner_of, partition_of};
 use crate::logged::letters::Start;
@@ -50,8 +50,7 @@ struct Owner {
 
 #[derive(Debug)]
 struct Membership {
-    peer: PeerId,
-    sub: Id,
+    name: MemberName,
     in_flight: u32,
     owners: Vec<Owner>,
     /// Which owner is given what is free first.
@@ -73,8 +72,10 @@ pub(crate) struct Memberships {
     members: Slab<Membership>,
     by_name: HashMap<(PeerId, Id), u32, FixedState>,
     by_peer: HashMap<PeerId, Vec<u32>, FixedState>,
+    /// The serial of the membership that is made next.
+    serial: u32,
     letters: VecDeque<(u16, QueueLetter)>,
-    news: VecDeque<(PeerId, Id, News)>,
+    news: VecDeque<(MemberName, News)>,
     /// How long an event is with one member before it goes to another, us.
     ack_us: u64,
     now_us: u64,
@@ -88,6 +89,7 @@ impl Memberships {
             members: Slab::new(),
             by_name: HashMap::with_hasher(hasher.clone()),
             by_peer: HashMap::with_hasher(hasher.clone()),
+            serial: 0,
             letters: VecDeque::new(),
             news: VecDeque::new(),
             ack_us,
@@ -124,6 +126,12 @@ impl Memberships {
             let owner = owner_of(partition_of(&queue.pattern, partitions), self.cores);
             owner..owner + 1
         };
+        let name = MemberName {
+            peer,
+            sub,
+            serial: self.serial,
+        };
+        self.serial = self.serial.wrapping_add(1);
         let is_sole = cores.len() == 1;
         let mut owners = Vec::with_capacity(cores.len());
         for core in cores {
@@ -144,15 +152,13 @@ impl Memberships {
             self.letters.push_back((
                 core,
                 QueueLetter {
-                    peer,
-                    sub,
+                    member: name,
                     matter: Matter::Join(Box::new(join)),
                 },
             ));
         }
         let key = self.members.insert(Membership {
-            peer,
-            sub,
+            name,
             in_flight,
             owners,
             turn: usize::from(self.core),
@@ -198,7 +204,7 @@ impl Memberships {
                 for (since_us, piece, dup) in member.held.drain(..) {
                     // What lay here for too long went to another member.
                     if since_us + *ack_us > *now_us {
-                        news.push_back((peer, member.sub, News::Work { piece, dup }));
+                        news.push_back((member.name, News::Work { piece, dup }));
                     }
                 }
             }
@@ -236,7 +242,7 @@ impl Memberships {
         }
         // Acknowledgements often come one by one, many in a row.
         if let Some((to, letter)) = self.letters.back_mut()
-            && (*to, letter.peer, letter.sub) == (core, peer, sub)
+            && (*to, letter.member) == (core, member.name)
             && let Matter::Worked {
                 partition: same,
                 offsets: row,
@@ -254,17 +260,20 @@ impl Memberships {
 
     /// Takes an owner's letter about a member of this core.
     pub(crate) fn handle(&mut self, from: u16, letter: QueueLetter) {
-        let QueueLetter { peer, sub, matter } = letter;
-        // One that has left meanwhile: the owners know it soon.
-        let Some(&key) = self.by_name.get(&(peer, sub)) else {
+        let QueueLetter { member: name, matter } = letter;
+        let Some(&key) = self.by_name.get(&(name.peer, name.sub)) else {
             return;
         };
         let member = &mut self.members[key as usize];
+        // One that has left meanwhile: the owners know it soon.
+        if member.name != name {
+            return;
+        }
         match matter {
             Matter::Work { piece, dup } if member.rests => {
                 member.held.push_back((self.now_us, piece, dup));
             }
-            Matter::Work { piece, dup } => self.news.push_back((peer, sub, News::Work { piece, dup })),
+            Matter::Work { piece, dup } => self.news.push_back((name, News::Work { piece, dup })),
             Matter::Joined(at) => {
                 member.at.extend(at);
                 if let Some(owner) = member.owners.iter_mut().find(|owner| owner.core == from) {
@@ -274,7 +283,7 @@ impl Memberships {
                     member.is_accepted = true;
                     let mut at = std::mem::take(&mut member.at);
                     at.sort_unstable();
-                    self.news.push_back((peer, sub, News::Accepted(at)));
+                    self.news.push_back((name, News::Accepted(at)));
                     self.open(key);
                 }
             }
@@ -288,11 +297,11 @@ impl Memberships {
             }
             Matter::NotJoined(failure) => {
                 self.remove(key, Some(from));
-                self.news.push_back((peer, sub, News::Refused(*failure)));
+                self.news.push_back((name, News::Refused(*failure)));
             }
             Matter::Ended(failure) => {
                 self.remove(key, Some(from));
-                self.news.push_back((peer, sub, News::Ended(*failure)));
+                self.news.push_back((name, News::Ended(*failure)));
             }
             Matter::Join(_)
             | Matter::Leave
@@ -315,8 +324,16 @@ impl Memberships {
         self.letters.pop_front()
     }
 
+    /// The next thing for a member, with its connection and subscription.
     pub(crate) fn poll_news(&mut self) -> Option<(PeerId, Id, News)> {
-        self.news.pop_front()
+        loop {
+            let (name, news) = self.news.pop_front()?;
+            let holder = self.by_name.get(&(name.peer, name.sub));
+            // Not to whoever came under the same id since.
+            if holder.is_none_or(|key| self.members[*key as usize].name == name) {
+                return Some((name.peer, name.sub, news));
+            }
+        }
     }
 
     /// All owners have answered: each gets an even part of what the member takes.
@@ -390,11 +407,12 @@ impl Memberships {
     /// Takes a member out, and tells all owners but one.
     fn remove(&mut self, key: u32, but: Option<u16>) {
         let member = self.members.remove(key as usize);
-        self.by_name.remove(&(member.peer, member.sub));
-        if let Some(held) = self.by_peer.get_mut(&member.peer) {
+        let MemberName { peer, sub, .. } = member.name;
+        self.by_name.remove(&(peer, sub));
+        if let Some(held) = self.by_peer.get_mut(&peer) {
             held.retain(|other| *other != key);
             if held.is_empty() {
-                self.by_peer.remove(&member.peer);
+                self.by_peer.remove(&peer);
             }
         }
         for owner in &member.owners {
@@ -408,8 +426,7 @@ impl Memberships {
 impl Membership {
     fn letter(&self, matter: Matter) -> QueueLetter {
         QueueLetter {
-            peer: self.peer,
-            sub: self.sub,
+            member: self.name,
             matter,
         }
     }

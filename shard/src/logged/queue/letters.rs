@@ -10,13 +10,23 @@ use crate::logged::letters::Start;
 use crate::logged::pieces::Piece;
 use crate::peer::PeerId;
 
-/// A letter about a member of a work queue: its connection and its subscription name it on all cores.
-#[derive(Debug, Clone)]
-pub struct QueueLetter {
-    /// The member's connection.
+/// What a member of a work queue is called on all cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MemberName {
+    /// Its connection.
     pub peer: PeerId,
     /// Its subscription.
     pub sub: Id,
+    /// Which membership of its home core. A subscription's id may be used again when it is ended, and letters about the
+    /// membership before may be under way still: they are not about this one.
+    pub serial: u32,
+}
+
+/// A letter about a member of a work queue.
+#[derive(Debug, Clone)]
+pub struct QueueLetter {
+    /// The member.
+    pub member: MemberName,
     /// What about it.
     pub matter: Matter,
 }

@@ -6,16 +6,14 @@
 //! frees is used here again up to the part that this owner may **keep**; beyond it goes back to the home core, which gives it
 //! to owners that are short.
 
-use fluxar_protocol::Id;
 use slab::Slab;
 
 use super::ledger::MemberKey;
-use crate::peer::PeerId;
+use super::letters::MemberName;
 
 #[derive(Debug)]
 pub(crate) struct Member {
-    pub(crate) peer: PeerId,
-    pub(crate) sub: Id,
+    pub(crate) name: MemberName,
     /// How many events it takes at a time, over all owners.
     in_flight: u32,
     /// How many of them may be from this core; those that it has are counted.
@@ -64,10 +62,9 @@ pub(crate) struct Members {
 }
 
 impl Members {
-    pub(crate) fn add(&mut self, peer: PeerId, sub: Id, in_flight: u32, allowance: u32) -> MemberKey {
+    pub(crate) fn add(&mut self, name: MemberName, in_flight: u32, allowance: u32) -> MemberKey {
         let key = self.members.insert(Member {
-            peer,
-            sub,
+            name,
             in_flight,
             allowance,
             keep: allowance,
@@ -219,7 +216,10 @@ impl Members {
 
 #[cfg(test)]
 mod tests {
+    use fluxar_protocol::Id;
+
     use super::*;
+    use crate::peer::PeerId;
 
     fn members(allowances: &[u32]) -> Members {
         let mut members = Members::default();
@@ -229,7 +229,12 @@ mod tests {
                 generation: 0,
                 core: 0,
             };
-            members.add(peer, Id([slot as u8; 16]), allowance, allowance);
+            let name = MemberName {
+                peer,
+                sub: Id([slot as u8; 16]),
+                serial: 0,
+            };
+            members.add(name, allowance, allowance);
         }
         members
     }

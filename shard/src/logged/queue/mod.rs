@@ -177,10 +177,10 @@ impl Queues {
             }
             self.owner.pump(log);
             while let Some(letter) = self.owner.poll_letter() {
-                if letter.peer.core == self.core {
+                if letter.member.peer.core == self.core {
                     self.home.handle(self.core, letter);
                 } else {
-                    self.letters.push_back((letter.peer.core, letter));
+                    self.letters.push_back((letter.member.peer.core, letter));
                 }
             }
             if !self.home.has_letters() && !self.owner.is_dirty() {

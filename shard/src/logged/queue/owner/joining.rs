@@ -1,6 +1,6 @@
 //! Members that join: the queue is found, or begun, and they are told once its place survives power loss.
 
-use fluxar_protocol::{Id, target};
+use fluxar_protocol::target;
 
 use super::{WorkQueues, entries_of};
 use crate::log::{CursorState, LogRefusal, owner_of, partition_of};
@@ -8,15 +8,14 @@ use crate::logged::letters::Start;
 use crate::logged::queue::QueueLetter;
 use crate::logged::queue::dealing::Queue;
 use crate::logged::queue::ledger::Ledger;
-use crate::logged::queue::letters::{Failure, Join, Matter};
+use crate::logged::queue::letters::{Failure, Join, Matter, MemberName};
 use crate::logged::queue::lot::Lot;
 use crate::logged::queue::source::Source;
 use crate::logged::start::position_of;
-use crate::peer::PeerId;
 
 impl WorkQueues {
     /// Somebody joins a queue, which may begin with it.
-    pub(super) fn join(&mut self, peer: PeerId, sub: Id, join: &Join, log: &mut impl Source) {
+    pub(super) fn join(&mut self, member: MemberName, join: &Join, log: &mut impl Source) {
         let matter = match self.open(join, log) {
             Ok(key) => {
                 let queue = &mut self.queues[key as usize];
@@ -31,10 +30,10 @@ impl WorkQueues {
                         lot.is_quiet = false; // nobody listened
                     }
                 }
-                let member = queue.members.add(peer, sub, join.in_flight, join.allowance);
-                self.by_member.insert((peer, sub), (key, member));
+                let seat = queue.members.add(member, join.in_flight, join.allowance);
+                self.by_member.insert(member, (key, seat));
                 if !queue.untold.is_empty() || !queue.is_safe(log) {
-                    queue.untold.push((peer, sub));
+                    queue.untold.push(member);
                     self.waiting.insert(key);
                     log.hurry_cursors();
                     return;
@@ -45,7 +44,7 @@ impl WorkQueues {
             }
             Err(failure) => Matter::NotJoined(Box::new(failure)),
         };
-        self.letters.push_back(QueueLetter { peer, sub, matter });
+        self.letters.push_back(QueueLetter { member, matter });
     }
 
     /// Something may have been made safe: whoever waited for that has joined. Whether there was anybody.
@@ -64,9 +63,9 @@ impl WorkQueues {
         for &key in &safe {
             self.waiting.remove(&key);
             let queue = &mut self.queues[key as usize];
-            for (peer, sub) in std::mem::take(&mut queue.untold) {
+            for member in std::mem::take(&mut queue.untold) {
                 let matter = joined(queue);
-                self.letters.push_back(QueueLetter { peer, sub, matter });
+                self.letters.push_back(QueueLetter { member, matter });
             }
             self.stir(key);
         }

@@ -20,12 +20,11 @@ use slab::Slab;
 use super::aside::DeadLetter;
 use super::dealing::{Desk, GivenUp, Queue};
 use super::ledger::MemberKey;
-use super::letters::{Matter, QueueLetter};
+use super::letters::{Matter, MemberName, QueueLetter};
 use super::lot::Lot;
 use super::source::Source;
 use crate::log::{Committed, CursorName, CursorState, ReaderId, Reading, Settings};
 use crate::logged::pieces::topic_of;
-use crate::peer::PeerId;
 use crate::topics::table::PatternTable;
 
 /// A cursor that has moved is handed to the log after so long, us.
@@ -55,7 +54,7 @@ pub(crate) struct WorkQueues {
     settings: Option<Arc<Settings>>,
     queues: Slab<Queue>,
     by_name: HashMap<Arc<CursorName>, u32, FixedState>,
-    by_member: HashMap<(PeerId, Id), (u32, MemberKey), FixedState>,
+    by_member: HashMap<MemberName, (u32, MemberKey), FixedState>,
     /// The queues with members, by pattern.
     patterns: PatternTable<Vec<u32>>,
     /// Without members, the longest first, each with [`Queue::rested`]: one that has got members meanwhile is recognised.
@@ -122,10 +121,10 @@ impl WorkQueues {
 
     /// Takes a letter about a member.
     pub(crate) fn handle(&mut self, letter: QueueLetter, log: &mut impl Source) {
-        let QueueLetter { peer, sub, matter } = letter;
-        let found = self.by_member.get(&(peer, sub)).copied();
+        let QueueLetter { member: name, matter } = letter;
+        let found = self.by_member.get(&name).copied();
         match (matter, found) {
-            (Matter::Join(join), None) => self.join(peer, sub, &join, log),
+            (Matter::Join(join), None) => self.join(name, &join, log),
             (Matter::Leave, Some((key, member))) => self.leave(key, member, log),
             (Matter::Rewind, Some((key, member))) => {
                 let queue = &mut self.queues[key as usize];
@@ -144,7 +143,7 @@ impl WorkQueues {
                 self.queues[key as usize].members.rest(member, rests);
                 self.stir(key);
             }
-            // It was ended here, and its home core will hear of it.
+            // It was refused or ended here, and its home core will hear of it.
             (
                 Matter::Leave
                 | Matter::Rewind

@@ -15,8 +15,7 @@ impl WorkQueues {
     /// A member is gone.
     pub(super) fn leave(&mut self, key: u32, member: MemberKey, log: &mut impl Source) {
         let queue = &mut self.queues[key as usize];
-        let gone = queue.members.get(member);
-        let gone = (gone.peer, gone.sub);
+        let gone = queue.members.get(member).name;
         self.by_member.remove(&gone);
         queue.untold.retain(|untold| *untold != gone);
         if queue.untold.is_empty() {
@@ -44,11 +43,10 @@ impl WorkQueues {
             for lot in &mut queue.lots {
                 lot.ledger.lose(member);
             }
-            let gone = queue.members.get(member);
-            self.by_member.remove(&(gone.peer, gone.sub));
+            let gone = queue.members.get(member).name;
+            self.by_member.remove(&gone);
             self.letters.push_back(QueueLetter {
-                peer: gone.peer,
-                sub: gone.sub,
+                member: gone,
                 matter: Matter::Ended(Box::new(failure.clone())),
             });
             queue.members.remove(member);

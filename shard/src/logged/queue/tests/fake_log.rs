@@ -46,6 +46,8 @@ pub(super) struct FakeLog {
     random: Random,
     trouble: bool,
     pub(super) reads: usize,
+    /// It is not read back yet.
+    pub(super) recovers: bool,
     /// Nothing that is written becomes safe.
     pub(super) hangs: bool,
     cursors_synced: u64,
@@ -71,6 +73,7 @@ impl FakeLog {
             random: Random(Ids::new(seed)),
             trouble,
             reads: 0,
+            recovers: false,
             hangs: false,
             cursors_synced: 0,
             is_slow: false,
@@ -121,7 +124,7 @@ impl Source for FakeLog {
 
     fn is_ready(&self, partition: u16) -> bool {
         assert_eq!(owner_of(partition, self.cores), self.core);
-        true
+        !self.recovers
     }
 
     fn bounds(&self, partition: u16) -> Bounds {

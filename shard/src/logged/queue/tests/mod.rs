@@ -38,15 +38,17 @@ fn random_town(cores: u16, seed: u64, trouble: bool, rules: Vec<TopicRule>) {
                 }
             }
             25..38 if town.members.len() < 8 => {
-                let queue = QUEUES[town.random.below(QUEUES.len())];
                 let core = town.random.below(usize::from(cores)) as u16;
-                let in_flight = 1 + town.random.below(6) as u32;
-                let start = [Start::Default, Start::New, Start::All][town.random.below(3)].clone();
+                let (queue, in_flight, start) = some_wish(&mut town);
                 town.join(core, queue, in_flight, start);
             }
             38..44 => {
                 if let Some(member) = town.random_member() {
                     town.lose(member);
+                    if town.random.chance(40) {
+                        let (queue, in_flight, start) = some_wish(&mut town);
+                        town.join_as(member, queue, in_flight, start);
+                    }
                 }
             }
             44..70 => {
@@ -86,10 +88,22 @@ fn random_town(cores: u16, seed: u64, trouble: bool, rules: Vec<TopicRule>) {
                 }
             }
             96 if town.random.chance(40) => town.restart(),
+            97 if trouble => {
+                let core = town.random.below(usize::from(cores));
+                town.logs[core].recovers = town.random.chance(60);
+            }
             _ => {}
         }
     }
     town.finish();
+}
+
+/// Which queue, how many events at a time, and from where.
+fn some_wish(town: &mut Town) -> (QueueKey, u32, Start) {
+    let queue = QUEUES[town.random.below(QUEUES.len())];
+    let in_flight = 1 + town.random.below(6) as u32;
+    let start = [Start::Default, Start::New, Start::All][town.random.below(3)].clone();
+    (queue, in_flight, start)
 }
 
 /// Events of one topic are given so often at most.

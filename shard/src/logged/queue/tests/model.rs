@@ -220,6 +220,18 @@ impl Town {
             core,
         };
         let sub = id(self.numbers);
+        self.join_as((peer, sub), queue, in_flight, start);
+        (peer, sub)
+    }
+
+    /// A connection joins with a subscription's id that it may have used before.
+    pub(super) fn join_as(
+        &mut self,
+        (peer, sub): (PeerId, Id),
+        queue: QueueKey,
+        in_flight: u32,
+        start: Start,
+    ) {
         let member = Member {
             queue,
             in_flight: in_flight as usize,
@@ -230,9 +242,9 @@ impl Town {
             given: 0,
         };
         self.members.insert((peer, sub), member);
-        self.queues[usize::from(core)].join(peer, sub, (queue.0, queue.1, None), start, in_flight);
-        self.work(core);
-        (peer, sub)
+        let queues = &mut self.queues[usize::from(peer.core)];
+        queues.join(peer, sub, (queue.0, queue.1, None), start, in_flight);
+        self.work(peer.core);
     }
 
     pub(super) fn lose(&mut self, member: (PeerId, Id)) {
@@ -592,6 +604,9 @@ impl Town {
 
     /// Everybody acknowledges everything until there is nothing left.
     pub(super) fn finish(&mut self) {
+        for log in &mut self.logs {
+            log.recovers = false;
+        }
         let resting: Vec<_> = self
             .members
             .iter()
