@@ -85,7 +85,7 @@ impl Logged {
             order: Order::new(hasher),
             owner: Owner::new(hasher, limits.names_remembered, cores),
             readers: Readers::new(hasher, limits.names_remembered, window(&limits), 0),
-            queues: Queues::new(core, cores, None, hasher),
+            queues: Queues::new(core, cores, None, hasher, limits.names_remembered),
             news: VecDeque::new(),
             local: VecDeque::new(),
             unix_ms: 0,
@@ -108,7 +108,7 @@ impl Logged {
         let names = self.limits.names_remembered;
         let partitions = settings.as_ref().map_or(0, |settings| settings.partitions);
         self.log = Log::new(self.core, self.cores, settings.clone(), &self.hasher);
-        self.queues = Queues::new(self.core, self.cores, settings.clone(), &self.hasher);
+        self.queues = Queues::new(self.core, self.cores, settings.clone(), &self.hasher, names);
         self.publishing = settings.map(|settings| Publishing::new(settings, &self.hasher, names));
         self.readers = Readers::new(&self.hasher, names, window(&self.limits), partitions);
     }

@@ -5,11 +5,15 @@
 //! each owner has an **allowance**, and all allowances of a member together are never more than it takes. What an event
 //! frees is used here again up to the part that this owner may **keep**; beyond it goes back to the home core, which gives it
 //! to owners that are short.
+//!
+//! A queue may have a hundred thousand members that do one job at a time, so nothing here looks at all of them: whoever
+//! has room stands in a line, as do those that have changed since the home cores were told, and those that could use more.
 
 use slab::Slab;
 
 use super::ledger::MemberKey;
 use super::letters::MemberName;
+use super::line::{LINES, Line, Place};
 
 #[derive(Debug)]
 pub(crate) struct Member {
@@ -28,8 +32,7 @@ pub(crate) struct Member {
     spare: u32,
     /// Its home core was told that this owner could use more.
     is_short: bool,
-    /// Its place in the round.
-    seat: usize,
+    pub(crate) places: [Place; LINES],
 }
 
 impl Member {
@@ -38,6 +41,11 @@ impl Member {
             return 0;
         }
         self.allowance.saturating_sub(self.used)
+    }
+
+    /// Whether only a larger allowance would get it more events.
+    fn wants(&self) -> bool {
+        !self.rests && self.room() == 0 && self.allowance < self.in_flight
     }
 }
 
@@ -54,11 +62,17 @@ pub(crate) struct Told {
 #[derive(Debug, Default)]
 pub(crate) struct Members {
     members: Slab<Member>,
-    round: Vec<MemberKey>,
-    /// Whose turn it is, in the round.
-    turn: usize,
+    /// Those with room; whose turn it is stands in front.
+    open: Line<0>,
+    /// Those that may have changed since [`Members::settle`].
+    changed: Line<1>,
+    /// Those that could use more, which their home cores do not know: they have missed nothing yet.
+    wanting: Line<2>,
     /// What all can be given now.
     room: usize,
+    /// How many members were looked at, one by one.
+    #[cfg(test)]
+    looks: std::cell::Cell<usize>,
 }
 
 impl Members {
@@ -66,26 +80,23 @@ impl Members {
         let key = self.members.insert(Member {
             name,
             in_flight,
-            allowance,
-            keep: allowance,
+            allowance: 0,
+            keep: 0,
             used: 0,
             rests: false,
             spare: 0,
             is_short: false,
-            seat: self.round.len(),
+            places: Default::default(),
         }) as MemberKey;
-        self.round.push(key);
-        self.room += allowance as usize;
+        self.grant(key, allowance, allowance);
         key
     }
 
     pub(crate) fn remove(&mut self, key: MemberKey) {
-        let member = self.members.remove(key as usize);
-        self.room -= member.room() as usize;
-        self.round.swap_remove(member.seat);
-        if let Some(&moved) = self.round.get(member.seat) {
-            self.members[moved as usize].seat = member.seat;
-        }
+        self.open.take_out(&mut self.members, key);
+        self.changed.take_out(&mut self.members, key);
+        self.wanting.take_out(&mut self.members, key);
+        self.room -= self.members.remove(key as usize).room() as usize;
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -114,8 +125,9 @@ impl Members {
         });
     }
 
-    /// It has got so many events.
+    /// It has got so many events: now it is the others' turn.
     pub(crate) fn take(&mut self, key: MemberKey, events: u32) {
+        self.open.take_out(&mut self.members, key);
         self.change(key, |member| member.used += events);
     }
 
@@ -132,78 +144,92 @@ impl Members {
     }
 
     /// Deals so many events, in contiguous pieces as even as the members' room allows: calls `to` with each piece's member
-    /// and size. There must be room for all.
-    pub(crate) fn deal(&mut self, events: usize, mut to: impl FnMut(MemberKey, usize)) {
+    /// and size. There must be room for all. It is looked at no more members than there are events, some times over.
+    pub(crate) fn deal(&self, events: usize, mut to: impl FnMut(MemberKey, usize)) {
         debug_assert!(events <= self.room);
         let mut left = events.min(self.room);
         let mut level = 0; // what each has got in earlier passes
+        let mut seats = self.open.len(); // who has room beyond that
         while left > 0 {
-            let open = |member: &Member| member.room() as usize > level;
-            let seats = self.members.iter().filter(|(_, member)| open(member)).count();
             let share = left.div_ceil(seats.max(1));
-            for nth in 0..self.round.len() {
-                let seat = (self.turn + nth) % self.round.len();
-                let key = self.round[seat];
+            seats = 0;
+            let mut next = self.open.first();
+            while let Some(key) = next.filter(|_| left > 0) {
+                next = self.open.behind(&self.members, key);
+                #[cfg(test)]
+                self.looks.update(|looks| looks + 1);
                 let room = (self.members[key as usize].room() as usize).saturating_sub(level);
                 let piece = room.min(share).min(left);
                 if piece > 0 {
                     to(key, piece);
                     left -= piece;
-                    if left == 0 {
-                        self.turn = (seat + 1) % self.round.len();
-                        break;
-                    }
                 }
+                seats += usize::from(room > share);
             }
             level += share;
         }
     }
 
     /// Somebody who has room, in turn, and not this one unless nobody else is there with room.
-    pub(crate) fn another(&mut self, than: MemberKey) -> Option<MemberKey> {
-        if self.room == 0 {
-            return None;
+    pub(crate) fn another(&self, than: MemberKey) -> Option<MemberKey> {
+        let first = self.open.first()?;
+        if first != than {
+            return Some(first);
         }
-        for nth in 0..self.round.len() {
-            let seat = (self.turn + nth) % self.round.len();
-            let key = self.round[seat];
-            if key != than && self.members[key as usize].room() > 0 {
-                self.turn = (seat + 1) % self.round.len();
-                return Some(key);
-            }
-        }
-        Some(than)
+        Some(self.open.behind(&self.members, first).unwrap_or(first))
     }
 
     /// Everything is given that could be. `is_missed`: something was given, or is left; who had no room for it has missed it.
     /// What the home cores are to be told.
     pub(crate) fn settle(&mut self, is_missed: bool, mut tell: impl FnMut(Told)) {
-        for (key, member) in &mut self.members {
-            let over = member.allowance.saturating_sub(member.keep.max(member.used));
-            if over > 0 {
-                member.allowance -= over;
-                member.spare += over;
-                if !member.rests {
-                    self.room -= over as usize;
-                }
+        let mut next = self.wanting.first().filter(|_| is_missed);
+        while let Some(key) = next {
+            next = self.wanting.behind(&self.members, key);
+            if !self.changed.has(&self.members, key) {
+                self.look(key, is_missed, &mut tell);
             }
-            // Once short, it is so until there is more than it needs: not to say it anew with each event.
-            let needs_none =
-                over > 0 || member.rests || member.room() > 0 || member.allowance == member.in_flight;
-            let is_short = !needs_none && (member.is_short || is_missed);
-            if member.spare > 0 || member.is_short != is_short {
-                member.is_short = is_short;
-                tell(Told {
-                    member: key as MemberKey,
-                    spare: std::mem::take(&mut member.spare),
-                    short: is_short,
-                });
-            }
+        }
+        while let Some(key) = self.changed.first() {
+            self.changed.take_out(&mut self.members, key);
+            self.look(key, is_missed, &mut tell);
+        }
+    }
+
+    /// Tells a member's home core what it does not know.
+    fn look(&mut self, key: MemberKey, is_missed: bool, tell: &mut impl FnMut(Told)) {
+        #[cfg(test)]
+        self.looks.update(|looks| looks + 1);
+        let member = &mut self.members[key as usize];
+        let over = member.allowance.saturating_sub(member.keep.max(member.used));
+        if over > 0 {
+            let before = member.room();
+            member.allowance -= over;
+            member.spare += over;
+            self.room -= (before - member.room()) as usize;
+        }
+        // Once short, it is so until there is more than it needs: not to say it anew with each event.
+        let is_short = over == 0 && member.wants() && (member.is_short || is_missed);
+        if member.spare > 0 || member.is_short != is_short {
+            member.is_short = is_short;
+            tell(Told {
+                member: key,
+                spare: std::mem::take(&mut member.spare),
+                short: is_short,
+            });
+        }
+        let (has_room, wants) = (member.room() > 0, member.wants());
+        if !has_room {
+            self.open.take_out(&mut self.members, key);
+        }
+        if wants && !is_short {
+            self.wanting.push(&mut self.members, key);
+        } else {
+            self.wanting.take_out(&mut self.members, key);
         }
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = MemberKey> + use<'_> {
-        self.round.iter().copied()
+        self.members.iter().map(|(key, _)| key as MemberKey)
     }
 
     fn change(&mut self, key: MemberKey, change: impl FnOnce(&mut Member)) {
@@ -211,6 +237,12 @@ impl Members {
         self.room -= member.room() as usize;
         change(member);
         self.room += member.room() as usize;
+        if member.room() > 0 {
+            self.open.push(&mut self.members, key);
+        } else {
+            self.open.take_out(&mut self.members, key);
+        }
+        self.changed.push(&mut self.members, key);
     }
 }
 
@@ -241,9 +273,11 @@ mod tests {
 
     fn dealt(members: &mut Members, events: usize) -> Vec<usize> {
         let mut got = vec![0; members.members.len()];
-        members.deal(events, |key, piece| got[key as usize] += piece);
-        for (key, &events) in got.iter().enumerate() {
-            members.take(key as MemberKey, events as u32);
+        let mut pieces = Vec::new();
+        members.deal(events, |key, piece| pieces.push((key, piece)));
+        for (key, piece) in pieces {
+            members.take(key, piece as u32);
+            got[key as usize] += piece;
         }
         got
     }
@@ -294,6 +328,52 @@ mod tests {
             short: true,
         };
         assert_eq!(told, [short], "it is said once");
+    }
+
+    #[test]
+    fn what_a_job_costs_does_not_depend_on_how_many_members_there_are() {
+        let cost_of_a_job = |count: u32| {
+            let mut members = members(&vec![2; count as usize]);
+            // They could have one more each, of other owners.
+            for key in 0..count {
+                members.grant(key, 0, 1);
+            }
+            let mut told = 0;
+            members.settle(false, |_| told += 1);
+            members.deal(count as usize, |_, _| ());
+            (0..count).for_each(|key| members.take(key, 1));
+            members.settle(true, |_| told += 1);
+            assert_eq!(told, 2 * count, "what is spare, and that they are short");
+            members.looks.set(0);
+            for nth in 0..100 {
+                let key = nth % count;
+                members.free(key, 1);
+                members.deal(1, |to, _| assert_eq!(to, key));
+                members.take(key, 1);
+                members.settle(true, |told| panic!("{told:?} again"));
+                members.free(key, 1);
+                assert_eq!(members.another(key), Some(key), "nobody else has room");
+                members.take(key, 1);
+                members.settle(true, |told| panic!("{told:?} again"));
+            }
+            members.looks.get()
+        };
+        assert_eq!(cost_of_a_job(10_000), cost_of_a_job(1));
+    }
+
+    #[test]
+    fn whoever_goes_leaves_all_lines() {
+        let mut members = members(&[1, 1, 1, 1]);
+        members.remove(1);
+        members.remove(3);
+        assert_eq!(members.room(), 2);
+        let mut order = Vec::new();
+        members.deal(2, |key, _| order.push(key));
+        assert_eq!(order, [0, 2]);
+        members.settle(false, |told| panic!("{told:?}"));
+        members.remove(0);
+        members.remove(2);
+        assert_eq!((members.room(), members.another(0)), (0, None));
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod failure;
 mod home;
 mod ledger;
 mod letters;
+mod line;
 mod lot;
 mod members;
 mod owner;
@@ -61,7 +62,13 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    pub(crate) fn new(core: u16, cores: u16, settings: Option<Arc<Settings>>, hasher: &FixedState) -> Self {
+    pub(crate) fn new(
+        core: u16,
+        cores: u16,
+        settings: Option<Arc<Settings>>,
+        hasher: &FixedState,
+        names_remembered: usize,
+    ) -> Self {
         let (partitions, ack_ms) = settings
             .as_ref()
             .map_or((0, 0), |settings| (settings.partitions, settings.ack_ms));
@@ -69,7 +76,7 @@ impl Queues {
             core,
             partitions,
             home: Memberships::new(core, cores, u64::from(ack_ms) * 1_000, hasher),
-            owner: WorkQueues::new(core, cores, settings, hasher),
+            owner: WorkQueues::new(core, cores, settings, hasher, names_remembered),
             letters: VecDeque::new(),
         }
     }

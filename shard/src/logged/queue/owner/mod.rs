@@ -24,8 +24,8 @@ use super::letters::{Matter, MemberName, QueueLetter};
 use super::lot::Lot;
 use super::source::Source;
 use crate::log::{Committed, CursorName, CursorState, ReaderId, Reading, Settings};
+use crate::logged::patterns::FollowedPatterns;
 use crate::logged::pieces::topic_of;
-use crate::topics::table::PatternTable;
 
 /// A cursor that has moved is handed to the log after so long, us.
 const CURSOR_US: u64 = 200_000;
@@ -56,7 +56,7 @@ pub(crate) struct WorkQueues {
     by_name: HashMap<Arc<CursorName>, u32, FixedState>,
     by_member: HashMap<MemberName, (u32, MemberKey), FixedState>,
     /// The queues with members, by pattern.
-    patterns: PatternTable<Vec<u32>>,
+    patterns: FollowedPatterns<Vec<u32>>,
     /// Without members, the longest first, each with [`Queue::rested`]: one that has got members meanwhile is recognised.
     resting: VecDeque<(u32, u64)>,
     /// How often queues have lost their last member.
@@ -87,7 +87,13 @@ pub(crate) struct WorkQueues {
 }
 
 impl WorkQueues {
-    pub(crate) fn new(core: u16, cores: u16, settings: Option<Arc<Settings>>, hasher: &FixedState) -> Self {
+    pub(crate) fn new(
+        core: u16,
+        cores: u16,
+        settings: Option<Arc<Settings>>,
+        hasher: &FixedState,
+        names_remembered: usize,
+    ) -> Self {
         let partitions = settings.as_ref().map_or(0, |settings| settings.partitions);
         Self {
             core,
@@ -95,7 +101,7 @@ impl WorkQueues {
             queues: Slab::new(),
             by_name: HashMap::with_hasher(hasher.clone()),
             by_member: HashMap::with_hasher(hasher.clone()),
-            patterns: PatternTable::new(hasher),
+            patterns: FollowedPatterns::new(hasher, names_remembered),
             resting: VecDeque::new(),
             rests: 0,
             resting_entries: 0,
@@ -180,17 +186,16 @@ impl WorkQueues {
                 continue;
             }
             last = topic;
-            patterns.each_match(topic, |pattern| {
-                for &key in &patterns[pattern] {
-                    let queue = &mut queues[key as usize];
-                    if let Some(lot) = queue.lot(committed.partition) {
-                        lot.heard(offset);
-                    }
-                    if !std::mem::replace(&mut queue.is_dirty, true) {
-                        dirty.push(key);
-                    }
+            let matching = patterns.matching(topic).clone();
+            for &key in matching.iter().flat_map(|pattern| &patterns[*pattern]) {
+                let queue = &mut queues[key as usize];
+                if let Some(lot) = queue.lot(committed.partition) {
+                    lot.heard(offset);
                 }
-            });
+                if !std::mem::replace(&mut queue.is_dirty, true) {
+                    dirty.push(key);
+                }
+            }
         }
     }
 

@@ -155,7 +155,7 @@ impl Town {
         self.queues = (0..self.cores)
             .map(|core| {
                 let hasher = &FixedState::with_seed(u64::from(core));
-                Queues::new(core, self.cores, Some(self.settings.clone()), hasher)
+                Queues::new(core, self.cores, Some(self.settings.clone()), hasher, 3)
             })
             .collect();
         for core in 0..usize::from(self.cores) {
