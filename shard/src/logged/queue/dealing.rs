@@ -4,7 +4,7 @@
 //! given again is given again; what was read is dealt; more is read. Steps go on until no member has room, nothing is left,
 //! or everything waits for the disk.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
@@ -12,9 +12,9 @@ use fluxar_protocol::{Position, target};
 
 use super::aside::{DeadLetter, dead_letter};
 use super::ledger::MemberKey;
-use super::letters::{Matter, MemberName, QueueLetter};
-use super::lot::{Ahead, Broken, Lot, Purpose, broken_by, has_expired};
-use super::members::Members;
+use super::letters::{Matter, QueueLetter};
+use super::lot::{Broken, Lot, Purpose, broken_by, has_expired};
+use super::members::{Member, Members};
 use super::source::Source;
 use crate::limits::{QUEUE_AHEAD_BYTES_MAX, QUEUE_ENTRIES_MAX};
 use crate::log::class::{TopicTerms, terms_of};
@@ -67,7 +67,7 @@ pub(crate) struct Queue {
     pub(crate) pattern: u32,
     pub(crate) members: Members,
     /// Those that have joined and were not told: the queue's place is not on the disk yet. Nothing is given out until it is.
-    pub(crate) untold: Vec<MemberName>,
+    pub(crate) untold: BTreeSet<MemberKey>,
     /// Ascending by partition.
     pub(crate) lots: Vec<Lot>,
     next_lot: usize,
@@ -104,7 +104,7 @@ impl Queue {
             rested: 0,
             pattern: 0,
             members: Members::default(),
-            untold: Vec::new(),
+            untold: BTreeSet::new(),
             lots,
             next_lot: 0,
             is_dirty: false,
@@ -156,7 +156,11 @@ impl Queue {
         }
         is_missed |= lots.iter().any(|lot| lot.has_work(desk.now_us));
         let mut told = Vec::new();
-        members.settle(is_missed, |news| told.push(news));
+        members.settle(
+            is_missed,
+            |member, lot, offset| lots[lot].ledger.is_with(offset, member),
+            |news| told.push(news),
+        );
         for news in told {
             let member = members.get(news.member);
             desk.letters.push_back(QueueLetter {
@@ -168,6 +172,16 @@ impl Queue {
             });
         }
         ControlFlow::Continue(())
+    }
+
+    /// What a member has goes to others. How many events it was.
+    pub(crate) fn lose(&mut self, member: MemberKey) -> u32 {
+        let held = self.members.take_held(member);
+        let lots = &mut self.lots;
+        let lost = held
+            .into_iter()
+            .filter(|&(lot, offset)| lots[usize::from(lot)].ledger.lose(offset, member));
+        lost.count() as u32
     }
 
     /// What was read from the disk has come.
@@ -248,13 +262,7 @@ impl Queue {
             }
             (Purpose::New, Reading::Events { stored, until }) if until > lot.ledger.read() => {
                 lot.ahead_until = until;
-                lot.ahead.extend(
-                    stored
-                        .into_iter()
-                        .filter(|run| !run.events.is_empty())
-                        .map(Ahead::new),
-                );
-                *desk.ahead_bytes += lot.ahead_bytes();
+                *desk.ahead_bytes += lot.take_ahead(stored);
                 if lot.ahead.is_empty() {
                     lot.ledger.pass(until);
                 }
@@ -334,17 +342,27 @@ impl Queue {
             }
             share -= 1;
             let dup = lot.ledger.give_new(pick.offset, deliveries_max, member, due_us);
-            drafts.add(member, dup, &lot.ahead[pick.run].stored, pick.place, pick.offset);
+            members.hold(member, at, pick.offset);
+            let stored = &lot.ahead[pick.run].stored;
+            drafts.add(
+                members.get_mut(member),
+                member,
+                dup,
+                stored,
+                pick.place,
+                pick.offset,
+            );
         }
         drafts.send(members, desk);
         match left {
             Some((run, nth, offset)) => {
-                for gone in lot.ahead.drain(..run) {
-                    *desk.ahead_bytes -= gone.bytes();
-                }
+                lot.ahead.drain(..run);
                 if let Some(first) = lot.ahead.front_mut() {
                     (first.nth, first.offset) = (nth, offset);
                 }
+                *desk.ahead_bytes -= lot.ahead_bytes;
+                lot.keep_ahead();
+                *desk.ahead_bytes += lot.ahead_bytes;
             }
             None => {
                 *desk.ahead_bytes -= lot.drop_ahead();
@@ -376,8 +394,9 @@ impl Queue {
                 };
                 lot.ledger.give_again(offset, member, due_us);
                 members.take(member, 1);
+                members.hold(member, at, offset);
                 let place = place_of(&stored.events, nth);
-                drafts.add(member, again.dup, stored, place, offset);
+                drafts.add(members.get_mut(member), member, again.dup, stored, place, offset);
             }
         }
         drafts.send(members, desk);
@@ -476,18 +495,23 @@ impl Drafts {
     }
 
     /// Adds an event for a member, behind those that it has got.
-    fn add(&mut self, member: MemberKey, dup: u32, stored: &Stored, place: Range<usize>, offset: u64) {
-        let fits = |draft: &(MemberKey, u32, Cutter)| (draft.0, draft.1) == (member, dup);
-        let last = self.open.len().wrapping_sub(1);
-        let at = if self.open.last().is_some_and(fits) {
-            last
-        } else {
-            self.open.iter().position(fits).unwrap_or_else(|| {
-                self.open.push((member, dup, Cutter::new(self.partition)));
-                last.wrapping_add(1)
-            })
-        };
-        self.open[at].2.push(&stored.events.bytes, place, offset);
+    fn add(
+        &mut self,
+        member: &mut Member,
+        key: MemberKey,
+        dup: u32,
+        stored: &Stored,
+        place: Range<usize>,
+        offset: u64,
+    ) {
+        // Where events are given again one by one, all members have a piece in the making at the same time.
+        let fits = |draft: &(MemberKey, u32, Cutter)| (draft.0, draft.1) == (key, dup);
+        if !self.open.get(member.draft as usize).is_some_and(fits) {
+            member.draft = self.open.len() as u32;
+            self.open.push((key, dup, Cutter::new(self.partition)));
+        }
+        let (.., cutter) = &mut self.open[member.draft as usize];
+        cutter.push(&stored.events.bytes, place, offset);
     }
 
     fn send(self, members: &Members, desk: &mut Desk<'_>) {

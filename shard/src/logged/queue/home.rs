@@ -8,6 +8,9 @@
 //! ```text
 //!    Short ──> Room{keep: 0} to the others ──> Spare ──> Room{grant} to the short one
 //! ```
+//!
+//! Owners are told when a connection takes nothing at the moment. Work that was on its way then goes back at once, and does
+//! not count as given: no handler has seen it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -60,8 +63,6 @@ struct Membership {
     is_accepted: bool,
     /// Its connection takes nothing at the moment.
     rests: bool,
-    /// Came while it rests, and when, us: no more than it takes at a time.
-    held: VecDeque<(u64, Piece, u32)>,
 }
 
 /// The members among this core's connections.
@@ -76,13 +77,10 @@ pub(crate) struct Memberships {
     serial: u32,
     letters: VecDeque<(u16, QueueLetter)>,
     news: VecDeque<(MemberName, News)>,
-    /// How long an event is with one member before it goes to another, us.
-    ack_us: u64,
-    now_us: u64,
 }
 
 impl Memberships {
-    pub(crate) fn new(core: u16, cores: u16, ack_us: u64, hasher: &FixedState) -> Self {
+    pub(crate) fn new(core: u16, cores: u16, hasher: &FixedState) -> Self {
         Self {
             core,
             cores,
@@ -92,14 +90,7 @@ impl Memberships {
             serial: 0,
             letters: VecDeque::new(),
             news: VecDeque::new(),
-            ack_us,
-            now_us: 0,
         }
-    }
-
-    /// Tells the time, us.
-    pub(crate) fn handle_time(&mut self, now_us: u64) {
-        self.now_us = now_us;
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -165,7 +156,6 @@ impl Memberships {
             at: Vec::new(),
             is_accepted: false,
             rests: false,
-            held: VecDeque::new(),
         }) as u32;
         self.by_name.insert((peer, sub), key);
         self.by_peer.entry(peer).or_default().push(key);
@@ -186,9 +176,6 @@ impl Memberships {
             members,
             by_peer,
             letters,
-            news,
-            ack_us,
-            now_us,
             ..
         } = self;
         for &key in by_peer.get(&peer).into_iter().flatten() {
@@ -200,14 +187,6 @@ impl Memberships {
             for owner in &member.owners {
                 letters.push_back((owner.core, member.letter(Matter::Rests(busy))));
             }
-            if !busy {
-                for (since_us, piece, dup) in member.held.drain(..) {
-                    // What lay here for too long went to another member.
-                    if since_us + *ack_us > *now_us {
-                        news.push_back((member.name, News::Work { piece, dup }));
-                    }
-                }
-            }
         }
     }
 
@@ -216,8 +195,7 @@ impl Memberships {
         let Some(&key) = self.by_name.get(&(peer, sub)) else {
             return;
         };
-        let member = &mut self.members[key as usize];
-        member.held.clear();
+        let member = &self.members[key as usize];
         for owner in &member.owners {
             self.letters
                 .push_back((owner.core, member.letter(Matter::Rewind)));
@@ -271,7 +249,9 @@ impl Memberships {
         }
         match matter {
             Matter::Work { piece, dup } if member.rests => {
-                member.held.push_back((self.now_us, piece, dup));
+                let positions = piece.positions;
+                self.letters
+                    .push_back((from, member.letter(Matter::NeverLeft { positions, dup })));
             }
             Matter::Work { piece, dup } => self.news.push_back((name, News::Work { piece, dup })),
             Matter::Joined(at) => {
@@ -306,6 +286,7 @@ impl Memberships {
             Matter::Join(_)
             | Matter::Leave
             | Matter::Rewind
+            | Matter::NeverLeft { .. }
             | Matter::Worked { .. }
             | Matter::Room { .. }
             | Matter::Rests(_) => debug_assert!(false, "a letter to an owner"),

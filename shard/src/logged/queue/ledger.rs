@@ -42,9 +42,18 @@ struct Entry {
     deliveries: u32,
     /// How often it may be given; 0: no bound.
     deliveries_max: u32,
+    /// How many of the deliveries never left the gateway, and do not count.
+    unseen: u16,
     /// An earlier life may have given it, too.
     is_doubtful: bool,
     state: State,
+}
+
+impl Entry {
+    /// How often somebody was given it.
+    fn counted(&self) -> u32 {
+        self.deliveries - u32::from(self.unseen)
+    }
 }
 
 /// A giving that is overdue at some time, unless it was acknowledged or the event was given again before.
@@ -147,13 +156,13 @@ impl Ledger {
         let entry = &self.entries[self.find(offset)?];
         (entry.state == State::Again).then_some(Again {
             member: entry.member,
-            dup: entry.deliveries + u32::from(entry.is_doubtful),
+            dup: entry.counted() + u32::from(entry.is_doubtful),
         })
     }
 
     /// How often this one was given.
     pub(crate) fn deliveries(&self, offset: u64) -> u32 {
-        self.find(offset).map_or(0, |at| self.entries[at].deliveries)
+        self.find(offset).map_or(0, |at| self.entries[at].counted())
     }
 
     /// Whether an event that was not looked at yet was acknowledged in an earlier life.
@@ -204,6 +213,7 @@ impl Ledger {
             member,
             deliveries: 1,
             deliveries_max,
+            unseen: 0,
             is_doubtful,
             state: State::Given,
         });
@@ -230,6 +240,7 @@ impl Ledger {
             member: NOBODY,
             deliveries: 0,
             deliveries_max: 0,
+            unseen: 0,
             is_doubtful: false,
             state: State::Done,
         });
@@ -274,22 +285,45 @@ impl Ledger {
         (before == State::Given).then_some(member)
     }
 
-    /// A member is gone: what it had goes to others. How many events it was.
-    pub(crate) fn lose(&mut self, member: MemberKey) -> u32 {
-        let mut lost = 0;
-        if self.given == 0 {
-            return lost;
-        }
+    /// Whether a member has this one.
+    pub(crate) fn is_with(&self, offset: u64, member: MemberKey) -> bool {
+        self.given_to(offset, member).is_some()
+    }
+
+    /// A member has lost this one, or is gone: it goes to another. Whether the member had it.
+    pub(crate) fn lose(&mut self, offset: u64, member: MemberKey) -> bool {
+        let Some(at) = self.given_to(offset, member) else {
+            return false;
+        };
+        self.take_back(at);
+        // The key will name another member.
+        self.entries[at].member = NOBODY;
+        true
+    }
+
+    /// All members are gone.
+    pub(crate) fn lose_all(&mut self) {
         for at in 0..self.entries.len() {
-            let entry = &self.entries[at];
-            if entry.state == State::Given && entry.member == member {
+            if self.entries[at].state == State::Given {
                 self.take_back(at);
-                // The key will name another member.
                 self.entries[at].member = NOBODY;
-                lost += 1;
             }
         }
-        lost
+    }
+
+    /// A giving never left the gateway: it does not count, and the event goes to another. `dup` is what was said of this
+    /// giving, to tell it from a later one. Whether the member had it.
+    pub(crate) fn never_left(&mut self, offset: u64, member: MemberKey, dup: u32) -> bool {
+        let Some(at) = self.given_to(offset, member) else {
+            return false;
+        };
+        let entry = &mut self.entries[at];
+        let is_this = entry.counted() + u32::from(entry.is_doubtful) == dup + 1;
+        if is_this {
+            entry.unseen = entry.unseen.saturating_add(1);
+            self.take_back(at);
+        }
+        is_this
     }
 
     /// Takes back one event whose time is over; from whom.
@@ -353,7 +387,7 @@ impl Ledger {
     fn take_back(&mut self, at: usize) {
         let entry = &mut self.entries[at];
         self.given -= 1;
-        if entry.deliveries_max > 0 && entry.deliveries >= entry.deliveries_max {
+        if entry.deliveries_max > 0 && entry.counted() >= entry.deliveries_max {
             entry.state = State::Spent;
             self.spent.insert(entry.offset);
         } else {
@@ -380,6 +414,13 @@ impl Ledger {
         let at = self.find(due.offset)?;
         let entry = &self.entries[at];
         (entry.state == State::Given && entry.deliveries == due.deliveries).then_some(at)
+    }
+
+    /// The entry of an event that a member has.
+    fn given_to(&self, offset: u64, member: MemberKey) -> Option<usize> {
+        let at = self.find(offset)?;
+        let entry = &self.entries[at];
+        (entry.state == State::Given && entry.member == member).then_some(at)
     }
 
     fn find(&self, offset: u64) -> Option<usize> {

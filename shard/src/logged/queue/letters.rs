@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fluxar_protocol::{Code, Id};
 
 use crate::log::CursorName;
@@ -51,6 +52,13 @@ pub enum Matter {
     },
     /// To an owner: what it has and has not acknowledged may not have reached it.
     Rewind,
+    /// To an owner: work that came when its connection took nothing. It goes to another, and does not count as given.
+    NeverLeft {
+        /// What it was, encoded.
+        positions: Bytes,
+        /// How often each of them may have been given before.
+        dup: u32,
+    },
     /// To an owner: it has handled exactly these.
     Worked {
         /// Where.
@@ -85,6 +93,7 @@ impl Matter {
             Self::Join(_)
             | Self::Leave
             | Self::Rewind
+            | Self::NeverLeft { .. }
             | Self::Worked { .. }
             | Self::Room { .. }
             | Self::Rests(_) => true,

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::BytesMut;
 use fluxar_protocol::Id;
 
 use super::ledger::Ledger;
@@ -63,8 +64,8 @@ impl Ahead {
         }
     }
 
-    /// What it holds in memory.
-    pub(crate) fn bytes(&self) -> usize {
+    /// How large it is.
+    fn bytes(&self) -> usize {
         self.stored.events.bytes.len()
     }
 
@@ -84,6 +85,10 @@ pub(crate) struct Lot {
     pub(crate) ledger: Ledger,
     /// What was read and not looked at yet.
     pub(crate) ahead: VecDeque<Ahead>,
+    /// What that holds in memory.
+    pub(crate) ahead_bytes: usize,
+    /// It may share, and hold, the whole of what was read from the disk, which is not counted.
+    is_ahead_shared: bool,
     /// What is reached with it.
     pub(crate) ahead_until: u64,
     /// Something that matches is left in what was read, or behind it.
@@ -110,6 +115,8 @@ impl Lot {
             ahead_until: ledger.read(),
             ledger,
             ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            is_ahead_shared: false,
             has_more: false,
             is_quiet: false,
             reading: None,
@@ -123,13 +130,35 @@ impl Lot {
 
     /// Lets go of what was read and not given.
     pub(crate) fn drop_ahead(&mut self) -> usize {
-        let bytes = self.ahead_bytes();
         self.ahead.clear();
-        bytes
+        std::mem::take(&mut self.ahead_bytes)
     }
 
-    pub(crate) fn ahead_bytes(&self) -> usize {
-        self.ahead.iter().map(Ahead::bytes).sum()
+    /// Takes what was read; how large it is.
+    pub(crate) fn take_ahead(&mut self, stored: Vec<Stored>) -> usize {
+        let stored = stored.into_iter().filter(|run| !run.events.is_empty());
+        self.ahead.extend(stored.map(Ahead::new));
+        self.ahead_bytes = self.ahead.iter().map(Ahead::bytes).sum();
+        self.is_ahead_shared = true;
+        self.ahead_bytes
+    }
+
+    /// What is left has to wait for room: it is copied unless it is at least half of what it holds in memory.
+    pub(crate) fn keep_ahead(&mut self) {
+        let left = self.ahead.iter().map(Ahead::bytes).sum();
+        if !self.is_ahead_shared && 2 * left >= self.ahead_bytes {
+            return;
+        }
+        let mut copy = BytesMut::with_capacity(left);
+        for ahead in &self.ahead {
+            copy.extend_from_slice(&ahead.stored.events.bytes);
+        }
+        let mut copy = copy.freeze();
+        for ahead in &mut self.ahead {
+            ahead.stored.events.bytes = copy.split_to(ahead.bytes());
+        }
+        self.ahead_bytes = left;
+        self.is_ahead_shared = false;
     }
 
     /// Something that matches was committed, the first at this offset.

@@ -32,6 +32,11 @@ pub(crate) struct Member {
     spare: u32,
     /// Its home core was told that this owner could use more.
     is_short: bool,
+    /// What it was given of this core's partitions: which of the queue's lots, and the offset. Those that are done or with
+    /// others by now are thrown out when they are more than the others.
+    held: Vec<(u16, u64)>,
+    /// The piece that is being made for it.
+    pub(crate) draft: u32,
     pub(crate) places: [Place; LINES],
 }
 
@@ -86,6 +91,8 @@ impl Members {
             rests: false,
             spare: 0,
             is_short: false,
+            held: Vec::new(),
+            draft: 0,
             places: Default::default(),
         }) as MemberKey;
         self.grant(key, allowance, allowance);
@@ -101,6 +108,20 @@ impl Members {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    /// What a member was given, and may have still: which of the queue's lots, and the offset.
+    pub(crate) fn take_held(&mut self, key: MemberKey) -> Vec<(u16, u64)> {
+        std::mem::take(&mut self.members[key as usize].held)
+    }
+
+    /// A member was given this one.
+    pub(crate) fn hold(&mut self, key: MemberKey, lot: usize, offset: u64) {
+        self.members[key as usize].held.push((lot as u16, offset));
+    }
+
+    pub(crate) fn get_mut(&mut self, key: MemberKey) -> &mut Member {
+        &mut self.members[key as usize]
     }
 
     pub(crate) fn get(&self, key: MemberKey) -> &Member {
@@ -180,8 +201,13 @@ impl Members {
     }
 
     /// Everything is given that could be. `is_missed`: something was given, or is left; who had no room for it has missed it.
-    /// What the home cores are to be told.
-    pub(crate) fn settle(&mut self, is_missed: bool, mut tell: impl FnMut(Told)) {
+    /// What the home cores are to be told. `is_with`: whether a member has an event of one of the queue's lots.
+    pub(crate) fn settle(
+        &mut self,
+        is_missed: bool,
+        is_with: impl Fn(MemberKey, usize, u64) -> bool,
+        mut tell: impl FnMut(Told),
+    ) {
         let mut next = self.wanting.first().filter(|_| is_missed);
         while let Some(key) = next {
             next = self.wanting.behind(&self.members, key);
@@ -192,6 +218,13 @@ impl Members {
         while let Some(key) = self.changed.first() {
             self.changed.take_out(&mut self.members, key);
             self.look(key, is_missed, &mut tell);
+            let member = &mut self.members[key as usize];
+            if member.held.len() > 2 * member.used as usize + 4 {
+                member
+                    .held
+                    .retain(|&(lot, offset)| is_with(key, usize::from(lot), offset));
+                member.held.shrink_to(2 * member.held.len() + 4);
+            }
         }
     }
 
@@ -271,6 +304,11 @@ mod tests {
         members
     }
 
+    /// Whatever somebody was given it has still.
+    fn is_with(_: MemberKey, _: usize, _: u64) -> bool {
+        true
+    }
+
     fn dealt(members: &mut Members, events: usize) -> Vec<usize> {
         let mut got = vec![0; members.members.len()];
         let mut pieces = Vec::new();
@@ -305,11 +343,11 @@ mod tests {
         members.take(0, 8);
         members.grant(0, 0, 3);
         let mut told = Vec::new();
-        members.settle(false, |news| told.push(news));
+        members.settle(false, is_with, |news| told.push(news));
         assert_eq!(told.pop().map(|told| told.spare), Some(2), "what is not in use");
         assert_eq!(members.room(), 0);
         members.free(0, 6);
-        members.settle(true, |news| told.push(news));
+        members.settle(true, is_with, |news| told.push(news));
         assert_eq!(
             told.pop(),
             Some(Told {
@@ -320,8 +358,8 @@ mod tests {
         );
         assert_eq!(members.room(), 1, "two in use of the three that it keeps");
         members.take(0, 1);
-        members.settle(true, |news| told.push(news));
-        members.settle(false, |news| told.push(news));
+        members.settle(true, is_with, |news| told.push(news));
+        members.settle(false, is_with, |news| told.push(news));
         let short = Told {
             member: 0,
             spare: 0,
@@ -339,10 +377,10 @@ mod tests {
                 members.grant(key, 0, 1);
             }
             let mut told = 0;
-            members.settle(false, |_| told += 1);
+            members.settle(false, is_with, |_| told += 1);
             members.deal(count as usize, |_, _| ());
             (0..count).for_each(|key| members.take(key, 1));
-            members.settle(true, |_| told += 1);
+            members.settle(true, is_with, |_| told += 1);
             assert_eq!(told, 2 * count, "what is spare, and that they are short");
             members.looks.set(0);
             for nth in 0..100 {
@@ -350,11 +388,11 @@ mod tests {
                 members.free(key, 1);
                 members.deal(1, |to, _| assert_eq!(to, key));
                 members.take(key, 1);
-                members.settle(true, |told| panic!("{told:?} again"));
+                members.settle(true, is_with, |told| panic!("{told:?} again"));
                 members.free(key, 1);
                 assert_eq!(members.another(key), Some(key), "nobody else has room");
                 members.take(key, 1);
-                members.settle(true, |told| panic!("{told:?} again"));
+                members.settle(true, is_with, |told| panic!("{told:?} again"));
             }
             members.looks.get()
         };
@@ -370,7 +408,7 @@ mod tests {
         let mut order = Vec::new();
         members.deal(2, |key, _| order.push(key));
         assert_eq!(order, [0, 2]);
-        members.settle(false, |told| panic!("{told:?}"));
+        members.settle(false, is_with, |told| panic!("{told:?}"));
         members.remove(0);
         members.remove(2);
         assert_eq!((members.room(), members.another(0)), (0, None));

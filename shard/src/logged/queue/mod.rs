@@ -69,13 +69,11 @@ impl Queues {
         hasher: &FixedState,
         names_remembered: usize,
     ) -> Self {
-        let (partitions, ack_ms) = settings
-            .as_ref()
-            .map_or((0, 0), |settings| (settings.partitions, settings.ack_ms));
+        let partitions = settings.as_ref().map_or(0, |settings| settings.partitions);
         Self {
             core,
             partitions,
-            home: Memberships::new(core, cores, u64::from(ack_ms) * 1_000, hasher),
+            home: Memberships::new(core, cores, hasher),
             owner: WorkQueues::new(core, cores, settings, hasher, names_remembered),
             letters: VecDeque::new(),
         }
@@ -163,7 +161,6 @@ impl Queues {
 
     /// Tells the time: monotonic, us, and since 1970, ms.
     pub(crate) fn handle_time(&mut self, now_us: u64, unix_ms: u64, log: &mut impl Source) {
-        self.home.handle_time(now_us);
         self.owner.handle_time(now_us, unix_ms, log);
     }
 

@@ -33,7 +33,7 @@ impl WorkQueues {
                 let seat = queue.members.add(member, join.in_flight, join.allowance);
                 self.by_member.insert(member, (key, seat));
                 if !queue.untold.is_empty() || !queue.is_safe(log) {
-                    queue.untold.push(member);
+                    queue.untold.insert(seat);
                     self.waiting.insert(key);
                     log.hurry_cursors();
                     return;
@@ -63,7 +63,8 @@ impl WorkQueues {
         for &key in &safe {
             self.waiting.remove(&key);
             let queue = &mut self.queues[key as usize];
-            for member in std::mem::take(&mut queue.untold) {
+            for seat in std::mem::take(&mut queue.untold) {
+                let member = queue.members.get(seat).name;
                 let matter = joined(queue);
                 self.letters.push_back(QueueLetter { member, matter });
             }

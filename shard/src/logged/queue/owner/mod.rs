@@ -14,6 +14,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use fluxar_protocol::Id;
+use fluxar_protocol::position::Positions;
 use foldhash::fast::FixedState;
 use slab::Slab;
 
@@ -134,9 +135,12 @@ impl WorkQueues {
             (Matter::Leave, Some((key, member))) => self.leave(key, member, log),
             (Matter::Rewind, Some((key, member))) => {
                 let queue = &mut self.queues[key as usize];
-                let back = queue.lots.iter_mut().map(|lot| lot.ledger.lose(member)).sum();
+                let back = queue.lose(member);
                 queue.members.free(member, back);
                 self.stir(key);
+            }
+            (Matter::NeverLeft { positions, dup }, Some((key, member))) => {
+                self.never_left(key, member, &positions, dup);
             }
             (Matter::Worked { partition, offsets }, Some((key, _))) => {
                 self.worked(key, partition, &offsets);
@@ -153,6 +157,7 @@ impl WorkQueues {
             (
                 Matter::Leave
                 | Matter::Rewind
+                | Matter::NeverLeft { .. }
                 | Matter::Worked { .. }
                 | Matter::Room { .. }
                 | Matter::Rests(_),
@@ -350,6 +355,23 @@ impl WorkQueues {
                 queue.members.free(holder, 1);
             }
         }
+        self.stir(key);
+    }
+
+    /// Work for a member came when its connection took nothing.
+    fn never_left(&mut self, key: u32, member: MemberKey, positions: &[u8], dup: u32) {
+        let queue = &mut self.queues[key as usize];
+        let Some(positions) = Positions::read(positions) else {
+            return; // this core wrote them
+        };
+        let Some(lot) = queue.lot(positions.partition()) else {
+            return;
+        };
+        let back = positions
+            .offsets()
+            .filter(|offset| lot.ledger.never_left(*offset, member, dup))
+            .count();
+        queue.members.free(member, back as u32);
         self.stir(key);
     }
 

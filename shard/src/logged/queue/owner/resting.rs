@@ -15,15 +15,12 @@ impl WorkQueues {
     /// A member is gone.
     pub(super) fn leave(&mut self, key: u32, member: MemberKey, log: &mut impl Source) {
         let queue = &mut self.queues[key as usize];
-        let gone = queue.members.get(member).name;
-        self.by_member.remove(&gone);
-        queue.untold.retain(|untold| *untold != gone);
+        self.by_member.remove(&queue.members.get(member).name);
+        queue.untold.remove(&member);
         if queue.untold.is_empty() {
             self.waiting.remove(&key);
         }
-        for lot in &mut queue.lots {
-            lot.ledger.lose(member);
-        }
+        queue.lose(member);
         queue.members.remove(member);
         if queue.members.is_empty() {
             self.rest(key, log);
@@ -38,11 +35,11 @@ impl WorkQueues {
         let failure = Failure::broken(log.epoch(), partition, broken);
         queue.untold.clear();
         self.waiting.remove(&key);
+        for lot in &mut queue.lots {
+            lot.ledger.lose_all();
+        }
         let keys: Vec<_> = queue.members.keys().collect();
         for member in keys {
-            for lot in &mut queue.lots {
-                lot.ledger.lose(member);
-            }
             let gone = queue.members.get(member).name;
             self.by_member.remove(&gone);
             self.letters.push_back(QueueLetter {

@@ -5,7 +5,9 @@ mod model;
 
 use std::collections::BTreeSet;
 use std::panic::catch_unwind;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use fluxar_protocol::Code;
 use fluxar_protocol::Id;
 use fluxar_protocol::meta::Meta;
@@ -401,6 +403,120 @@ fn what_was_under_way_when_a_session_was_cut_comes_again() {
     assert_eq!(held(&town, member), before);
     assert_eq!(town.members[&member].given, 10);
     town.finish();
+}
+
+#[test]
+fn what_never_left_the_gateway_does_not_count_as_given() {
+    let queue: QueueKey = ("c", "g");
+    let owner = owner_of(partition_of("c", PARTITIONS), 2);
+    let mut town = Town::new(2, 15, false, at_most("c", 2, true));
+    let member = town.join(1 - owner, queue, 5, Start::All);
+    town.settle();
+    town.publish("c", 3, None);
+    for _ in 0..4 {
+        town.hear(owner);
+        // Its connection is full before the work arrives, and its session is cut.
+        town.busy(member, true);
+        town.settle();
+        town.rewind(member);
+        town.settle();
+        assert_eq!(held(&town, member), []);
+        town.busy(member, false);
+        assert!(town.carry(1 - owner, owner), "it takes work again");
+    }
+    town.settle();
+    assert_eq!((held(&town, member).len(), &town.dups[..]), (3, &[0][..]));
+    assert!(town.set_aside.is_empty());
+    town.finish();
+}
+
+#[test]
+fn what_a_connection_has_no_room_for_goes_to_another_at_once() {
+    let queue: QueueKey = ("c", "g");
+    let owner = owner_of(partition_of("c", PARTITIONS), 2);
+    let mut town = Town::new(2, 15, false, Vec::new());
+    let (full, other) = (
+        town.join(1 - owner, queue, 5, Start::All),
+        town.join(1 - owner, queue, 5, Start::All),
+    );
+    town.settle();
+    town.publish("c", 4, None);
+    town.hear(owner);
+    town.busy(full, true);
+    town.settle();
+    assert_eq!((held(&town, full).len(), held(&town, other).len()), (0, 4));
+    town.finish();
+}
+
+#[test]
+fn what_a_member_had_comes_again_and_nothing_else() {
+    let mut town = Town::new(1, 21, false, Vec::new());
+    let queue: QueueKey = (">", "g");
+    let (stays, goes) = (
+        town.join(0, queue, 40, Start::All),
+        town.join(0, queue, 40, Start::All),
+    );
+    for round in 0..30 {
+        for topic in TOPICS {
+            town.publish(topic, 3, None);
+        }
+        town.settle();
+        for member in [stays, goes] {
+            // Not all: some are with it for a while.
+            let places: Vec<_> = held(&town, member).into_iter().skip(round % 3).collect();
+            town.acknowledge(member, &places);
+        }
+        town.settle();
+    }
+    town.publish("c", 3, None);
+    town.settle();
+    let (kept, lost) = (held(&town, stays), held(&town, goes));
+    let before = town.members[&stays].given;
+    assert!(!lost.is_empty());
+    town.lose(goes);
+    town.settle();
+    assert_eq!(town.members[&stays].given, before + lost.len());
+    let all: BTreeSet<_> = kept.into_iter().chain(lost).collect();
+    assert!(held(&town, stays).into_iter().eq(all));
+    town.finish();
+}
+
+/// What a log read at once, which may be far more than what is wanted of it; it says when it is let go of.
+struct Allocation(Vec<u8>, #[expect(dead_code, reason = "it counts")] Arc<()>);
+
+impl AsRef<[u8]> for Allocation {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[test]
+fn what_waits_for_room_does_not_keep_all_that_was_read() {
+    let partition = partition_of("c", PARTITIONS);
+    let mut town = Town::new(1, 23, false, Vec::new());
+    let member = town.join(0, ("c", "g"), 1, Start::All);
+    for _ in 0..50 {
+        town.publish("c", 1, None);
+    }
+    let is_held = Arc::new(());
+    let runs = town.logs[0].runs.get_mut(&partition).unwrap();
+    let mut read = vec![0; 200_000];
+    let starts: Vec<_> = runs
+        .iter()
+        .map(|run| {
+            read.extend_from_slice(&run.events.bytes);
+            read.len() - run.events.bytes.len()
+        })
+        .collect();
+    let read = Bytes::from_owner(Allocation(read, is_held.clone()));
+    for (run, start) in runs.iter_mut().zip(starts) {
+        run.events.bytes = read.slice(start..start + run.events.bytes.len());
+    }
+    drop(read);
+    town.settle();
+    assert_eq!(held(&town, member).len(), 1, "the others wait");
+    town.logs[0].runs.clear();
+    assert_eq!(Arc::strong_count(&is_held), 1, "they hold themselves and no more");
 }
 
 #[test]

@@ -83,8 +83,6 @@ pub(super) struct Member {
     pub(super) in_flight: usize,
     pub(super) is_accepted: bool,
     pub(super) is_busy: bool,
-    /// It rested at this time; what it got may be older than it seems.
-    pub(super) rested_ms: Option<u64>,
     /// When it got each event that it has not acknowledged.
     pub(super) held: BTreeMap<Place, u64>,
     /// Given to it, ever.
@@ -237,7 +235,6 @@ impl Town {
             in_flight: in_flight as usize,
             is_accepted: false,
             is_busy: false,
-            rested_ms: None,
             held: BTreeMap::new(),
             given: 0,
         };
@@ -273,7 +270,6 @@ impl Town {
     pub(super) fn busy(&mut self, member: (PeerId, Id), busy: bool) {
         let known = self.members.get_mut(&member).unwrap();
         known.is_busy = busy;
-        known.rested_ms = Some(self.now_ms);
         self.queues[usize::from(member.0.core)].set_busy(member.0, busy);
         self.work(member.0.core);
     }
@@ -453,7 +449,7 @@ impl Town {
         assert!(!member.is_busy, "it rests");
         let queue = member.queue;
         member.given += count as usize;
-        let (now_ms, lenient) = (self.now_ms, self.rested_lately(to));
+        let now_ms = self.now_ms;
         let mut envelopes = Batch::new(events);
         for offset in positions.offsets() {
             let place = (positions.partition(), offset);
@@ -472,7 +468,7 @@ impl Town {
                 let Some(since_ms) = holder.held.get(&place) else {
                     continue;
                 };
-                if holder.queue == queue && !lenient && !self.rested_lately(*other) {
+                if holder.queue == queue {
                     let age_ms = now_ms - since_ms;
                     assert!(
                         age_ms >= u64::from(ACK_MS),
@@ -484,16 +480,8 @@ impl Town {
         }
         assert!(envelopes.next().is_none());
         let member = &self.members[&to];
-        if !lenient {
-            let live = self.live(member);
-            assert!(live <= member.in_flight, "{live} of {}", member.in_flight);
-        }
-    }
-
-    pub(super) fn rested_lately(&self, member: (PeerId, Id)) -> bool {
-        self.members[&member]
-            .rested_ms
-            .is_some_and(|at_ms| self.now_ms <= at_ms + 3 * u64::from(ACK_MS))
+        let live = self.live(member);
+        assert!(live <= member.in_flight, "{live} of {}", member.in_flight);
     }
 
     /// How many events a member has that are its own: neither overdue nor acknowledged by another.
@@ -574,7 +562,7 @@ impl Town {
             let has_room = |member: &Member| {
                 !member.is_busy && self.live(member) + self.overdue(member) < member.in_flight
             };
-            if members().any(|member| member.rested_ms.is_some()) || !members().any(has_room) {
+            if !members().any(has_room) {
                 continue;
             }
             for (place, known) in &self.events {
