@@ -411,28 +411,38 @@ fn one_that_meets_damage_is_ended_when_it_has_acknowledged_what_it_was_given() {
 
 #[test]
 fn one_that_was_cut_off_before_its_end_comes_to_it_again() {
-    let mut world = damaged();
-    let bob = peer(1, 2);
-    let from = LoggedWish {
-        from: From::All,
-        ..WISH
-    };
-    world.subscribe(bob, id(1), "a", from).unwrap();
-    world.settle();
-    let given = world.take(bob, id(1)).len();
-    world.rewind(bob);
-    world.settle();
-    let again = world.take(bob, id(1));
-    assert_eq!(again.len(), given - 1, "all but the acceptance, and no end");
-    let Some(Told::Got(last)) = again.last() else {
-        panic!("{again:?}");
-    };
-    world.ack(bob, id(1), 0, last.offset);
-    world.settle();
-    assert!(matches!(
-        world.take(bob, id(1))[..],
-        [Told::Ended(Code::DataLoss, Some(_))]
-    ));
+    for is_away in [false, true] {
+        let mut world = damaged();
+        let bob = peer(1, 2);
+        let from = LoggedWish {
+            from: From::All,
+            ..WISH
+        };
+        world.subscribe(bob, id(1), "a", from).unwrap();
+        world.settle();
+        let given = world.take(bob, id(1)).len();
+        if is_away {
+            // For longer than it may take, and not as long as its session is kept.
+            world.busy(bob, true);
+            world.pass(45_000_000);
+            world.settle();
+            assert_eq!(world.take(bob, id(1)), []);
+        }
+        world.rewind(bob);
+        world.busy(bob, false);
+        world.settle();
+        let again = world.take(bob, id(1));
+        assert_eq!(again.len(), given - 1, "all but the acceptance, and no end");
+        let Some(Told::Got(last)) = again.last() else {
+            panic!("{again:?}");
+        };
+        world.ack(bob, id(1), 0, last.offset);
+        world.settle();
+        assert!(matches!(
+            world.take(bob, id(1))[..],
+            [Told::Ended(Code::DataLoss, Some(_))]
+        ));
+    }
 }
 
 #[test]

@@ -94,12 +94,18 @@ impl Shard {
             }
             readers.ending.pop_front();
             // It may be over, or go on since its session was cut, and have stopped again later.
-            let is_due = |reader: &Reader| reader.ending.as_ref().is_some_and(|ending| ending.by_us == by_us);
-            if let Some(at) = readers.find(sub)
-                && is_due(&readers[at])
-            {
-                self.end_stopped(at);
+            let Some(at) = readers.find(sub) else { continue };
+            let reader = &mut readers[at];
+            let Some(ending) = reader.ending.as_mut().filter(|ending| ending.by_us == by_us) else {
+                continue;
+            };
+            if reader.is_busy {
+                // It is away, or takes nothing: an end that is said now would overtake what was handed out and comes again.
+                ending.by_us = self.now_us + ENDING_US;
+                readers.ending.push_back((sub, self.now_us + ENDING_US));
+                continue;
             }
+            self.end_stopped(at);
         }
     }
 
