@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -448,13 +448,57 @@ fn a_full_disk_is_told_and_recovers() {
         .expect("unshare is part of util-linux");
     let told = String::from_utf8_lossy(&output.stdout);
     if !told.contains("mounted") {
-        eprintln!(
-            "this machine lets nobody mount: {}",
-            String::from_utf8_lossy(&output.stderr)
+        // Not captured: who reads what the tests say is to know what was not tested.
+        let _ = writeln!(
+            io::stderr(),
+            "a_full_disk_is_told_and_recovers: NOT TESTED, this machine lets nobody mount: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
         );
         return;
     }
     assert!(output.status.success() && told.contains("1 passed"), "{output:?}");
+}
+
+/// As the test above where nobody may mount: runs the one below as a process whose files may not grow beyond 1 MiB.
+#[test]
+fn a_file_that_may_not_grow_is_told_and_costs_nothing_else() {
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ && exec prlimit --fsize=1048576 \"$@\"", "sh"])
+        .arg(env::current_exe().expect("this binary"))
+        .args(["--ignored", "--exact", "where_files_may_not_grow"])
+        .output()
+        .expect("a shell");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && told.contains("1 passed"), "{output:?}");
+}
+
+#[test]
+#[ignore = "needs the limit that a_file_that_may_not_grow_is_told_and_costs_nothing_else sets"]
+fn where_files_may_not_grow() {
+    const LIMIT_BYTES: usize = 1 << 20;
+    let directory = tempfile::tempdir().expect("directory");
+    let path = |name: &str| directory.path().join(name);
+    let mut driver = driver();
+    let full = try_create(&mut driver, 1, &path("a"), 2 * LIMIT_BYTES as u64).expect_err("no room");
+    assert!(is_full(&full), "{full}");
+    assert!(!path("a").exists(), "nothing is left of it");
+    create(&mut driver, 1, &path("a"), 0);
+    // Taken in part, and then not: that is an error, whatever of it is there.
+    let slices = || {
+        vec![
+            pattern(0, LIMIT_BYTES - 1000),
+            pattern(LIMIT_BYTES as u64 - 1000, 5000),
+        ]
+    };
+    let full = outcome(ask(&mut driver, write(1, 0, slices()))).expect_err("no room");
+    assert!(is_full(&full), "{full}");
+    // What fits is taken all the same.
+    outcome(ask(&mut driver, write(1, 0, vec![pattern(0, LIMIT_BYTES)]))).expect("wrote");
+    outcome(ask(&mut driver, DiskOp::Sync { file: 1 })).expect("synced");
+    assert_eq!(
+        read(&mut driver, 1, 0, LIMIT_BYTES as u32),
+        pattern(0, LIMIT_BYTES)
+    );
 }
 
 #[test]

@@ -146,11 +146,18 @@ impl Part {
             && match self.only {
                 Some((_, first, last)) => (first..=last).contains(&offset),
                 None => {
-                    let mut held = extents(found, partition, self.segment);
-                    held.any(|(first, last)| (first..=last).contains(&offset))
+                    let partition = found.partitions.get(usize::from(partition));
+                    partition.is_some_and(|partition| holder_of(partition, offset) == Some(self.segment))
                 }
             }
     }
+}
+
+/// The segment whose copy of an event counts: extents ascend.
+fn holder_of(partition: &RecoveredPartition, offset: u64) -> Option<SegmentId> {
+    let extents = &partition.extents;
+    let held = extents.get(extents.partition_point(|held| held.extent.last < offset))?;
+    (held.extent.first <= offset).then_some(held.segment)
 }
 
 /// The offsets of a partition for which a segment counts.

@@ -77,12 +77,18 @@ impl DataDir {
             what,
             error,
         };
+        let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
         // Events may be anything: nobody else's to read.
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(path)
             .map_err(|error| fault(path, "be made", error))?;
+        for made in missing {
+            // Its name has to survive power loss as what is in it does. Some file systems sync no directories.
+            let holder = made.parent().filter(|holder| !holder.as_os_str().is_empty());
+            let _ = File::open(holder.unwrap_or(Path::new("."))).and_then(|holder| holder.sync_all());
+        }
         // What the cores open later must not depend on where the process is by then.
         let path = path
             .canonicalize()

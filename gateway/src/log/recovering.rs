@@ -110,6 +110,13 @@ impl OpenLog {
             );
             settings.partitions = recovery.partitions();
         }
+        if recovery.is_restored() {
+            tracing::warn!(
+                "the log in {} is a restored copy: positions that were given out before are out of range in it, durable names \
+                 go on where the copy has them",
+                dir.path().display()
+            );
+        }
         let recovered = Arc::new(AtomicBool::new(false));
         let log = Self {
             dir: Arc::clone(&dir),

@@ -9,8 +9,13 @@ use crate::log::{disk::SegmentId, files::Files, format::VERSION};
 
 /// The file's name.
 pub const META: &str = "meta";
+/// A file of this name says that the directory is a copy that was restored: the original may have given positions out since
+/// it was made. It is there until a start has seen it.
+pub const RESTORED: &str = "RESTORED";
 /// Bits of an epoch that count starts.
-pub(super) const STARTS_BITS: u32 = 20;
+const STARTS_BITS: u32 = 20;
+/// How far the name of a directory that becomes another one is from its own at most.
+const ANOTHER_MAX: u64 = 1 << 24;
 /// Bits of an epoch that name the directory.
 const DIR_ID_BITS: u32 = 40;
 
@@ -84,13 +89,33 @@ impl Meta {
     pub(super) fn begin(&mut self, cores: u16) {
         self.starts += 1;
         if self.starts >> STARTS_BITS != 0 {
-            // A million starts: another directory from now on, as far as positions go. Still larger than before.
-            self.starts = 1;
-            self.recovered = 0;
-            self.dir_id = (self.dir_id + 1) & ((1 << DIR_ID_BITS) - 1);
+            // A million starts.
+            self.become_another(0);
+            self.starts += 1;
         }
         self.cores = cores;
         self.is_clean = false;
+    }
+
+    /// Is another directory from now on, as far as positions go, with larger epochs than before.
+    pub(super) fn become_another(&mut self, random: u64) {
+        let ids = 1 << DIR_ID_BITS;
+        // Two copies of one directory become two others.
+        let further = random % ANOTHER_MAX.min((ids - self.dir_id).max(2) - 1);
+        self.dir_id = (self.dir_id + 1 + further) % ids;
+        // One has been: what it left is known to be recovered only when the next one says so.
+        self.starts = 1;
+        self.recovered = 0;
+    }
+
+    /// Whether what was written in this epoch was looked at by a later start, and cut where it was torn.
+    pub(super) fn has_recovered(&self, epoch: u64) -> bool {
+        if epoch >> STARTS_BITS == self.dir_id {
+            Self::start_of(epoch) <= self.recovered
+        } else {
+            // Of the directory that this one was before.
+            self.recovered > 0
+        }
     }
 
     /// Reads the directory's; `None`: it has none.

@@ -31,7 +31,7 @@ use super::{
     owner_of,
     scan::Tail,
 };
-pub use meta::{META, Meta, PartitionEnd};
+pub use meta::{META, Meta, PartitionEnd, RESTORED};
 pub use recovered::{
     Claim, HeldExtent, Hole, HoleCause, OnceId, Recovered, RecoveredCursor, RecoveredPartition, RecoveredRow,
     RecoveredSegment,
@@ -125,6 +125,8 @@ pub struct Recovery<F: Files> {
     segments: Vec<SegmentId>,
     /// Each core's stream holds partitions of that core alone: one can be handed out before the next is read.
     is_by_core: bool,
+    /// The directory is a restored copy, and became another one.
+    is_restored: bool,
     /// Of a core that is handed out next; all, if it is not by core.
     facts: Vec<SegmentFacts>,
     /// Which have not got their share, and in which order they are to.
@@ -182,8 +184,16 @@ impl<F: Files> Recovery<F> {
         }
         before.unsealed.retain(|id, _| segments.binary_search(id).is_ok());
         let mut meta = before.clone();
+        let is_restored = names.iter().any(|name| name == RESTORED);
+        if is_restored && before.starts > 0 {
+            meta.become_another(u64::from_le_bytes(random[..8].try_into().unwrap_or_default()));
+        }
         meta.begin(cores);
         meta.write(&mut files)?;
+        if is_restored {
+            // Were it still there at the next start, positions would be unknown once more, and none would be wrong.
+            let _ = files.remove(RESTORED);
+        }
         Ok(Self {
             files,
             meta,
@@ -193,6 +203,7 @@ impl<F: Files> Recovery<F> {
             once_since_ms: unix_ms.saturating_sub(u64::from(settings.once_ms)),
             segments,
             is_by_core,
+            is_restored,
             facts: Vec::new(),
             cores_left: (0..cores.max(1)).collect(),
             is_read: false,
@@ -220,6 +231,12 @@ impl<F: Files> Recovery<F> {
     #[must_use]
     pub fn is_new(&self) -> bool {
         self.before.starts == 0
+    }
+
+    /// Whether the directory is a copy that was restored: positions of the original mean nothing in it.
+    #[must_use]
+    pub fn is_restored(&self) -> bool {
+        self.is_restored
     }
 
     /// Whether the start before this one was stopped in good order.

@@ -41,9 +41,7 @@ impl Asked<'_> {
         if let Some(bytes) = self.meta.unsealed.get(&id) {
             return Tail::EndsAt(*bytes);
         }
-        let is_recovered = head.is_some_and(|head| {
-            head.epoch >> 20 != self.meta.epoch() >> 20 || Meta::start_of(head.epoch) <= self.meta.recovered
-        });
+        let is_recovered = head.is_some_and(|head| self.meta.has_recovered(head.epoch));
         if is_recovered || self.meta.is_clean {
             Tail::IsWhole
         } else {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::joining::Joining;
-use super::meta::{Meta, STARTS_BITS};
+use super::meta::Meta;
 use super::recovered::RecoveredPartition;
 use super::rows::RowTable;
 use super::segment::SegmentFacts;
@@ -124,9 +124,7 @@ fn end_of_stream(facts: &[SegmentFacts], before: &Meta, core: u16) -> (bool, u64
         Some(newest) => newest.is_sealed && newest.is_last,
         None => before.is_clean,
     };
-    let is_news = |facts: &&SegmentFacts| {
-        facts.epoch >> STARTS_BITS == epoch >> STARTS_BITS && Meta::start_of(facts.epoch) > before.recovered
-    };
+    let is_news = |facts: &&SegmentFacts| !before.has_recovered(facts.epoch);
     let lost = facts.iter().filter(is_news).map(|facts| facts.unknown_bytes);
     (is_clean, lost.sum())
 }

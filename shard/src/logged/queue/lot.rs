@@ -7,6 +7,7 @@ use fluxar_protocol::Id;
 
 use super::ledger::Ledger;
 use crate::log::{Reading, Stored};
+use crate::logged::letters::Start;
 use crate::logged::pieces::is_expired;
 
 /// What a read is for.
@@ -91,6 +92,9 @@ pub(crate) struct Lot {
     is_ahead_shared: bool,
     /// What is reached with it.
     pub(crate) ahead_until: u64,
+    /// What is older is passed over, ms since 1970, until the first that is not: the queue was begun at a time, of which the
+    /// log says no more than a place before it.
+    pub(crate) since_ms: u64,
     /// Something that matches is left in what was read, or behind it.
     pub(crate) has_more: bool,
     /// Nothing that matches is committed behind what was read.
@@ -109,7 +113,7 @@ pub(crate) struct Lot {
 }
 
 impl Lot {
-    pub(crate) fn new(partition: u16, ledger: Ledger) -> Self {
+    pub(crate) fn new(partition: u16, ledger: Ledger, start: &Start) -> Self {
         Self {
             partition,
             ahead_until: ledger.read(),
@@ -117,6 +121,10 @@ impl Lot {
             ahead: VecDeque::new(),
             ahead_bytes: 0,
             is_ahead_shared: false,
+            since_ms: match start {
+                Start::TimeMs(time_ms) => *time_ms,
+                _ => 0,
+            },
             has_more: false,
             is_quiet: false,
             reading: None,
@@ -136,8 +144,18 @@ impl Lot {
 
     /// Takes what was read; how large it is.
     pub(crate) fn take_ahead(&mut self, stored: Vec<Stored>) -> usize {
-        let stored = stored.into_iter().filter(|run| !run.events.is_empty());
+        let since_ms = self.since_ms;
+        let stored = stored
+            .into_iter()
+            .filter(|run| !run.events.is_empty())
+            .skip_while(|run| run.time_ms < since_ms);
         self.ahead.extend(stored.map(Ahead::new));
+        if let Some(first) = self.ahead.front().filter(|_| since_ms > 0) {
+            self.since_ms = 0;
+            if first.offset - 1 > self.ledger.read() {
+                self.ledger.pass(first.offset - 1);
+            }
+        }
         self.ahead_bytes = self.ahead.iter().map(Ahead::bytes).sum();
         self.is_ahead_shared = true;
         self.ahead_bytes

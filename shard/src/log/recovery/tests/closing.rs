@@ -6,13 +6,13 @@ use super::*;
 use crate::log::files::Files;
 
 /// A directory of which the power fails after so many changes; of a write that is cut off, a part is there.
-struct Cut<'a> {
-    files: &'a mut MemoryFiles,
-    left: usize,
+pub(super) struct Cut<'a> {
+    pub(super) files: &'a mut MemoryFiles,
+    pub(super) left: usize,
     /// Of a write that is cut off: from which byte to which, of its length in eighths.
-    kept: (usize, usize),
+    pub(super) kept: (usize, usize),
     /// There is no space: writes are refused, and the rest goes on.
-    is_full: bool,
+    pub(super) is_full: bool,
 }
 
 impl Cut<'_> {

@@ -200,7 +200,59 @@ fn epochs_grow_with_each_start_and_name_the_directory() {
     meta.starts = (1 << 20) - 1;
     meta.write(&mut files).unwrap();
     let after_a_million = recover(&mut files, 1)[0].epoch;
-    assert!(after_a_million >> 20 == (epochs[0] >> 20) + 1 && Meta::start_of(after_a_million) == 1);
+    assert!(after_a_million >> 20 == (epochs[0] >> 20) + 1 && Meta::start_of(after_a_million) == 2);
+}
+
+#[test]
+fn a_restored_copy_is_another_directory() {
+    let mut log = Written::new(2, 1);
+    log.segment(&[base(0, 0, 1), base(1, 0, 1)], 1 << 14);
+    log.append(0, 1, 3);
+    let torn_at = log.at() as usize;
+    log.append(0, 4, 5);
+    // As it was in the middle of a write.
+    log.file()[torn_at + 100..].fill(0);
+    let before = recover(&mut log.files.clone(), 1)[0].epoch;
+    for changes in 0.. {
+        let mut files = log.files.clone();
+        files.0.insert(RESTORED.to_owned(), Vec::new());
+        let mut cut = closing::Cut {
+            files: &mut files,
+            left: changes,
+            kept: (0, 0),
+            is_full: false,
+        };
+        if let Ok(mut recovery) = Recovery::open(&mut cut, 1, &Settings::default(), [9; 16], NOW_MS) {
+            assert!(recovery.is_restored());
+            while let Ok(Some(_)) = recovery.step(|_| {}) {}
+        }
+        let is_done = cut.left > 0;
+        let shares = recover(&mut files, 1);
+        let found = partition(&shares, 0);
+        assert_eq!(
+            (&*found.holes, found.last),
+            (&[][..], 3),
+            "what is torn is no damage"
+        );
+        assert!(
+            shares[0].epoch >> 20 > before >> 20,
+            "what the original gave out is unknown"
+        );
+        assert!(!files.0.contains_key(RESTORED));
+        let again = recover(&mut files, 1)[0].epoch;
+        assert_eq!(again, shares[0].epoch + 1, "and that is all");
+        if is_done {
+            break;
+        }
+    }
+    // Two copies do not become the same one.
+    let ids = [[3; 16], [4; 16]].map(|random| {
+        let mut files = log.files.clone();
+        files.0.insert(RESTORED.to_owned(), Vec::new());
+        let recovery = Recovery::open(&mut files, 1, &Settings::default(), random, NOW_MS).unwrap();
+        recovery.epoch() >> 20
+    });
+    assert_ne!(ids[0], ids[1]);
 }
 
 #[test]

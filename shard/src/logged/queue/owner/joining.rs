@@ -143,7 +143,7 @@ impl WorkQueues {
         let Some(key) = known else {
             self.serial += 1;
             let lots = lots
-                .filter_map(|(partition, (ledger, _))| Some(Lot::new(partition, ledger?)))
+                .filter_map(|(partition, (ledger, _))| Some(Lot::new(partition, ledger?, &join.start)))
                 .collect();
             let queue = Queue::new(join.queue.clone(), self.serial, lots);
             let key = self.queues.insert(queue) as u32;
@@ -154,7 +154,7 @@ impl WorkQueues {
         self.resting_entries -= entries_of(queue);
         for (lot, (_, (ledger, _))) in queue.lots.iter_mut().zip(lots) {
             if let Some(ledger) = ledger {
-                *lot = Lot::new(lot.partition, ledger);
+                *lot = Lot::new(lot.partition, ledger, &join.start);
             }
         }
         self.resting_entries += entries_of(queue);

@@ -138,7 +138,8 @@ impl Source for FakeLog {
     }
 
     fn position_at(&self, partition: u16, _: u64) -> u64 {
-        self.bounds(partition).committed
+        // As where the index of the only segment is not in memory.
+        self.bounds(partition).first - 1
     }
 
     fn read(&mut self, reader: ReaderId, partition: u16, after: u64, bytes_max: usize) -> Reading {

@@ -160,6 +160,29 @@ fn members_that_keep_up_get_equal_parts() {
 }
 
 #[test]
+fn a_queue_that_begins_at_a_time_is_given_nothing_older() {
+    let mut town = Town::new(1, 1, false, Vec::new());
+    let queue: QueueKey = ("c", "g");
+    town.publish("c", 3, None);
+    town.settle();
+    town.pass(60_000);
+    let since_ms = town.now_ms;
+    town.publish("c", 4, None);
+    town.settle();
+    let member = town.join(0, queue, 10, Start::TimeMs(since_ms));
+    let partition = partition_of("c", PARTITIONS);
+    town.forget_begun(queue, partition, 3);
+    town.settle();
+    let offsets: Vec<u64> = held(&town, member).iter().map(|(_, offset)| *offset).collect();
+    assert_eq!(offsets, [4, 5, 6, 7]);
+    town.acknowledge(member, &held(&town, member));
+    town.settle();
+    town.publish("c", 1, None);
+    town.settle();
+    assert_eq!(held(&town, member).len(), 1);
+}
+
+#[test]
 fn what_is_overdue_goes_to_another_and_a_late_acknowledgement_counts() {
     let mut town = Town::new(1, 1, false, Vec::new());
     let slow = town.join(0, ("c", "g"), 4, Start::All);
