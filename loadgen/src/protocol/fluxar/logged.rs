@@ -2,7 +2,12 @@
 //!
 //! A gateway that stores a thousand publishes sends a thousand acknowledgements, and one that delivers sends a header with each
 //! run. Both have one form that nearly all of them have, and that form is read here in one pass; every other form goes the long
-//! way. What our subscriptions have received is acknowledged cumulatively, once for each partition when the turn ends.
+//! way. What our subscriptions have received is acknowledged cumulatively, once for each partition when the turn ends. An
+//! acknowledgement of a publish counts if it names one that is open: a gateway that acknowledged one twice and another never
+//! would lose events, and lose them unseen.
+
+use std::collections::VecDeque;
+use std::ops::Range;
 
 use fluxar_protocol::envelope::{COMPACT_HEAD, COMPACT_ID_AT, COMPACT_REF_AT};
 use fluxar_protocol::position::Position;
@@ -101,6 +106,60 @@ impl Logged {
     }
 }
 
+/// Publishes that were neither acknowledged nor refused, by the numbers of their ids.
+///
+/// A session numbers all that it sends, so those of a turn follow each other, and they are settled in the order of their
+/// partition: as runs of consecutive numbers, ascending, they are few.
+#[derive(Debug, Default)]
+pub(super) struct Unsettled(VecDeque<Range<u64>>);
+
+impl Unsettled {
+    /// A publish leaves; its number is higher than those before it.
+    #[inline]
+    pub(super) fn publish(&mut self, number: u64) {
+        match self.0.back_mut() {
+            Some(run) if run.end == number => run.end += 1,
+            _ => self.0.push_back(number..number + 1),
+        }
+    }
+
+    /// A publish was acknowledged or refused. False if it is not open: it was settled before, or is none of ours.
+    #[inline]
+    #[must_use]
+    pub(super) fn settle(&mut self, number: u64) -> bool {
+        match self.0.front_mut() {
+            Some(run) if run.start == number => {
+                run.start += 1;
+                if run.is_empty() {
+                    self.0.pop_front();
+                }
+                true
+            }
+            _ => self.settle_other(number),
+        }
+    }
+
+    /// Not the oldest: that of another partition waits longer, or this one was refused.
+    #[inline(never)]
+    fn settle_other(&mut self, number: u64) -> bool {
+        let at = self.0.partition_point(|run| run.end <= number);
+        let Some(run) = self.0.get_mut(at).filter(|run| run.contains(&number)) else {
+            return false;
+        };
+        let behind = number + 1..run.end;
+        run.end = number;
+        if run.is_empty() {
+            self.0.remove(at);
+            if !behind.is_empty() {
+                self.0.insert(at, behind);
+            }
+        } else if !behind.is_empty() {
+            self.0.insert(at + 1, behind);
+        }
+        true
+    }
+}
+
 /// The header of a run of logged events at the start of `rest`, and its length; `None` if it has another form.
 #[inline]
 pub(super) fn header(rest: &[u8]) -> Option<(Header, usize)> {
@@ -123,10 +182,10 @@ pub(super) fn header(rest: &[u8]) -> Option<(Header, usize)> {
     Some((header, rest.len() - rest_of.len()))
 }
 
-/// The length of the acknowledgement of one publish at the start of `rest`; `None` if it has another form.
+/// The acknowledgement of one publish at the start of `rest`: the publish, and the length; `None` if it has another form.
 #[inline]
-pub(super) fn acknowledgement(rest: &[u8]) -> Option<usize> {
-    let (_, mut rest_of) = reference(rest, Kind::Event)?;
+pub(super) fn acknowledgement(rest: &[u8]) -> Option<(Id, usize)> {
+    let (publish, mut rest_of) = reference(rest, Kind::Event)?;
     rest_of = rest_of.strip_prefix(META_AT)?;
     if number(&mut rest_of, ARRAY)? != 2 {
         return None;
@@ -134,7 +193,7 @@ pub(super) fn acknowledgement(rest: &[u8]) -> Option<usize> {
     let _partition: u16 = number(&mut rest_of, UINT)?.try_into().ok()?;
     number(&mut rest_of, UINT)?;
     rest_of = rest_of.strip_prefix(END)?;
-    Some(rest.len() - rest_of.len())
+    Some((publish, rest.len() - rest_of.len()))
 }
 
 /// The ref of a compact envelope of this kind, and what stands behind it.
@@ -225,9 +284,9 @@ mod tests {
                 let Ok(Some(Run::Logged(run))) = meta.run() else { panic!("{meta:?}") };
                 prop_assert_eq!((run.partition(), run.count()), (header.last.partition, header.count));
                 prop_assert_eq!(run.offsets().last(), Some(header.last.offset));
-            } else if let Some(length) = acknowledgement(&bytes) {
+            } else if let Some((publish, length)) = acknowledgement(&bytes) {
                 let decoded = decoded.expect("the decoder reads it as well");
-                prop_assert_eq!(decoded.bytes.len(), length);
+                prop_assert_eq!((decoded.bytes.len(), decoded.envelope.reference), (length, Some(publish)));
                 let verb = fluxar_protocol::exchange::verb(&decoded.envelope);
                 prop_assert!(matches!(verb, Ok(fluxar_protocol::exchange::Verb::Ack(_))), "{verb:?}");
             } else {
@@ -236,6 +295,24 @@ mod tests {
             // Nothing that was cut off is recognised.
             for end in 0..own_bytes {
                 prop_assert_eq!((header(&bytes[..end]), acknowledgement(&bytes[..end])), (None, None));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_publish_is_settled_once(
+            sent in prop::collection::btree_set(0..60u64, 0..40),
+            settled in prop::collection::vec(0..60u64, 0..120),
+        ) {
+            let mut unsettled = Unsettled::default();
+            sent.iter().for_each(|number| unsettled.publish(*number));
+            let mut open = sent;
+            for number in settled {
+                prop_assert_eq!(unsettled.settle(number), open.remove(&number));
+                let left: Vec<u64> = unsettled.0.iter().cloned().flatten().collect();
+                prop_assert_eq!(left, open.iter().copied().collect::<Vec<_>>());
+                prop_assert!(unsettled.0.iter().all(|run| !run.is_empty()));
             }
         }
     }

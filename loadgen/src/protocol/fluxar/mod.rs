@@ -5,6 +5,7 @@
 //! match [P-5.3]; a session therefore subscribes to each topic once.
 
 mod frames;
+mod ids;
 mod listening;
 mod logged;
 mod shapes;
@@ -31,7 +32,8 @@ use super::{Ability, Fault, Incoming, Names, Opening, Outgoing, Protocol, Sessio
 pub use frames::Framing;
 
 pub(super) use frames::Frames;
-use logged::Logged;
+pub(super) use ids::Ids;
+use logged::{Logged, Unsettled};
 pub(super) use shapes::Shapes;
 use streams::Streams;
 pub(super) use templates::Templates;
@@ -137,6 +139,7 @@ impl Protocol for Fluxar {
                 streams: Streams::default(),
                 shapes: Shapes::default(),
                 logged: Logged::default(),
+                unsettled: Unsettled::default(),
             },
         }
     }
@@ -173,6 +176,8 @@ struct Talk {
     streams: Streams,
     shapes: Shapes,
     logged: Logged,
+    /// At qos 1: our publishes that are under way.
+    unsettled: Unsettled,
 }
 
 /// A subscription or an offer to serve.
@@ -184,35 +189,6 @@ struct Subscription {
     is_accepted: bool,
     /// Events that were dropped for it, as told last.
     dropped: u64,
-}
-
-/// Ids that no other session of this run uses: UUIDs of version 8, a prefix and a counter.
-#[derive(Debug)]
-pub(super) struct Ids {
-    prefix: [u8; 8],
-    next: u64,
-}
-
-impl Ids {
-    /// For the session of this number (28 bits of it).
-    pub(super) fn new(seed: u32, number: u64) -> Self {
-        const VERSION: u64 = 8 << 12;
-        let prefix = u64::from(seed) << 32 | (number >> 12 & 0xffff) << 16 | VERSION | number & 0x0fff;
-        Self {
-            prefix: prefix.to_be_bytes(),
-            next: 0,
-        }
-    }
-
-    #[inline]
-    pub(super) fn next(&mut self) -> Id {
-        const VARIANT: u64 = 1 << 63;
-        let mut id = [0; 16];
-        id[..8].copy_from_slice(&self.prefix);
-        id[8..].copy_from_slice(&(VARIANT | self.next).to_be_bytes());
-        self.next += 1;
-        Id(id)
-    }
 }
 
 impl Session for FluxarSession {
@@ -271,8 +247,13 @@ impl Session for FluxarSession {
             templates,
             frames,
             ids,
+            qos,
+            unsettled,
             ..
         } = &mut self.talk;
+        if *qos > 0 {
+            unsettled.publish(ids.upcoming());
+        }
         templates.event(topic, ids.next(), payload, frames, out);
     }
 
@@ -409,7 +390,7 @@ impl Talk {
         let mut rest = body;
         while !rest.is_empty() {
             let Some(known) = self.shapes.recognise(rest) else {
-                rest = match self.receive_logged(rest, on) {
+                rest = match self.receive_logged(rest, on)? {
                     Some(behind) => behind,
                     None => self.receive_unknown(rest, out, on)?,
                 };
@@ -446,21 +427,38 @@ impl Talk {
         &mut self,
         mut rest: &'a [u8],
         on: &mut impl FnMut(Incoming<'_>),
-    ) -> Option<&'a [u8]> {
+    ) -> Result<Option<&'a [u8]>, Fault> {
         if let Some((header, bytes)) = logged::header(rest) {
             self.begin_run(&header);
-            return Some(&rest[bytes..]);
+            return Ok(Some(&rest[bytes..]));
         }
         let mut count = 0;
-        while let Some(bytes) = logged::acknowledgement(rest) {
+        let mut settled = Ok(());
+        while let Some((publish, bytes)) = logged::acknowledgement(rest) {
+            settled = self.settle(publish, "acknowledged");
+            if settled.is_err() {
+                break;
+            }
             rest = &rest[bytes..];
             count += 1;
         }
-        if count == 0 {
-            return None;
+        if count > 0 {
+            on(Incoming::Acknowledged { count });
         }
-        on(Incoming::Acknowledged { count });
-        Some(rest)
+        settled?;
+        Ok((count > 0).then_some(rest))
+    }
+
+    /// A publish at qos 1 is no longer under way.
+    #[inline]
+    fn settle(&mut self, publish: Id, how: &str) -> Result<(), Fault> {
+        let number = self.ids.number(publish);
+        if number.is_some_and(|number| self.unsettled.settle(number)) {
+            return Ok(());
+        }
+        Err(Fault(format!(
+            "the gateway {how} a publish that is not under way: it was settled before, or is none of ours"
+        )))
     }
 
     /// The events behind this header are of one of our subscriptions, or of one that ended a moment ago.
@@ -531,10 +529,17 @@ impl Talk {
                 None => on(Incoming::Answer { payload }),
                 Some(error) => on(refused(error)),
             },
-            Verb::Ack(_) => match envelope.error {
-                None => on(Incoming::Acknowledged { count: 1 }),
+            Verb::Ack(publish) => match envelope.error {
+                None => {
+                    self.settle(publish, "acknowledged")?;
+                    on(Incoming::Acknowledged { count: 1 });
+                }
+                Some(error) if self.qos > 0 => {
+                    self.settle(publish, "refused")?;
+                    on(refused(error));
+                }
                 Some(error) => {
-                    for _ in 0..refused_count(error).min(self.ids.next).min(REFUSED_AT_ONCE_MAX) {
+                    for _ in 0..refused_count(error).min(self.ids.upcoming()).min(REFUSED_AT_ONCE_MAX) {
                         on(refused(error));
                     }
                 }

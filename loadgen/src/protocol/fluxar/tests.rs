@@ -189,12 +189,37 @@ fn run(id: Id, first: u64, deltas: &[u64], dup: Option<u64>) -> Vec<u8> {
     note(id, dup.map_or(meta.clone(), |dup| meta.uint("dup", dup)))
 }
 
-/// Runs, one of them in the form that is not usual, and acknowledgements of publishes.
-fn stored_conversation(hello: Id, subscription: Id) -> Vec<u8> {
-    let ack = |offset| {
-        let meta = MetaWriter::new().position("at", Position { partition: 7, offset });
-        encoded(Kind::Event, Some(OURS), None, meta, &[], None)
-    };
+/// The ids of the sessions that [`storing`] makes.
+fn own_id(number: usize) -> Id {
+    let mut ids = Ids::new(1, 1);
+    (0..=number).map(|_| ids.next()).last().expect("one at least")
+}
+
+/// A session at qos 1 that said hello, asked for a topic and published five times; its ids are those of [`own_id`], in this order.
+fn storing() -> FluxarSession {
+    let mut session = session(Settings {
+        qos: 1,
+        ..Settings::default()
+    });
+    session.talk.ids = Ids::new(1, 1);
+    let mut out = Outgoing::default();
+    session.open(&mut out);
+    session.subscribe(0, &mut out);
+    (0..5).for_each(|sequence| session.publish(0, &payload(sequence, 64), &mut out));
+    session.seal(&mut out);
+    session
+}
+
+fn acknowledgement(publish: Id, offset: u64) -> Vec<u8> {
+    let meta = MetaWriter::new().position("at", Position { partition: 7, offset });
+    encoded(Kind::Event, Some(publish), None, meta, &[], None)
+}
+
+/// What a session of [`storing`] hears: runs, one of them in the form that is not usual, and acknowledgements of publishes.
+fn stored_conversation() -> Vec<u8> {
+    let [hello, subscription] = [own_id(0), own_id(1)];
+    let ack = |publish: usize, offset| acknowledgement(own_id(2 + publish), offset);
+    let no_space = (Code::ResourceExhausted, "no space");
     let bodies = [
         welcome(hello),
         note(subscription, MetaWriter::new()),
@@ -218,19 +243,23 @@ fn stored_conversation(hello: Id, subscription: Id) -> Vec<u8> {
         ),
         // Of one that ended a moment ago.
         [&run(Id([8; 16]), 1, &[1], None)[..], &event(4, 64), &event(5, 64)].concat(),
-        [ack(1), ack(24), ack(70_000)].concat(),
+        [ack(0, 1), ack(1, 24), ack(3, 70_000)].concat(),
+        encoded(
+            Kind::Event,
+            Some(own_id(6)),
+            None,
+            MetaWriter::new(),
+            &[],
+            Some(no_space),
+        ),
     ];
     bodies.iter().flat_map(|body| framed(body)).collect()
 }
 
 #[test]
 fn runs_are_acknowledged_together_up_to_their_last_event() {
-    let qos_1 = Settings {
-        qos: 1,
-        ..Settings::default()
-    };
-    let (mut session, hello, subscription) = asked(qos_1);
-    let outcome = hand_over(&mut session, [&stored_conversation(hello, subscription)[..]]);
+    let (mut session, subscription) = (storing(), own_id(1));
+    let outcome = hand_over(&mut session, [&stored_conversation()[..]]);
     assert_eq!(outcome.fault, None);
     let mut expected = vec![Heard::Ready, Heard::Subscribed];
     let sizes = [64, 64, 40, 64, 64, 64];
@@ -240,6 +269,7 @@ fn runs_are_acknowledged_together_up_to_their_last_event() {
             .map(|(sequence, bytes)| Heard::Event(payload(sequence, bytes))),
     );
     expected.push(Heard::Acknowledged(3));
+    expected.push(Heard::Refused("resource_exhausted: no space".into()));
     assert_eq!(outcome.heard, expected);
     let mut said = &outcome.said[..];
     let mut deframer = Deframer::new();
@@ -262,6 +292,44 @@ fn runs_are_acknowledged_together_up_to_their_last_event() {
     let short = framed(&[&run(subscription, 10, &[1, 1], None)[..], &event(6, 64)].concat());
     let fault = hand_over(&mut session, [&short[..]]).fault.expect("a fault");
     assert!(fault.contains("2 events of it"), "{fault}");
+}
+
+#[test]
+fn an_acknowledgement_that_nobody_waits_for_is_a_fault() {
+    let others = Ids::new(1, 2).next();
+    for publish in [own_id(2), own_id(6), own_id(7), own_id(0), others, OURS] {
+        // The usual form, and one that is read in full.
+        for is_usual in [true, false] {
+            let mut session = storing();
+            assert_eq!(hand_over(&mut session, [&stored_conversation()[..]]).fault, None);
+            let meta = MetaWriter::new().position(
+                "at",
+                Position {
+                    partition: 7,
+                    offset: 9,
+                },
+            );
+            let meta = if is_usual { meta } else { meta.text("x", "y") };
+            let one_more = framed(&encoded(Kind::Event, Some(publish), None, meta, &[], None));
+            let outcome = hand_over(&mut session, [&one_more[..]]);
+            let fault = outcome.fault.expect("a fault");
+            assert!(fault.contains("not under way"), "{fault}");
+            assert_eq!(outcome.heard, []);
+        }
+    }
+    // The one that is still under way, and then again.
+    let mut session = storing();
+    hand_over(&mut session, [&stored_conversation()[..]]);
+    let twice = [
+        acknowledgement(own_id(4), 70_001),
+        acknowledgement(own_id(4), 70_002),
+    ]
+    .concat();
+    let outcome = hand_over(&mut session, [&framed(&twice)[..]]);
+    assert_eq!(
+        (outcome.heard, outcome.fault.is_some()),
+        (vec![Heard::Acknowledged(1)], true)
+    );
 }
 
 #[test]
@@ -497,24 +565,9 @@ proptest! {
     }
 
     #[test]
-    fn cuts_of_a_stored_conversation(cuts in cuts(), is_noise: bool, noise in damaged({
-        let (_, hello, subscription) = asked(Settings::default());
-        stored_conversation(hello, subscription)
-    })) {
-        let (_, hello, subscription) = asked(Settings::default());
-        let stream = if is_noise { noise } else { stored_conversation(hello, subscription) };
-        let protocol = Fluxar::new(Settings { qos: 1, ..Settings::default() });
-        let make = || {
-            let mut session = protocol.session(5, &names());
-            let mut out = Outgoing::default();
-            session.open(&mut out);
-            session.subscribe(0, &mut out);
-            session.seal(&mut out);
-            session.talk.hello = Some(hello);
-            session.talk.subscriptions[0].id = subscription;
-            session
-        };
-        cuts_do_not_matter(make, &stream, &cuts);
+    fn cuts_of_a_stored_conversation(cuts in cuts(), is_noise: bool, noise in damaged(stored_conversation())) {
+        let stream = if is_noise { noise } else { stored_conversation() };
+        cuts_do_not_matter(storing, &stream, &cuts);
     }
 
     #[test]

@@ -46,8 +46,7 @@ struct Heads {
 }
 
 impl Nats {
-    /// NATS core (qos 0), or JetStream: publishes are acknowledged when they are stored, and subscribers acknowledge what
-    /// they received (qos 1).
+    /// NATS core (qos 0), or JetStream (qos 1): publishes are acknowledged when they are stored.
     #[must_use]
     pub fn new(qos: u8) -> Self {
         Self {
@@ -191,17 +190,9 @@ impl Session for NatsSession {
     /// NATS has no goodbye.
     fn close(&mut self, _out: &mut Outgoing) {}
 
+    /// NATS has no frames.
     #[inline]
-    fn has_unsaid(&self) -> bool {
-        self.talk.stored.as_ref().is_some_and(Stored::is_owing)
-    }
-
-    #[inline]
-    fn seal(&mut self, out: &mut Outgoing) {
-        if let Some(stored) = self.talk.stored.as_mut().filter(|stored| stored.is_owing()) {
-            stored.acknowledge(&mut out.bytes);
-        }
-    }
+    fn seal(&mut self, _out: &mut Outgoing) {}
 
     fn receive(
         &mut self,
@@ -432,11 +423,17 @@ impl Talk {
         let headers = &input[at..at + arguments.header_bytes];
         let payload = &input[at + arguments.header_bytes..end];
         match self.purpose(arguments.sid) {
+            Purpose::Topic if stored::is_status(headers) => {
+                if let Some(answer) = stored::answer_to(headers, arguments.reply) {
+                    out.bytes.extend_from_slice(b"PUB ");
+                    out.bytes.extend_from_slice(answer);
+                    out.bytes.extend_from_slice(b" 0\r\n\r\n");
+                }
+            }
             Purpose::Topic => {
-                match (arguments.reply, &mut self.stored) {
-                    (Some(reply), Some(stored)) => stored.owe(arguments.sid, reply),
-                    _ if headers.is_empty() => self.known.learn(&input[..at], payload.len()),
-                    _ => {}
+                // Those of JetStream differ in their replies.
+                if headers.is_empty() && self.stored.is_none() {
+                    self.known.learn(&input[..at], payload.len());
                 }
                 on(Incoming::Event { payload });
             }

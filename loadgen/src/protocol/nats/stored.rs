@@ -1,17 +1,19 @@
-//! JetStream: what a session asks the server's API for, and what it acknowledges.
+//! JetStream: what a session asks the server's API for, and what it answers to its flow control.
 //!
 //! ```text
 //!   STREAM.CREATE (file storage) ─▶ Ready        PUB subject inbox ─▶ MSG inbox {"stream":…,"seq":…}: Acknowledged
-//!   CONSUMER.CREATE (push, all there is, ack all) ─▶ Subscribed      MSG … reply: Event; the last reply of a turn is acknowledged
+//!   CONSUMER.CREATE (push, all there is, ordered) ─▶ Subscribed      MSG … : Event; HMSG … reply: flow control, which is answered
 //! ```
 //!
-//! All sessions of a run ask for the same stream, which is made once. A consumer is ephemeral and acknowledged cumulatively,
-//! with as many messages under way as a gateway's subscription to logged events has by default.
+//! All sessions of a run ask for the same stream, which is made once. Subscribers are what client libraries call ordered
+//! consumers: the server keeps their place in memory, is acknowledged nothing, and asks now and then whether what it sent was
+//! taken. That is what a gateway does for a subscription without a name; a consumer that is acknowledged has its place on disk.
 
 use serde_json::{Value, json};
 
-/// What a consumer has under way at most, messages: a gateway's `limits.unacked_events`.
-const UNACKED_MAX: u32 = 4_096;
+/// How often a consumer that has nothing to deliver says so, ns: the server wants this where there is flow control. What client
+/// libraries ask for.
+const IDLE_HEARTBEAT_NS: u64 = 5_000_000_000;
 
 /// The last token of a reply subject says what is replied to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,53 +52,22 @@ impl ReplyTo {
 pub(super) struct Stored {
     /// Publishes so far; their replies are told apart as client libraries do it.
     pub(super) published: u64,
-    /// By subscription id: where its newest message is acknowledged.
-    owed: Vec<Owed>,
-    is_owing: bool,
 }
 
-#[derive(Debug)]
-struct Owed {
-    sid: Vec<u8>,
-    reply: Vec<u8>,
-    is_due: bool,
+/// Whether a message is none that was published, but the consumer's own: a heartbeat, or flow control.
+#[inline]
+pub(super) fn is_status(headers: &[u8]) -> bool {
+    headers.starts_with(b"NATS/1.0 100")
 }
 
-impl Stored {
-    /// A message came that is acknowledged there, and with it all before it.
-    #[inline]
-    pub(super) fn owe(&mut self, sid: &[u8], reply: &[u8]) {
-        self.is_owing = true;
-        let known = self.owed.iter_mut().find(|owed| owed.sid == sid);
-        match known {
-            Some(owed) => {
-                owed.reply.clear();
-                owed.reply.extend_from_slice(reply);
-                owed.is_due = true;
-            }
-            None => self.owed.push(Owed {
-                sid: sid.to_vec(),
-                reply: reply.to_vec(),
-                is_due: true,
-            }),
-        }
-    }
-
-    #[inline]
-    pub(super) fn is_owing(&self) -> bool {
-        self.is_owing
-    }
-
-    /// Acknowledges what came; an empty message says yes.
-    pub(super) fn acknowledge(&mut self, out: &mut Vec<u8>) {
-        self.is_owing = false;
-        for owed in self.owed.iter_mut().filter(|owed| owed.is_due) {
-            owed.is_due = false;
-            out.extend_from_slice(b"PUB ");
-            out.extend_from_slice(&owed.reply);
-            out.extend_from_slice(b" 0\r\n\r\n");
-        }
-    }
+/// Where a status of a consumer is answered, by an empty message: flow control where a reply goes, a heartbeat where it says that
+/// the consumer waits for such an answer.
+pub(super) fn answer_to<'a>(headers: &'a [u8], reply: Option<&'a [u8]>) -> Option<&'a [u8]> {
+    const STALLED: &[u8] = b"Nats-Consumer-Stalled:";
+    reply.or_else(|| {
+        let mut lines = headers.split(|byte| *byte == b'\n');
+        lines.find_map(|line| Some(line.strip_prefix(STALLED)?.trim_ascii()))
+    })
 }
 
 /// The stream of a run, by its topics: `load.ab12.t0` → `load-ab12` with the subjects `load.ab12.>`.
@@ -132,8 +103,12 @@ pub(super) fn create_consumer(topics: &[String], topic: usize, deliver: &str) ->
         "config": {
             "deliver_subject": deliver,
             "deliver_policy": "all",
-            "ack_policy": "all",
-            "max_ack_pending": UNACKED_MAX,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "mem_storage": true,
+            "num_replicas": 1,
+            "flow_control": true,
+            "idle_heartbeat": IDLE_HEARTBEAT_NS,
             "filter_subject": topics[topic],
             "replay_policy": "instant",
         },
@@ -187,5 +162,16 @@ mod tests {
         let (subject, body) = create_consumer(&topics, 1, "there");
         assert_eq!(subject, "$JS.API.CONSUMER.CREATE.load-ab12");
         assert!(body.contains("\"filter_subject\":\"load.ab12.t1\""), "{body}");
+    }
+
+    #[test]
+    fn a_consumer_is_answered_where_it_asks() {
+        let flow = b"NATS/1.0 100 FlowControl Request\r\n\r\n";
+        assert_eq!(answer_to(flow, Some(b"$JS.FC.x")), Some(&b"$JS.FC.x"[..]));
+        let idle = b"NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: 5\r\n\r\n";
+        assert_eq!(answer_to(idle, None), None);
+        let stalled = b"NATS/1.0 100 Idle Heartbeat\r\nNats-Consumer-Stalled: $JS.FC.y\r\n\r\n";
+        assert_eq!(answer_to(stalled, None), Some(&b"$JS.FC.y"[..]));
+        assert!(is_status(idle) && !is_status(b"NATS/1.0\r\nkey: value\r\n\r\n") && !is_status(b""));
     }
 }
