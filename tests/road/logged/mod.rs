@@ -393,9 +393,9 @@ fn a_slow_subscriber_loses_nothing_and_gets_no_more_than_its_window() {
             last = Some(at);
         }
     }
-    // The run that fills the window may go beyond it.
+    // The run that fills the window may go beyond it, and less than a quarter of it is not fetched for.
     assert!(
-        (WINDOW..EVENTS / 2).contains(&expected),
+        (WINDOW * 3 / 4..EVENTS / 2).contains(&expected),
         "{expected} events without an acknowledgement"
     );
     slow.ack(last.expect("it got some"));
