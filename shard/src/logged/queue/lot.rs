@@ -190,6 +190,11 @@ impl Lot {
         }
     }
 
+    /// Whether something is being read for members.
+    pub(crate) fn reads_to_give(&self) -> bool {
+        matches!(self.reading, Some(Purpose::New | Purpose::Again(_)))
+    }
+
     /// Whether there is work, and nothing but room is missing.
     pub(crate) fn has_work(&self, now_us: u64) -> bool {
         if self.reading.is_some() || self.broken.is_some() || self.retry_us > now_us {

@@ -93,13 +93,15 @@ impl WorkQueues {
             let lot = known.map(|key| &self.queues[key as usize].lots[nth]);
             let cursor = log.cursor(partition, &join.queue);
             let ledger = match (lot, cursor) {
-                // One that cannot go on does so where somebody says.
+                // One that cannot go on does so where somebody says, if that is behind what cannot be read.
                 (
                     Some(Lot {
                         broken: Some(broken), ..
                     }),
                     Some(_),
-                ) if join.start == Start::Default => {
+                ) if join.start == Start::Default
+                    || position_of(&join.start, partition, log)? < broken.last() =>
+                {
                     return Err(Failure::broken(log.epoch(), partition, *broken));
                 }
                 (
@@ -120,7 +122,7 @@ impl WorkQueues {
                         ..
                     }),
                     Some(_),
-                ) if position_of(&join.start, partition, log)? >= broken.last() => {
+                ) => {
                     let mut ledger = ledger.clone();
                     ledger.leave_out(broken.first(), broken.last());
                     ledger.pass(position_of(&join.start, partition, log)?.max(ledger.read()));
@@ -129,7 +131,7 @@ impl WorkQueues {
                 (None, Some(cursor)) => {
                     Ledger::resume(cursor.acked, &cursor.beyond, log.bounds(partition).committed)
                 }
-                (Some(_), Some(_)) | (_, None) => Ledger::begin(position_of(&join.start, partition, log)?),
+                (_, None) => Ledger::begin(position_of(&join.start, partition, log)?),
             };
             let (acked, beyond) = ledger.cursor();
             begun.push((Some(ledger), CursorState { acked, beyond }));

@@ -285,8 +285,10 @@ fn a_queue_that_cannot_go_on_says_so_until_somebody_says_where() {
             town.logs[owner].cut.insert(partition, 9);
         }
         let code = if damaged { Code::DataLoss } else { Code::OutOfRange };
-        for _ in 0..2 {
-            let member = town.join(1, queue, 100, Start::Default);
+        // One that would begin before the damage cannot go on either.
+        let again = if damaged { Start::All } else { Start::Default };
+        for start in [Start::Default, again] {
+            let member = town.join(1, queue, 100, start);
             town.settle();
             let (to, sub, said, details) = town.ended.pop().expect("it is told");
             assert_eq!(((to, sub), said), (member, code));
@@ -339,6 +341,30 @@ fn one_event_at_a_time_from_all_owners_together() {
     }
     town.settle();
     assert_eq!(held(&town, member), []);
+}
+
+#[test]
+fn room_for_one_event_is_used_where_what_comes_again_has_to_be_read_first() {
+    let mut town = Town::new(2, 9, false, Vec::new());
+    let first = town.join(0, (">", "g"), 10, Start::All);
+    town.settle();
+    for topic in TOPICS {
+        town.publish(topic, 2, None);
+    }
+    town.settle();
+    let given = held(&town, first).len();
+    assert_eq!(given, 10);
+    for log in &mut town.logs {
+        log.is_slow = true;
+    }
+    let member = town.join(1, (">", "g"), 1, Start::Default);
+    town.lose(first);
+    for handled in 0..given {
+        town.settle();
+        let places = held(&town, member);
+        assert_eq!(places.len(), 1, "after {handled}");
+        town.acknowledge(member, &places);
+    }
 }
 
 #[test]

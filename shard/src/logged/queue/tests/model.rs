@@ -520,7 +520,8 @@ impl Town {
 
     /// Lets everything arrive.
     pub(super) fn settle(&mut self) {
-        loop {
+        for round in 0.. {
+            assert!(round < 100_000, "it goes round for ever");
             let mut came = false;
             for core in 0..self.cores {
                 came |= !self.logs[usize::from(core)].unheard.is_empty();
