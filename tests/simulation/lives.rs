@@ -3,10 +3,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::logged::auditor::{Broken, Totals};
+use crate::logged::auditor::Broken;
 use crate::logged::life::{Life, live_everywhere};
 use crate::logged::plan::Plan;
 use crate::logged::seam::Fault;
+use crate::logged::totals::Totals;
 use crate::under_seeds;
 
 /// Lives until a planted fault is caught, at most.

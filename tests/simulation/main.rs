@@ -12,6 +12,7 @@ mod lives;
 mod logged;
 mod machine;
 mod resume;
+mod session;
 mod town;
 mod wire;
 

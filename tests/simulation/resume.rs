@@ -9,12 +9,12 @@ use fluxar_engine::sim::{ClientState, Faults, Random, SimDriver, Step, World};
 use fluxar_gateway::limits::Limits;
 use fluxar_gateway::worker::Worker;
 use fluxar_protocol::envelope::Envelope;
-use fluxar_protocol::hello::{Caps, Hello, Resume, Welcome};
+use fluxar_protocol::hello::{Caps, Hello, Welcome};
 use fluxar_protocol::meta::{Meta, MetaWriter};
-use fluxar_protocol::session::{Kept, Received, is_counted};
 use fluxar_protocol::{Batch, Form, Id, Kind};
 
 use crate::machine::Machine;
+use crate::session::Session;
 use crate::under_seeds;
 use crate::wire::Wire;
 
@@ -52,10 +52,7 @@ struct End {
     is_open: bool,
     form: Form,
     can_resume: bool,
-    session: Id,
-    token: Vec<u8>,
-    kept: Kept<Vec<u8>>,
-    count: Received,
+    session: Session,
     name: u8,
     ids: u64,
 }
@@ -69,10 +66,7 @@ impl End {
             is_open: false,
             form,
             can_resume,
-            session: Id([0; 16]),
-            token: Vec::new(),
-            kept: Kept::new(usize::MAX),
-            count: Received::default(),
+            session: Session::new(),
             name,
             ids: 0,
         }
@@ -97,11 +91,7 @@ impl End {
                 resume: self.can_resume,
                 ..Caps::default()
             },
-            resume: (!self.token.is_empty()).then_some(Resume {
-                session: self.session,
-                token: &self.token,
-                recv: self.count.count(),
-            }),
+            resume: self.session.resume(),
             ..Hello::default()
         };
         let mut payload = Vec::new();
@@ -129,19 +119,13 @@ impl End {
         let welcome = Welcome::decode(envelope.payload).expect("a welcome");
         assert_eq!(
             welcome.resumed,
-            !self.token.is_empty(),
+            self.session.can_resume(),
             "a session that is kept goes on"
         );
-        self.session = welcome.session;
-        self.token = welcome.token.unwrap_or_default().to_vec();
         self.is_open = true;
         let wire = self.wire.as_mut().expect("it came over one");
-        if welcome.resumed {
-            let again = self.kept.resume(welcome.recv).expect("all is kept");
-            for (body, from) in again {
-                wire.send(&body[from..], random);
-            }
-        }
+        let again = self.session.greeted(&welcome);
+        again.iter().for_each(|body| wire.send(body, random));
     }
 
     fn say(
@@ -166,8 +150,8 @@ impl End {
         };
         let mut body = Vec::new();
         envelope.encode(self.form, &mut body);
-        if self.can_resume && is_counted(&envelope) {
-            self.kept.keep(body.clone(), 1);
+        if self.can_resume {
+            self.session.says(&body);
         }
         if self.is_open
             && let Some(wire) = &mut self.wire
@@ -208,12 +192,7 @@ impl End {
                     self.greeted(envelope, random);
                     continue;
                 }
-                if is_counted(envelope) {
-                    self.count.take(decoded.bytes.len());
-                }
-                if let Some(recv) = envelope.meta.and_then(|meta| meta.uint("recv").expect("a count")) {
-                    self.kept.covered(recv).expect("no more than was said");
-                }
+                self.session.hears(&decoded);
                 if envelope.kind != Kind::Ping {
                     all.push(decoded.bytes.to_vec());
                 } else if envelope.reference.is_none() {
@@ -234,7 +213,7 @@ impl End {
 
     fn pong(&mut self, ping: Id, random: &mut Random) {
         let meta = if self.can_resume {
-            MetaWriter::new().uint("recv", self.count.tell())
+            MetaWriter::new().uint("recv", self.session.tell())
         } else {
             MetaWriter::new()
         };
@@ -484,7 +463,7 @@ impl Life {
         for caller in &mut self.callers {
             let end = &mut caller.end;
             end.say(Kind::Cancel, None, None, MetaWriter::new(), &[], &mut self.random);
-            end.token.clear();
+            end.session = Session::new();
             end.can_resume = false;
             caller.back_at_ns = u64::MAX;
         }

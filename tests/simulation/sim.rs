@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod logged;
+mod session;
 // The town's wire; a log's citizens need less of it.
 #[allow(dead_code)]
 mod wire;
@@ -18,10 +19,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use logged::auditor::Totals;
 use logged::life::{Life, live_everywhere};
 use logged::plan::Plan;
 use logged::seam::Fault;
+use logged::totals::Totals;
 
 /// How often it is said how far it is.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(5);
@@ -89,6 +90,9 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> ExitCode {
     let (begun, mut said) = (Instant::now(), Instant::now());
     let mut totals = Totals::default();
+    if args.seeds == 1 && !args.everywhere {
+        println!("{:#?}", Plan::of_seed(args.seed));
+    }
     let (mut lived, mut broken) = (0u64, 0u64);
     for seed in args.seed..args.seed + args.seeds {
         let life = || match args.everywhere {

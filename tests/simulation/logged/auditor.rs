@@ -7,20 +7,48 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use fluxar_protocol::target;
+use fluxar_protocol::{Id, target};
 
 use super::history::{History, What};
+use super::totals::Totals;
 
-/// Names an event: its publisher and its number there, from 1 on. It is also what its id is made of.
+const MS: u64 = 1_000_000;
+
+/// Where events go that no member of a queue could handle.
+pub(crate) const DEAD_TOPIC: &str = "dead.letters";
+/// What was handed over in time arrives no later than this.
+pub(crate) const UNDER_WAY_NS: u64 = 2_000_000_000;
+/// Marks the publishers of [`EventName::set_aside`].
+const ASIDE: u32 = 1 << 31;
+
+/// Names an event: its publisher and its number there, from 1 on. It is also what its id is made of, but for one that was
+/// set aside.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct EventName {
     pub(crate) publisher: u32,
     pub(crate) number: u32,
 }
 
+impl EventName {
+    /// The dead letter that is made of it.
+    pub(crate) fn set_aside(self) -> Self {
+        Self {
+            publisher: self.publisher | ASIDE,
+            ..self
+        }
+    }
+
+    pub(crate) fn is_dead_letter(self) -> bool {
+        self.publisher & ASIDE != 0
+    }
+}
+
 impl fmt::Debug for EventName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}#{}", self.publisher, self.number)
+        if self.is_dead_letter() {
+            f.write_str("dead ")?;
+        }
+        write!(f, "{}#{}", self.publisher & !ASIDE, self.number)
     }
 }
 
@@ -46,23 +74,18 @@ pub(crate) struct Published {
     pub(crate) strength: Strength,
     /// Of a table: its key, and whether it removes the row.
     pub(crate) row: Option<(u8, bool)>,
-    /// It was refused for a while at least once.
-    refused: bool,
+    /// After so long it is worth nothing.
+    pub(crate) ttl_ms: Option<u64>,
+    /// When it was published first.
+    pub(crate) at_ns: u64,
 }
 
-/// What the log holds, and who read it.
-pub(crate) struct Truth {
-    pub(crate) reader: u32,
-    /// Behind which places it is held.
-    pub(crate) begin: BTreeMap<u16, u64>,
-    pub(crate) log: BTreeMap<Place, EventName>,
-}
-
-impl Truth {
-    /// Whether a place is before what is held.
-    fn lies_before(&self, place: Place) -> bool {
-        self.begin.get(&place.0).is_some_and(|before| place.1 <= *before)
-    }
+/// What a dead letter says of the event that it was.
+pub(crate) struct DeadLetter<'a> {
+    pub(crate) id: Id,
+    pub(crate) topic: &'a str,
+    pub(crate) at: Option<Place>,
+    pub(crate) deliveries: u64,
 }
 
 /// A promise that was not kept.
@@ -75,82 +98,6 @@ pub(crate) struct Broken {
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}\n{}", self.promise, self.history)
-    }
-}
-
-/// What was lived through, for the table at the end.
-#[derive(Default, Clone)]
-pub(crate) struct Totals {
-    pub(crate) published: u64,
-    pub(crate) acknowledged: u64,
-    pub(crate) refused: u64,
-    pub(crate) given: u64,
-    pub(crate) repeated: u64,
-    pub(crate) worked: u64,
-    pub(crate) worked_again: u64,
-    pub(crate) starts: u64,
-    pub(crate) kills: u64,
-    pub(crate) power_cuts: u64,
-    pub(crate) stops: u64,
-    pub(crate) flips: u64,
-    pub(crate) told_damaged: u64,
-    pub(crate) told_gone: u64,
-    pub(crate) lost_connections: u64,
-    pub(crate) takeovers: u64,
-    pub(crate) disk_operations: u64,
-    pub(crate) struck: u64,
-}
-
-impl Totals {
-    /// Name and value of each.
-    pub(crate) fn rows(&self) -> [(&'static str, u64); 18] {
-        [
-            ("events published", self.published),
-            ("acknowledged", self.acknowledged),
-            ("refused for a while", self.refused),
-            ("given to subscribers", self.given),
-            ("of these, repeated", self.repeated),
-            ("given to members of queues", self.worked),
-            ("of these, again", self.worked_again),
-            ("starts of the gateway", self.starts),
-            ("kills", self.kills),
-            ("power cuts", self.power_cuts),
-            ("stops in good order", self.stops),
-            ("bits flipped", self.flips),
-            ("subscribers told of damage", self.told_damaged),
-            ("subscribers told what is gone", self.told_gone),
-            ("connections lost", self.lost_connections),
-            ("subscriptions taken over", self.takeovers),
-            ("operations of disks", self.disk_operations),
-            ("faults that were planted", self.struck),
-        ]
-    }
-
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.published += other.published;
-        self.acknowledged += other.acknowledged;
-        self.refused += other.refused;
-        self.given += other.given;
-        self.repeated += other.repeated;
-        self.worked += other.worked;
-        self.worked_again += other.worked_again;
-        self.starts += other.starts;
-        self.kills += other.kills;
-        self.power_cuts += other.power_cuts;
-        self.stops += other.stops;
-        self.flips += other.flips;
-        self.told_damaged += other.told_damaged;
-        self.told_gone += other.told_gone;
-        self.lost_connections += other.lost_connections;
-        self.takeovers += other.takeovers;
-        self.disk_operations += other.disk_operations;
-        self.struck += other.struck;
-    }
-}
-
-impl fmt::Debug for Totals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.rows()).finish()
     }
 }
 
@@ -168,11 +115,13 @@ pub(crate) struct Auditor {
     pub(crate) totals: Totals,
     pub(crate) now_ns: u64,
     broken: Option<Broken>,
-    published: BTreeMap<EventName, Published>,
+    pub(super) published: BTreeMap<EventName, Published>,
     /// Where its publisher was told that it is, and how much had been lost by then.
-    acked: BTreeMap<EventName, (Place, Losses)>,
+    pub(super) acked: BTreeMap<EventName, (Place, Losses)>,
     /// What stands at a place, as anybody was told, and how much had been lost when it was told last.
-    places: BTreeMap<Place, (EventName, Losses)>,
+    pub(super) places: BTreeMap<Place, (EventName, Losses)>,
+    /// When anybody was told first what stands at a place.
+    known_ns: BTreeMap<Place, u64>,
     /// Places of each qos 2 event.
     once_at: BTreeMap<EventName, Place>,
     pub(crate) losses: Losses,
@@ -180,14 +129,28 @@ pub(crate) struct Auditor {
     pub(crate) told_since: Losses,
     /// Starts behind a gateway that had not stopped in good order.
     pub(crate) rough_starts: u64,
+    /// Counts the times between a start and what ends them: sessions live in one of them.
+    pub(crate) era: u64,
+    /// They wait for those who come back for as long as any of them may be away.
+    pub(crate) sessions_last: bool,
+    /// How often an event is given to members of a queue before it is set aside.
+    pub(crate) deliveries_max: Option<u32>,
+    /// The ids of dead letters.
+    letters: BTreeMap<EventName, Id>,
     /// Events go in time, and so do their ids: those of one that is published again may be gone.
     pub(crate) retains: bool,
+    /// So many of each partition are kept in any case.
+    pub(crate) retain_events: u64,
     /// Given plainly, and how much had been lost by then.
-    seen: BTreeMap<EventName, Losses>,
-    /// Reads failed for a while.
+    pub(super) seen: BTreeMap<EventName, Losses>,
+    /// Reads failed since the last start.
     pub(crate) reads_fail: bool,
+    /// They failed at some start: what that could not read of cursors it may have written anew.
+    pub(crate) reads_failed: bool,
     /// Who was told that which range is damaged.
-    damaged: BTreeSet<(u32, u16, u64, u64)>,
+    pub(super) damaged: BTreeSet<(u32, u16, u64, u64)>,
+    /// Ranges in which a bit flipped: partition, first and last.
+    flipped: BTreeSet<(u16, u64, u64)>,
 }
 
 impl Auditor {
@@ -210,7 +173,7 @@ impl Auditor {
     }
 
     /// Of two events of one publisher.
-    fn breaks_between(&mut self, promise: String, events: [EventName; 2]) {
+    pub(super) fn breaks_between(&mut self, promise: String, events: [EventName; 2]) {
         if self.broken.is_none() {
             let history = self.history.around(&events, None, Some(events[0].publisher));
             self.broken = Some(Broken { promise, history });
@@ -237,7 +200,7 @@ impl Auditor {
     }
 
     /// Whether what was told then may be gone now.
-    fn may_be_lost(&self, strength: Strength, told: Losses) -> bool {
+    pub(super) fn may_be_lost(&self, strength: Strength, told: Losses) -> bool {
         match strength {
             Strength::Memory => self.losses.processes > told.processes,
             Strength::Written => self.losses.power > told.power,
@@ -246,39 +209,92 @@ impl Auditor {
     }
 
     /// Whether one of these was told that a place is damaged.
-    fn is_damaged(&self, place: Place, by: &[u32]) -> bool {
+    pub(super) fn is_damaged(&self, place: Place, by: &[u32]) -> bool {
         self.damaged.iter().any(|(who, partition, first, last)| {
             by.contains(who) && *partition == place.0 && (*first..=*last).contains(&place.1)
         })
     }
 
+    /// Whether an event may be worth nothing by now.
+    pub(super) fn may_have_expired(&self, event: EventName) -> bool {
+        let published = &self.published[&event];
+        published
+            .ttl_ms
+            .is_some_and(|ttl_ms| self.now_ns >= published.at_ns + ttl_ms * MS)
+    }
+
+    /// Whether somebody whose session was opened in that era finds it again.
+    pub(crate) fn owes_session(&self, era: u64) -> bool {
+        self.sessions_last && era == self.era
+    }
+
+    /// A bit of events flips.
+    pub(crate) fn flips(&mut self, partition: u16, first: u64, last: u64) {
+        self.totals.flips += 1;
+        self.flipped.insert((partition, first, last));
+    }
+
+    /// Whether a bit flipped in the batch of each event of a range.
+    fn has_flipped(&self, partition: u16, first: u64, last: u64) -> bool {
+        let mut next = first;
+        for &(_, begin, end) in self
+            .flipped
+            .range((partition, 0, 0)..=(partition, u64::MAX, u64::MAX))
+        {
+            if begin <= next {
+                next = next.max(end.saturating_add(1));
+            }
+        }
+        next > last
+    }
+
     /// A publisher made an event, and is about to send it.
-    pub(crate) fn publishes(
-        &mut self,
-        event: EventName,
-        topic: &'static str,
-        once: bool,
-        strength: Strength,
-        row: Option<(u8, bool)>,
-    ) {
+    pub(crate) fn publishes(&mut self, event: EventName, published: Published) {
         self.totals.published += 1;
         self.note(What::Published(event));
-        let published = Published {
-            topic,
-            once,
-            strength,
-            row,
-            refused: false,
-        };
         self.published.insert(event, published);
+    }
+
+    /// Somebody was given what a queue set aside. The dead letter's name.
+    pub(crate) fn sets_aside(&mut self, event: EventName, letter: &DeadLetter<'_>) -> EventName {
+        let name = event.set_aside();
+        let is_its = self
+            .published
+            .get(&event)
+            .is_some_and(|published| published.topic == letter.topic);
+        let stood_there = letter.at.is_some_and(|at| {
+            let known = self.places.get(&at);
+            at.1 > 0 && known.is_none_or(|(known, _)| *known == event)
+        });
+        let was_given = self
+            .deliveries_max
+            .is_some_and(|most| letter.deliveries >= u64::from(most));
+        let is_same = *self.letters.entry(name).or_insert(letter.id) == letter.id;
+        if !(is_its && stood_there && was_given && is_same) {
+            let promise = format!(
+                "{event:?} was set aside as one of {} at {:?}, given {} times, with the id {:?}",
+                letter.topic, letter.at, letter.deliveries, letter.id
+            );
+            self.breaks(promise, Some(event), letter.at, None);
+        }
+        if !self.published.contains_key(&name) {
+            self.totals.set_aside += 1;
+            let published = Published {
+                topic: DEAD_TOPIC,
+                once: true,
+                strength: Strength::Synced,
+                row: None,
+                ttl_ms: None,
+                at_ns: self.now_ns,
+            };
+            self.published.insert(name, published);
+        }
+        name
     }
 
     pub(crate) fn refuses(&mut self, event: EventName, code: fluxar_protocol::Code) {
         self.totals.refused += 1;
         self.note(What::Refused(event, code));
-        if let Some(published) = self.published.get_mut(&event) {
-            published.refused = true;
-        }
     }
 
     /// A publisher was told where its event is.
@@ -299,6 +315,7 @@ impl Auditor {
                 None,
             );
         }
+        self.known_ns.entry(place).or_insert(self.now_ns);
         if let Some((before, _)) = self.places.insert(place, (event, self.told_since))
             && before != event
         {
@@ -347,6 +364,13 @@ impl Auditor {
             let promise = format!("{who} was given {event:?} of {topic} for {pattern}");
             self.breaks(promise, Some(event), Some(place), Some(who));
         }
+        let ttl_ms = self.published.get(&event).and_then(|published| published.ttl_ms);
+        if let Some(ttl_ms) = ttl_ms
+            && self.now_ns > self.known_ns[&place] + ttl_ms * MS + UNDER_WAY_NS
+        {
+            let promise = format!("{who} was given {event:?} at {place:?}, which lives for {ttl_ms} ms");
+            self.breaks(promise, Some(event), Some(place), Some(who));
+        }
     }
 
     /// A subscriber was told that a range is damaged.
@@ -356,12 +380,22 @@ impl Auditor {
             who,
             what: format!("damage in {partition}, {first} to {last}"),
         });
-        if self.totals.flips == 0 && !self.reads_fail {
+        if !self.reads_fail && !self.has_flipped(partition, first, last) {
             let promise =
                 format!("{who} was told that {partition}, {first} to {last} is damaged, which it is not");
             self.breaks(promise, None, Some((partition, first)), Some(who));
         }
         self.damaged.insert((who, partition, first, last));
+    }
+
+    /// A subscriber was told that its cursor may be lost.
+    pub(crate) fn is_told_cursor_lost(&mut self, who: u32, partition: u16) {
+        self.totals.told_damaged += 1;
+        if self.totals.flips_beside == 0 && !self.reads_failed {
+            let promise =
+                format!("{who} was told that its cursor in {partition} is lost, and no cursor was damaged");
+            self.breaks(promise, None, None, Some(who));
+        }
     }
 
     /// A subscriber at qos 0 was given an event.
@@ -390,156 +424,7 @@ impl Auditor {
         self.damaged.insert((who, partition, 1, first.saturating_sub(1)));
     }
 
-    /// A member of a queue asks for what is behind a place.
-    pub(crate) fn passes_over(&mut self, who: u32, partition: u16, last: u64) {
-        self.damaged.insert((who, partition, 1, last));
-    }
-
     pub(crate) fn published(&self, event: EventName) -> Option<&Published> {
         self.published.get(&event)
-    }
-
-    /// Whether the truth holds all that was acknowledged and could not be lost, so that it is worth to be looked at.
-    pub(crate) fn has_all(&self, truth: &Truth) -> bool {
-        self.acked.iter().all(|(event, (place, told))| {
-            truth.log.contains_key(place)
-                || truth.lies_before(*place)
-                || self.is_damaged(*place, &[truth.reader])
-                || self
-                    .published
-                    .get(event)
-                    .is_some_and(|published| self.may_be_lost(published.strength, *told))
-        })
-    }
-
-    /// Holds the truth against what was said.
-    pub(crate) fn audit(&mut self, truth: &Truth) {
-        for (event, (place, told)) in self.acked.clone() {
-            let strength = self.published[&event].strength;
-            let is_there = truth.log.get(&place) == Some(&event) || truth.lies_before(place);
-            if !is_there && !self.is_damaged(place, &[truth.reader]) && !self.may_be_lost(strength, told) {
-                let promise = format!("{event:?} was acknowledged at {place:?}, and is not there");
-                return self.breaks(promise, Some(event), Some(place), None);
-            }
-        }
-        for (place, (event, told)) in self.places.clone() {
-            let strength = self.published[&event].strength;
-            let is_there = truth.log.get(&place) == Some(&event) || truth.lies_before(place);
-            if !is_there && !self.is_damaged(place, &[truth.reader]) && !self.may_be_lost(strength, told) {
-                let promise = format!("{event:?} at {place:?} was given to somebody, and is not there");
-                return self.breaks(promise, Some(event), Some(place), None);
-            }
-        }
-        let held: BTreeSet<EventName> = truth.log.values().copied().collect();
-        for (event, told) in self.seen.clone() {
-            let strength = self.published[&event].strength;
-            let may_be_gone = self.retains || self.totals.flips > 0 || self.may_be_lost(strength, told);
-            if !held.contains(&event) && !may_be_gone {
-                let promise = format!("{event:?} was given to a subscriber at qos 0, and is not there");
-                return self.breaks(promise, Some(event), None, None);
-            }
-        }
-        self.audit_order(truth);
-        self.audit_offsets(truth);
-    }
-
-    /// Of one publisher and topic events stand in the order in which they were published, those that came twice by
-    /// their first.
-    fn audit_order(&mut self, truth: &Truth) {
-        let mut last: BTreeMap<(u32, &str), EventName> = BTreeMap::new();
-        let mut seen: BTreeSet<EventName> = BTreeSet::new();
-        let mut broken = None;
-        for (place, event) in &truth.log {
-            let published = &self.published[event];
-            // Where something is gone, the first of those that came twice may be.
-            if !seen.insert(*event) || truth.begin.contains_key(&place.0) {
-                continue;
-            }
-            if let Some(before) = last.insert((event.publisher, published.topic), *event)
-                && before > *event
-                && !self
-                    .damaged
-                    .iter()
-                    .any(|range| (range.0, range.1) == (truth.reader, place.0))
-            {
-                broken.get_or_insert([before, *event]);
-            }
-        }
-        if let Some(events) = broken {
-            let promise = format!("{:?} stands before {:?}", events[0], events[1]);
-            self.breaks_between(promise, events);
-        }
-    }
-
-    /// Offsets are dense but where a start followed a crash.
-    fn audit_offsets(&mut self, truth: &Truth) {
-        let mut jumps: BTreeMap<u16, u64> = BTreeMap::new();
-        let mut before: Option<Place> = None;
-        for place in truth.log.keys() {
-            let first = truth.begin.get(&place.0).copied().unwrap_or(0);
-            let last = before
-                .filter(|(partition, _)| *partition == place.0)
-                .map_or(first, |(_, offset)| offset);
-            if place.1 != last + 1 {
-                // What is missing may begin, or end, with what is damaged.
-                let damage = [(place.0, last + 1), (place.0, place.1 - 1)];
-                if damage
-                    .iter()
-                    .any(|place| self.is_damaged(*place, &[truth.reader]))
-                {
-                    before = Some(*place);
-                    continue;
-                }
-                *jumps.entry(place.0).or_default() += 1;
-                if place.1 % 1_000_000 != 1 || jumps[&place.0] > self.rough_starts {
-                    let promise = format!("offsets jump from {last} to {place:?}");
-                    let event = truth.log.get(place).copied();
-                    return self.breaks(promise, event, Some(*place), Some(truth.reader));
-                }
-            }
-            before = Some(*place);
-        }
-    }
-
-    /// The first event of the truth that somebody who asked for a pattern, from these places on, did not get.
-    pub(crate) fn lacks(
-        &self,
-        truth: &Truth,
-        by: &[u32],
-        pattern: &str,
-        begin: &BTreeMap<u16, u64>,
-        mut has: impl FnMut(Place, EventName) -> bool,
-    ) -> Option<(EventName, Place)> {
-        let mut wanted = truth.log.iter().filter(|(place, event)| {
-            target::matches(pattern, self.published[*event].topic)
-                && place.1 > begin.get(&place.0).copied().unwrap_or(0)
-                && !self.is_damaged(**place, by)
-        });
-        let lacking = wanted.find(|(place, event)| !has(**place, **event));
-        lacking.map(|(place, event)| (*event, *place))
-    }
-
-    /// The rows that tables have by the truth: topic and key, to the event.
-    pub(crate) fn rows(&self, truth: &Truth, pattern: &str) -> BTreeMap<(&'static str, u8), EventName> {
-        let mut rows = BTreeMap::new();
-        // Rows stay when their events are gone for everybody else.
-        let mut all: BTreeMap<Place, EventName> = truth.log.clone();
-        let gone = self.places.iter().filter(|(place, _)| truth.lies_before(**place));
-        all.extend(gone.map(|(place, (event, _))| (*place, *event)));
-        for event in all.values() {
-            let published = &self.published[event];
-            let Some((key, removes)) = published.row else {
-                continue;
-            };
-            if !target::matches(pattern, published.topic) {
-                continue;
-            }
-            if removes {
-                rows.remove(&(published.topic, key));
-            } else {
-                rows.insert((published.topic, key), *event);
-            }
-        }
-        rows
     }
 }

@@ -1,12 +1,12 @@
 //! Who lives around the gateway: somebody with a connection, and what they want of it.
 
 use fluxar_engine::sim::Random;
-use fluxar_protocol::envelope::Envelope;
+use fluxar_protocol::envelope::{Decoded, Envelope};
 use fluxar_protocol::meta::{Meta, Run};
 use fluxar_protocol::{Batch, Code, ErrorBody, Id, Kind};
 use minicbor::{Decoder, Encoder};
 
-use super::auditor::{Auditor, EventName, Place};
+use super::auditor::{Auditor, DEAD_TOPIC, DeadLetter, EventName, Place};
 use super::follower::Follower;
 use super::history::What;
 use super::line::{Contact, Line};
@@ -20,8 +20,6 @@ pub(crate) struct Scene<'a> {
     pub(crate) now_ns: u64,
     /// Nothing new is said, everybody does at once what there is to do.
     pub(crate) calm: bool,
-    /// Since when the disk has space and does not fail; the end of times while it does not.
-    pub(crate) disk_well_ns: u64,
     pub(crate) random: &'a mut Random,
     pub(crate) auditor: &'a mut Auditor,
     pub(crate) queues: &'a mut [Queue],
@@ -95,15 +93,27 @@ impl Citizen {
             scene.random.below(60) * MS
         };
         self.line.drop_until(scene.now_ns + 1 + pause_ns);
-        self.forget_contact(scene);
+        self.is_cut(scene);
     }
 
-    /// Its connection is gone, however that came.
-    pub(crate) fn forget_contact(&mut self, scene: &mut Scene<'_>) {
+    /// Its connection is gone, however that came. Its session may go on over another.
+    pub(crate) fn is_cut(&mut self, scene: &mut Scene<'_>) {
+        let goes_on = self.line.goes_on(scene.calm, scene.random);
+        let what = if goes_on {
+            "is cut off, and comes back"
+        } else {
+            "is cut off"
+        };
         scene.auditor.note(What::Contact {
             who: self.who,
-            what: "is cut off".into(),
+            what: what.into(),
         });
+        if !goes_on {
+            self.begins_anew();
+        }
+    }
+
+    fn begins_anew(&mut self) {
         match &mut self.role {
             Role::Publisher(publisher) => publisher.is_cut_off(),
             Role::Follower(follower) => follower.is_cut_off(),
@@ -115,20 +125,21 @@ impl Citizen {
         // Of the run at hand: the offsets that are still to come.
         let mut run: Option<(Id, u16, u64, Vec<u64>)> = None;
         for decoded in Batch::new(body) {
-            let envelope = match decoded {
-                Ok(decoded) => decoded.envelope,
+            let decoded = match decoded {
+                Ok(decoded) => decoded,
                 Err(reject) => {
                     let promise = format!("{} got what cannot be read: {reject:?}", self.who);
                     return scene.auditor.breaks(promise, None, None, Some(self.who));
                 }
             };
+            let envelope = &decoded.envelope;
             if let Some((sub, partition, dup, offsets)) = &mut run {
                 let (sub, partition, dup) = (*sub, *partition, *dup);
                 let offset = offsets.pop();
                 let is_last = offsets.is_empty();
                 match (envelope.kind, envelope.reference, offset) {
                     (Kind::Event, None, Some(offset)) => {
-                        self.is_given(&envelope, sub, (partition, offset), dup, scene);
+                        self.is_given(envelope, sub, (partition, offset), dup, scene);
                     }
                     _ => {
                         let promise = format!("{} got {:?} inside a run", self.who, envelope.kind);
@@ -141,20 +152,8 @@ impl Citizen {
                 }
                 continue;
             }
-            let contact = self.line.hears(
-                envelope.kind,
-                envelope.id,
-                envelope.reference,
-                envelope.error.is_some(),
-                scene.random,
-            );
-            match contact {
-                Contact::Lost => return self.is_lost(scene),
-                Contact::Greeted => scene.auditor.note(What::Contact {
-                    who: self.who,
-                    what: "is greeted".into(),
-                }),
-                Contact::Same => {}
+            if self.meets(&decoded, scene) == Contact::Lost {
+                return self.is_lost(scene);
             }
             let header = envelope.meta.filter(|_| envelope.kind == Kind::Subscribe);
             if let Some(sub) = envelope.reference
@@ -168,9 +167,9 @@ impl Citizen {
                 continue;
             }
             match &mut self.role {
-                Role::Publisher(publisher) => publisher.hear(&envelope, scene),
-                Role::Follower(follower) => follower.hear(&envelope, scene),
-                Role::Member(member) => member.hear(&envelope, scene),
+                Role::Publisher(publisher) => publisher.hear(envelope, scene),
+                Role::Follower(follower) => follower.hear(envelope, scene),
+                Role::Member(member) => member.hear(envelope, scene),
             }
         }
         if run.is_some() {
@@ -179,14 +178,44 @@ impl Citizen {
         }
     }
 
+    /// What an envelope means for its connection, and for what it had over the one before.
+    fn meets(&mut self, heard: &Decoded<'_>, scene: &mut Scene<'_>) -> Contact {
+        let contact = self.line.hears(heard, scene.random);
+        let what = match contact {
+            Contact::Lost | Contact::Same => return contact,
+            Contact::Greeted => "is greeted",
+            Contact::BegunAnew { era } => {
+                if scene.auditor.owes_session(era) {
+                    let promise = format!("{} came back with its token, and its session was gone", self.who);
+                    scene.auditor.breaks(promise, None, None, Some(self.who));
+                }
+                self.begins_anew();
+                "came back, and begins anew"
+            }
+            Contact::Resumed { taken } => {
+                scene.auditor.totals.resumed += 1;
+                match &mut self.role {
+                    Role::Publisher(publisher) => publisher.goes_on(&mut self.line, scene),
+                    Role::Follower(follower) => follower.goes_on(taken),
+                    // What it had went to others; what it is done with it says all the same.
+                    Role::Member(_) => {}
+                }
+                "came back, and goes on"
+            }
+        };
+        scene.auditor.note(What::Contact {
+            who: self.who,
+            what: what.into(),
+        });
+        contact
+    }
+
     fn is_given(&mut self, envelope: &Envelope<'_>, sub: Id, place: Place, dup: u64, scene: &mut Scene<'_>) {
-        let event = name_of(envelope.id);
-        if !is_signed(envelope.payload, event) {
-            let promise = format!("{event:?} at {place:?} is not what was published");
-            scene
-                .auditor
-                .breaks(promise, Some(event), Some(place), Some(self.who));
-        }
+        let Some(event) = name_in(envelope, scene.auditor) else {
+            let promise = format!("what {} got at {place:?} is not what was published", self.who);
+            let event = Some(name_of(envelope.id));
+            return scene.auditor.breaks(promise, event, Some(place), Some(self.who));
+        };
         let given = Given {
             sub,
             place,
@@ -245,18 +274,34 @@ pub(crate) fn signed(event: EventName, filler_bytes: usize) -> Vec<u8> {
     payload
 }
 
-fn is_signed(payload: &[u8], event: EventName) -> bool {
-    // What removes a row has nothing to be signed in.
-    if payload == [0xf6] {
-        return true;
+/// Which event it is, if it is as it was published. Of one that was set aside the auditor is told what it says of itself.
+pub(crate) fn name_in(envelope: &Envelope<'_>, auditor: &mut Auditor) -> Option<EventName> {
+    if envelope.target == Some(DEAD_TOPIC) {
+        let event = signature_of(envelope.payload)?;
+        let meta = envelope.meta?;
+        let at: Option<(u16, u64)> = meta.get("x-dead-at").and_then(|at| minicbor::decode(at).ok());
+        let letter = DeadLetter {
+            id: envelope.id,
+            topic: meta.text("x-dead-topic").ok().flatten()?,
+            at,
+            deliveries: meta.uint("x-deliveries").ok().flatten()?,
+        };
+        return Some(auditor.sets_aside(event, &letter));
     }
+    let event = name_of(envelope.id);
+    // What removes a row has nothing to be signed in.
+    let is_signed = envelope.payload == [0xf6] || signature_of(envelope.payload) == Some(event);
+    is_signed.then_some(event)
+}
+
+/// The event that a payload is of, if nothing of it was altered.
+fn signature_of(payload: &[u8]) -> Option<EventName> {
     let mut decoder = Decoder::new(payload);
-    decoder.array().is_ok_and(|elements| elements == Some(3))
-        && decoder.u32().is_ok_and(|publisher| publisher == event.publisher)
-        && decoder.u32().is_ok_and(|number| number == event.number)
-        && decoder
-            .bytes()
-            .is_ok_and(|filler| filler.iter().all(|byte| *byte == 0xa5))
+    let is_payload = decoder.array().ok()? == Some(3);
+    let publisher = decoder.u32().ok()?;
+    let number = decoder.u32().ok()?;
+    let is_whole = decoder.bytes().ok()?.iter().all(|byte| *byte == 0xa5);
+    (is_payload && is_whole).then_some(EventName { publisher, number })
 }
 
 /// Reads an envelope's error.

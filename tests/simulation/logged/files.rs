@@ -1,12 +1,12 @@
 //! The simulated disk as recovery reads it: a directory on it, and a process that may end between any two changes, or in the
 //! middle of a write.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use fluxar_engine::sim::SimDisk;
+use fluxar_engine::sim::{Random, SimDisk};
 use fluxar_shard::log::files::Files;
 
 use super::seam::{Fault, Saboteur};
@@ -22,16 +22,26 @@ pub(crate) struct SimFiles {
     saboteur: Saboteur,
     /// Changes that are still made before the process ends; `None`: all.
     changes_left: Rc<Cell<Option<u64>>>,
+    /// How likely it is that something cannot be read.
+    read_error: Rc<Cell<f64>>,
+    random: Rc<RefCell<Random>>,
 }
 
 impl SimFiles {
-    pub(crate) fn new(disk: SimDisk, directory: &Path, saboteur: Saboteur) -> Self {
+    pub(crate) fn new(seed: u64, disk: SimDisk, directory: &Path, saboteur: Saboteur) -> Self {
         Self {
             disk,
             directory: directory.into(),
             saboteur,
             changes_left: Rc::default(),
+            read_error: Rc::default(),
+            random: Rc::new(RefCell::new(Random::new(seed ^ 0x6669_6c65))),
         }
+    }
+
+    /// Has so large a part of what is read from now on fail, however often it is tried.
+    pub(crate) fn fail_reads(&self, chance: f64) {
+        self.read_error.set(chance);
     }
 
     /// Has the process end behind so many more changes: from then on nothing can be changed.
@@ -65,6 +75,10 @@ impl Files for SimFiles {
     }
 
     fn read(&self, name: &str, at: u64, out: &mut [u8]) -> io::Result<usize> {
+        let error = self.read_error.get();
+        if error > 0.0 && self.random.borrow_mut().chance(error) {
+            return Err(io::Error::other("the disk does not give it"));
+        }
         let read = self.disk.read(&self.path(name), at, out)?;
         let last = out[..read].iter().rposition(|byte| *byte != 0).unwrap_or(0);
         if name.ends_with(".log") && last > TAIL_BYTES && self.saboteur.strikes(Fault::TailTakenForTorn) {

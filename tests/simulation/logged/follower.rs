@@ -10,7 +10,7 @@ use fluxar_protocol::{Code, Id, Kind};
 use fluxar_tests::message::encoded;
 
 use super::auditor::{EventName, Place};
-use super::citizen::{Given, Scene, ending_of, name_of};
+use super::citizen::{Given, Scene, ending_of, name_in};
 use super::history::What;
 use super::line::Line;
 
@@ -50,8 +50,14 @@ pub(crate) struct Follower {
     pub(crate) begin: BTreeMap<u16, u64>,
     /// The last place of each partition that it handled, or was told that it may pass over.
     handled: BTreeMap<u16, u64>,
-    /// The last place that this subscription brought.
+    /// The last place that this subscription brought over this connection; what comes lies behind it.
     brought: BTreeMap<u16, u64>,
+    /// The last place that it brought over any.
+    reached: BTreeMap<u16, u64>,
+    /// What it acknowledged, and how much it had said of its session by then; and up to where the gateway is known to have
+    /// taken that.
+    acknowledged: Vec<(u64, Place)>,
+    taken: BTreeMap<u16, u64>,
     /// Partitions in which something is to be acknowledged.
     to_acknowledge: BTreeSet<u16>,
     /// Handled and not acknowledged: forgotten with the connection by [`How::Durable`].
@@ -76,6 +82,9 @@ impl Follower {
             begin: BTreeMap::new(),
             handled: BTreeMap::new(),
             brought: BTreeMap::new(),
+            reached: BTreeMap::new(),
+            acknowledged: Vec::new(),
+            taken: BTreeMap::new(),
             to_acknowledge: BTreeSet::new(),
             pending: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -114,16 +123,35 @@ impl Follower {
         self.is_accepted = false;
         self.asks_at_ns = again_at_ns;
         self.brought.clear();
+        self.reached.clear();
+        self.acknowledged.clear();
+        self.taken.clear();
         self.to_acknowledge.clear();
         self.pending.clear();
+    }
+
+    /// Its session goes on over another connection; so much of what it said the gateway had taken by then. Its subscription
+    /// goes on behind what is acknowledged by that.
+    pub(crate) fn goes_on(&mut self, taken: u64) {
+        let own = &mut self.taken;
+        self.acknowledged.retain(|&(said, (partition, offset))| {
+            let is_taken = said <= taken;
+            if is_taken {
+                own.insert(partition, offset);
+            }
+            !is_taken
+        });
+        self.brought.clone_from(&self.taken);
     }
 
     pub(crate) fn hear(&mut self, envelope: &Envelope<'_>, scene: &mut Scene<'_>) {
         if self.how == How::Plain && (envelope.kind, envelope.reference) == (Kind::Event, None) {
             let topic = envelope.target.unwrap_or_default();
-            return scene
-                .auditor
-                .sees(self.who, self.pattern, topic, name_of(envelope.id));
+            let Some(event) = name_in(envelope, scene.auditor) else {
+                let promise = format!("{} was given what nobody published", self.who);
+                return scene.auditor.breaks(promise, None, None, Some(self.who));
+            };
+            return scene.auditor.sees(self.who, self.pattern, topic, event);
         }
         if envelope.kind != Kind::Subscribe || envelope.reference.is_none() || envelope.reference != self.sub
         {
@@ -138,6 +166,12 @@ impl Follower {
             let handled = self.handled.entry(at.partition).or_default();
             *handled = at.offset.max(*handled);
             return;
+        }
+        let dropped = envelope.meta.and_then(|meta| meta.uint("dropped").ok().flatten());
+        if let Some(dropped) = dropped.filter(|_| self.how == How::Plain) {
+            // What passed while it was away.
+            let what = format!("missed {dropped}");
+            return scene.auditor.note(What::Contact { who: self.who, what });
         }
         let Some(acceptance) = Acceptance::read(envelope.payload) else {
             let promise = format!("{} got an acceptance that cannot be read", self.who);
@@ -177,15 +211,17 @@ impl Follower {
                 scene.auditor.is_told_damaged(self.who, partition, first, last);
                 let handled = self.handled.entry(partition).or_default();
                 *handled = last.max(*handled);
-                // What it got and did not acknowledge it keeps this time: its positions say that it has it.
-                self.seen.append(&mut self.pending);
+                self.goes_by_positions = true;
+            }
+            // Nobody knows where its cursor was: it says itself where to go on.
+            (Code::DataLoss, Some(partition), Some(_), None) => {
+                scene.auditor.is_told_cursor_lost(self.who, partition);
                 self.goes_by_positions = true;
             }
             (Code::OutOfRange, Some(partition), Some(first), _) => {
                 scene.auditor.is_told_gone(self.who, partition, first);
                 let handled = self.handled.entry(partition).or_default();
                 *handled = first.saturating_sub(1).max(*handled);
-                self.seen.append(&mut self.pending);
                 self.goes_by_positions = true;
             }
             (code, ..) => {
@@ -195,6 +231,10 @@ impl Follower {
                     .map(|partition| (partition, ending.first.unwrap_or(0)));
                 scene.auditor.breaks(promise, None, place, Some(self.who));
             }
+        }
+        if self.goes_by_positions {
+            // What it got and did not acknowledge it keeps: its positions say that it has it.
+            self.seen.append(&mut self.pending);
         }
         if self.how == How::Table {
             self.rows.clear();
@@ -226,6 +266,15 @@ impl Follower {
         }
         *brought = place.1;
         self.to_acknowledge.insert(place.0);
+        let reached = self.reached.entry(place.0).or_default();
+        // The rows of a table come again as they are then.
+        if place.1 <= *reached && given.dup == 0 && self.how != How::Table {
+            let promise = format!("{} was given {place:?} again, and not told so", self.who);
+            scene
+                .auditor
+                .breaks(promise, Some(event), Some(place), Some(self.who));
+        }
+        *reached = place.1.max(*reached);
         let handled = self.handled.entry(place.0).or_default();
         if place.1 <= *handled && self.how != How::Table {
             scene.auditor.totals.repeated += 1;
@@ -276,7 +325,7 @@ impl Follower {
     }
 
     fn acknowledge(&mut self, partition: u16, line: &mut Line, scene: &mut Scene<'_>) {
-        let (Some(sub), Some(&offset)) = (self.sub, self.brought.get(&partition)) else {
+        let (Some(sub), Some(&offset)) = (self.sub, self.reached.get(&partition)) else {
             return;
         };
         if !self.to_acknowledge.remove(&partition) {
@@ -292,6 +341,7 @@ impl Follower {
             &encoded(Kind::Event, id, Some(sub), None, meta.as_deref(), &[]),
             scene.random,
         );
+        self.acknowledged.push((line.said(), place));
         let of_partition: Vec<Place> = self
             .pending
             .range((partition, 0)..=place)

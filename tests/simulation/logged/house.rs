@@ -17,7 +17,7 @@ use fluxar_shard::log::Settings;
 use fluxar_shard::log::recovery::{Meta, Recovery, RecoveryFault};
 
 use super::files::SimFiles;
-use super::seam::{Saboteur, Seam};
+use super::seam::{Fault, Saboteur, Seam};
 
 /// The machine has so many.
 pub(crate) const CORES_MOST: usize = 3;
@@ -70,7 +70,7 @@ impl House {
             drop(world.driver(core));
         }
         let disk = world.disk();
-        let files = SimFiles::new(disk.clone(), Path::new(DIRECTORY), saboteur.clone());
+        let files = SimFiles::new(seed, disk.clone(), Path::new(DIRECTORY), saboteur.clone());
         Self {
             world,
             listener,
@@ -131,10 +131,19 @@ impl House {
                 return false;
             }
         };
-        let settings = Arc::new(Settings {
+        self.start_fault = None;
+        let mut settings = Settings {
             partitions: recovery.partitions(),
             ..self.settings.clone()
-        });
+        };
+        let has_dead_letters = settings.topics.iter().any(|rule| rule.dead_letter.is_some());
+        if has_dead_letters && self.saboteur.strikes(Fault::DeadLetterLost) {
+            settings
+                .topics
+                .iter_mut()
+                .for_each(|rule| rule.dead_letter = None);
+        }
+        let settings = Arc::new(settings);
         let (mut control, endpoints) = mail::mesh(cores, 16);
         let board = Board::new(cores);
         let mut workers = Vec::new();
@@ -156,7 +165,11 @@ impl House {
                 Box::new(move |bytes| bytes.iter_mut().for_each(|byte| *byte = entropy.next() as u8)),
             );
             front.set_log(Arc::clone(&settings), Arc::from(Path::new(DIRECTORY)));
-            front.set_wall_clock(Box::new(|now_ms| WALL_CLOCK_MS + now_ms));
+            let clock_saboteur = self.saboteur.clone();
+            front.set_wall_clock(Box::new(move |now_ms| {
+                let stands = clock_saboteur.strikes(Fault::ExpiryForgotten);
+                WALL_CLOCK_MS + if stands { 0 } else { now_ms }
+            }));
             control.attach(core, self.world.waker(core));
             workers.push(Some(Worker::new(reactor, front)));
         }

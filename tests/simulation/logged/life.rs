@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 
 use fluxar_engine::sim::{DiskFaults, Random};
 
-use super::auditor::{Auditor, Broken, EventName, Place, Totals, Truth};
+use super::auditor::{Auditor, Broken, DEAD_TOPIC, EventName, Place, UNDER_WAY_NS};
 use super::citizen::{Citizen, Role, Scene};
-use super::damage::sealed_bodies;
+use super::damage::{Holds, sealed_spots};
 use super::follower::{Follower, How};
 use super::house::{CORES_MOST, House};
 use super::line::Line;
 use super::member::{Member, Queue};
-use super::plan::{Crash, Plan, Upheaval, failing};
+use super::plan::{Crash, Plan, Retains, Upheaval, failing};
 use super::publisher::Publisher;
 use super::seam::{Fault, Saboteur};
+use super::totals::Totals;
+use super::truth::Truth;
 
 const MS: u64 = 1_000_000;
 /// What is to come must have come by then, once nothing befalls anybody any more.
@@ -60,8 +62,8 @@ pub(crate) struct Life {
     auditor: Auditor,
     random: Random,
     is_calm: bool,
-    /// Since when the disk has space and does not fail; the end of times while it does not.
-    disk_well_ns: u64,
+    /// What is read of the disk fails now and then.
+    reads_fail: bool,
     next_alarm_ns: u64,
     has_crashed: bool,
     names: u32,
@@ -87,12 +89,17 @@ impl Life {
             auditor: Auditor::default(),
             random: Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 3),
             is_calm: false,
-            disk_well_ns: 0,
+            reads_fail: false,
             next_alarm_ns: 0,
             has_crashed: false,
             names: 0,
         };
         life.auditor.retains = life.plan.retains.is_some();
+        if let Some(Retains::Events(events)) = life.plan.retains {
+            life.auditor.retain_events = events;
+        }
+        life.auditor.sessions_last = life.plan.sessions_last();
+        life.auditor.deliveries_max = life.plan.deliveries_max;
         life.settle();
         life
     }
@@ -101,9 +108,14 @@ impl Life {
     fn settle(&mut self) {
         for (once, topics) in self.plan.publishers.clone() {
             let name = self.names + 1;
-            self.arrive(Role::Publisher(Publisher::new(name, once, topics)));
+            let expires = self.plan.expires;
+            self.arrive(Role::Publisher(Publisher::new(name, once, topics, expires)));
         }
-        for (pattern, how) in self.plan.followers.clone() {
+        let mut followers = self.plan.followers.clone();
+        if self.plan.deliveries_max.is_some() {
+            followers.push((DEAD_TOPIC, How::Once));
+        }
+        for (pattern, how) in followers {
             let name = self.names + 1;
             self.arrive(Role::Follower(Follower::new(name, pattern, how)));
         }
@@ -115,7 +127,8 @@ impl Life {
             for _ in 0..members {
                 let name = self.names + 1;
                 let in_flight = 1 + self.random.below(20);
-                let member = Member::new(name, queue, in_flight, self.saboteur.clone());
+                let terms = (in_flight, self.plan.fails);
+                let member = Member::new(name, queue, terms, self.saboteur.clone());
                 self.arrive(Role::Member(member));
             }
         }
@@ -145,7 +158,8 @@ impl Life {
 
     fn arrive(&mut self, role: Role) {
         self.names += 1;
-        let line = Line::new(self.names, self.saboteur.clone());
+        let resumes = self.random.chance(self.plan.resumes);
+        let line = Line::new(self.names, resumes, self.saboteur.clone());
         self.citizens.push(Citizen {
             who: self.names,
             line,
@@ -184,12 +198,16 @@ impl Life {
         if self.plan.cores_change && self.auditor.totals.starts > 0 {
             cores = 1 + self.random.index(CORES_MOST);
         }
+        self.auditor.era += 1;
+        self.auditor.reads_fail = self.reads_fail;
+        self.auditor.reads_failed |= self.reads_fail;
+        self.auditor.totals.failed_starts += u64::from(self.house.start_fault.is_some());
         if self.house.start(cores) {
             self.auditor.totals.starts += 1;
             self.auditor
                 .upheaval(format!("the gateway starts on {cores} cores"));
         } else {
-            let fault = self.house.start_fault.take();
+            let fault = &self.house.start_fault;
             self.auditor
                 .upheaval(format!("the gateway does not start: {fault:?}"));
         }
@@ -230,7 +248,6 @@ impl Life {
                 self.auditor
                     .upheaval(format!("the disk has room for {room} bytes more"));
                 self.house.disk.set_space(Some(used + room));
-                self.disk_well_ns = u64::MAX;
                 self.pass(self.plan.act_ms * MS);
                 // Whatever happens to the gateway meanwhile.
                 if self.random.chance(0.3) {
@@ -240,7 +257,6 @@ impl Life {
                     self.pass(self.plan.act_ms * MS);
                 }
                 self.house.disk.set_space(None);
-                self.disk_well_ns = self.house.now_ns();
                 self.auditor.upheaval("the disk has space again");
                 if !self.house.is_running() {
                     self.start();
@@ -249,9 +265,11 @@ impl Life {
             Upheaval::Errors => {
                 self.auditor.upheaval("the disk fails now and then");
                 let faults = failing(self.random.chance(0.3));
-                self.auditor.reads_fail |= faults.read_error > 0.0;
+                self.reads_fail = faults.read_error > 0.0;
+                self.auditor.reads_fail |= self.reads_fail;
+                let at_start = self.reads_fail && self.random.chance(0.5);
+                self.house.files.fail_reads(if at_start { 0.03 } else { 0.0 });
                 self.house.disk.set_faults(faults);
-                self.disk_well_ns = u64::MAX;
                 self.pass(2 * self.plan.act_ms * MS);
                 if self.random.chance(0.3) {
                     let is_power_cut = self.random.chance(0.5);
@@ -259,9 +277,11 @@ impl Life {
                     self.come_back();
                     self.pass(self.plan.act_ms * MS);
                 }
-                self.house.disk.set_faults(self.plan.disk.clone());
-                self.disk_well_ns = self.house.now_ns();
+                self.disk_is_well(self.plan.disk.clone());
                 self.auditor.upheaval("the disk is well again");
+                if !self.house.is_running() {
+                    self.start();
+                }
             }
             Upheaval::Flip => {
                 for _ in 0..1 + self.random.index(2) {
@@ -292,6 +312,7 @@ impl Life {
     /// Stops it in good order, if it takes no longer than it is given.
     fn stop(&mut self) {
         self.auditor.upheaval("the gateway is told to stop");
+        self.auditor.era += 1;
         self.house.stop();
         let patience_ns = if self.random.chance(0.3) {
             self.random.below(300) * MS
@@ -316,20 +337,46 @@ impl Life {
         }
     }
 
-    /// A bit of an event in a sealed segment flips, if there is one.
+    /// The disk does not fail any more. What a start could not read of it stays so until the next.
+    fn disk_is_well(&mut self, faults: DiskFaults) {
+        self.house.disk.set_faults(faults);
+        self.house.files.fail_reads(0.0);
+        self.reads_fail = false;
+    }
+
+    /// A bit in a sealed segment flips, if there is one.
     fn flip(&mut self) {
-        let mut bodies = sealed_bodies(&self.house.disk);
-        if bodies.is_empty() {
+        let in_events = self.random.chance(0.6);
+        let mut spots = sealed_spots(&self.house.disk);
+        spots.retain(|spot| matches!(spot.holds, Holds::Events { .. }) == in_events);
+        if spots.is_empty() {
             return;
         }
-        let (path, at, bytes) = bodies.swap_remove(self.random.index(bodies.len()));
-        let at = at + self.random.below(bytes);
+        let spot = spots.swap_remove(self.random.index(spots.len()));
+        let at = spot.at + self.random.below(spot.bytes);
         let mask = 1 << self.random.below(8);
-        if self.house.disk.flip(&path, at, mask).is_ok() {
-            self.auditor.totals.flips += 1;
-            self.auditor
-                .upheaval(format!("a bit flips in {} at {at}", path.display()));
+        if self.house.disk.flip(&spot.path, at, mask).is_err() {
+            return;
         }
+        match spot.holds {
+            Holds::Events {
+                partition,
+                first,
+                last,
+            } => self.auditor.flips(partition, first, last),
+            Holds::Cursors => self.auditor.totals.flips_beside += 1,
+            Holds::Footer => {
+                self.auditor.totals.flips_beside += 1;
+                // It said that the log was stopped behind it in good order.
+                self.auditor.rough_starts += 1;
+            }
+        }
+        let what = format!(
+            "a bit flips in {} at {at}, of {:?}",
+            spot.path.display(),
+            spot.holds
+        );
+        self.auditor.upheaval(what);
     }
 
     /// Somebody loses a connection: by its end, by a reset, or without the gateway being told.
@@ -355,12 +402,11 @@ impl Life {
         let mut scene = Scene {
             now_ns,
             calm: false,
-            disk_well_ns: self.disk_well_ns,
             random: &mut self.random,
             auditor: &mut self.auditor,
             queues: &mut self.queues,
         };
-        citizen.forget_contact(&mut scene);
+        citizen.is_cut(&mut scene);
     }
 
     /// Nothing befalls anybody any more: everything that was promised comes.
@@ -370,7 +416,7 @@ impl Life {
         }
         self.is_calm = true;
         self.house.disk.set_space(None);
-        self.house.disk.set_faults(DiskFaults {
+        self.disk_is_well(DiskFaults {
             latency_ns: self.plan.disk.latency_ns,
             ..DiskFaults::none()
         });
@@ -380,6 +426,11 @@ impl Life {
         };
         self.house.set_network_faults(network);
         self.auditor.upheaval("all is calm");
+        // What a start could not read the next one reads.
+        if self.auditor.reads_fail && self.house.is_running() {
+            let is_power_cut = self.random.chance(0.5);
+            self.crash(is_power_cut);
+        }
         if !self.house.is_running() {
             self.start();
         }
@@ -408,6 +459,10 @@ impl Life {
             let is_power_cut = self.random.chance(0.7);
             self.crash(is_power_cut);
             self.start();
+        }
+        if self.plan.expires {
+            // What is given from now on and does not live long is given too late.
+            self.pass(UNDER_WAY_NS + 200 * MS);
         }
         let reader = self.names + 1;
         self.arrive(Role::Follower(Follower::new(reader, ">", How::FromAll)));
@@ -473,11 +528,9 @@ impl Life {
             if follower.how == How::Table {
                 let rows = self.auditor.rows(truth, follower.pattern);
                 if rows != follower.rows {
-                    let differs = rows
-                        .iter()
-                        .find(|(key, event)| follower.rows.get(*key) != Some(*event));
-                    let extra = follower.rows.iter().find(|(key, _)| !rows.contains_key(*key));
-                    let event = differs.or(extra).map(|(_, event)| *event);
+                    let mut keys = rows.keys().chain(follower.rows.keys());
+                    let key = keys.find(|key| rows.get(*key) != follower.rows.get(*key));
+                    let event = key.and_then(|key| follower.rows.get(key).or(rows.get(key)).copied());
                     let promise = format!(
                         "the table {} of {who} is {:?}, and not {rows:?}",
                         follower.pattern, follower.rows
@@ -516,7 +569,8 @@ impl Life {
                 .filter(|citizen| matches!(&citizen.role, Role::Member(member) if member.queue == index))
                 .map(|citizen| citizen.who)
                 .collect();
-            let has = |place, event| queue.done.get(&place) == Some(&event);
+            let aside = |event: EventName| truth.log.values().any(|held| *held == event.set_aside());
+            let has = |place, event| queue.done.get(&place) == Some(&event) || aside(event);
             if let Some((event, place)) =
                 self.auditor
                     .lacks(truth, &members, queue.pattern, &BTreeMap::new(), has)
@@ -575,13 +629,13 @@ impl Life {
         let now_ns = self.house.now_ns();
         for citizen in self.citizens.iter_mut().filter(|citizen| !citizen.has_left) {
             let house = &mut self.house;
+            let since = (self.auditor.losses, self.auditor.era);
             citizen
                 .line
-                .reach(now_ns, self.auditor.losses, &mut self.random, || house.connect());
+                .reach(now_ns, since, &mut self.random, || house.connect());
             let mut scene = Scene {
                 now_ns,
                 calm: self.is_calm,
-                disk_well_ns: self.disk_well_ns,
                 random: &mut self.random,
                 auditor: &mut self.auditor,
                 queues: &mut self.queues,

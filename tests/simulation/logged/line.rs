@@ -1,14 +1,16 @@
-//! Somebody's connection to the gateway: made, greeted, lost, and made again. What arrives passes the seam on which
-//! faults between the gateway and its clients are planted.
+//! Somebody's connection to the gateway: made, greeted, lost, and made again, for the same session or for a new one. What
+//! arrives passes the seam on which faults between the gateway and its clients are planted.
 
 use fluxar_engine::sim::{ClientSocket, ClientState, Random};
-use fluxar_protocol::hello::Hello;
-use fluxar_protocol::meta::{Meta, Run};
+use fluxar_protocol::envelope::Decoded;
+use fluxar_protocol::hello::{Caps, Hello, Welcome};
+use fluxar_protocol::meta::{Meta, MetaWriter, Run};
 use fluxar_protocol::{Batch, Id, Kind};
 use fluxar_tests::message::encoded;
 
 use super::auditor::Losses;
 use super::seam::{Fault, Saboteur};
+use crate::session::Session;
 use crate::wire::Wire;
 
 const MS: u64 = 1_000_000;
@@ -20,6 +22,12 @@ pub(crate) struct Line {
     who: u32,
     wire: Option<Wire>,
     greeted: bool,
+    /// Of one who comes back with a token, if there is one.
+    session: Option<Session>,
+    /// In which era of the gateway the connection was made, and that over which the session was opened: it was opened no
+    /// earlier.
+    era: u64,
+    session_era: u64,
     /// Not before then.
     connects_at_ns: u64,
     /// What had been lost when it was connected.
@@ -37,18 +45,26 @@ pub(crate) struct Line {
 pub(crate) enum Contact {
     /// As before.
     Same,
-    /// It was greeted just now.
+    /// It was greeted just now, and its session is new.
     Greeted,
+    /// It came back, and its session goes on; the gateway had taken so many of the counted envelopes that it said.
+    Resumed { taken: u64 },
+    /// It came back to a session of that era, and found a new one.
+    BegunAnew { era: u64 },
     /// It is gone.
     Lost,
 }
 
 impl Line {
-    pub(crate) fn new(who: u32, saboteur: Saboteur) -> Self {
+    /// `resumes`: its sessions outlive its connections.
+    pub(crate) fn new(who: u32, resumes: bool, saboteur: Saboteur) -> Self {
         Self {
             who,
             wire: None,
             greeted: false,
+            session: resumes.then(Session::new),
+            era: 0,
+            session_era: 0,
             connects_at_ns: 0,
             losses: Losses::default(),
             ids: 0,
@@ -81,6 +97,9 @@ impl Line {
     }
 
     pub(crate) fn send(&mut self, body: &[u8], random: &mut Random) {
+        if let Some(session) = &mut self.session {
+            session.says(body);
+        }
         if let Some(wire) = &mut self.wire
             && !body.is_empty()
         {
@@ -88,11 +107,47 @@ impl Line {
         }
     }
 
+    /// How many counted envelopes were said in its session; 0 if nobody counts.
+    pub(crate) fn said(&self) -> u64 {
+        self.session.as_ref().map_or(0, Session::said)
+    }
+
+    /// Asks for a sign of life: the id that its answer refers to.
+    pub(crate) fn ping(&mut self, random: &mut Random) -> Id {
+        let id = self.id();
+        self.say_ping(id, None, random);
+        id
+    }
+
+    fn say_ping(&mut self, id: Id, reference: Option<Id>, random: &mut Random) {
+        let mut meta = MetaWriter::new();
+        if let Some(session) = &mut self.session {
+            meta = meta.uint("recv", session.tell());
+        }
+        let meta = meta.finish();
+        self.send(
+            &encoded(Kind::Ping, id, reference, None, meta.as_deref(), &[]),
+            random,
+        );
+    }
+
+    /// Its connection is gone: whether it goes on with its session over the next one. If not, it begins anew.
+    pub(crate) fn goes_on(&mut self, calm: bool, random: &mut Random) -> bool {
+        let Some(session) = self.session.as_mut().filter(|session| session.can_resume()) else {
+            return false;
+        };
+        let goes_on = calm || random.chance(0.8);
+        if !goes_on {
+            *session = Session::new();
+        }
+        goes_on
+    }
+
     /// Connects if it is time to.
     pub(crate) fn reach(
         &mut self,
         now_ns: u64,
-        losses: Losses,
+        (losses, era): (Losses, u64),
         random: &mut Random,
         connect: impl FnOnce() -> ClientSocket,
     ) {
@@ -100,11 +155,16 @@ impl Line {
         if self.wire.is_some() || now_ns < self.connects_at_ns {
             return;
         }
-        self.losses = losses;
+        (self.losses, self.era) = (losses, era);
         let mut wire = Wire::new(connect(), false);
         let mut hello = Vec::new();
         Hello {
             agent: "a citizen",
+            caps: Caps {
+                resume: self.session.is_some(),
+                ..Caps::default()
+            },
+            resume: self.session.as_ref().and_then(Session::resume),
             ..Hello::default()
         }
         .encode(&mut hello);
@@ -125,26 +185,51 @@ impl Line {
     }
 
     /// Whether its connection has ended, or it was greeted; called with each envelope first.
-    pub(crate) fn hears(
-        &mut self,
-        kind: Kind,
-        id: Id,
-        reference: Option<Id>,
-        has_error: bool,
-        random: &mut Random,
-    ) -> Contact {
-        match (kind, reference) {
-            (Kind::Hello, Some(_)) if !has_error => {
-                self.greeted = true;
-                Contact::Greeted
+    pub(crate) fn hears(&mut self, heard: &Decoded<'_>, random: &mut Random) -> Contact {
+        let envelope = &heard.envelope;
+        if let Some(session) = self.session.as_mut().filter(|_| self.greeted) {
+            session.hears(heard);
+        }
+        match (envelope.kind, envelope.reference) {
+            (Kind::Hello, Some(_)) if envelope.error.is_none() => {
+                self.is_greeted_by(envelope.payload, random)
             }
-            (Kind::Hello, Some(_)) | (Kind::Cancel, None) => Contact::Lost,
+            (Kind::Hello, Some(_)) => Contact::Lost,
+            (Kind::Cancel, None) => {
+                // Behind a goodbye there is nothing to come back to; one that was never greeted is told why not.
+                if let Some(session) = self.session.as_mut().filter(|_| self.greeted) {
+                    *session = Session::new();
+                }
+                Contact::Lost
+            }
             (Kind::Ping, None) => {
                 let own = self.id();
-                self.send(&encoded(Kind::Ping, own, Some(id), None, None, &[]), random);
+                self.say_ping(own, Some(envelope.id), random);
                 Contact::Same
             }
             _ => Contact::Same,
+        }
+    }
+
+    fn is_greeted_by(&mut self, welcome: &[u8], random: &mut Random) -> Contact {
+        self.greeted = true;
+        let Some(session) = &mut self.session else {
+            return Contact::Greeted;
+        };
+        let welcome = Welcome::decode(welcome).expect("a welcome that can be read");
+        let came_back = session.can_resume();
+        let before = self.session_era;
+        if !welcome.resumed {
+            self.session_era = self.era;
+        }
+        let again = session.greeted(&welcome);
+        if let Some(wire) = &mut self.wire {
+            again.iter().for_each(|body| wire.send(body, random));
+        }
+        match (came_back, welcome.resumed) {
+            (_, true) => Contact::Resumed { taken: welcome.recv },
+            (true, false) => Contact::BegunAnew { era: before },
+            (false, false) => Contact::Greeted,
         }
     }
 

@@ -16,16 +16,11 @@ use super::seam::{Fault, Saboteur};
 
 const MS: u64 = 1_000_000;
 
-/// How long the first cursor of a queue may take to get to a disk that is well.
-const FIRST_CURSOR_NS: u64 = 250 * MS;
-
 /// A queue: what its members were given, and what they acknowledged.
 pub(crate) struct Queue {
     pub(crate) pattern: &'static str,
     pub(crate) group: &'static str,
-    /// Its first cursor is on the disk.
-    has_cursor: bool,
-    /// What was given to anybody since its first cursor was on the disk, and what of it as if to nobody before.
+    /// What was given to anybody, and what of it as if to nobody before.
     given: BTreeSet<Place>,
     given_first: BTreeSet<Place>,
     pub(crate) done: BTreeMap<Place, EventName>,
@@ -36,17 +31,10 @@ impl Queue {
         Self {
             pattern,
             group,
-            has_cursor: false,
             given: BTreeSet::new(),
             given_first: BTreeSet::new(),
             done: BTreeMap::new(),
         }
-    }
-
-    /// It goes on behind what cannot be had, and knows nothing of before.
-    fn begins_anew(&mut self) {
-        self.given.clear();
-        self.given_first.clear();
     }
 }
 
@@ -55,8 +43,9 @@ pub(crate) struct Member {
     who: u32,
     pub(crate) queue: usize,
     in_flight: u64,
+    /// How likely it is that it never comes to be done with an event.
+    fails: f64,
     epoch: Option<u64>,
-    accepted_ns: Option<u64>,
     /// Behind damage that it was told of.
     behind: BTreeMap<u16, u64>,
     sub: Option<Id>,
@@ -67,13 +56,13 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    pub(crate) fn new(who: u32, queue: usize, in_flight: u64, saboteur: Saboteur) -> Self {
+    pub(crate) fn new(who: u32, queue: usize, (in_flight, fails): (u64, f64), saboteur: Saboteur) -> Self {
         Self {
             who,
             queue,
             in_flight,
+            fails,
             epoch: None,
-            accepted_ns: None,
             behind: BTreeMap::new(),
             sub: None,
             asks_at_ns: 0,
@@ -84,7 +73,6 @@ impl Member {
 
     pub(crate) fn is_cut_off(&mut self) {
         self.sub = None;
-        self.accepted_ns = None;
         self.asks_at_ns = 0;
         self.at_work.clear();
     }
@@ -95,7 +83,8 @@ impl Member {
             return;
         }
         let Some(ending) = ending_of(envelope) else {
-            self.accepted_ns = Some(scene.now_ns);
+            // It goes on where it said, if that was asked of it.
+            self.behind.clear();
             self.epoch =
                 Acceptance::read(envelope.payload).map_or(self.epoch, |accepted| Some(accepted.epoch));
             return;
@@ -108,15 +97,12 @@ impl Member {
             (Code::Unavailable, ..) => {}
             (Code::ResourceExhausted, ..) if ending.retry_after_ms.is_some() => {}
             (Code::DataLoss, Some(partition), Some(first), Some(last)) => {
-                // It goes on behind that, with what it has not been told of; and begins there anew.
+                // The queue goes on behind that; what it gave before that and is not done comes again.
                 scene.auditor.is_told_damaged(self.who, partition, first, last);
-                scene.auditor.passes_over(self.who, partition, last);
-                scene.queues[self.queue].begins_anew();
                 self.behind.insert(partition, last);
             }
             (Code::OutOfRange, Some(partition), Some(first), _) => {
                 scene.auditor.is_told_gone(self.who, partition, first);
-                scene.queues[self.queue].begins_anew();
                 self.behind.insert(partition, first.saturating_sub(1));
             }
             (code, ..) => {
@@ -143,12 +129,12 @@ impl Member {
             .gives(self.who, queue.pattern, given.topic, event, place, given.dup);
         // What went to another member may arrive before, on its connection.
         let is_again = queue.given.contains(&place);
-        let is_first_again = given.dup == 0 && queue.given_first.contains(&place);
-        if queue.has_cursor {
-            queue.given.insert(place);
-            if given.dup == 0 {
-                queue.given_first.insert(place);
-            }
+        // Where its cursor was damaged the queue begins anew, and knows nothing of before.
+        let knows_before = scene.auditor.totals.flips_beside == 0 && !scene.auditor.reads_failed;
+        let is_first_again = knows_before && given.dup == 0 && queue.given_first.contains(&place);
+        queue.given.insert(place);
+        if given.dup == 0 {
+            queue.given_first.insert(place);
         }
         scene.auditor.totals.worked_again += u64::from(is_again);
         if is_first_again {
@@ -160,7 +146,7 @@ impl Member {
                 .auditor
                 .breaks(promise, Some(event), Some(place), Some(self.who));
         }
-        // One in twelve is never done: another member gets it.
+        // Some are never done: another member gets them.
         if self.saboteur.strikes(Fault::WorkSwallowed) {
             // As if the gateway took it for acknowledged, though it never arrived.
             queue.given_first.remove(&place);
@@ -174,21 +160,13 @@ impl Member {
             ));
         } else if scene.calm {
             self.at_work.push((scene.now_ns, place, event));
-        } else if !scene.random.chance(0.08) {
+        } else if !scene.random.chance(self.fails) {
             self.at_work
                 .push((scene.now_ns + scene.random.below(40 * MS), place, event));
         }
     }
 
     pub(crate) fn act(&mut self, line: &mut Line, scene: &mut Scene<'_>) {
-        if let Some(accepted_ns) = self.accepted_ns
-            && scene.now_ns
-                > accepted_ns
-                    .max(scene.disk_well_ns)
-                    .saturating_add(FIRST_CURSOR_NS)
-        {
-            scene.queues[self.queue].has_cursor = true;
-        }
         if self.sub.is_none() && scene.now_ns >= self.asks_at_ns {
             self.join(line, scene);
         }
@@ -227,9 +205,11 @@ impl Member {
             .uint("in_flight", self.in_flight);
         match self.epoch {
             Some(epoch) if !self.behind.is_empty() => {
-                let behind = std::mem::take(&mut self.behind).into_iter();
-                let positions: Vec<Position> = behind
-                    .map(|(partition, offset)| Position { partition, offset })
+                // All of them until it is accepted: of several, it is told of one at a time.
+                let positions: Vec<Position> = self
+                    .behind
+                    .iter()
+                    .map(|(&partition, &offset)| Position { partition, offset })
                     .collect();
                 meta = meta.begin_behind(epoch, positions.into_iter());
             }

@@ -23,3 +23,5 @@ mod member;
 pub(crate) mod plan;
 mod publisher;
 pub(crate) mod seam;
+pub(crate) mod totals;
+mod truth;

@@ -2,10 +2,11 @@
 
 use fluxar_engine::sim::{DiskFaults, Faults, Random};
 use fluxar_gateway::limits::Limits;
+use fluxar_protocol::session::AWAY_MS_DEFAULT;
 use fluxar_shard::log::Settings;
 use fluxar_shard::log::class::{Level, TopicRule};
 
-use super::auditor::Strength;
+use super::auditor::{DEAD_TOPIC, Strength};
 use super::follower::How;
 use super::house::CORES_MOST;
 use super::publisher::Topic;
@@ -54,6 +55,15 @@ pub(crate) struct Crash {
     pub(crate) is_power_cut: bool,
 }
 
+/// How much of the log is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Retains {
+    /// So many segments of a core.
+    Segments(u64),
+    /// So many events of a partition.
+    Events(u64),
+}
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -64,8 +74,8 @@ pub(crate) struct Plan {
     pub(crate) disk: DiskFaults,
     pub(crate) partitions: u16,
     pub(crate) segment_bytes: u64,
-    /// Segments that a core keeps, if it does not keep all.
-    pub(crate) retains: Option<u64>,
+    /// What is kept, if not all.
+    pub(crate) retains: Option<Retains>,
     pub(crate) unacked_events: u32,
     pub(crate) act_ms: u64,
     pub(crate) upheavals: Vec<Upheaval>,
@@ -78,6 +88,15 @@ pub(crate) struct Plan {
     pub(crate) has_rival: bool,
     /// Members of each queue: its pattern, and how many.
     pub(crate) queues: Vec<(&'static str, usize)>,
+    /// How likely it is that a member never comes to be done with an event.
+    pub(crate) fails: f64,
+    /// After so many times an event is set aside.
+    pub(crate) deliveries_max: Option<u32>,
+    /// Some events are worth nothing after a while.
+    pub(crate) expires: bool,
+    /// How large a part of the citizens comes back with a token, and for how long it is good, ms.
+    pub(crate) resumes: f64,
+    pub(crate) resume_ms: u32,
     pub(crate) crash: Option<Crash>,
 }
 
@@ -101,11 +120,14 @@ impl Plan {
         let mut upheavals: Vec<Upheaval> = (0..2 + random.index(4))
             .map(|_| kinds[random.index(kinds.len())])
             .collect();
-        if random.chance(0.8) {
+        if random.chance(0.6) {
             upheavals.retain(|upheaval| *upheaval != Upheaval::Flip);
         }
         let flips = upheavals.contains(&Upheaval::Flip);
-        let retains = (!flips && random.chance(0.15)).then(|| 1 + random.below(4));
+        let retains = (!flips && random.chance(0.2)).then(|| match random.chance(0.5) {
+            true => Retains::Segments(1 + random.below(4)),
+            false => Retains::Events(1 + random.below(60)),
+        });
         let is_weak = !flips && retains.is_none() && random.chance(0.25);
         let mut topics: Vec<Topic> = STREAMS.to_vec();
         if is_weak {
@@ -140,6 +162,8 @@ impl Plan {
         if random.chance(0.5) {
             queues.push((["b.>", ">", "a.1"][random.index(3)], 1 + random.index(3)));
         }
+        // What is set aside is held to be there in the end.
+        let sets_aside = !queues.is_empty() && !flips && retains.is_none() && random.chance(0.5);
         let is_wild = random.chance(0.5);
         Self {
             cores: 1 + random.index(CORES_MOST),
@@ -159,11 +183,16 @@ impl Plan {
             unacked_events: [4, 40, 4_096][random.index(3)],
             act_ms: 40 + random.below(160),
             upheavals,
-            deaths: if random.chance(0.5) { 0.04 } else { 0.0 },
+            deaths: [0.0, 0.04, 0.1][random.index(3)],
             publishers,
             followers,
             has_rival: random.chance(0.15),
             queues,
+            fails: if sets_aside { 0.3 } else { 0.08 },
+            deliveries_max: sets_aside.then(|| 1 + random.below(3) as u32),
+            expires: retains.is_none() && random.chance(0.25),
+            resumes: [0.0, 0.6, 1.0][random.index(3)],
+            resume_ms: if random.chance(0.8) { AWAY_MS_DEFAULT } else { 40 },
             crash: None,
         }
     }
@@ -187,17 +216,43 @@ impl Plan {
             followers: vec![(">", How::Once), ("t.*", How::Table)],
             has_rival: false,
             queues: vec![("a.*", 1)],
+            fails: 0.08,
+            deliveries_max: None,
+            expires: false,
+            resumes: 0.0,
+            resume_ms: AWAY_MS_DEFAULT,
             crash: None,
         }
+    }
+
+    /// Whether a session waits for as long as anybody stays away.
+    pub(crate) fn sessions_last(&self) -> bool {
+        self.resume_ms == AWAY_MS_DEFAULT
     }
 
     pub(crate) fn settings(&self) -> Settings {
         let rule = |pattern: &str, level| TopicRule {
             pattern: pattern.into(),
-            level: Some(level),
+            level,
             always: None,
             deliveries_max: None,
             dead_letter: None,
+        };
+        let mut topics = vec![
+            rule("w.written", Some(Level::Written)),
+            rule("w.memory", Some(Level::Memory)),
+        ];
+        for pattern in ["a.*", "b.>"] {
+            topics.push(TopicRule {
+                deliveries_max: self.deliveries_max,
+                dead_letter: self.deliveries_max.map(|_| DEAD_TOPIC.into()),
+                ..rule(pattern, None)
+            });
+        }
+        let (retain_bytes, retain_events) = match self.retains {
+            None => (0, 0),
+            Some(Retains::Segments(segments)) => (segments * self.segment_bytes, 0),
+            Some(Retains::Events(events)) => (0, events),
         };
         Settings {
             partitions: self.partitions,
@@ -207,10 +262,11 @@ impl Plan {
             tail_bytes: 4 * 1024,
             sync_ms: 100,
             ack_ms: 300,
-            retain_bytes: self.retains.map_or(0, |segments| segments * self.segment_bytes),
+            retain_bytes,
+            retain_events,
             // What is kept for its ids is kept whatever else is said.
             once_ms: if self.retains.is_some() { 50 } else { 300_000 },
-            topics: vec![rule("w.written", Level::Written), rule("w.memory", Level::Memory)],
+            topics,
             ..Settings::default()
         }
     }
@@ -221,6 +277,7 @@ impl Plan {
             drain_ms: 200,
             unacked_events: self.unacked_events,
             publish_unacked_bytes: 4 * 1024,
+            resume_ms: self.resume_ms,
             ..Limits::default()
         }
     }

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use fluxar_protocol::envelope::Envelope;
 use fluxar_protocol::meta::MetaWriter;
-use fluxar_protocol::{Code, Kind};
+use fluxar_protocol::{Code, Id, Kind};
 use fluxar_tests::message::encoded;
 
-use super::auditor::{EventName, Strength};
+use super::auditor::{EventName, Published, Strength};
 use super::citizen::{Scene, ending_of, id_of, name_of, signed};
 use super::line::Line;
 
@@ -24,8 +24,14 @@ pub(crate) struct Publisher {
     name: u32,
     once: bool,
     topics: Vec<Topic>,
+    /// Some of its events are worth nothing after a while.
+    expires: bool,
     next: u32,
     unacked: VecDeque<Unacked>,
+    /// Acknowledged, and sent so often more in this session that an answer may still come.
+    settled: BTreeMap<EventName, u32>,
+    /// Its session went on, and it waits for the answer to this ping: what was acknowledged meanwhile comes before that.
+    awaits: Option<Id>,
     /// Topics that are held back, and until when.
     held: BTreeMap<&'static str, u64>,
     next_at_ns: u64,
@@ -36,16 +42,21 @@ struct Unacked {
     topic: &'static str,
     body: Vec<u8>,
     is_sent: bool,
+    /// How often it was sent in this session and not answered.
+    open: u32,
 }
 
 impl Publisher {
-    pub(crate) fn new(name: u32, once: bool, topics: Vec<Topic>) -> Self {
+    pub(crate) fn new(name: u32, once: bool, topics: Vec<Topic>, expires: bool) -> Self {
         Self {
             name,
             once,
             topics,
+            expires,
             next: 1,
             unacked: VecDeque::new(),
+            settled: BTreeMap::new(),
+            awaits: None,
             held: BTreeMap::new(),
             next_at_ns: 0,
         }
@@ -62,27 +73,53 @@ impl Publisher {
     }
 
     pub(crate) fn is_cut_off(&mut self) {
-        self.unacked
-            .iter_mut()
-            .for_each(|unacked| unacked.is_sent = false);
+        for unacked in &mut self.unacked {
+            unacked.is_sent = false;
+            unacked.open = 0;
+        }
+        self.settled.clear();
+        self.awaits = None;
         self.held.clear();
     }
 
+    /// Its session goes on over another connection.
+    pub(crate) fn goes_on(&mut self, line: &mut Line, scene: &mut Scene<'_>) {
+        self.awaits = Some(line.ping(scene.random));
+    }
+
     pub(crate) fn hear(&mut self, envelope: &Envelope<'_>, scene: &mut Scene<'_>) {
-        let (Kind::Event, Some(id)) = (envelope.kind, envelope.reference) else {
-            return;
+        let id = match (envelope.kind, envelope.reference) {
+            (Kind::Event, Some(id)) => id,
+            (Kind::Ping, Some(id)) if self.awaits == Some(id) => {
+                self.awaits = None;
+                for unacked in &mut self.unacked {
+                    unacked.is_sent = false;
+                }
+                return;
+            }
+            _ => return,
         };
         let event = name_of(id);
-        let Some(index) = self.unacked.iter().position(|unacked| unacked.event == event) else {
-            let promise = format!("{event:?} was answered twice, or never published");
+        let index = self.unacked.iter().position(|unacked| unacked.event == event);
+        let open = match index {
+            Some(index) => Some(&mut self.unacked[index].open),
+            None => self.settled.get_mut(&event),
+        };
+        let Some(open) = open.filter(|open| **open > 0) else {
+            let promise = format!("{event:?} was answered more often than it was published");
             return scene.auditor.breaks(promise, Some(event), None, Some(self.name));
         };
+        *open -= 1;
         if envelope.error.is_none() {
             let Some(at) = envelope.meta.and_then(|meta| meta.at().ok().flatten()) else {
                 let promise = format!("{event:?} was acknowledged without a position");
                 return scene.auditor.breaks(promise, Some(event), None, Some(self.name));
             };
-            self.unacked.remove(index);
+            if let Some(unacked) = index.and_then(|index| self.unacked.remove(index))
+                && unacked.open > 0
+            {
+                self.settled.insert(event, unacked.open);
+            }
             return scene.auditor.acknowledges(event, (at.partition, at.offset));
         }
         let Some(ending) = ending_of(envelope) else {
@@ -98,7 +135,10 @@ impl Publisher {
             return scene.auditor.breaks(promise, Some(event), None, Some(self.name));
         };
         scene.auditor.refuses(event, ending.code);
-        let unacked = &mut self.unacked[index];
+        // Of one that was acknowledged, another copy was refused.
+        let Some(unacked) = index.map(|index| &mut self.unacked[index]) else {
+            return;
+        };
         unacked.is_sent = false;
         let until_ns = scene.now_ns + u64::from(retry_after_ms) * MS;
         let held = self.held.entry(unacked.topic).or_default();
@@ -106,7 +146,7 @@ impl Publisher {
     }
 
     pub(crate) fn act(&mut self, line: &mut Line, scene: &mut Scene<'_>) {
-        if !line.has_room() {
+        if !line.has_room() || self.awaits.is_some() {
             return;
         }
         if !scene.calm && scene.now_ns >= self.next_at_ns && self.unacked.len() < WINDOW {
@@ -122,6 +162,7 @@ impl Publisher {
                 continue;
             }
             unacked.is_sent = true;
+            unacked.open += 1;
             body.extend_from_slice(&unacked.body);
             // Bodies of all sizes, and runs that end anywhere.
             if body.len() > 4_000 || scene.random.chance(0.1) {
@@ -155,6 +196,17 @@ impl Publisher {
             meta = meta.flag("retain", true).text("key", &key.to_string());
             row = Some((key, removes));
         }
+        let mut ttl_ms = None;
+        if self.expires && !is_table && scene.random.chance(0.3) {
+            // A moment, or longer than anybody lives.
+            let lives_ms = if scene.random.chance(0.7) {
+                10 + scene.random.below(100)
+            } else {
+                3_600_000
+            };
+            meta = meta.uint("ttl_ms", lives_ms);
+            ttl_ms = Some(lives_ms);
+        }
         let meta = meta.finish();
         let body = encoded(
             Kind::Event,
@@ -164,12 +216,21 @@ impl Publisher {
             meta.as_deref(),
             &payload,
         );
-        scene.auditor.publishes(event, topic, self.once, strength, row);
+        let published = Published {
+            topic,
+            once: self.once,
+            strength,
+            row,
+            ttl_ms,
+            at_ns: scene.now_ns,
+        };
+        scene.auditor.publishes(event, published);
         self.unacked.push_back(Unacked {
             event,
             topic,
             body,
             is_sent: false,
+            open: 0,
         });
     }
 }

@@ -44,10 +44,14 @@ pub(crate) enum Fault {
     EventAltered,
     /// An event of a work queue counts as acknowledged by a member that never got it.
     WorkSwallowed,
+    /// What was given too often is dropped, and not set aside.
+    DeadLetterLost,
+    /// Events do not expire.
+    ExpiryForgotten,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 12] = [
+    pub(crate) const ALL: [Fault; 14] = [
         Fault::SyncLeftOut,
         Fault::WriteLeftOut,
         Fault::TailTakenForTorn,
@@ -60,12 +64,19 @@ impl Fault {
         Fault::RunsSwapped,
         Fault::EventAltered,
         Fault::WorkSwallowed,
+        Fault::DeadLetterLost,
+        Fault::ExpiryForgotten,
     ];
 
     /// How often it strikes where it could.
     fn chance(self) -> f64 {
         match self {
-            Fault::SyncLeftOut | Fault::IdsForgotten | Fault::OffsetsReused | Fault::CursorAhead => 1.0,
+            Fault::SyncLeftOut
+            | Fault::IdsForgotten
+            | Fault::OffsetsReused
+            | Fault::CursorAhead
+            | Fault::DeadLetterLost
+            | Fault::ExpiryForgotten => 1.0,
             Fault::RowLost => 0.5,
             Fault::TailTakenForTorn => 0.2,
             _ => 0.05,
