@@ -6,6 +6,7 @@
 //! A whole gateway of two cores in this process, on real sockets; what counts is the CPU time of all threads but this one, from
 //! the loss of the connection to the last envelope that comes again. `cargo bench -p fluxar-gateway --bench resume` ends with 1
 //! if a thousand answers cost more than the goal.
+#![forbid(unsafe_code)]
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
