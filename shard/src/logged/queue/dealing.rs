@@ -154,15 +154,12 @@ impl Queue {
                 *desk.ahead_bytes -= lot.drop_ahead();
             }
         }
-        // What is being read is to be given: until it has come, no room goes back. Else two owners could hand the same room
-        // to and fro, each without it when its read is done.
-        if members.room() > 0 && lots.iter().any(Lot::reads_to_give) {
-            return ControlFlow::Continue(());
-        }
+        let reads = lots.iter().any(Lot::reads_to_give);
         is_missed |= lots.iter().any(|lot| lot.has_work(desk.now_us));
         let mut told = Vec::new();
         members.settle(
             is_missed,
+            reads,
             |member, lot, offset| lots[lot].ledger.is_with(offset, member),
             |news| told.push(news),
         );

@@ -7,7 +7,7 @@ use super::ledger::MemberKey;
 use super::members::Member;
 
 /// How many lines a member may stand in.
-pub(crate) const LINES: usize = 3;
+pub(crate) const LINES: usize = 4;
 
 /// No member: the end of a line.
 const NONE: MemberKey = MemberKey::MAX;

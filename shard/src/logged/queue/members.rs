@@ -73,6 +73,8 @@ pub(crate) struct Members {
     changed: Line<1>,
     /// Those that could use more, which their home cores do not know: they have missed nothing yet.
     wanting: Line<2>,
+    /// Those with room, of which nothing goes back while something is read that is to be given.
+    reading: Line<3>,
     /// What all can be given now.
     room: usize,
     /// How many members were looked at, one by one.
@@ -103,6 +105,7 @@ impl Members {
         self.open.take_out(&mut self.members, key);
         self.changed.take_out(&mut self.members, key);
         self.wanting.take_out(&mut self.members, key);
+        self.reading.take_out(&mut self.members, key);
         self.room -= self.members.remove(key as usize).room() as usize;
     }
 
@@ -201,10 +204,13 @@ impl Members {
     }
 
     /// Everything is given that could be. `is_missed`: something was given, or is left; who had no room for it has missed it.
-    /// What the home cores are to be told. `is_with`: whether a member has an event of one of the queue's lots.
+    /// What the home cores are to be told. `reads`: something is read that is to be given; until it has come, no room goes
+    /// back that could be used for it. Else two owners could hand the same room to and fro, each without it when its read
+    /// is done. `is_with`: whether a member has an event of one of the queue's lots.
     pub(crate) fn settle(
         &mut self,
         is_missed: bool,
+        reads: bool,
         is_with: impl Fn(MemberKey, usize, u64) -> bool,
         mut tell: impl FnMut(Told),
     ) {
@@ -212,12 +218,15 @@ impl Members {
         while let Some(key) = next {
             next = self.wanting.behind(&self.members, key);
             if !self.changed.has(&self.members, key) {
-                self.look(key, is_missed, &mut tell);
+                self.look(key, is_missed, reads, &mut tell);
             }
+        }
+        while let Some(key) = self.reading.first().filter(|_| !reads) {
+            self.look(key, is_missed, reads, &mut tell);
         }
         while let Some(key) = self.changed.first() {
             self.changed.take_out(&mut self.members, key);
-            self.look(key, is_missed, &mut tell);
+            self.look(key, is_missed, reads, &mut tell);
             let member = &mut self.members[key as usize];
             if member.held.len() > 2 * member.used as usize + 4 {
                 member
@@ -229,11 +238,15 @@ impl Members {
     }
 
     /// Tells a member's home core what it does not know.
-    fn look(&mut self, key: MemberKey, is_missed: bool, tell: &mut impl FnMut(Told)) {
+    fn look(&mut self, key: MemberKey, is_missed: bool, reads: bool, tell: &mut impl FnMut(Told)) {
         #[cfg(test)]
         self.looks.update(|looks| looks + 1);
         let member = &mut self.members[key as usize];
-        let over = member.allowance.saturating_sub(member.keep.max(member.used));
+        let waits = reads && member.room() > 0;
+        let mut over = member.allowance.saturating_sub(member.keep.max(member.used));
+        if waits {
+            over = 0;
+        }
         if over > 0 {
             let before = member.room();
             member.allowance -= over;
@@ -241,7 +254,11 @@ impl Members {
             self.room -= (before - member.room()) as usize;
         }
         // Once short, it is so until there is more than it needs: not to say it anew with each event.
-        let is_short = over == 0 && member.wants() && (member.is_short || is_missed);
+        let is_short = if waits {
+            member.is_short
+        } else {
+            over == 0 && member.wants() && (member.is_short || is_missed)
+        };
         if member.spare > 0 || member.is_short != is_short {
             member.is_short = is_short;
             tell(Told {
@@ -253,6 +270,11 @@ impl Members {
         let (has_room, wants) = (member.room() > 0, member.wants());
         if !has_room {
             self.open.take_out(&mut self.members, key);
+        }
+        if waits {
+            self.reading.push(&mut self.members, key);
+        } else {
+            self.reading.take_out(&mut self.members, key);
         }
         if wants && !is_short {
             self.wanting.push(&mut self.members, key);
@@ -343,11 +365,11 @@ mod tests {
         members.take(0, 8);
         members.grant(0, 0, 3);
         let mut told = Vec::new();
-        members.settle(false, is_with, |news| told.push(news));
+        members.settle(false, false, is_with, |news| told.push(news));
         assert_eq!(told.pop().map(|told| told.spare), Some(2), "what is not in use");
         assert_eq!(members.room(), 0);
         members.free(0, 6);
-        members.settle(true, is_with, |news| told.push(news));
+        members.settle(true, false, is_with, |news| told.push(news));
         assert_eq!(
             told.pop(),
             Some(Told {
@@ -358,8 +380,8 @@ mod tests {
         );
         assert_eq!(members.room(), 1, "two in use of the three that it keeps");
         members.take(0, 1);
-        members.settle(true, is_with, |news| told.push(news));
-        members.settle(false, is_with, |news| told.push(news));
+        members.settle(true, false, is_with, |news| told.push(news));
+        members.settle(false, false, is_with, |news| told.push(news));
         let short = Told {
             member: 0,
             spare: 0,
@@ -377,10 +399,10 @@ mod tests {
                 members.grant(key, 0, 1);
             }
             let mut told = 0;
-            members.settle(false, is_with, |_| told += 1);
+            members.settle(false, false, is_with, |_| told += 1);
             members.deal(count as usize, |_, _| ());
             (0..count).for_each(|key| members.take(key, 1));
-            members.settle(true, is_with, |_| told += 1);
+            members.settle(true, false, is_with, |_| told += 1);
             assert_eq!(told, 2 * count, "what is spare, and that they are short");
             members.looks.set(0);
             for nth in 0..100 {
@@ -388,15 +410,33 @@ mod tests {
                 members.free(key, 1);
                 members.deal(1, |to, _| assert_eq!(to, key));
                 members.take(key, 1);
-                members.settle(true, is_with, |told| panic!("{told:?} again"));
+                members.settle(true, false, is_with, |told| panic!("{told:?} again"));
                 members.free(key, 1);
                 assert_eq!(members.another(key), Some(key), "nobody else has room");
                 members.take(key, 1);
-                members.settle(true, is_with, |told| panic!("{told:?} again"));
+                members.settle(true, false, is_with, |told| panic!("{told:?} again"));
             }
             members.looks.get()
         };
         assert_eq!(cost_of_a_job(10_000), cost_of_a_job(1));
+    }
+
+    #[test]
+    fn room_stays_while_what_it_is_for_is_read() {
+        let mut members = members(&[10]);
+        members.take(0, 8);
+        members.grant(0, 0, 3);
+        members.settle(true, true, is_with, |told| panic!("{told:?}"));
+        members.free(0, 1);
+        let mut told = Vec::new();
+        members.settle(true, true, is_with, |news| told.push(news.spare));
+        assert_eq!(
+            (&told[..], members.room()),
+            (&[1][..], 2),
+            "but what was done is for others"
+        );
+        members.settle(false, false, is_with, |news| told.push(news.spare));
+        assert_eq!((&told[..], members.room()), (&[1, 2][..], 0));
     }
 
     #[test]
@@ -408,7 +448,7 @@ mod tests {
         let mut order = Vec::new();
         members.deal(2, |key, _| order.push(key));
         assert_eq!(order, [0, 2]);
-        members.settle(false, is_with, |told| panic!("{told:?}"));
+        members.settle(false, false, is_with, |told| panic!("{told:?}"));
         members.remove(0);
         members.remove(2);
         assert_eq!((members.room(), members.another(0)), (0, None));
