@@ -71,9 +71,15 @@ fn main() -> ExitCode {
     ] {
         println!("{what:<52}{:>16}{:>16}", told(same), told(other));
     }
-    println!("{:<52}{:>16}", "a new session subscribes 1,000 times", told(&asked));
+    println!(
+        "{:<52}{:>16}",
+        "a new session subscribes 1,000 times",
+        told(&asked)
+    );
     println!("{:<52}{:>16}", "and ends", told(&left));
-    let ms = answers.each_ref().map(|spent_ns| median_ns(spent_ns) as f64 / 1e6);
+    let ms = answers
+        .each_ref()
+        .map(|spent_ns| median_ns(spent_ns) as f64 / 1e6);
     let worst_ms = ms[0].max(ms[1]);
     let is_met = worst_ms <= GOAL_MS;
     println!(
@@ -244,9 +250,12 @@ impl Peer {
         let asked = (0..HELD).flat_map(|number| {
             let id = Id(u128::from(number).to_be_bytes());
             framed(&match holding {
-                Holding::Subscriptions => {
-                    encoded(Kind::Subscribe, id, Some(&format!("of.{nth}.topic.{number}")), &[])
-                }
+                Holding::Subscriptions => encoded(
+                    Kind::Subscribe,
+                    id,
+                    Some(&format!("of.{nth}.topic.{number}")),
+                    &[],
+                ),
                 Holding::Nothing | Holding::Answers => {
                     encoded(Kind::Call, id, Some("nobody.serves.this"), &[])
                 }

@@ -539,7 +539,10 @@ impl Talk {
                     on(refused(error));
                 }
                 Some(error) => {
-                    for _ in 0..refused_count(error).min(self.ids.upcoming()).min(REFUSED_AT_ONCE_MAX) {
+                    for _ in 0..refused_count(error)
+                        .min(self.ids.upcoming())
+                        .min(REFUSED_AT_ONCE_MAX)
+                    {
                         on(refused(error));
                     }
                 }
