@@ -92,6 +92,9 @@ impl Front {
         while let Some(news) = self.shard.poll_logged() {
             self.tell_logged(news);
         }
+        while let Some(news) = self.shard.poll_log_news() {
+            self.tell_log_news(&news);
+        }
         while let Some(given_up) = self.shard.poll_given_up() {
             self.tell_given_up(&given_up);
         }

@@ -253,6 +253,8 @@ struct Found {
     rows: usize,
     /// Partition, first and last.
     damaged: Vec<(u16, u64, u64)>,
+    /// Partitions of which cursors may be lost.
+    cursors_lost: Vec<u16>,
 }
 
 impl Found {
@@ -267,6 +269,9 @@ impl Found {
             self.partitions += usize::from(partition.last > 0);
             self.cursors += partition.cursors.len();
             self.rows += partition.rows.len();
+            if partition.cursors_lost.is_some() {
+                self.cursors_lost.push(partition.partition);
+            }
             let damaged = partition
                 .holes
                 .iter()
@@ -297,6 +302,12 @@ impl Found {
         for (partition, first, last) in self.damaged.iter().take(DAMAGE_NAMED_MAX) {
             tracing::error!(
                 "the log is damaged in partition {partition}, offsets {first} to {last}: they are not served, all else is"
+            );
+        }
+        if !self.cursors_lost.is_empty() {
+            tracing::error!(
+                partitions = ?self.cursors_lost,
+                "durable cursors may be lost: who comes back by a name that is not known there has to say `from` where"
             );
         }
         if self.damaged.len() > DAMAGE_NAMED_MAX {

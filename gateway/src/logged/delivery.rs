@@ -9,7 +9,7 @@ use fluxar_protocol::meta::{Meta, MetaWriter};
 use fluxar_protocol::position::{self, Position, Positions};
 use fluxar_protocol::{Batch, Form, Id, Kind};
 use fluxar_shard::PeerId;
-use fluxar_shard::log::Events;
+use fluxar_shard::log::{Events, LogNews};
 use fluxar_shard::logged::{GivenUp, LoggedNews};
 
 use crate::flow::Growth;
@@ -120,6 +120,33 @@ impl Front {
             } => {
                 let Some(slot) = self.slot_of_peer(to) else { return };
                 self.end_logged(slot, sub, code, &message, details.as_deref());
+            }
+        }
+    }
+
+    /// What happened to this core's log.
+    pub(crate) fn tell_log_news(&self, news: &LogNews) {
+        match news {
+            LogNews::Refuses(fault) => tracing::error!(
+                "the log cannot be written ({fault}): publishers are refused, what was taken is tried again until the disk takes it"
+            ),
+            LogNews::TakesAgain => tracing::info!("the log's disk takes writes again: nothing was lost"),
+            LogNews::Damaged {
+                partition,
+                first,
+                last,
+            } => tracing::error!(
+                "the log is damaged in partition {partition}, offsets {first} to {last}: they are not served, all else is"
+            ),
+            LogNews::RowDamaged {
+                partition,
+                offset,
+                topic,
+            } => tracing::error!(
+                "a row of {topic} at [{partition}, {offset}] is damaged: readers of its table are told, until its key is published again"
+            ),
+            LogNews::More(count) => {
+                tracing::error!("and {count} more damaged places in the log; `fluxar log verify` names them");
             }
         }
     }

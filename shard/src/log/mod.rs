@@ -22,6 +22,7 @@ pub mod files;
 pub mod footer;
 pub mod format;
 mod indices;
+mod news;
 mod once;
 mod opened;
 mod order;
@@ -50,12 +51,14 @@ pub use events::{
     Stored,
 };
 
+pub use news::LogNews;
 pub use settings::{Settings, owner_of, partition_of};
 
 use appending::Again;
 use cursors::Cursors;
 use disk::DiskOp;
 use indices::Indices;
+use news::News;
 use once::Once;
 use opened::Opened;
 use order::Order;
@@ -97,6 +100,7 @@ pub struct Log {
     opened: Opened,
     readers: Readers,
     retention: Retention,
+    news: News,
     ops: VecDeque<DiskOp>,
     /// Of the write that is put together: runs by partition. Kept for its room.
     sorted: Vec<(u16, u64)>,
@@ -178,6 +182,7 @@ impl Log {
             opened: Opened::new(hasher.clone()),
             readers: Readers::new(hasher.clone()),
             retention: Retention::default(),
+            news: News::default(),
             ops: VecDeque::new(),
             sorted: Vec::new(),
             hasher: hasher.clone(),
@@ -234,6 +239,18 @@ impl Log {
     #[must_use]
     pub fn cursor(&self, partition: u16, name: &CursorName) -> Option<&CursorState> {
         self.cursors.get(partition, name)
+    }
+
+    /// Whether a durable cursor that is not there may have been lost, by damage on the disk that a start found: until all that
+    /// were written before would be forgotten.
+    #[must_use]
+    pub fn may_have_lost_cursors(&self, partition: u16) -> bool {
+        let lost_ms = self
+            .partition(partition)
+            .map_or(0, |partition| partition.cursors_lost_ms);
+        let cursor_ms = self.settings.as_ref().map_or(0, |settings| settings.cursor_ms);
+        // One in use is written again after an eighth of that time.
+        lost_ms > 0 && self.unix_ms <= lost_ms.saturating_add(cursor_ms).saturating_add(cursor_ms / 8)
     }
 
     /// Moves a durable cursor, or makes it. It is written a little later, with others. One that does not move is in use as
@@ -310,6 +327,36 @@ impl Log {
         retained.map_or_else(Vec::new, |retained| {
             retained.matching(pattern, after, until, rows_max)
         })
+    }
+
+    /// What of a table of this partition is missing by damage on the disk, as far as topics that match may be concerned: the
+    /// first and the last offset. `known`: damage up to here is known to whoever asks.
+    #[must_use]
+    pub fn table_damage(&self, partition: u16, pattern: &str, known: u64) -> Option<(u64, u64)> {
+        let partition = self.partition(partition)?;
+        let retained = partition.retained.as_deref();
+        let rows = retained.and_then(|retained| retained.damaged_matching(pattern, known));
+        let range = partition.table_damage.filter(|(_, last)| *last > known);
+        let all = rows.into_iter().chain(range);
+        all.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)))
+    }
+
+    /// Whether this is the offset up to which a reader of a table was told that something is missing of it.
+    #[must_use]
+    pub fn ends_table_damage(&self, partition: u16, offset: u64) -> bool {
+        let ends_range =
+            |partition: &Partition| partition.table_damage.is_some_and(|(_, last)| last == offset);
+        self.partition(partition).is_some_and(ends_range) || self.is_row_lost(partition, offset)
+    }
+
+    /// Whether a retained event is damaged, or the disk does not give it now.
+    #[must_use]
+    pub fn is_row_lost(&self, partition: u16, offset: u64) -> bool {
+        let retained = self
+            .partition(partition)
+            .and_then(|partition| partition.retained.as_deref());
+        let row = retained.and_then(|retained| retained.get(offset));
+        row.is_some_and(|row| row.is_damaged || row.unreadable_since_ms > 0)
     }
 
     /// Tells the time: monotonic, us, and since 1970, ms.

@@ -36,6 +36,10 @@ pub(super) struct Partition {
     /// What should be there and is not, ascending.
     pub(super) holes: Vec<Hole>,
     pub(super) retained: Option<Box<Retained>>,
+    /// Within these offsets events were damaged that may have been rows of tables, as a start found.
+    pub(super) table_damage: Option<(u64, u64)>,
+    /// Records of cursors were lost that had been written by this time, ms since 1970; 0: none were.
+    pub(super) cursors_lost_ms: u64,
 }
 
 /// How to read on from a position.
@@ -177,9 +181,15 @@ impl Partition {
         }
     }
 
-    /// Remembers that these offsets could not be read.
-    pub(super) fn note_damage(&mut self, first: u64, last: u64) {
+    /// Remembers that these offsets could not be read; whether that is news.
+    pub(super) fn note_damage(&mut self, first: u64, last: u64) -> bool {
+        let covers =
+            |hole: &Hole| hole.first <= first && last <= hole.last && hole.cause == HoleCause::Damaged;
+        if self.holes.iter().any(covers) {
+            return false;
+        }
         self.note(first, last, HoleCause::Damaged);
+        true
     }
 
     /// Lets go of a segment that is removed; `gone` hears the offsets it held.

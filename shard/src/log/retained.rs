@@ -55,6 +55,9 @@ pub(super) struct Retained {
     by_topic: BTreeSet<(Arc<str>, u64)>,
     /// Offsets, found by topic and key.
     by_key: HashTable<u64>,
+    /// Rows whose event cannot be read any more: they stay, so that whoever reads the table hears of them, until their key
+    /// is published again.
+    damaged: BTreeSet<u64>,
 }
 
 impl Retained {
@@ -64,6 +67,7 @@ impl Retained {
             by_offset: BTreeMap::new(),
             by_topic: BTreeSet::new(),
             by_key: HashTable::new(),
+            damaged: BTreeSet::new(),
         }
     }
 
@@ -127,10 +131,34 @@ impl Retained {
             entry.remove();
         }
         let row = self.by_offset.remove(&offset)?;
+        self.damaged.remove(&offset);
         if !row.is_removal {
             self.by_topic.remove(&(row.topic.clone(), offset));
         }
         Some(row)
+    }
+
+    /// The event of a row or removal is damaged: it is no more among those that match. Its topic, if that is news and a row.
+    pub(super) fn mark_damaged(&mut self, offset: u64) -> Option<Arc<str>> {
+        let row = self.by_offset.get_mut(&offset)?;
+        if std::mem::replace(&mut row.is_damaged, true) || row.is_removal {
+            return None;
+        }
+        let topic = row.topic.clone();
+        self.damaged.insert(offset);
+        self.by_topic.remove(&(topic.clone(), offset));
+        Some(topic)
+    }
+
+    /// The first and the last damaged row behind an offset whose topic matches.
+    pub(super) fn damaged_matching(&self, pattern: &str, after: u64) -> Option<(u64, u64)> {
+        let matches = |offset: &&u64| {
+            let row = self.by_offset.get(*offset);
+            row.is_some_and(|row| target::matches(pattern, &row.topic))
+        };
+        let mut damaged = self.damaged.range(after.saturating_add(1)..).filter(matches);
+        let first = *damaged.next()?;
+        Some((first, damaged.next_back().copied().unwrap_or(first)))
     }
 
     pub(super) fn get(&self, offset: u64) -> Option<&Row> {
@@ -199,7 +227,8 @@ impl Retained {
             }
         }
         let rows = self.range(after + 1..=until);
-        let seen = rows.filter(|(_, row)| !row.is_removal && target::matches(pattern, &row.topic));
+        let is_there = |row: &Row| !row.is_removal && !row.is_damaged;
+        let seen = rows.filter(|(_, row)| is_there(row) && target::matches(pattern, &row.topic));
         seen.take(rows_max)
             .map(|(offset, row)| found(&row.topic, offset))
             .collect()

@@ -216,7 +216,7 @@ impl Log {
             for held in partition.extents.iter().filter(|held| held.segment == id) {
                 for (offset, row) in retained.range(held.extent.first..=held.extent.last) {
                     let is_here = row.place.is_some_and(|place| place.segment == id);
-                    if is_here && (!row.is_removal || row.outlives_segment) {
+                    if is_here && !row.is_damaged && (!row.is_removal || row.outlives_segment) {
                         rows.push((number, offset));
                     }
                 }
@@ -227,6 +227,7 @@ impl Log {
                 .partition(number)
                 .and_then(|partition| partition.retained.as_ref());
             let row = retained.and_then(|retained| retained.get(offset));
+            let row = row.filter(|row| !row.is_damaged);
             if row
                 .and_then(|row| row.place)
                 .is_some_and(|place| place.segment == id)
@@ -262,11 +263,13 @@ impl Log {
         self.remove_segment();
     }
 
+    /// Whether there is a retained event that can be read, as far as is known.
     fn is_row(&self, partition: u16, offset: u64) -> bool {
         let retained = self
             .partition(partition)
             .and_then(|partition| partition.retained.as_ref());
-        retained.is_some_and(|retained| retained.get(offset).is_some())
+        let row = retained.and_then(|retained| retained.get(offset));
+        row.is_some_and(|row| !row.is_damaged)
     }
 
     /// What was to be carried on was read.
@@ -289,7 +292,7 @@ impl Log {
         };
         let (stored, until) = match reading {
             Reading::Events { stored, until } => (stored, until),
-            // It is no row any more.
+            // It stays in the table as what is missing of it.
             Reading::Damaged { last, .. } if is_damaged => (Vec::new(), last),
             _ => {
                 // Nothing is removed that could not be carried on: tried again later, from the beginning.
@@ -444,6 +447,7 @@ impl Log {
                 let gone: Vec<u64> = retained
                     .range(first..=last)
                     .filter(|(_, row)| row.place.is_some_and(|place| place.segment == id))
+                    .filter(|(_, row)| row.is_removal || !row.is_damaged)
                     .map(|(offset, _)| offset)
                     .collect();
                 for offset in gone {

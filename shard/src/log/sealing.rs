@@ -77,6 +77,7 @@ impl Log {
         match result {
             Ok(()) => {
                 self.opened.created(segment);
+                self.news.created();
                 self.stream.is_short = false;
                 self.stream.ahead = Ahead::Ready(segment);
             }
@@ -86,6 +87,7 @@ impl Log {
                     not_before_ms: retry_ms,
                 };
                 self.stream.failures += 1;
+                self.news.not_created(&fault);
                 self.stream.is_short = fault == DiskFault::Full;
                 if self.stream.current.is_none() {
                     self.stream.trouble = Some(Trouble { fault, retry_ms });
@@ -234,6 +236,7 @@ impl Log {
         let retry_ms = self.now_us / 1000 + RETRY_MS;
         self.stream.failures += 1;
         let again_until = self.order.issued();
+        self.news.not_written(&fault);
         self.order.write_again();
         for group in self.stream.written.drain(..).rev() {
             for issued in group.cursors {

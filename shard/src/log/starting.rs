@@ -89,6 +89,8 @@ impl Log {
         partition.let_go = found.let_go;
         partition.extents = found.extents.into();
         partition.holes = found.holes;
+        partition.table_damage = found.table_damage;
+        partition.cursors_lost_ms = found.cursors_lost.map_or(0, |lost| lost.written_ms);
         partition.ready = true;
         if found.rows.is_empty() {
             return;

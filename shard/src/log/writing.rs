@@ -394,6 +394,7 @@ impl Log {
             current.failed = Some(fault);
             return;
         }
+        self.news.synced();
         for _ in 0..groups {
             let Some(group) = self.stream.written.pop_front() else {
                 break;

@@ -97,6 +97,10 @@ impl Shard {
             let bytes_max = (fetch.bytes_max as usize).max(READ_BYTES_LEAST);
             return log.read(reader, fetch.partition, fetch.after, bytes_max);
         }
+        // Told each time, before anything else: what is missing of a table is never left out silently.
+        if let Some((first, last)) = log.table_damage(fetch.partition, &fetch.pattern, fetch.damage_known) {
+            return Reading::Damaged { first, last };
+        }
         let mut rows: Vec<u64> = log
             .retained(
                 fetch.partition,
@@ -110,10 +114,14 @@ impl Shard {
             .collect();
         let more = rows.len() > ROWS_MAX;
         rows.truncate(ROWS_MAX);
+        let until = rows.last().copied();
+        if fetch.damage_known > 0 {
+            rows.retain(|&offset| offset > fetch.damage_known || !log.is_row_lost(fetch.partition, offset));
+        }
         let Some(&last) = rows.last() else {
             return Reading::Events {
                 stored: Vec::new(),
-                until: fetch.until,
+                until: until.filter(|_| more).unwrap_or(fetch.until),
             };
         };
         pending.rows = Some((last, more));

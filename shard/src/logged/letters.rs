@@ -176,6 +176,8 @@ pub struct Begun {
     pub position: u64,
     /// Retained events up to `position` come first.
     pub has_table: bool,
+    /// What is damaged of them up to here is known to the subscriber.
+    pub damage_known: u64,
     /// As in [`LogLetter::Logged`]: with this letter the receiving core is told of everything up to `until`.
     pub after: u64,
     /// See `after`.
@@ -205,6 +207,13 @@ pub enum BeginRefusal {
         /// The last that was.
         committed: u64,
     },
+    /// Its cursor is not there, and may have been lost by damage on the disk.
+    CursorsLost {
+        /// Where.
+        partition: u16,
+        /// The first offset that is held.
+        first: u64,
+    },
     /// Somebody asked for the same cursor later.
     Superseded,
     /// It would need a cursor that is not there, and its connection has made as many as it may.
@@ -228,6 +237,8 @@ pub struct Fetch {
     pub until: u64,
     /// Of the retained events, instead of all.
     pub of_table: bool,
+    /// What is damaged of them up to here is known to the subscriber.
+    pub damage_known: u64,
     /// Nothing older than this, ms since 1970, before the first that is not.
     pub since_ms: u64,
     /// At most so many bytes, or one event.

@@ -45,7 +45,7 @@ use crate::letter::Letter;
 use crate::limits::Limits;
 use crate::log::disk::{DiskDone, DiskOp};
 use crate::log::recovery::Recovered;
-use crate::log::{Log, Settings, Settled};
+use crate::log::{Log, LogNews, Settings, Settled};
 use crate::post::Post;
 use crate::shard::Shard;
 use order::Order;
@@ -165,6 +165,11 @@ impl Shard {
     /// The next thing for the disk. Polled at the end of a turn: what one turn appends is one write.
     pub fn poll_disk(&mut self) -> Option<DiskOp> {
         self.logged.log.poll_disk()
+    }
+
+    /// The next thing that whoever runs the gateway should know of this core's log.
+    pub fn poll_log_news(&mut self) -> Option<LogNews> {
+        self.logged.log.poll_news()
     }
 
     /// What came of something that [`Shard::poll_disk`] gave.

@@ -407,14 +407,32 @@ impl Shard {
 /// Where a subscription begins in a partition.
 fn place_of(log: &Log, partition: u16, begin: &Begin) -> Result<Begun, BeginRefusal> {
     let cursor = begin.cursor.as_ref().and_then(|name| log.cursor(partition, name));
+    let mut damage_known = 0;
     let (position, is_known) = match (&begin.start, cursor) {
         (Start::Default, Some(cursor)) => (cursor.acked, !cursor.is_before_table()),
-        (start, _) => (position_of(start, partition, log)?, start.names(partition)),
+        // It may have been there, with all that came since to be given: to begin at the end would skip that.
+        (Start::Default, None) if begin.cursor.is_some() && log.may_have_lost_cursors(partition) => {
+            return Err(BeginRefusal::CursorsLost {
+                partition,
+                first: log.bounds(partition).first,
+            });
+        }
+        (start, _) => {
+            let position = position_of(start, partition, log)?;
+            if begin.retain && start.names(partition) && log.ends_table_damage(partition, position) {
+                // Told that up to there something is missing of the table: it comes without that.
+                damage_known = position;
+                (log.bounds(partition).committed, false)
+            } else {
+                (position, start.names(partition))
+            }
+        }
     };
     Ok(Begun {
         partition,
         position,
         has_table: begin.retain && !is_known,
+        damage_known,
         after: 0,
         until: log.bounds(partition).committed,
         is_made: begin.cursor.is_some() && cursor.is_none(),

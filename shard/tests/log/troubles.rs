@@ -7,7 +7,7 @@ use std::ops::Range;
 use fluxar_shard::log::class::{Class, Level};
 use fluxar_shard::log::disk::{DiskDone, DiskFault, DiskOp, SegmentId};
 use fluxar_shard::log::recovery::Recovery;
-use fluxar_shard::log::{CursorState, Log, LogRefusal, ReaderId, Reading, Settings};
+use fluxar_shard::log::{CursorState, Log, LogNews, LogRefusal, ReaderId, Reading, Settings};
 use foldhash::fast::FixedState;
 
 use crate::fake_disk::Faults;
@@ -433,7 +433,12 @@ fn a_bad_sector_does_not_stop_retention() {
     }
     let counts = world.log.counts();
     assert!(counts.segments_removed > 3, "{counts:?}");
-    assert_eq!(counts.rows, 0, "the row is lost, and is one no more");
+    assert_eq!(
+        world.log.retained(1, "t.>", 0, u64::MAX, 10),
+        [],
+        "the row is lost"
+    );
+    assert_eq!(world.log.table_damage(1, "t.>", 0), Some((1, 1)), "and told");
 }
 
 #[test]
@@ -641,4 +646,85 @@ fn what_could_not_be_made_is_not_removed() {
         }
     }
     assert_eq!(created, 1, "it is tried again later");
+}
+
+fn news(world: &mut World) -> Vec<LogNews> {
+    std::iter::from_fn(|| world.log.poll_news()).collect()
+}
+
+#[test]
+fn a_disk_that_refuses_is_told_once_and_so_is_its_end() {
+    for fails in [false, true] {
+        let mut world = World::new(1, settings());
+        fill(&mut world, 0, 3);
+        assert_eq!(news(&mut world), []);
+        world.disk.is_full = !fails;
+        world.disk.faults.sync = if fails { 1000 } else { 0 };
+        for _ in 0..30 {
+            let id = world.fresh_id();
+            let event = event(id, "a.b", None, &bytes(500));
+            let _ = world.append(0, SYNCED, &[event]);
+            work(&mut world);
+            world.pass(300_000);
+        }
+        let told = news(&mut world);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0] == LogNews::Refuses(DiskFault::Full), !fails, "{told:?}");
+        world.disk.is_full = false;
+        world.disk.faults = Faults::default();
+        world.pass(1_000_000);
+        world.settle();
+        assert_eq!(news(&mut world), [LogNews::TakesAgain]);
+    }
+}
+
+#[test]
+fn a_damaged_row_is_told_until_its_key_is_published_again() {
+    let mut world = World::new(
+        1,
+        Settings {
+            retain_events: 10,
+            ..settings()
+        },
+    );
+    world.may_be_damaged = true;
+    put(&mut world, "k", 2_000);
+    put(&mut world, "l", 100);
+    fill(&mut world, 0, 30);
+    world.disk.flip(FIRST, 1_500);
+    assert_eq!(world.log.table_damage(1, "t.>", 0), None, "nobody has looked yet");
+    let reader = ReaderId(7);
+    for _ in 0..2 {
+        let reading = world.log.read_rows(reader, 1, &[1, 2]);
+        let reading = reading_of(&mut world, reader, reading);
+        assert!(
+            matches!(reading, Reading::Damaged { first: 1, last: 1 }),
+            "{reading:?}"
+        );
+    }
+    let is_told = |world: &mut World| {
+        assert_eq!(world.log.table_damage(1, "t.>", 0), Some((1, 1)));
+        assert_eq!(world.log.table_damage(1, "t.rows", 1), None, "it is known");
+        assert_eq!(world.log.table_damage(1, "other.>", 0), None);
+        assert!(world.log.ends_table_damage(1, 1) && !world.log.ends_table_damage(1, 2));
+        assert_eq!(world.log.retained(1, "t.>", 0, u64::MAX, 10).len(), 1);
+    };
+    is_told(&mut world);
+    let row = LogNews::RowDamaged {
+        partition: 1,
+        offset: 1,
+        topic: "t.rows".into(),
+    };
+    assert_eq!(news(&mut world), [row]);
+    // Also when retention has carried on the others.
+    fill(&mut world, 1, 30);
+    for _ in 0..10 {
+        world.pass(12_000_000);
+        work(&mut world);
+    }
+    assert!(world.log.counts().segments_removed > 0 && world.log.bounds(1).first > 2);
+    is_told(&mut world);
+    put(&mut world, "k", 100);
+    assert_eq!(world.log.table_damage(1, "t.>", 0), None);
+    assert_eq!(world.log.retained(1, "t.>", 0, u64::MAX, 10).len(), 2);
 }

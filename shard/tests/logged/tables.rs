@@ -1,11 +1,12 @@
 //! Tables: the last event of each key comes before what is live.
 
+use fluxar_protocol::Code;
 use fluxar_protocol::meta::MetaWriter;
 use fluxar_shard::Limits;
-use fluxar_shard::logged::{LoggedPublish, LoggedWish};
+use fluxar_shard::logged::{From, LoggedPublish, LoggedWish};
 
 use crate::promises::{events, small, world};
-use crate::world::{ACKED, Got, Told, WISH, World, event_with, id, in_memory, peer};
+use crate::world::{ACKED, EPOCH, Got, Told, WISH, World, event_with, id, in_memory, peer};
 
 /// Publishes rows of a table: topic, key, event number, and whether it removes the row.
 fn rows(world: &mut World, peer: fluxar_shard::PeerId, rows: &[(&str, &str, u64, bool)]) {
@@ -154,5 +155,74 @@ fn what_came_while_a_table_was_not_handled_is_not_lost() {
         let mut got = world.got(bob, id(2));
         got.sort_unstable();
         assert_eq!(got, [1, 2, 3, 4, 5, 6]);
+    }
+}
+
+#[test]
+fn a_table_of_which_a_row_is_damaged_is_never_given_as_whole() {
+    for cores in [1, 2] {
+        let mut settings = in_memory(1);
+        settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
+        settings.tail_bytes = 0;
+        let mut world = World::new(cores, 3, Limits::default(), Some(settings));
+        let (alice, bob) = (peer(0, 1), peer(cores - 1, 2));
+        rows(&mut world, alice, &[("t", "a", 1, false)]);
+        let payload = [&[0x59, 0x07, 0xd0][..], &[0; 2_000]].concat();
+        let meta = MetaWriter::new().text("key", "b").flag("retain", true);
+        let retained = LoggedPublish {
+            retain: true,
+            ..ACKED
+        };
+        let event = event_with("t", 2, meta, &payload);
+        world.shard(alice).publish_logged(alice, "t", &event, retained);
+        world.shard(alice).flush_run();
+        world.settle();
+        rows(&mut world, alice, &[("t", "c", 3, false)]);
+        for nth in 10..20 {
+            world.publish(alice, &events("t", nth..nth + 1), ACKED);
+            world.settle();
+        }
+        world.disks[0].flip(1_500);
+        let wish = LoggedWish {
+            retain: true,
+            from: From::New,
+            ..WISH
+        };
+        // Each is told, whoever heard of it before.
+        for sub in 1..4 {
+            world.subscribe(bob, id(sub), "t", wish).unwrap();
+            world.settle();
+            // The first one has a row before it comes upon the damage.
+            world.ack(bob, id(sub), 0, 1);
+            world.settle();
+            let told = world.take(bob, id(sub));
+            let Some(Told::Ended(Code::DataLoss, Some(details))) = told.last() else {
+                panic!("{told:?}")
+            };
+            let details = fluxar_protocol::meta::Meta::from_checked(details);
+            assert_eq!(
+                (details.uint("first"), details.uint("last")),
+                (Ok(Some(2)), Ok(Some(2)))
+            );
+        }
+        // Who says that it was told has the rest of it, and then what is live.
+        let at = [(0, 2)];
+        let from = From::Epoch {
+            epoch: EPOCH,
+            at: &at,
+        };
+        world
+            .subscribe(bob, id(9), "t", LoggedWish { from, ..wish })
+            .unwrap();
+        world.settle();
+        assert_eq!(world.got(bob, id(9)), [1, 3]);
+        world.publish(alice, &events("t", 20..21), ACKED);
+        world.settle();
+        assert_eq!(world.got(bob, id(9)), [20]);
+        // Published again, it is a row like all others.
+        rows(&mut world, alice, &[("t", "b", 21, false)]);
+        world.subscribe(bob, id(4), "t", wish).unwrap();
+        world.settle();
+        assert_eq!(world.got(bob, id(4)), [1, 3, 21]);
     }
 }

@@ -2,7 +2,10 @@
 
 use fluxar_protocol::Code;
 use fluxar_protocol::meta::MetaWriter;
+use fluxar_shard::log::disk::SegmentId;
+use fluxar_shard::log::files::MemoryFiles;
 use fluxar_shard::log::partition_of;
+use fluxar_shard::log::recovery::{CursorsLost, Recovery};
 use fluxar_shard::logged::{From, LoggedWish};
 use fluxar_shard::{Limits, PeerId};
 
@@ -539,4 +542,65 @@ fn what_a_queue_had_given_before_damage_is_given_again() {
         behind,
         (last + 1..=3_000).map(|offset| (offset, 0)).collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn a_name_whose_cursor_may_be_lost_has_to_say_where() {
+    let mut settings = in_memory(1);
+    settings.cursor_ms = 80_000;
+    let settings = std::sync::Arc::new(settings);
+    for group in [None, Some("workers")] {
+        let mut world = World::new(1, 3, Limits::default(), Some((*settings).clone()));
+        let seed = fluxar_shard::Seed {
+            hash: 1,
+            ids: 2,
+            epoch: EPOCH,
+        };
+        let mut shard = fluxar_shard::Shard::new(0, 1, Limits::default(), seed);
+        shard.set_log(Some(settings.clone()));
+        let mut files = MemoryFiles::default();
+        let mut recovery = Recovery::open(&mut files, 1, &settings, [7; 16], 0).unwrap();
+        let mut share = recovery.step(|_| {}).unwrap().unwrap();
+        share.epoch = EPOCH;
+        share.partitions[0].cursors_lost = Some(CursorsLost {
+            written_ms: world.unix_ms(),
+            segment: SegmentId { core: 0, number: 1 },
+        });
+        shard.handle_recovered(share);
+        world.shards = vec![shard];
+        world.pass(1);
+        let bob = peer(0, 2);
+        let wish = |name, from| LoggedWish {
+            durable: Some(name),
+            group,
+            from,
+            ..WISH
+        };
+        let told = |world: &mut World, nth, wish| {
+            world.subscribe(bob, id(nth), "a", wish).unwrap();
+            world.pass(300_000);
+            world.settle();
+            let told = world.take(bob, id(nth)).remove(0);
+            world.end(bob, id(nth));
+            world.settle();
+            told
+        };
+        let is_accepted = |told: &Told| matches!(told, Told::Accepted(_));
+        let lost = Told::Refused(Code::DataLoss, None);
+        assert_eq!(told(&mut world, 1, wish("a", From::Default)), lost);
+        assert_eq!(
+            told(&mut world, 2, wish("a", From::Default)),
+            lost,
+            "it was not made by that"
+        );
+        assert!(is_accepted(&told(&mut world, 3, wish("a", From::All))));
+        assert!(
+            is_accepted(&told(&mut world, 4, wish("a", From::Default))),
+            "it is there now"
+        );
+        assert_eq!(told(&mut world, 5, wish("b", From::Default)), lost);
+        // All that may have been lost would be forgotten by now.
+        world.pass(100_000_000);
+        assert!(is_accepted(&told(&mut world, 6, wish("b", From::Default))));
+    }
 }

@@ -331,9 +331,7 @@ impl Log {
                         return Some(Reading::Failed(format!("segment {segment} cannot be read")));
                     }
                     // None of it is there any more.
-                    if let Some(at) = self.index(job.partition) {
-                        self.partitions[at].note_damage(stretch.first, stretch.last);
-                    }
+                    self.note_damage(job.partition, stretch.first, stretch.last);
                 }
             }
             Want::Behind { after, bytes_max } => {
@@ -343,8 +341,8 @@ impl Log {
                         // Not remembered: the disk may give it to the next who asks.
                         return Some(Reading::Damaged { first, last });
                     }
-                    if !is_unreadable && let Some(at) = self.index(job.partition) {
-                        self.partitions[at].note_damage(first, last);
+                    if !is_unreadable {
+                        self.note_damage(job.partition, first, last);
                     }
                 }
                 if !stored.is_empty() {

@@ -126,9 +126,6 @@ impl Log {
                 if rows.out.all_bytes > 0 {
                     break;
                 }
-                if is_damaged {
-                    self.forget_row(number, offset);
-                }
                 return Next::Say(Reading::Damaged {
                     first: offset,
                     last: offset,
@@ -161,16 +158,6 @@ impl Log {
             stored: rows.out.take(),
             until,
         })
-    }
-
-    /// Takes a row out of its table.
-    fn forget_row(&mut self, number: u16, offset: u64) {
-        if let Some(at) = self.index(number)
-            && let Some(retained) = &mut self.partitions[at].retained
-            && retained.remove(offset).is_some()
-        {
-            self.rows -= 1;
-        }
     }
 
     /// Takes all rows that are wanted from one batch.
@@ -215,13 +202,17 @@ impl Log {
                     }
                 }
                 None => {
-                    // What is wrong stays wrong, and what is not given for long is taken for that: whoever asks for it next
-                    // is told, and it is a row no more.
+                    // What is wrong stays wrong, and what is not given for long is taken for that: whoever reads the table from
+                    // now on is told.
+                    let mut is_damaged = !is_unreadable;
                     if let Some(row) = retained.get_mut(offset) {
                         if row.unreadable_since_ms == 0 {
                             row.unreadable_since_ms = now_ms;
                         }
-                        row.is_damaged = !is_unreadable || now_ms >= row.unreadable_since_ms + UNREADABLE_MS;
+                        is_damaged |= now_ms >= row.unreadable_since_ms + UNREADABLE_MS;
+                    }
+                    if is_damaged && let Some(topic) = retained.mark_damaged(offset) {
+                        self.news.row_damaged(number, offset, topic);
                     }
                     rows.unreadable = is_unreadable.then_some(offset);
                     break;

@@ -45,6 +45,8 @@ pub(super) struct Joining {
     last: u64,
     /// All before this one may have been given away.
     next: u64,
+    /// What was taken last may have held more than is known.
+    has_lost_end: bool,
     cursors: HashMap<CursorName, (CursorEntry, SegmentId), RandomState>,
     once: Vec<OnceId>,
 }
@@ -60,11 +62,18 @@ impl Joining {
         if self.removed.is_none() && self.pieces.is_empty() {
             self.removed = Some(base.last);
         }
+        // Whoever wrote this knew what came before it.
+        self.has_lost_end = false;
         if base.next > base.last.saturating_add(1) {
             self.never.push((base.last + 1, base.next - 1));
         }
         self.last = self.last.max(base.last);
         self.next = self.next.max(base.next);
+    }
+
+    /// The segment whose base was just taken may have held more than it says.
+    pub(super) fn lose_end(&mut self) {
+        self.has_lost_end = true;
     }
 
     /// Takes what the next segment holds.
@@ -120,6 +129,10 @@ impl Joining {
         } else {
             offset_after_crash(given.saturating_add(lost_bytes / EVENT_BYTES_MIN))
         };
+        if self.has_lost_end && !is_clean {
+            // Any of these may have been an event's: whoever comes by is told, now and later.
+            self.last = next - 1;
+        }
         let let_go = self.leave_removed();
         let removed = self
             .removed
@@ -143,6 +156,8 @@ impl Joining {
             extents,
             holes,
             cursors,
+            table_damage: None,
+            cursors_lost: None,
             rows: Vec::new(),
             once: self.once,
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::RecoveryFault;
+use super::{CursorsLost, RecoveryFault};
 use crate::log::{disk::SegmentId, files::Files, format::VERSION};
 
 /// The file's name.
@@ -43,6 +43,8 @@ pub struct Meta {
     /// Segments that were recovered and had no footer then, and how many of their bytes count. Unless a footer stands at
     /// the file's end by now, what is behind them is what was left of an attempt to write one.
     pub unsealed: BTreeMap<SegmentId, u64>,
+    /// The partitions of which records of cursors were lost: known here when their segment has gone.
+    pub cursors_lost: BTreeMap<u16, CursorsLost>,
 }
 
 /// How far a partition was when it was recovered.
@@ -70,6 +72,7 @@ impl Meta {
             partition_ends: BTreeMap::new(),
             removed: BTreeMap::new(),
             unsealed: BTreeMap::new(),
+            cursors_lost: BTreeMap::new(),
         }
     }
 
@@ -186,6 +189,10 @@ impl Meta {
         for (segment, bytes) in &self.unsealed {
             let _ = writeln!(text, "unsealed.{} = {bytes}", segment.name());
         }
+        for (partition, lost) in &self.cursors_lost {
+            let (written_ms, name) = (lost.written_ms, lost.segment.name());
+            let _ = writeln!(text, "cursors_lost.{partition} = {written_ms} {name}");
+        }
         let crc = crc32c::crc32c(text.as_bytes());
         let _ = writeln!(text, "crc = {crc:08x}");
         text
@@ -206,6 +213,7 @@ impl Meta {
         let mut partition_ends = BTreeMap::new();
         let mut removed: BTreeMap<u16, Vec<(u64, u64)>> = BTreeMap::new();
         let mut unsealed = BTreeMap::new();
+        let mut cursors_lost = BTreeMap::new();
         for line in body
             .lines()
             .filter(|line| !line.starts_with('#') && !line.is_empty())
@@ -228,6 +236,10 @@ impl Meta {
                 let (segment, bytes) =
                     segment.ok_or_else(|| damaged("an unsealed segment's length is unreadable"))?;
                 unsealed.insert(segment, bytes);
+            } else if let Some(partition) = key.strip_prefix("cursors_lost.") {
+                let lost = read_lost(partition, value)
+                    .ok_or_else(|| damaged("a note of lost cursors is unreadable"))?;
+                cursors_lost.insert(lost.0, lost.1);
             } else {
                 values.insert(key, value);
             }
@@ -254,10 +266,20 @@ impl Meta {
                 partition_ends,
                 removed,
                 unsealed,
+                cursors_lost,
             })
         };
         read().ok_or_else(|| damaged("a value is missing or unreadable"))
     }
+}
+
+fn read_lost(partition: &str, value: &str) -> Option<(u16, CursorsLost)> {
+    let (written_ms, name) = value.split_once(' ')?;
+    let lost = CursorsLost {
+        written_ms: written_ms.parse().ok()?,
+        segment: SegmentId::from_name(name)?,
+    };
+    Some((partition.parse().ok()?, lost))
 }
 
 /// A partition and two offsets.

@@ -33,8 +33,8 @@ use super::{
 };
 pub use meta::{META, Meta, PartitionEnd, RESTORED};
 pub use recovered::{
-    Claim, HeldExtent, Hole, HoleCause, OnceId, Recovered, RecoveredCursor, RecoveredPartition, RecoveredRow,
-    RecoveredSegment,
+    Claim, CursorsLost, HeldExtent, Hole, HoleCause, OnceId, Recovered, RecoveredCursor, RecoveredPartition,
+    RecoveredRow, RecoveredSegment,
 };
 use segment::SegmentFacts;
 #[cfg(test)]
@@ -183,6 +183,10 @@ impl<F: Files> Recovery<F> {
             }
         }
         before.unsealed.retain(|id, _| segments.binary_search(id).is_ok());
+        // What is there says itself what of it is lost.
+        before
+            .cursors_lost
+            .retain(|_, lost| segments.binary_search(&lost.segment).is_err());
         let mut meta = before.clone();
         let is_restored = names.iter().any(|name| name == RESTORED);
         if is_restored && before.starts > 0 {
@@ -288,6 +292,12 @@ impl<F: Files> Recovery<F> {
                 self.meta.removed.insert(partition.partition, removed);
             }
         }
+        for partition in &share.partitions {
+            match partition.cursors_lost {
+                Some(lost) => drop(self.meta.cursors_lost.insert(partition.partition, lost)),
+                None => drop(self.meta.cursors_lost.remove(&partition.partition)),
+            }
+        }
         let is_last = self.cores_left.len() == 1;
         if is_last {
             self.meta.recovered = self.meta.starts - 1;
@@ -353,6 +363,13 @@ impl<F: Files> Recovery<F> {
     fn share(&mut self, core: u16) -> Recovered {
         let cores = self.cores;
         let is_ours = |partition| owner_of(partition, cores) == core;
+        let mut partitions = partitions_of(&mut self.facts, &self.before, is_ours);
+        for lost in partitions
+            .iter_mut()
+            .filter_map(|found| found.cursors_lost.as_mut())
+        {
+            lost.written_ms = lost.written_ms.min(self.unix_ms);
+        }
         Recovered {
             core,
             cores,
@@ -360,7 +377,7 @@ impl<F: Files> Recovery<F> {
             secret: self.meta.secret,
             partition_count: self.meta.partitions,
             next_number: self.next_number(core),
-            partitions: partitions_of(&mut self.facts, &self.before, is_ours),
+            partitions,
             segments: self.segments_of(core),
         }
     }

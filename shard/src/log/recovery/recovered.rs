@@ -49,6 +49,10 @@ pub struct RecoveredPartition {
     pub holes: Vec<Hole>,
     /// Its durable cursors.
     pub cursors: Vec<RecoveredCursor>,
+    /// Events between these offsets are lost that may have been rows of tables: not all that lie between.
+    pub table_damage: Option<(u64, u64)>,
+    /// Some of its durable cursors may be lost: their records are not what was written.
+    pub cursors_lost: Option<CursorsLost>,
     /// Its retained rows, and the removals that have to be known, ascending by offset.
     pub rows: Vec<RecoveredRow>,
     /// The ids of its youngest qos 2 events, ascending by offset.
@@ -110,6 +114,15 @@ pub struct RecoveredCursor {
     /// It; its state is there.
     pub entry: CursorEntry,
     /// The segment that has its newest state.
+    pub segment: SegmentId,
+}
+
+/// Records of durable cursors that are lost; nobody knows whose they were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CursorsLost {
+    /// They were written at this time, ms since 1970, or before it: who has used a cursor since has a newer record.
+    pub written_ms: u64,
+    /// The segment that held them.
     pub segment: SegmentId,
 }
 

@@ -12,16 +12,26 @@ use super::rows::RowTable;
 use crate::log::{
     disk::SegmentId,
     files::Files,
-    footer::{Extent, Extents, Footer, FooterRow, decode_trailer},
+    footer::{Extent, Extents, Footer, FooterRow, IndexEntry, decode_trailer},
     format::{
         BATCH_HEAD_BYTES, Base, BatchHead, Body, CursorEntry, HeadlessSegment, Kind, Removed,
         SEGMENT_HEAD_BYTES, SegmentHead, TRAILER_BYTES, row_of, salt_of,
     },
+    owner_of,
     scan::{Bad, Found, Scan, Tail},
 };
 
 /// A cursor, and of which partition.
 pub(in crate::log) type PartitionCursor = (u16, CursorEntry);
+
+/// A batch of cursors that is lost, or bytes of which nobody knows that they were none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::log) struct LostCursors {
+    /// Of which partition; `None`: of any that the segment's stream had.
+    pub(in crate::log) partition: Option<u16>,
+    /// When it was written, or a later time, ms since 1970; `u64::MAX`: nothing behind it says.
+    pub(in crate::log) written_ms: u64,
+}
 
 /// What is to be found out about a segment.
 #[derive(Debug, Clone, Copy)]
@@ -102,6 +112,8 @@ pub(in crate::log) struct SegmentFacts {
     pub(in crate::log) cursors: Vec<PartitionCursor>,
     /// Where its batches of cursors are, if it was scanned.
     pub(in crate::log) cursors_at: Vec<u64>,
+    /// Batches of cursors that are not what was written.
+    pub(in crate::log) lost_cursors: Vec<LostCursors>,
     pub(in crate::log) once: Vec<(u16, OnceId)>,
     /// Partitions of which it has anything.
     pub(in crate::log) partitions: Vec<u16>,
@@ -137,14 +149,16 @@ pub(in crate::log) fn read_segment<F: Files + ?Sized>(
     let salt = head.map_or(salt_of(asked.meta.secret, id), |head| head.salt);
     let footer = read_footer(files, id, salt, file_bytes)?;
     let is_read = match footer {
-        Some((footer_at, footer)) => {
+        Some((footer_at, of_footer, footer)) => {
+            // Its own head may be lost.
+            facts.epoch = facts.epoch.max(of_footer.epoch);
             facts.footer_at = Some(footer_at);
             if matches!(facts.tail, Tail::EndsAt(_)) {
                 // It was sealed since.
                 facts.tail = Tail::IsWhole;
             }
             facts.content_bytes = footer_at;
-            facts.take_footer(files, footer, salt, asked)?
+            facts.take_footer(files, footer, (salt, of_footer.time_ms), asked)?
         }
         None => false,
     };
@@ -157,13 +171,13 @@ pub(in crate::log) fn read_segment<F: Files + ?Sized>(
     Ok(Ok(facts))
 }
 
-/// The footer of a sealed segment and where it is, if the file ends with its trailer and it is as it was written.
+/// The footer of a sealed segment, where it is and the head of its batch, if the file ends with its trailer and it is as it was written.
 pub(in crate::log) fn read_footer<F: Files + ?Sized>(
     files: &F,
     id: SegmentId,
     salt: u64,
     file_bytes: u64,
-) -> io::Result<Option<(u64, Footer)>> {
+) -> io::Result<Option<(u64, BatchHead, Footer)>> {
     let Some(trailer_at) = file_bytes.checked_sub(TRAILER_BYTES as u64) else {
         return Ok(None);
     };
@@ -175,27 +189,32 @@ pub(in crate::log) fn read_footer<F: Files + ?Sized>(
     let Some(footer_at) = decode_trailer(&trailer, salt, file_bytes) else {
         return Ok(None);
     };
-    let body = read_batch(files, id, salt, footer_at)?;
+    let body = read_batch(files, id, salt, footer_at)?.ok();
     Ok(body
         .filter(|body| body.head().kind == Kind::Footer)
-        .and_then(|body| Some((footer_at, Footer::decode(body.bytes()).ok()?))))
+        .and_then(|body| Some((footer_at, *body.head(), Footer::decode(body.bytes()).ok()?))))
 }
 
-/// The batch at a place, if it is as it was written and can be read.
-fn read_batch<F: Files + ?Sized>(files: &F, id: SegmentId, salt: u64, at: u64) -> io::Result<Option<Body>> {
+/// The batch at a place; if it is not as it was written, or cannot be read, its head, if that is good.
+fn read_batch<F: Files + ?Sized>(
+    files: &F,
+    id: SegmentId,
+    salt: u64,
+    at: u64,
+) -> io::Result<Result<Body, Option<BatchHead>>> {
     let mut head = [0; BATCH_HEAD_BYTES];
     let Some(read) = if_readable(files.read(&id.name(), at, &mut head))? else {
-        return Ok(None);
+        return Ok(Err(None));
     };
     let Ok(head) = BatchHead::decode(&head[..read], salt, at) else {
-        return Ok(None);
+        return Ok(Err(None));
     };
     let mut body = vec![0; head.body_bytes as usize];
     let Some(read) = if_readable(files.read(&id.name(), at + BATCH_HEAD_BYTES as u64, &mut body))? else {
-        return Ok(None);
+        return Ok(Err(Some(head)));
     };
     body.truncate(read);
-    Ok(Body::check(head, &body.into()).ok())
+    Ok(Body::check(head, &body.into()).map_err(|_| Some(head)))
 }
 
 impl SegmentFacts {
@@ -225,6 +244,7 @@ impl SegmentFacts {
             rows: RowTable::default(),
             cursors: Vec::new(),
             cursors_at: Vec::new(),
+            lost_cursors: Vec::new(),
             once: Vec::new(),
             partitions: Vec::new(),
             damage: Vec::new(),
@@ -244,7 +264,7 @@ impl SegmentFacts {
         &mut self,
         files: &F,
         footer: Footer,
-        salt: u64,
+        (salt, sealed_ms): (u64, u64),
         asked: Asked<'_>,
     ) -> io::Result<bool> {
         self.is_sealed = true;
@@ -263,9 +283,11 @@ impl SegmentFacts {
             return Ok(false);
         };
         for at in cursors_at {
-            // One that is damaged now leaves an older state in place: what was acknowledged comes again.
-            if let Some(body) = read_batch(files, self.id, salt, at)? {
-                self.take_cursors(&body);
+            // One that is damaged now leaves an older state in place: what was acknowledged comes again. Where there is no
+            // older one, whoever comes for it must hear of it.
+            match read_batch(files, self.id, salt, at)? {
+                Ok(body) => self.take_cursors(&body),
+                Err(head) => self.lose_cursors(head, sealed_ms),
             }
         }
         for row in rows {
@@ -288,12 +310,19 @@ impl SegmentFacts {
         let mut extents = Extents::default();
         let mut ranges: BTreeMap<u16, Vec<(u64, u64)>> = BTreeMap::new();
         let mut told = 0;
+        // Since the last whole batch something was lost that may have been cursors.
+        let mut is_unknown = false;
         while let Some(found) = scan.step()? {
             match found {
                 Found::Batch { at, body } => {
                     let head = *body.head();
                     self.content_bytes = at + head.bytes();
                     self.epoch = self.epoch.max(head.epoch);
+                    // A batch of events does not say when it was written, but when they were appended.
+                    if is_unknown && head.kind != Kind::Events {
+                        self.lose_cursors(None, head.time_ms);
+                        is_unknown = false;
+                    }
                     match head.kind {
                         Kind::Events => {
                             let ranges = ranges.entry(head.partition).or_default();
@@ -312,10 +341,16 @@ impl SegmentFacts {
                         Kind::Footer => {}
                     }
                 }
-                Found::Damage(bad) => self.take_damage(bad),
+                Found::Damage(bad) => {
+                    is_unknown |= bad.head.is_none();
+                    self.take_damage(bad);
+                }
             }
             progress(scan.at() - told);
             told = scan.at();
+        }
+        if is_unknown {
+            self.lose_cursors(None, u64::MAX);
         }
         let ending = scan.ending();
         if let Some(footer) = ending.footer {
@@ -323,6 +358,10 @@ impl SegmentFacts {
             self.is_last = footer.is_last;
             self.bases = footer.bases;
             self.removed = footer.removed;
+            if footer.cursors_at.is_some_and(|listed| listed == self.cursors_at) {
+                // All of them are there, whatever was lost.
+                self.lost_cursors.clear();
+            }
             for extent in footer.extents {
                 self.promise(extent.partition, extent.first, extent.last);
             }
@@ -347,10 +386,49 @@ impl SegmentFacts {
             Some(head) if head.kind == Kind::Events => {
                 self.promise(head.partition, head.first, head.last());
             }
+            Some(head) if head.kind == Kind::Cursors => self.lose_cursors(Some(head), u64::MAX),
             Some(_) => {}
             None => self.unknown_bytes += bad.end - bad.at,
         }
         self.damage.push(bad);
+    }
+
+    /// A batch of cursors is not what was written; its head, if that can be trusted. It was written by this time.
+    fn lose_cursors(&mut self, head: Option<BatchHead>, by_ms: u64) {
+        let head = head.filter(|head| head.kind == Kind::Cursors);
+        self.lost_cursors.push(LostCursors {
+            partition: head.map(|head| head.partition),
+            written_ms: head.map_or(by_ms, |head| head.time_ms),
+        });
+    }
+
+    /// When cursors of this partition were lost, or a later time, ms since 1970; `None`: none were.
+    pub(super) fn cursors_lost_ms(&self, partition: u16) -> Option<u64> {
+        let may_be_its = |lost: &&LostCursors| {
+            lost.partition
+                .map_or(self.may_have(partition), |of| of == partition)
+        };
+        let lost = self.lost_cursors.iter().filter(may_be_its);
+        lost.map(|lost| lost.written_ms).max()
+    }
+
+    /// Whether bytes are lost that may have held the partition's last events in it, so that nothing in it says which those were.
+    pub(super) fn may_end_unknown(&self, partition: u16) -> bool {
+        if self.damage.is_empty() || self.is_sealed || !self.may_have(partition) {
+            return false;
+        }
+        let last = self
+            .parts
+            .get(&partition)
+            .and_then(|part| part.extent.index.last());
+        let known_until = last.map_or(0, IndexEntry::end);
+        let mut unknown = self.damage.iter().filter(|bad| bad.head.is_none());
+        unknown.any(|bad| bad.end >= known_until)
+    }
+
+    /// Whether its stream had this partition.
+    fn may_have(&self, partition: u16) -> bool {
+        self.cores == 0 || owner_of(partition, self.cores) == self.id.core
     }
 
     fn take_events(&mut self, at: u64, body: &Body, asked: Asked<'_>) {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::joining::Joining;
 use super::meta::Meta;
-use super::recovered::RecoveredPartition;
+use super::recovered::{CursorsLost, Hole, HoleCause, RecoveredPartition};
 use super::rows::RowTable;
 use super::segment::SegmentFacts;
-use crate::log::owner_of;
+use crate::log::{disk::SegmentId, format::Kind, owner_of};
 
 /// Puts together the partitions that are `wanted` from what all segments hold that may hold any of them; what belongs to them
 /// is taken out. `before` is what `meta` said when the segments were read.
@@ -16,17 +16,27 @@ pub(in crate::log) fn partitions_of(
     before: &Meta,
     wanted: impl Fn(u16) -> bool,
 ) -> Vec<RecoveredPartition> {
-    // As they were written: starts one after the other, and in each its streams, of which only one holds a partition.
-    facts.sort_by_key(|facts| (facts.epoch, facts.id.number));
+    // As they were written: starts one after the other, and in each its streams, of which only one holds a partition. One that
+    // says nothing of its start stands behind the one before it in its stream.
+    facts.sort_unstable_by_key(|facts| facts.id);
+    let mut epochs: BTreeMap<SegmentId, u64> = BTreeMap::new();
+    let mut newest = (0, 0);
+    for facts in facts.iter() {
+        let before = if newest.0 == facts.id.core { newest.1 } else { 0 };
+        newest = (facts.id.core, facts.epoch.max(before));
+        epochs.insert(facts.id, if facts.epoch > 0 { facts.epoch } else { before });
+    }
+    facts.sort_by_key(|facts| (epochs.get(&facts.id).copied(), facts.id.number));
     let mut joinings: BTreeMap<u16, Joining> = (0..before.partitions)
         .filter(|partition| wanted(*partition))
         .map(|partition| (partition, Joining::default()))
         .collect();
     let mut rows = RowTable::default();
     for facts in facts.iter_mut() {
-        take(facts, &mut joinings);
+        take(facts, before, &mut joinings);
         rows.append(facts.rows.extract(&wanted));
     }
+    let lost = cursors_lost(facts, before, &wanted);
     let mut partitions = Vec::with_capacity(joinings.len());
     for (partition, mut joining) in joinings {
         if let Some(end) = before.partition_ends.get(&partition) {
@@ -37,7 +47,10 @@ pub(in crate::log) fn partitions_of(
         }
         let stream = owner_of(partition, before.cores.max(1));
         let (is_clean, lost_bytes) = end_of_stream(facts, before, stream);
-        partitions.push(joining.finish(partition, is_clean, lost_bytes));
+        let mut found = joining.finish(partition, is_clean, lost_bytes);
+        found.table_damage = table_damage(partition, &found.holes, facts);
+        found.cursors_lost = lost.get(&partition).copied();
+        partitions.push(found);
     }
     for (partition, row) in rows.into_rows() {
         let found = partitions.binary_search_by_key(&partition, |found| found.partition);
@@ -75,7 +88,7 @@ pub(in crate::log) fn leave_removed(facts: &mut [SegmentFacts], before: &Meta) {
 }
 
 /// Gives each partition its part of a segment.
-fn take(facts: &mut SegmentFacts, joinings: &mut BTreeMap<u16, Joining>) {
+fn take(facts: &mut SegmentFacts, before: &Meta, joinings: &mut BTreeMap<u16, Joining>) {
     for base in &facts.bases {
         if let Some(joining) = joinings.get_mut(&base.partition) {
             joining.take_base(*base);
@@ -84,6 +97,14 @@ fn take(facts: &mut SegmentFacts, joinings: &mut BTreeMap<u16, Joining>) {
     for range in &facts.removed {
         if let Some(joining) = joinings.get_mut(&range.partition) {
             joining.take_let_go((range.first, range.last));
+        }
+    }
+    // What a recovery has seen of it before, `meta` knows.
+    if is_news(facts, before) {
+        for (partition, joining) in joinings.iter_mut() {
+            if facts.may_end_unknown(*partition) {
+                joining.lose_end();
+            }
         }
     }
     for (partition, promised) in &facts.promised {
@@ -111,6 +132,92 @@ fn take(facts: &mut SegmentFacts, joinings: &mut BTreeMap<u16, Joining>) {
     }
 }
 
+/// The first and the last of the offsets that are damaged, or were carried on and are, and not known to have been none of a
+/// table.
+fn table_damage(partition: u16, holes: &[Hole], facts: &[SegmentFacts]) -> Option<(u64, u64)> {
+    let heads = || {
+        let damage = facts.iter().flat_map(|facts| &facts.damage);
+        damage
+            .filter_map(|bad| bad.head)
+            .filter(move |head| head.partition == partition)
+    };
+    let plain = heads().filter(|head| head.kind == Kind::Events && !head.class.retain);
+    let mut plain: Vec<(u64, u64)> = plain.map(|head| (head.first, head.last())).collect();
+    plain.sort_unstable();
+    let mut lost: Vec<(u64, u64)> = Vec::new();
+    for hole in holes.iter().filter(|hole| hole.cause == HoleCause::Damaged) {
+        let mut next = hole.first;
+        for &(first, last) in plain.iter().filter(|(_, last)| *last >= hole.first) {
+            if first > hole.last {
+                break;
+            }
+            if next < first {
+                lost.push((next, first - 1));
+            }
+            next = next.max(last.saturating_add(1));
+        }
+        if next <= hole.last {
+            lost.push((next, hole.last));
+        }
+    }
+    // Which rows such a batch held, nobody knows but for the first.
+    let carried = heads().filter(|head| head.kind == Kind::Kept);
+    let all = lost
+        .into_iter()
+        .chain(carried.map(|head| (head.first, head.first)));
+    all.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)))
+}
+
+/// The partitions of which records of cursors are lost: those that are found now, and what was found before in segments that are
+/// gone.
+fn cursors_lost(
+    facts: &[SegmentFacts],
+    before: &Meta,
+    wanted: impl Fn(u16) -> bool,
+) -> BTreeMap<u16, CursorsLost> {
+    let mut lost: BTreeMap<u16, CursorsLost> = BTreeMap::new();
+    let mut add = |partition: u16, found: CursorsLost| {
+        let known = lost.entry(partition).or_insert(found);
+        if known.written_ms < found.written_ms {
+            *known = found;
+        }
+    };
+    for (partition, found) in &before.cursors_lost {
+        if wanted(*partition) {
+            add(*partition, *found);
+        }
+    }
+    for (at, held) in facts.iter().enumerate() {
+        if held.lost_cursors.is_empty() {
+            continue;
+        }
+        // Nothing was written to it once the next of its stream was begun.
+        let mut later = facts[at + 1..].iter();
+        let next = later.find(|next| next.id.core == held.id.core && next.head.is_some());
+        let end_ms = next.map_or(u64::MAX, |next| next.created_ms);
+        for partition in (0..before.partitions).filter(|partition| wanted(*partition)) {
+            if let Some(written_ms) = held.cursors_lost_ms(partition) {
+                add(
+                    partition,
+                    CursorsLost {
+                        written_ms: written_ms.min(end_ms),
+                        segment: held.id,
+                    },
+                );
+            }
+        }
+    }
+    lost
+}
+
+/// Whether no recovery has looked at a segment before, as far as that is known.
+fn is_news(facts: &SegmentFacts, before: &Meta) -> bool {
+    match facts.epoch {
+        0 => !before.unsealed.contains_key(&facts.id),
+        epoch => !before.has_recovered(epoch),
+    }
+}
+
 /// Whether the stream of a core of the last start was stopped in good order, and how many bytes are damaged so that nobody
 /// knows what they held: of all that was written since a start looked at it, whatever its stream.
 fn end_of_stream(facts: &[SegmentFacts], before: &Meta, core: u16) -> (bool, u64) {
@@ -120,11 +227,16 @@ fn end_of_stream(facts: &[SegmentFacts], before: &Meta, core: u16) -> (bool, u64
             .iter()
             .filter(move |facts| facts.id.core == core && facts.epoch == epoch)
     };
+    // One that says nothing may have been the last.
+    let is_unknown = |facts: &SegmentFacts| {
+        facts.id.core == core && facts.epoch == 0 && !facts.damage.is_empty() && is_news(facts, before)
+    };
     let is_clean = match of_stream().next_back() {
+        _ if facts.iter().any(is_unknown) => false,
         Some(newest) => newest.is_sealed && newest.is_last,
         None => before.is_clean,
     };
-    let is_news = |facts: &&SegmentFacts| !before.has_recovered(facts.epoch);
-    let lost = facts.iter().filter(is_news).map(|facts| facts.unknown_bytes);
+    let news = facts.iter().filter(|facts| is_news(facts, before));
+    let lost = news.map(|facts| facts.unknown_bytes);
     (is_clean, lost.sum())
 }

@@ -43,6 +43,24 @@ impl Failure {
         }
     }
 
+    /// The queue has no place in a partition, and may have had one that was lost by damage on the disk.
+    pub(crate) fn cursors_lost(epoch: u64, partition: u16, first: u64) -> Self {
+        let details = MetaWriter::new()
+            .uint("epoch", epoch)
+            .uint("partition", partition.into())
+            .uint("first", first);
+        Self {
+            code: Code::DataLoss,
+            message: format!(
+                "places of queues in partition {partition} were damaged on the disk, and this queue's may have been among them; \
+                 join with `from` to say where it goes on, \"all\" or behind what is done; \"new\" if it never was"
+            )
+            .into(),
+            details: details.finish(),
+            retry_after_ms: None,
+        }
+    }
+
     /// The log does not keep a cursor for this queue.
     pub(crate) fn refused(refusal: &LogRefusal) -> Self {
         let (code, message, retry_after_ms) = refusal_words(refusal);

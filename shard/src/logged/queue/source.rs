@@ -11,6 +11,7 @@ pub(crate) trait Source {
     fn read(&mut self, reader: ReaderId, partition: u16, after: u64, bytes_max: usize) -> Reading;
     fn forget_reader(&mut self, reader: ReaderId);
     fn cursor(&self, partition: u16, name: &CursorName) -> Option<&CursorState>;
+    fn may_have_lost_cursors(&self, partition: u16) -> bool;
     fn set_cursor(&mut self, partition: u16, name: &CursorName, state: CursorState)
     -> Result<(), LogRefusal>;
     fn is_cursor_safe(&self, partition: u16, name: &CursorName, position: u64) -> bool;
@@ -45,6 +46,10 @@ impl Source for Log {
 
     fn cursor(&self, partition: u16, name: &CursorName) -> Option<&CursorState> {
         self.cursor(partition, name)
+    }
+
+    fn may_have_lost_cursors(&self, partition: u16) -> bool {
+        self.may_have_lost_cursors(partition)
     }
 
     fn set_cursor(

@@ -294,6 +294,15 @@ pub(crate) fn words(refusal: &BeginRefusal) -> (Code, String, Option<u32>, Optio
                 .uint("last", *committed)
                 .finish(),
         ),
+        BeginRefusal::CursorsLost { partition, first } => (
+            Code::DataLoss,
+            format!(
+                "durable cursors of partition {partition} were damaged on the gateway's disk, and this one may have been among them: \
+                 subscribe with `from` to say where it goes on, behind what you have or \"all\"; \"new\" if it never was"
+            ),
+            None,
+            Some(super::details(*partition, *first, None)),
+        ),
         BeginRefusal::Superseded => (
             Code::Aborted,
             "a newer subscription with the same `durable` name, pattern and principal was faster".to_owned(),

@@ -169,6 +169,7 @@ impl Shard {
                 after: wanted.after,
                 until: wanted.until,
                 of_table: wanted.of_table,
+                damage_known: wanted.damage_known,
                 since_ms: wanted.since_ms,
                 bytes_max: wanted.bytes_max,
                 events_max: wanted.events_max,

@@ -137,6 +137,8 @@ pub(super) struct Table {
     acked: u64,
     /// Rows up to here had been handed out before it was rewound.
     rewound: u64,
+    /// What is damaged of them up to here is known to the peer.
+    damage_known: u64,
     pub(super) is_read: bool,
 }
 
@@ -154,6 +156,7 @@ pub(super) struct Wanted {
     pub(super) after: u64,
     pub(super) until: u64,
     pub(super) of_table: bool,
+    pub(super) damage_known: u64,
     pub(super) since_ms: u64,
     pub(super) bytes_max: u32,
     pub(super) events_max: u32,
@@ -182,6 +185,7 @@ impl Place {
                     at: 0,
                     acked: 0,
                     rewound: 0,
+                    damage_known: begun.damage_known,
                     is_read: false,
                 })
             }),
@@ -348,6 +352,7 @@ impl Reader {
             after,
             until,
             of_table: table.is_some(),
+            damage_known: table.map_or(0, |table| table.damage_known),
             since_ms: if table.is_some() { 0 } else { place.since_ms },
             bytes_max: load.bytes as u32,
             events_max: load.events,

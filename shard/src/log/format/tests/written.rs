@@ -291,7 +291,7 @@ pub(in crate::log) fn read_held(
         let mut index = held.extent.index.clone();
         if index.is_empty() {
             let footer = read_footer(files, held.segment, salt, file.len() as u64).unwrap();
-            let extents = footer.map(|(_, footer)| footer.extents).unwrap_or_default();
+            let extents = footer.map(|(_, _, footer)| footer.extents).unwrap_or_default();
             let mut of_partition = extents
                 .into_iter()
                 .filter(|extent| extent.partition == partition.partition);

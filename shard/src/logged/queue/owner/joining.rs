@@ -131,6 +131,10 @@ impl WorkQueues {
                 (None, Some(cursor)) => {
                     Ledger::resume(cursor.acked, &cursor.beyond, log.bounds(partition).committed)
                 }
+                (None, None) if join.start == Start::Default && log.may_have_lost_cursors(partition) => {
+                    let first = log.bounds(partition).first;
+                    return Err(Failure::cursors_lost(log.epoch(), partition, first));
+                }
                 (_, None) => Ledger::begin(position_of(&join.start, partition, log)?),
             };
             let (acked, beyond) = ledger.cursor();

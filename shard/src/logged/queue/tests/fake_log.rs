@@ -198,6 +198,10 @@ impl Source for FakeLog {
         self.cursors.get(&(partition, name.clone()))
     }
 
+    fn may_have_lost_cursors(&self, _partition: u16) -> bool {
+        false
+    }
+
     fn set_cursor(
         &mut self,
         partition: u16,

@@ -1,0 +1,154 @@
+//! Records of cursors that are lost, and ends of segments that nobody knows: whoever misses something is told.
+
+use super::*;
+
+#[test]
+fn lost_records_of_cursors_are_told() {
+    // Of a batch of which the head is whole it is known whose it was, and when.
+    for (byte, is_head_known) in [(BATCH_HEAD_BYTES + 9, true), (8, false)] {
+        for is_sealed in [true, false] {
+            let mut log = Written::new(4, 2);
+            log.segment(&[base(0, 0, 1), base(2, 0, 1)], 0);
+            log.append(0, 1, 3);
+            log.append(2, 1, 3);
+            log.write(|writer| vec![writer.cursors(0, &[cursor("a", 2)])]);
+            log.append(0, 4, 3);
+            let (at, _) = log.batches[3];
+            if is_sealed {
+                log.seal(true);
+            }
+            let id = log.id();
+            let whole = log.files.clone();
+            log.file()[at as usize + byte] ^= 1;
+            let damaged = log.files.0[&id.name()].clone();
+            for _ in 0..2 {
+                let shares = recover(&mut log.files, 2);
+                let lost = |number| partition(&shares, number).cursors_lost;
+                let found = Some(CursorsLost {
+                    written_ms: NOW_MS,
+                    segment: id,
+                });
+                assert_eq!(lost(0), found, "sealed: {is_sealed}, head: {is_head_known}");
+                assert_eq!(partition(&shares, 0).cursors, []);
+                assert_eq!(
+                    lost(2),
+                    found.filter(|_| !is_head_known),
+                    "it might have been its"
+                );
+                assert_eq!((lost(1), lost(3)), (None, None), "they are another stream's");
+            }
+            // Still known when retention has removed the segment; and not told any more when it is whole again.
+            log.files.0.remove(&id.name());
+            let shares = recover(&mut log.files, 2);
+            assert!(partition(&shares, 0).cursors_lost.is_some());
+            log.files.0.insert(id.name(), damaged);
+            recover(&mut log.files, 2);
+            log.files.0.insert(id.name(), whole.0[&id.name()].clone());
+            let shares = recover(&mut log.files, 2);
+            assert_eq!(partition(&shares, 0).cursors_lost, None);
+            assert_eq!(partition(&shares, 0).cursors.len(), 1);
+        }
+    }
+}
+
+#[test]
+fn damage_where_no_cursors_were_loses_none() {
+    // The footer is there and lists all batches of cursors, so what is lost was none, even where it has no head.
+    let once = Class {
+        once: true,
+        ..Class::default()
+    };
+    let mut log = Written::new(1, 1);
+    log.segment(&[base(0, 0, 1)], 0);
+    log.append_as(0, once, 1, &events("t", 1, 3));
+    log.write(|writer| vec![writer.cursors(0, &[cursor("a", 2)])]);
+    let (at, _) = log.batches[1];
+    log.seal(true);
+    log.file()[at as usize + 8] ^= 1;
+    let shares = recover(&mut log.files, 1);
+    let found = partition(&shares, 0);
+    assert_eq!(found.holes, [hole(1, 3, HoleCause::Damaged)]);
+    assert_eq!((found.cursors.len(), found.cursors_lost), (1, None));
+}
+
+#[test]
+fn an_end_that_nobody_knows_is_told_to_whoever_comes_by() {
+    let mut log = Written::new(4, 2);
+    log.segment(&[base(0, 0, 1), base(2, 0, 1)], 0);
+    log.append(0, 1, 3);
+    log.append(2, 1, 3);
+    log.append(0, 4, 3);
+    log.append(2, 4, 3);
+    log.segment(&[base(0, 6, 7), base(2, 6, 7)], 0);
+    log.append(2, 7, 3);
+    log.append(0, 7, 3);
+    log.append(2, 10, 3);
+    // Partition 0's only batch there is lost, head and all; what comes behind it says that it was on the disk.
+    let (at, _) = log.batches[2];
+    log.file()[at as usize + 8] ^= 1;
+    let mut told = None;
+    let mut next = (0, 0);
+    for _ in 0..3 {
+        let shares = recover(&mut log.files, 2);
+        let found = partition(&shares, 0);
+        let told = *told.get_or_insert(found.holes[0]);
+        assert_eq!(
+            (told.first, told.cause, found.last),
+            (7, HoleCause::Damaged, told.last)
+        );
+        assert_eq!(found.holes, [told], "at each start");
+        assert!(told.last < found.next);
+        let end = |number| partition(&shares, number).last;
+        assert_eq!(
+            (end(1), end(2), end(3)),
+            (0, 12, 0),
+            "what stands behind it is known"
+        );
+        next = (found.next, partition(&shares, 2).next);
+    }
+    // And when events have come since, and it ended well.
+    let told = told.expect("it was");
+    log.started();
+    log.segment(&[base(0, told.last, next.0), base(2, 12, next.1)], 0);
+    log.append(0, next.0, 2);
+    log.seal(true);
+    let shares = recover(&mut log.files, 2);
+    assert_eq!(partition(&shares, 0).holes, [told]);
+}
+
+#[test]
+fn damage_that_may_have_held_rows_is_told_apart() {
+    let table = Class {
+        retain: true,
+        ..Class::default()
+    };
+    // Of a batch of rows; of one that held none; of one of which nobody knows; of rows that were carried on.
+    for (nth, byte, told) in [
+        (1, BATCH_HEAD_BYTES + 9, Some((1, 1))),
+        (2, BATCH_HEAD_BYTES + 9, None),
+        (2, 8, Some((2, 3))),
+        (3, BATCH_HEAD_BYTES + 9, Some((1, 1))),
+    ] {
+        let mut log = Written::new(1, 1);
+        log.segment(&[base(0, 0, 1)], 0);
+        let row = event("t", 1, Some("k"), &[1]);
+        log.append_as(0, table, 1, &run([row.clone()]));
+        log.append(0, 2, 2);
+        let kept = Kept {
+            offset: 1,
+            time_ms: 7,
+            event: row.into(),
+        };
+        log.write(|writer| vec![writer.kept(0, table, &[kept])]);
+        log.append(0, 4, 1);
+        log.append(0, 5, 1);
+        let (at, _) = log.batches[nth];
+        log.file()[at as usize + byte] ^= 1;
+        let shares = recover(&mut log.files, 1);
+        assert_eq!(
+            partition(&shares, 0).table_damage,
+            told,
+            "batch {nth}, byte {byte}"
+        );
+    }
+}
