@@ -229,6 +229,9 @@ impl Members {
             self.look(key, is_missed, reads, &mut tell);
             let member = &mut self.members[key as usize];
             if member.held.len() > 2 * member.used as usize + 4 {
+                // It is there once for each time that it was given.
+                member.held.sort_unstable();
+                member.held.dedup();
                 member
                     .held
                     .retain(|&(lot, offset)| is_with(key, usize::from(lot), offset));
@@ -419,6 +422,18 @@ mod tests {
             members.looks.get()
         };
         assert_eq!(cost_of_a_job(10_000), cost_of_a_job(1));
+    }
+
+    #[test]
+    fn what_a_member_is_given_again_is_remembered_once() {
+        let mut members = members(&[4]);
+        for _ in 0..100 {
+            members.take(0, 4);
+            (1..=4).for_each(|offset| members.hold(0, 0, offset));
+            members.settle(true, false, is_with, |_| ());
+            assert!(members.get(0).held.len() <= 2 * 4 + 4);
+            members.free(0, 4);
+        }
     }
 
     #[test]

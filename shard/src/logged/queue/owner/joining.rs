@@ -92,7 +92,7 @@ impl WorkQueues {
         for (nth, &partition) in covered.iter().enumerate() {
             let lot = known.map(|key| &self.queues[key as usize].lots[nth]);
             let cursor = log.cursor(partition, &join.queue);
-            let ledger = match (lot, cursor) {
+            let (ledger, start) = match (lot, cursor) {
                 // One that cannot go on does so where somebody says, if that is behind what cannot be read.
                 (
                     Some(Lot {
@@ -126,31 +126,37 @@ impl WorkQueues {
                     let mut ledger = ledger.clone();
                     ledger.leave_out(broken.first(), broken.last());
                     ledger.pass(position_of(&join.start, partition, log)?.max(ledger.read()));
-                    ledger
+                    (ledger, &join.start)
                 }
+                // Where it has a place, what a member asks for does not count.
                 (None, Some(cursor)) => {
-                    Ledger::resume(cursor.acked, &cursor.beyond, log.bounds(partition).committed)
+                    let committed = log.bounds(partition).committed;
+                    let ledger = Ledger::resume(cursor.acked, &cursor.beyond, committed);
+                    (ledger, &Start::Default)
                 }
                 (None, None) if join.start == Start::Default && log.may_have_lost_cursors(partition) => {
                     let first = log.bounds(partition).first;
                     return Err(Failure::cursors_lost(log.epoch(), partition, first));
                 }
-                (_, None) => Ledger::begin(position_of(&join.start, partition, log)?),
+                (_, None) => {
+                    let ledger = Ledger::begin(position_of(&join.start, partition, log)?);
+                    (ledger, &join.start)
+                }
             };
             let (acked, beyond) = ledger.cursor();
-            begun.push((Some(ledger), CursorState { acked, beyond }));
+            begun.push((
+                Some(Lot::new(partition, ledger, start)),
+                CursorState { acked, beyond },
+            ));
         }
         for (&partition, (_, cursor)) in covered.iter().zip(&mut begun) {
             // An unchanged one is said to be in use.
             log.set_cursor(partition, &join.queue, std::mem::take(cursor))
                 .map_err(|refusal| Failure::refused(&refusal))?;
         }
-        let lots = covered.into_iter().zip(begun);
         let Some(key) = known else {
             self.serial += 1;
-            let lots = lots
-                .filter_map(|(partition, (ledger, _))| Some(Lot::new(partition, ledger?, &join.start)))
-                .collect();
+            let lots = begun.into_iter().filter_map(|(lot, _)| lot).collect();
             let queue = Queue::new(join.queue.clone(), self.serial, lots);
             let key = self.queues.insert(queue) as u32;
             self.by_name.insert(join.queue.clone(), key);
@@ -158,9 +164,9 @@ impl WorkQueues {
         };
         let queue = &mut self.queues[key as usize];
         self.resting_entries -= entries_of(queue);
-        for (lot, (_, (ledger, _))) in queue.lots.iter_mut().zip(lots) {
-            if let Some(ledger) = ledger {
-                *lot = Lot::new(lot.partition, ledger, &join.start);
+        for (lot, (anew, _)) in queue.lots.iter_mut().zip(begun) {
+            if let Some(anew) = anew {
+                *lot = anew;
             }
         }
         self.resting_entries += entries_of(queue);

@@ -183,6 +183,28 @@ fn a_queue_that_begins_at_a_time_is_given_nothing_older() {
 }
 
 #[test]
+fn a_time_does_not_count_where_a_queue_has_a_place() {
+    let mut town = Town::new(1, 3, false, Vec::new());
+    let queue: QueueKey = ("c", "g");
+    let partition = partition_of("c", PARTITIONS);
+    let member = town.join(0, queue, 10, Start::All);
+    town.publish("c", 3, None);
+    town.settle();
+    town.acknowledge(member, &[(partition, 1)]);
+    town.pass(300);
+    for log in &mut town.logs {
+        log.synced = log.cursors.clone();
+    }
+    town.restart();
+    town.pass(60_000);
+    let member = town.join(0, queue, 10, Start::TimeMs(town.now_ms));
+    town.settle();
+    let offsets: Vec<_> = held(&town, member).iter().map(|(_, offset)| *offset).collect();
+    assert_eq!(offsets, [2, 3]);
+    town.finish();
+}
+
+#[test]
 fn what_is_overdue_goes_to_another_and_a_late_acknowledgement_counts() {
     let mut town = Town::new(1, 1, false, Vec::new());
     let slow = town.join(0, ("c", "g"), 4, Start::All);
