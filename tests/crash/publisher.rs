@@ -51,7 +51,7 @@ fn publish(
             return Ok(());
         }
         let mut body = Vec::new();
-        // What was refused goes before what waits behind it: a gateway that reads its log for long lets go of their order.
+        // As the SDK does: what was refused goes before what was never sent, in the order of publication.
         to_send.sort_unstable();
         let mut again = std::mem::take(to_send).into_iter();
         for number in again.by_ref() {
