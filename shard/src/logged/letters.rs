@@ -112,6 +112,13 @@ pub enum LogLetter {
         /// Partitions and offsets.
         at: Vec<(u16, u64)>,
     },
+    /// To the owner: the holder of a durable cursor has begun, in all partitions that it covers.
+    Opened {
+        /// The cursor.
+        cursor: Arc<CursorName>,
+        /// Who holds it.
+        sub: SubHandle,
+    },
     /// To the owner: the holder of a durable cursor is gone.
     Released {
         /// The cursor.

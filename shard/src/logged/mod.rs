@@ -298,6 +298,7 @@ impl Shard {
                 fetched,
             } => self.fetched(sub, partition, fetched),
             LogLetter::Acked { cursor, sub, at } => self.acked_here(from, &cursor, sub, &at),
+            LogLetter::Opened { cursor, sub } => self.opened_here(from, &cursor, sub),
             LogLetter::Released { cursor, sub, is_void } => self.released_here(from, &cursor, sub, is_void),
             LogLetter::Superseded { sub } => self.reader_superseded(sub),
         }

@@ -54,8 +54,8 @@ struct Holder {
     core: u16,
     sub: SubHandle,
     stamp: (u64, u16),
-    /// What the cursor was in partitions where it was made or moved for this holder, whose subscription may be refused by
-    /// another owner; forgotten with its first acknowledgement.
+    /// What the cursor was in partitions where it was made or moved for this holder, or for those before it that are not known
+    /// to have begun: another owner may have refused them. Forgotten with [`LogLetter::Opened`].
     before: Vec<Before>,
     /// Where it begins, of which it is told once that survives power loss.
     pending: Option<Vec<Begun>>,
@@ -242,21 +242,18 @@ impl Shard {
         let partitions = settings.partitions;
         let ours =
             covered(&begin.pattern, partitions).filter(|&partition| owner_of(partition, cores) == self.core);
-        let log = &self.logged.log;
+        let Logged { log, owner, .. } = &self.logged;
+        // What was made and moved for one that may never have begun, and now never will, is so for this one.
+        let old = begin.cursor.as_ref().and_then(|cursor| owner.holders.get(cursor));
+        let mut before = old.map_or_else(Vec::new, |old| old.before.clone());
         let mut places = Vec::new();
         for partition in ours {
             if !log.is_ready(partition) {
                 return Err(BeginRefusal::Recovering);
             }
-            places.push(place_of(log, partition, begin)?);
+            places.push(place_of(log, partition, begin, &before)?);
         }
         if let Some(cursor) = &begin.cursor {
-            // What was made and moved for one that has not begun, and now never will, is so for this one.
-            let waiting = self.logged.owner.holders.get_mut(cursor);
-            let mut before = match waiting.filter(|old| old.pending.is_some()) {
-                Some(old) => old.before.clone(),
-                None => Vec::new(),
-            };
             for place in &mut places {
                 place.is_made |= before.contains(&(place.partition, None));
             }
@@ -296,6 +293,10 @@ impl Shard {
     /// Has a cursor be what it was before somebody took it whose subscription does not begin.
     fn restore_cursor(&mut self, cursor: &CursorName, before: Vec<Before>) {
         let log = &mut self.logged.log;
+        if !before.is_empty() {
+            // The disk may have what it is not any more.
+            log.hurry_cursors();
+        }
         for (partition, state) in before {
             match state {
                 None => log.forget_cursor(partition, cursor),
@@ -342,15 +343,22 @@ impl Shard {
 
     /// The holder of a durable cursor has come so far.
     pub(crate) fn acked_here(&mut self, core: u16, cursor: &CursorName, sub: SubHandle, at: &[(u16, u64)]) {
-        let holder = self.logged.owner.holders.get_mut(cursor);
-        let Some(holder) = holder.filter(|holder| (holder.core, holder.sub) == (core, sub)) else {
+        let holder = self.logged.owner.holders.get(cursor);
+        if holder.is_none_or(|holder| (holder.core, holder.sub) != (core, sub)) {
             return; // somebody else holds it now, and may have begun elsewhere
-        };
-        holder.before = Vec::new();
+        }
         for &(partition, acked) in at {
             let state = CursorState::up_to(acked);
             // It exists, so there is room for it; a log that stops keeps what it had.
             let _ = self.logged.log.set_cursor(partition, cursor, state);
+        }
+    }
+
+    /// The holder of a durable cursor has begun everywhere: what the cursor was before is over.
+    pub(crate) fn opened_here(&mut self, core: u16, cursor: &CursorName, sub: SubHandle) {
+        let holder = self.logged.owner.holders.get_mut(cursor);
+        if let Some(holder) = holder.filter(|holder| (holder.core, holder.sub) == (core, sub)) {
+            holder.before = Vec::new();
         }
     }
 
@@ -404,12 +412,18 @@ impl Shard {
     }
 }
 
-/// Where a subscription begins in a partition.
-fn place_of(log: &Log, partition: u16, begin: &Begin) -> Result<Begun, BeginRefusal> {
+/// Where a subscription begins in a partition. `before`: what its cursor was before others moved it who may never have begun.
+fn place_of(log: &Log, partition: u16, begin: &Begin, before: &[Before]) -> Result<Begun, BeginRefusal> {
     let cursor = begin.cursor.as_ref().and_then(|name| log.cursor(partition, name));
+    let moved = before.iter().find(|(moved, _)| *moved == partition);
+    let moved = moved.and_then(|(_, state)| state.as_ref());
     let mut damage_known = 0;
     let (position, is_known) = match (&begin.start, cursor) {
-        (Start::Default, Some(cursor)) => (cursor.acked, !cursor.is_before_table()),
+        // Of two places the one that leaves nothing out.
+        (Start::Default, Some(cursor)) => (
+            moved.map_or(cursor.acked, |moved| moved.acked.min(cursor.acked)),
+            !cursor.is_before_table() && !moved.is_some_and(CursorState::is_before_table),
+        ),
         // It may have been there, with all that came since to be given: to begin at the end would skip that.
         (Start::Default, None) if begin.cursor.is_some() && log.may_have_lost_cursors(partition) => {
             return Err(BeginRefusal::CursorsLost {

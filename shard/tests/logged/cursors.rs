@@ -1,11 +1,11 @@
 //! Durable cursors: when they are safe, and how many one connection makes.
 
-use fluxar_protocol::Code;
-use fluxar_shard::Limits;
+use fluxar_protocol::{Code, Id};
 use fluxar_shard::limits::CURSORS_PER_PEER_MAX;
 use fluxar_shard::log::class::Level;
 use fluxar_shard::log::partition_of;
 use fluxar_shard::logged::{From, LoggedWish};
+use fluxar_shard::{Limits, PeerId};
 
 use crate::promises::{events, world};
 use crate::world::{ACKED, EPOCH, Told, WISH, World, id, in_memory, peer};
@@ -113,9 +113,9 @@ fn a_queue_gives_nothing_before_its_place_survives_power_loss() {
     }
 }
 
-#[test]
-fn a_subscription_that_is_refused_leaves_the_cursor_where_it_was() {
-    let mut world = world(2, 4);
+/// Stores five events in a partition of each of two cores, of which a subscription to all by the name of bob has handled the
+/// first three. The partitions.
+fn handle_three_of_five(world: &mut World) -> [u16; 2] {
     let (alice, bob) = (peer(0, 7), peer(0, 1));
     // One topic on each core.
     let topics = [0, 1].map(|core| {
@@ -124,13 +124,10 @@ fn a_subscription_that_is_refused_leaves_the_cursor_where_it_was() {
         of_core.next().unwrap()
     });
     let partitions = [0, 1].map(|core: usize| partition_of(&topics[core], 4));
-    let publish = |world: &mut World, numbers: std::ops::Range<u64>| {
-        for nth in numbers {
-            world.publish(alice, &[(&topics[nth as usize % 2], nth)], ACKED);
-        }
-        world.settle();
-    };
-    publish(&mut world, 0..10);
+    for nth in 0..10_u64 {
+        world.publish(alice, &[(&topics[nth as usize % 2], nth)], ACKED);
+    }
+    world.settle();
     let wish = LoggedWish {
         durable: Some("bob"),
         from: From::All,
@@ -144,28 +141,111 @@ fn a_subscription_that_is_refused_leaves_the_cursor_where_it_was() {
     world.settle();
     world.take(bob, id(1));
     world.end(bob, id(1));
-    // The first owner takes it, the other does not: it never gave out so much.
-    let mut at = [(partitions[0], 5), (partitions[1], 1_000)];
+    partitions
+}
+
+/// Subscribes to all by the name of bob, behind these positions.
+fn begin_behind(world: &mut World, who: PeerId, sub: Id, mut at: [(u16, u64); 2]) {
     at.sort_unstable();
     let wish = LoggedWish {
+        durable: Some("bob"),
         from: From::Epoch {
             epoch: EPOCH,
             at: &at,
         },
-        ..wish
+        ..WISH
     };
-    world.subscribe(bob, id(2), ">", wish).unwrap();
+    world.subscribe(who, sub, ">", wish).unwrap();
+}
+
+/// What comes to a subscription to all by the name of bob, which begins where its cursor is.
+fn what_comes(world: &mut World, who: PeerId, sub: Id) -> Vec<u64> {
+    let wish = LoggedWish {
+        durable: Some("bob"),
+        ..WISH
+    };
+    world.subscribe(who, sub, ">", wish).unwrap();
+    world.settle();
+    world.pass(300_000);
+    world.settle();
+    let mut got = world.got(who, sub);
+    got.sort_unstable();
+    got
+}
+
+#[test]
+fn a_subscription_that_is_refused_leaves_the_cursor_where_it_was() {
+    let mut world = world(2, 4);
+    let partitions = handle_three_of_five(&mut world);
+    let bob = peer(0, 1);
+    // The first owner takes it, the other does not: it never gave out so much.
+    let at = [(partitions[0], 5), (partitions[1], 1_000)];
+    begin_behind(&mut world, bob, id(2), at);
     world.settle();
     assert_eq!(world.take(bob, id(2)), [Told::Refused(Code::OutOfRange, None)]);
-    let wish = LoggedWish {
-        from: From::Default,
-        ..wish
-    };
-    world.subscribe(bob, id(3), ">", wish).unwrap();
-    world.settle();
-    let mut got = world.got(bob, id(3));
-    got.sort_unstable();
+    let got = what_comes(&mut world, bob, id(3));
     assert_eq!(got, [6, 7, 8, 9], "all but the first three of each");
+}
+
+#[test]
+fn who_takes_a_name_from_one_that_is_refused_misses_nothing() {
+    let mut world = world(2, 4);
+    let partitions = handle_three_of_five(&mut world);
+    world.settle();
+    let (refused, next) = (peer(1, 2), peer(0, 3));
+    let at = [(partitions[0], 5), (partitions[1], 1_000)];
+    begin_behind(&mut world, refused, id(2), at);
+    assert_eq!(
+        world.take(refused, id(2)),
+        [Told::Refused(Code::OutOfRange, None)]
+    );
+    // The other owner lets it begin, and has not heard that it is over when the next one comes.
+    assert!(world.carry(1, 0));
+    world.pass(1);
+    let got = what_comes(&mut world, next, id(3));
+    assert_eq!(got, [6, 7, 8, 9], "all but the first three of each");
+}
+
+#[test]
+fn where_a_subscription_has_begun_the_next_of_its_name_begins() {
+    let mut world = world(2, 4);
+    let partitions = handle_three_of_five(&mut world);
+    world.settle();
+    let (first, next) = (peer(1, 2), peer(0, 3));
+    begin_behind(
+        &mut world,
+        first,
+        id(2),
+        partitions.map(|partition| (partition, 5)),
+    );
+    world.settle();
+    world.pass(300_000);
+    world.settle();
+    let told = world.take(first, id(2));
+    assert!(matches!(told[..], [Told::Accepted(_), ..]), "{told:?}");
+    assert_eq!(what_comes(&mut world, next, id(3)), [], "it was said so");
+}
+
+#[test]
+fn where_a_cursor_was_is_written_at_once() {
+    let mut world = world(2, 4);
+    let partitions = handle_three_of_five(&mut world);
+    for _ in 0..3 {
+        world.settle();
+        world.pass(2_000_000);
+    }
+    world.settle();
+    let at = [(partitions[0], 5), (partitions[1], 1_000)];
+    begin_behind(&mut world, peer(1, 2), id(2), at);
+    assert!(world.carry(1, 0));
+    // Where it was moved to is on the disk before that is undone.
+    for _ in 0..3 {
+        world.pass(2_000_000);
+        while world.work(0) {}
+    }
+    let before = world.disks[0].writes;
+    carry_all(&mut world);
+    assert_eq!(world.disks[0].writes, before + 1);
 }
 
 #[test]

@@ -15,11 +15,14 @@ pub(crate) struct Disk {
     pub(crate) reads_fail: bool,
     /// How many reads it was asked for.
     pub(crate) reads: usize,
+    /// How many writes.
+    pub(crate) writes: usize,
 }
 
 impl Disk {
     pub(crate) fn ask(&mut self, op: DiskOp) {
         self.reads += usize::from(matches!(op, DiskOp::Read { .. }));
+        self.writes += usize::from(matches!(op, DiskOp::Write { .. }));
         self.asked.push_back(op);
     }
 

@@ -166,7 +166,8 @@ impl Memberships {
         let Some(&key) = self.by_name.get(&(peer, sub)) else {
             return false;
         };
-        self.remove(key, None);
+        let is_void = !self.members[key as usize].is_accepted;
+        self.remove(key, None, is_void);
         true
     }
 
@@ -276,15 +277,16 @@ impl Memberships {
                 self.share(key);
             }
             Matter::NotJoined(failure) => {
-                self.remove(key, Some(from));
+                self.remove(key, Some(from), true);
                 self.news.push_back((name, News::Refused(*failure)));
             }
             Matter::Ended(failure) => {
-                self.remove(key, Some(from));
+                // Also of one that was not accepted yet: whoever goes on behind the damage goes on everywhere.
+                self.remove(key, Some(from), false);
                 self.news.push_back((name, News::Ended(*failure)));
             }
             Matter::Join(_)
-            | Matter::Leave
+            | Matter::Leave { .. }
             | Matter::Rewind
             | Matter::NeverLeft { .. }
             | Matter::Worked { .. }
@@ -385,8 +387,8 @@ impl Memberships {
         }
     }
 
-    /// Takes a member out, and tells all owners but one.
-    fn remove(&mut self, key: u32, but: Option<u16>) {
+    /// Takes a member out, and tells all owners but one. `is_void`: it never was one everywhere.
+    fn remove(&mut self, key: u32, but: Option<u16>, is_void: bool) {
         let member = self.members.remove(key as usize);
         let MemberName { peer, sub, .. } = member.name;
         self.by_name.remove(&(peer, sub));
@@ -398,7 +400,8 @@ impl Memberships {
         }
         for owner in &member.owners {
             if Some(owner.core) != but {
-                self.letters.push_back((owner.core, member.letter(Matter::Leave)));
+                self.letters
+                    .push_back((owner.core, member.letter(Matter::Leave { is_void })));
             }
         }
     }

@@ -42,7 +42,10 @@ pub enum Matter {
     /// From an owner: it has not joined.
     NotJoined(Box<Failure>),
     /// To an owner: it is gone.
-    Leave,
+    Leave {
+        /// It went before all owners had let it join: a queue that began with it, and has no other member, has not begun.
+        is_void: bool,
+    },
     /// From an owner: work for it.
     Work {
         /// The events.
@@ -91,7 +94,7 @@ impl Matter {
     pub(crate) fn is_for_owner(&self) -> bool {
         match self {
             Self::Join(_)
-            | Self::Leave
+            | Self::Leave { .. }
             | Self::Rewind
             | Self::NeverLeft { .. }
             | Self::Worked { .. }

@@ -104,6 +104,9 @@ pub(crate) struct Lot {
     /// A read failed: not before this time, us.
     pub(crate) retry_us: u64,
     pub(crate) broken: Option<Broken>,
+    /// Its cursor was made for members of which none has left yet that all owners had let join. If the last of them leaves so,
+    /// it is forgotten: who is refused by one owner leaves nothing with the others.
+    pub(crate) is_made: bool,
     /// An event is being set aside: under this id.
     pub(crate) aside: Option<(u64, Id)>,
     /// The cursor is to be handed to the log at this time, us; `None`: it has not moved.
@@ -130,6 +133,7 @@ impl Lot {
             reading: None,
             retry_us: 0,
             broken: None,
+            is_made: false,
             aside: None,
             cursor_us: None,
             alarm_us: None,
@@ -190,9 +194,15 @@ impl Lot {
         }
     }
 
-    /// Whether something is being read for members.
+    /// Whether something is being read of which it is known that members want it. What else comes next may be of no concern to
+    /// the queue for gigabytes; what is found there waits in `ahead` until there is room.
     pub(crate) fn reads_to_give(&self) -> bool {
-        matches!(self.reading, Some(Purpose::New | Purpose::Again(_)))
+        match self.reading {
+            Some(Purpose::Again(_)) => true,
+            // It was read before, and let go of.
+            Some(Purpose::New) => self.has_more,
+            Some(Purpose::Spent(_)) | None => false,
+        }
     }
 
     /// Whether there is work, and nothing but room is missing.

@@ -14,6 +14,7 @@ pub(crate) trait Source {
     fn may_have_lost_cursors(&self, partition: u16) -> bool;
     fn set_cursor(&mut self, partition: u16, name: &CursorName, state: CursorState)
     -> Result<(), LogRefusal>;
+    fn forget_cursor(&mut self, partition: u16, name: &CursorName);
     fn is_cursor_safe(&self, partition: u16, name: &CursorName, position: u64) -> bool;
     fn cursors_synced(&self) -> u64;
     fn hurry_cursors(&mut self);
@@ -59,6 +60,10 @@ impl Source for Log {
         state: CursorState,
     ) -> Result<(), LogRefusal> {
         self.set_cursor(partition, name, state)
+    }
+
+    fn forget_cursor(&mut self, partition: u16, name: &CursorName) {
+        self.forget_cursor(partition, name);
     }
 
     fn is_cursor_safe(&self, partition: u16, name: &CursorName, position: u64) -> bool {

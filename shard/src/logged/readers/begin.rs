@@ -193,6 +193,10 @@ impl Shard {
         }
         readers.have_made(peer, made);
         let reader = &readers[at];
+        let opened = reader
+            .cursor
+            .clone()
+            .map(|cursor| (cursor, readers.followed.text(reader.pattern).clone()));
         self.logged.news.push_back(LoggedNews::Accepted {
             to: reader.peer,
             sub: reader.id,
@@ -202,6 +206,14 @@ impl Shard {
                 .map(|place| (place.partition, place.position))
                 .collect(),
         });
+        if let Some((cursor, pattern)) = opened {
+            let sub = self.logged.readers.handle(at);
+            let partitions = self.logged.readers.heard.len() as u16;
+            for owner in owners(&pattern, partitions, self.post.cores()) {
+                let cursor = cursor.clone();
+                self.say(owner, LogLetter::Opened { cursor, sub });
+            }
+        }
         self.fetch_on(at);
     }
 

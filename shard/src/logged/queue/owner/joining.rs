@@ -3,7 +3,7 @@
 use fluxar_protocol::target;
 
 use super::{WorkQueues, entries_of};
-use crate::log::{CursorState, LogRefusal, owner_of, partition_of};
+use crate::log::{CursorName, CursorState, LogRefusal, owner_of, partition_of};
 use crate::logged::letters::Start;
 use crate::logged::queue::QueueLetter;
 use crate::logged::queue::dealing::Queue;
@@ -92,6 +92,7 @@ impl WorkQueues {
         for (nth, &partition) in covered.iter().enumerate() {
             let lot = known.map(|key| &self.queues[key as usize].lots[nth]);
             let cursor = log.cursor(partition, &join.queue);
+            let is_made = cursor.is_none();
             let (ledger, start) = match (lot, cursor) {
                 // One that cannot go on does so where somebody says, if that is behind what cannot be read.
                 (
@@ -134,7 +135,7 @@ impl WorkQueues {
                     let ledger = Ledger::resume(cursor.acked, &cursor.beyond, committed);
                     (ledger, &Start::Default)
                 }
-                (None, None) if join.start == Start::Default && log.may_have_lost_cursors(partition) => {
+                (_, None) if join.start == Start::Default && log.may_have_lost_cursors(partition) => {
                     let first = log.bounds(partition).first;
                     return Err(Failure::cursors_lost(log.epoch(), partition, first));
                 }
@@ -144,15 +145,19 @@ impl WorkQueues {
                 }
             };
             let (acked, beyond) = ledger.cursor();
-            begun.push((
-                Some(Lot::new(partition, ledger, start)),
-                CursorState { acked, beyond },
-            ));
+            let mut lot = Lot::new(partition, ledger, start);
+            lot.is_made = is_made;
+            begun.push((Some(lot), CursorState { acked, beyond }));
         }
+        let mut before = Vec::with_capacity(covered.len());
         for (&partition, (_, cursor)) in covered.iter().zip(&mut begun) {
+            let old = log.cursor(partition, &join.queue).cloned();
             // An unchanged one is said to be in use.
-            log.set_cursor(partition, &join.queue, std::mem::take(cursor))
-                .map_err(|refusal| Failure::refused(&refusal))?;
+            if let Err(refusal) = log.set_cursor(partition, &join.queue, std::mem::take(cursor)) {
+                put_back(&join.queue, before, log);
+                return Err(Failure::refused(&refusal));
+            }
+            before.push((partition, old));
         }
         let Some(key) = known else {
             self.serial += 1;
@@ -172,6 +177,20 @@ impl WorkQueues {
         self.resting_entries += entries_of(queue);
         Ok(key)
     }
+}
+
+/// Has the cursors of a queue be what they were before somebody joined who has not joined after all.
+fn put_back(name: &CursorName, before: Vec<(u16, Option<CursorState>)>, log: &mut impl Source) {
+    for (partition, old) in before {
+        match old {
+            None => log.forget_cursor(partition, name),
+            // It is there, so there is room for it.
+            Some(old) => {
+                let _ = log.set_cursor(partition, name, old);
+            }
+        }
+    }
+    log.hurry_cursors();
 }
 
 /// The partitions of a core that a pattern's topics may lie in, ascending.

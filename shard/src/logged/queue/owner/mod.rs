@@ -132,7 +132,7 @@ impl WorkQueues {
         let found = self.by_member.get(&name).copied();
         match (matter, found) {
             (Matter::Join(join), None) => self.join(name, &join, log),
-            (Matter::Leave, Some((key, member))) => self.leave(key, member, log),
+            (Matter::Leave { is_void }, Some((key, member))) => self.leave(key, member, is_void, log),
             (Matter::Rewind, Some((key, member))) => {
                 let queue = &mut self.queues[key as usize];
                 let back = queue.lose(member);
@@ -155,7 +155,7 @@ impl WorkQueues {
             }
             // It was refused or ended here, and its home core will hear of it.
             (
-                Matter::Leave
+                Matter::Leave { .. }
                 | Matter::Rewind
                 | Matter::NeverLeft { .. }
                 | Matter::Worked { .. }

@@ -4,6 +4,7 @@ use slab::Slab;
 
 use super::{WorkQueues, entries_of, keep_cursor};
 use crate::limits::{QUEUE_RESTING_ENTRIES_MAX, QUEUES_RESTING_MAX};
+use crate::log::CursorName;
 use crate::logged::queue::QueueLetter;
 use crate::logged::queue::dealing::Queue;
 use crate::logged::queue::ledger::MemberKey;
@@ -12,8 +13,8 @@ use crate::logged::queue::lot::Broken;
 use crate::logged::queue::source::Source;
 
 impl WorkQueues {
-    /// A member is gone.
-    pub(super) fn leave(&mut self, key: u32, member: MemberKey, log: &mut impl Source) {
+    /// A member is gone. `is_void`: before all owners had let it join.
+    pub(super) fn leave(&mut self, key: u32, member: MemberKey, is_void: bool, log: &mut impl Source) {
         let queue = &mut self.queues[key as usize];
         self.by_member.remove(&queue.members.get(member).name);
         queue.untold.remove(&member);
@@ -22,10 +23,34 @@ impl WorkQueues {
         }
         queue.lose(member);
         queue.members.remove(member);
+        if !is_void {
+            // Its place was told to somebody, and holds from now on.
+            queue.lots.iter_mut().for_each(|lot| lot.is_made = false);
+        }
         if queue.members.is_empty() {
+            let made = queue.lots.iter().filter(|lot| lot.is_made);
+            let made: Vec<_> = made.map(|lot| lot.partition).collect();
+            let name = queue.name.clone();
             self.rest(key, log);
+            if !made.is_empty() {
+                self.unmake(key, &name, &made, log);
+            }
         } else {
             self.stir(key);
+        }
+    }
+
+    /// A queue without members began, in some of its partitions, for members that were refused elsewhere, or left before they
+    /// had joined: it has not begun there.
+    fn unmake(&mut self, key: u32, name: &CursorName, made: &[u16], log: &mut impl Source) {
+        for &partition in made {
+            log.forget_cursor(partition, name);
+        }
+        // What the disk has of them would be taken for a place after a crash.
+        log.hurry_cursors();
+        // Where it had a place before, it goes on from its cursor.
+        if let Some(rested) = self.queues.get(key as usize).map(|queue| queue.rested) {
+            self.forget(key, rested);
         }
     }
 
@@ -37,6 +62,7 @@ impl WorkQueues {
         self.waiting.remove(&key);
         for lot in &mut queue.lots {
             lot.ledger.lose_all();
+            lot.is_made = false;
         }
         let keys: Vec<_> = queue.members.keys().collect();
         for member in keys {

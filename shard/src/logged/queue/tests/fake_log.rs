@@ -51,6 +51,10 @@ pub(super) struct FakeLog {
     /// Nothing that is written becomes safe.
     pub(super) hangs: bool,
     cursors_synced: u64,
+    /// Records of cursors were damaged.
+    pub(super) has_lost_cursors: bool,
+    /// There is no room for one more.
+    pub(super) cursors_max: usize,
     /// Whatever is read comes later.
     pub(super) is_slow: bool,
 }
@@ -76,6 +80,8 @@ impl FakeLog {
             recovers: false,
             hangs: false,
             cursors_synced: 0,
+            has_lost_cursors: false,
+            cursors_max: usize::MAX,
             is_slow: false,
         }
     }
@@ -199,7 +205,7 @@ impl Source for FakeLog {
     }
 
     fn may_have_lost_cursors(&self, _partition: u16) -> bool {
-        false
+        self.has_lost_cursors
     }
 
     fn set_cursor(
@@ -217,11 +223,20 @@ impl Source for FakeLog {
         let key = (partition, name.clone());
         if let Some(before) = self.cursors.get(&key) {
             assert!(state.acked >= before.acked, "a cursor goes back");
+        } else if self.cursors.len() >= self.cursors_max {
+            return Err(LogRefusal::TooManyCursors);
         } else {
             self.begun.insert(key.clone(), state.acked);
         }
         self.cursors.insert(key, state);
         Ok(())
+    }
+
+    fn forget_cursor(&mut self, partition: u16, name: &CursorName) {
+        let key = (partition, name.clone());
+        self.cursors.remove(&key);
+        // Whoever has it made again is told nothing before that is on the disk, and until then nobody minds.
+        self.synced.remove(&key);
     }
 
     fn is_cursor_safe(&self, partition: u16, name: &CursorName, position: u64) -> bool {

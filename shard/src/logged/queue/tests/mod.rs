@@ -389,6 +389,105 @@ fn room_for_one_event_is_used_where_what_comes_again_has_to_be_read_first() {
     }
 }
 
+/// A topic that lies on one of two cores.
+fn topic_on(core: u16, prefix: &str) -> &'static str {
+    let mut names = (0..).map(|nth| format!("{prefix}.{nth}"));
+    let name = names.find(|name| owner_of(partition_of(name, PARTITIONS), 2) == core);
+    name.unwrap().leak()
+}
+
+#[test]
+fn room_is_not_kept_for_what_may_be_of_no_concern() {
+    let mut town = Town::new(2, 9, false, Vec::new());
+    let (noise, job) = (topic_on(0, "noise"), topic_on(1, "jobs"));
+    for _ in 0..300 {
+        town.publish(noise, 1, None);
+    }
+    town.settle();
+    // One core has much to look through, the other has work.
+    town.logs[0].is_slow = true;
+    let member = town.join(1, ("jobs.*", "g"), 1, Start::All);
+    let carry_all = |town: &mut Town| while town.carry(1, 0) || town.carry(0, 1) {};
+    carry_all(&mut town);
+    town.publish(job, 1, None);
+    town.hear(1);
+    carry_all(&mut town);
+    assert!(!town.logs[0].later.is_empty(), "it is not through");
+    assert_eq!(held(&town, member).len(), 1);
+    town.finish();
+}
+
+#[test]
+fn who_is_refused_by_one_owner_leaves_no_place_with_the_others() {
+    let queue: QueueKey = (">", "g");
+    let mut town = Town::new(2, 9, false, Vec::new());
+    for core in 0..2 {
+        town.publish(topic_on(core, "jobs"), 2, None);
+    }
+    town.settle();
+    town.logs[1].has_lost_cursors = true;
+    for home in 0..2 {
+        town.join(home, queue, 10, Start::Default);
+    }
+    town.settle();
+    let refused: Vec<_> = town.ended.drain(..).map(|(_, _, code, _)| code).collect();
+    assert_eq!(refused, [Code::DataLoss; 2], "they have to say where");
+    assert!(town.logs.iter().all(|log| log.cursors.is_empty()));
+    let member = town.join(0, queue, 10, Start::All);
+    town.settle();
+    assert_eq!(held(&town, member).len(), 4);
+    // Where somebody has joined it stands, though others are refused.
+    town.lose(member);
+    town.settle();
+    town.logs[1].recovers = true;
+    town.join(0, queue, 10, Start::New);
+    town.settle();
+    assert_eq!(town.ended.len(), 1);
+    town.logs[1].recovers = false;
+    let member = town.join(1, queue, 10, Start::New);
+    town.settle();
+    assert_eq!(held(&town, member).len(), 4);
+    town.finish();
+}
+
+#[test]
+fn who_is_refused_in_one_partition_leaves_no_place_in_the_others() {
+    let queue: QueueKey = (">", "g");
+    let mut town = Town::new(1, 9, false, Vec::new());
+    for topic in TOPICS {
+        town.publish(topic, 1, None);
+    }
+    town.settle();
+    town.logs[0].cursors_max = usize::from(PARTITIONS) - 1;
+    town.join(0, queue, 10, Start::New);
+    town.settle();
+    let refused = town.ended.pop().map(|(_, _, code, _)| code);
+    assert_eq!(refused, Some(Code::ResourceExhausted));
+    assert!(town.logs[0].cursors.is_empty());
+    town.logs[0].cursors_max = usize::MAX;
+    let member = town.join(0, queue, 10, Start::All);
+    town.settle();
+    assert_eq!(held(&town, member).len(), TOPICS.len());
+    town.finish();
+}
+
+#[test]
+fn who_leaves_before_all_owners_have_answered_leaves_no_place() {
+    let queue: QueueKey = (">", "g");
+    let mut town = Town::new(2, 9, false, Vec::new());
+    let member = town.join(0, queue, 10, Start::New);
+    assert!(!town.logs[0].cursors.is_empty(), "its own core has answered");
+    town.lose(member);
+    town.settle();
+    assert!(town.logs.iter().all(|log| log.cursors.is_empty()));
+    town.publish("c", 3, None);
+    town.settle();
+    let member = town.join(1, queue, 10, Start::All);
+    town.settle();
+    assert_eq!(held(&town, member).len(), 3);
+    town.finish();
+}
+
 #[test]
 fn after_a_restart_what_was_done_is_done_and_the_rest_comes_again() {
     let queue: QueueKey = ("c", "g");
