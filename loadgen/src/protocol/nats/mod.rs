@@ -332,12 +332,17 @@ impl Talk {
         out.bytes.extend_from_slice(connect.as_bytes());
         if self.stored.is_some() {
             // Ready when the stream is there.
-            let (subject, body) = stored::create_stream(&self.names.topics);
-            self.request(&subject, stored::STREAM_TOKEN, &body, out);
+            self.have_stream(out);
         } else {
             self.ask(Incoming::Ready, out);
         }
         Ok(())
+    }
+
+    /// Asks for the stream, which is there already if another session was the first to ask.
+    fn have_stream(&mut self, out: &mut Outgoing) {
+        let (subject, body) = stored::create_stream(&self.names.topics);
+        self.request(&subject, stored::STREAM_TOKEN, &body, out);
     }
 
     /// Subscribes to the inbox, once.
@@ -448,6 +453,15 @@ impl Talk {
             }
             Purpose::Inbox => {
                 let to = ReplyTo::of(arguments.subject);
+                if to == ReplyTo::Stream
+                    && self
+                        .stored
+                        .as_mut()
+                        .is_some_and(|stored| stored.asks_again(payload))
+                {
+                    self.have_stream(out);
+                    return Ok(Step::Taken(end + 2));
+                }
                 let is_nobody = headers.starts_with(b"NATS/1.0 503");
                 on(replied(to, is_nobody, payload));
             }

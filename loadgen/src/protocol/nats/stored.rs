@@ -5,7 +5,7 @@
 //!   CONSUMER.CREATE (push, all there is, ordered) ─▶ Subscribed      MSG … : Event; HMSG … reply: flow control, which is answered
 //! ```
 //!
-//! All sessions of a run ask for the same stream, which is made once. Subscribers are what client libraries call ordered
+//! All sessions of a run ask for the same stream, which is made once; who asks while it is being made may have to ask again. Subscribers are what client libraries call ordered
 //! consumers: the server keeps their place in memory, is acknowledged nothing, and asks now and then whether what it sent was
 //! taken. That is what a gateway does for a subscription without a name; a consumer that is acknowledged has its place on disk.
 
@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 /// How often a consumer that has nothing to deliver says so, ns: the server wants this where there is flow control. What client
 /// libraries ask for.
 const IDLE_HEARTBEAT_NS: u64 = 5_000_000_000;
+
+/// How often a stream is asked for again before its refusal is believed.
+const ASKED_AGAIN_MAX: u32 = 100;
 
 /// The last token of a reply subject says what is replied to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +55,20 @@ impl ReplyTo {
 pub(super) struct Stored {
     /// Publishes so far; their replies are told apart as client libraries do it.
     pub(super) published: u64,
+    /// How often the stream was asked for again.
+    asked_again: u32,
+}
+
+impl Stored {
+    /// Whether the stream is to be asked for again, after this answer. While the server makes it for one session, it may tell
+    /// another that it overlaps with one that is there: itself. Soon it finds it by its name, and says that all is well.
+    pub(super) fn asks_again(&mut self, reply: &[u8]) -> bool {
+        const SUBJECTS_OVERLAP: u64 = 10_065;
+        let said: Value = serde_json::from_slice(reply).unwrap_or_default();
+        let again = said["error"]["err_code"] == SUBJECTS_OVERLAP && self.asked_again < ASKED_AGAIN_MAX;
+        self.asked_again += u32::from(again);
+        again
+    }
 }
 
 /// Whether a message is none that was published, but the consumer's own: a heartbeat, or flow control.

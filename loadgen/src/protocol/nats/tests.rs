@@ -186,6 +186,31 @@ fn what_is_stored_is_acknowledged_and_what_is_read_is_not() {
     );
 }
 
+/// nats-server 2.9.10 says so of the very stream that is asked for, while it makes it for another session.
+#[test]
+fn a_stream_that_is_being_made_is_asked_for_again() {
+    let overlap = br#"{"error":{"code":400,"err_code":10065,"description":"subjects overlap with an existing stream"}}"#;
+    let reply = |body: &[u8]| message(&format!("MSG _INBOX.3-5.s 4 {}", body.len()), body);
+    let asked = |said: &[u8]| String::from_utf8_lossy(said).matches("STREAM.CREATE").count();
+    let hello = b"INFO {\"headers\":true}\r\n".to_vec();
+    let made = [
+        hello.clone(),
+        reply(overlap),
+        reply(overlap),
+        reply(b"{\"did_create\":false}"),
+    ]
+    .concat();
+    let outcome = hand_over(&mut stored(), [&made[..]]);
+    assert_eq!((outcome.fault, outcome.heard), (None, vec![Heard::Ready]));
+    assert_eq!(asked(&outcome.said), 3);
+    // A stream of somebody else stays in the way.
+    let refused = [hello, reply(overlap).repeat(101)].concat();
+    let outcome = hand_over(&mut stored(), [&refused[..]]);
+    let why = "JetStream refused: subjects overlap with an existing stream".to_owned();
+    assert_eq!((outcome.fault, outcome.heard), (None, vec![Heard::Refused(why)]));
+    assert_eq!(asked(&outcome.said), 101);
+}
+
 proptest! {
     #[test]
     fn cuts_of_a_stored_conversation(cuts in cuts()) {
