@@ -38,8 +38,8 @@ pub(crate) type Place = (u16, u64);
 pub(crate) struct Handled {
     /// Handled once each, or at least once for work queues.
     pub(crate) events: HashMap<EventName, Place>,
-    /// The last of each publisher and topic, for order.
-    last: HashMap<(u32, String), u64>,
+    /// The last of each publisher and topic, for order, and where it is.
+    last: HashMap<(u32, String), (u64, Place)>,
     /// Of a work queue: what was given as what nobody had before.
     given_first: HashSet<EventName>,
     /// Told again and recognised by position: no fault.
@@ -114,16 +114,16 @@ impl Accounts {
             .last
             .entry((event.publisher, topic.to_owned()))
             .or_default();
-        let is_ordered = *last < event.number;
-        *last = event.number.max(*last);
+        let later = (last.0 >= event.number).then_some(*last);
+        *last = (event.number, place).max(*last);
         if let Some(before) = before {
             self.fault(format!(
                 "{who} handled {event:?} twice, at {before:?} and at {place:?}"
             ));
-        } else if !is_ordered {
+        } else if let Some((number, later)) = later {
             self.reordered += 1;
             self.fault(format!(
-                "{who} handled {event:?} behind a later one of its publisher"
+                "{who} handled {event:?} of {topic}, at {place:?}, behind {number}, at {later:?}"
             ));
         }
         if let Some(acked) = self.acked.get(&event).copied()

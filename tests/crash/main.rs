@@ -124,10 +124,25 @@ fn main() -> ExitCode {
     }
 }
 
-/// Everything that was asked for, one after the other, each with a log of its own; whether all promises held.
+/// Everything that was asked for; whether all promises held. Where one did not, the logs stay, to be looked at.
 fn live(args: &Args) -> std::io::Result<bool> {
     let temporary = tempfile::tempdir()?;
     let folder = args.folder.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let held = live_in(&folder, args)?;
+    if !held {
+        if args.folder.is_none() {
+            let _ = temporary.keep();
+        }
+        println!(
+            "the logs are in {}: `fluxar log cat` prints them",
+            folder.display()
+        );
+    }
+    Ok(held)
+}
+
+/// One play after the other, each with a log of its own.
+fn live_in(folder: &Path, args: &Args) -> std::io::Result<bool> {
     let setup = |play: &str| {
         let folder = folder.join(play);
         std::fs::create_dir_all(&folder)?;
@@ -138,7 +153,7 @@ fn live(args: &Args) -> std::io::Result<bool> {
         })
     };
     if !args.peers.is_empty() {
-        return compare(args, &folder);
+        return compare(args, folder);
     }
     let mut held = true;
     if args.kills > 0 {
