@@ -20,6 +20,10 @@
 //! What does not come again in time is given up, and holds up nobody. If what is left does not pass either, it is of a publisher
 //! that gives up each event sooner than its turn comes; then the whole topic is let go.
 //!
+//! Only time in which the publisher is heard counts, and little of each silence. Behind one it may say what it said before it had
+//! read of a refusal, in whatever order: because its network stood still, because it is back after a pause, or because this core
+//! was busy with something else and the input lay there. Each of these may last longer than patience does.
+//!
 //! Nothing is kept of connections that are not refused anything. An owner remembers who is shut out for as long as two letters
 //! take; a home core remembers ids, [`IDS_OF_ONE_MAX`] of a connection and [`IDS_MAX`] of all. Of those beyond it the order is
 //! what their publisher makes of it.
@@ -44,7 +48,11 @@ const IDS_MAX: usize = 128 * 1024;
 const IDS_OF_ONE_MAX: usize = 16 * 1024;
 /// What was refused is waited for so long, us, beyond the time that its publisher was told to let pass.
 const PATIENCE_US: u64 = 2_000_000;
-/// Whose patience is at an end is looked for no more often than this, us.
+/// So much of the time between two inputs of a publisher counts, us.
+const SILENCE_COUNTED_US: u64 = PATIENCE_US / 2;
+/// What was refused of a publisher that is not heard for so long is forgotten, us.
+const SILENCE_US: u64 = 60_000_000;
+/// How often it is looked for what is to be given up or forgotten, us.
 const LOOK_US: u64 = 100_000;
 
 /// Who must not pass whom: as a home core, and as an owner.
@@ -54,7 +62,7 @@ pub(crate) struct Order {
     peers: HashMap<PeerId, HeldUp, FixedState>,
     /// Ids that all of them remember.
     ids: usize,
-    /// Nobody's patience ends before this, us.
+    /// When it is looked for what is to be given up, us, if anything is held up.
     due_us: u64,
     /// As an owner: connections of other cores that are shut out of a partition, and why.
     shut: HashMap<(PeerId, u16), LogRefusal, FixedState>,
@@ -67,6 +75,10 @@ struct HeldUp {
     holds: BTreeMap<u16, Hold>,
     /// Ids that these remember.
     ids: usize,
+    /// When it was heard last of what is held up, us.
+    heard_us: u64,
+    /// How long it was heard: the time that patience is measured in, us.
+    clock_us: u64,
 }
 
 /// What was refused of one connection to one partition.
@@ -92,7 +104,7 @@ struct Line {
     round: u32,
     /// Some were given up, and nothing has passed since.
     has_given_up: bool,
-    /// When those that did not come again are given up, us.
+    /// When those that did not come again are given up, by the clock of the connection, us.
     until_us: u64,
 }
 
@@ -107,7 +119,7 @@ impl Order {
         Self {
             peers: HashMap::with_hasher(hasher.clone()),
             ids: 0,
-            due_us: u64::MAX,
+            due_us: 0,
             shut: HashMap::with_hasher(hasher.clone()),
         }
     }
@@ -133,6 +145,7 @@ impl Order {
         let Some(held_up) = self.peers.get_mut(&peer) else {
             return Turn::Passes(events.len());
         };
+        let clock_us = held_up.hear(now_us);
         let Some(hold) = held_up.holds.get_mut(&partition) else {
             return Turn::Passes(events.len());
         };
@@ -147,10 +160,9 @@ impl Order {
                 break;
             }
             if passes {
-                hold.pass(topic, now_us);
+                hold.pass(topic, clock_us);
             } else {
-                hold.wait(topic, events.id(end), ids_max, now_us);
-                self.due_us = self.due_us.min(now_us + hold.patience_us());
+                hold.wait(topic, events.id(end), ids_max, clock_us);
             }
             end += 1;
         }
@@ -187,7 +199,13 @@ impl Order {
         (is_elsewhere, now_us): (bool, u64),
     ) -> bool {
         let hasher = self.peers.hasher().clone();
-        let held_up = self.peers.entry(peer).or_default();
+        if self.peers.is_empty() {
+            self.due_us = now_us + LOOK_US;
+        }
+        let held_up = self.peers.entry(peer).or_insert_with(|| HeldUp {
+            heard_us: now_us,
+            ..HeldUp::default()
+        });
         let hold = held_up.holds.entry(partition).or_insert_with(|| Hold {
             refusal: refusal.clone(),
             returned: Vec::new(),
@@ -208,12 +226,12 @@ impl Order {
         if is_elsewhere {
             return !std::mem::replace(&mut hold.is_shut, true);
         }
-        self.reopened(peer, partition, now_us);
+        self.reopened(peer, partition);
         false
     }
 
     /// All that the owner had refused has been returned.
-    fn reopened(&mut self, peer: PeerId, partition: u16, now_us: u64) {
+    fn reopened(&mut self, peer: PeerId, partition: u16) {
         let Some(held_up) = self.peers.get_mut(&peer) else {
             return;
         };
@@ -221,8 +239,7 @@ impl Order {
             return;
         };
         hold.is_shut = false;
-        let until_us = now_us + hold.patience_us();
-        self.due_us = self.due_us.min(until_us);
+        let until_us = held_up.clock_us + hold.patience_us();
         for (topic, id) in std::mem::take(&mut hold.returned).into_iter().rev() {
             let line = hold.lines.entry(topic).or_insert_with(Line::new);
             line.ids.push_front(id);
@@ -239,21 +256,15 @@ impl Order {
         }
     }
 
-    /// Gives up what did not come again.
+    /// Gives up what did not come again, and forgets those that are not heard any more.
     pub(crate) fn handle_time(&mut self, now_us: u64) {
-        if now_us < self.due_us {
+        if self.peers.is_empty() || now_us < self.due_us {
             return;
         }
+        self.due_us = now_us + LOOK_US;
         self.ids = 0;
-        self.due_us = u64::MAX;
         self.peers.retain(|_, held_up| {
-            held_up.ids = 0;
-            held_up.holds.retain(|_, hold| {
-                let due_us = hold.give_up(now_us);
-                self.due_us = self.due_us.min(due_us.max(now_us + LOOK_US));
-                held_up.ids += hold.known.len();
-                !hold.is_over()
-            });
+            held_up.give_up(now_us);
             self.ids += held_up.ids;
             !held_up.holds.is_empty()
         });
@@ -262,6 +273,25 @@ impl Order {
     /// When [`Order::handle_time`] has something to do, us.
     pub(crate) fn due_us(&self) -> Option<u64> {
         (!self.peers.is_empty()).then_some(self.due_us)
+    }
+}
+
+impl HeldUp {
+    /// Something comes of it that may be held up; the time that it was heard for.
+    fn hear(&mut self, now_us: u64) -> u64 {
+        self.clock_us += now_us.saturating_sub(self.heard_us).min(SILENCE_COUNTED_US);
+        self.heard_us = now_us;
+        self.clock_us
+    }
+
+    fn give_up(&mut self, now_us: u64) {
+        let is_silent = now_us.saturating_sub(self.heard_us) >= SILENCE_US;
+        self.ids = 0;
+        self.holds.retain(|_, hold| {
+            let is_kept = hold.is_shut || !is_silent && !hold.give_up(self.clock_us);
+            self.ids += if is_kept { hold.known.len() } else { 0 };
+            is_kept
+        });
     }
 }
 
@@ -276,8 +306,8 @@ impl Hold {
     }
 
     /// The next of a topic passes, or one of a topic that nothing is waited for of.
-    fn pass(&mut self, topic: u64, now_us: u64) {
-        let until_us = now_us + self.patience_us();
+    fn pass(&mut self, topic: u64, clock_us: u64) {
+        let until_us = clock_us + self.patience_us();
         let Some(line) = self.lines.get_mut(&topic) else {
             return;
         };
@@ -291,13 +321,13 @@ impl Hold {
         }
     }
 
-    fn wait(&mut self, topic: u64, id: Id, ids_max: usize, now_us: u64) {
+    fn wait(&mut self, topic: u64, id: Id, ids_max: usize, clock_us: u64) {
         if let Some(again) = self.known.get_mut(&id) {
             if let Some(line) = self.lines.get(&topic) {
                 *again = line.round;
             }
         } else if self.known.len() < ids_max {
-            let until_us = now_us + self.patience_us();
+            let until_us = clock_us + self.patience_us();
             let line = self.lines.entry(topic).or_insert_with(|| Line {
                 until_us,
                 ..Line::new()
@@ -316,23 +346,18 @@ impl Hold {
         u64::from(retry_after_ms.unwrap_or_default()) * 1_000 + PATIENCE_US
     }
 
-    /// Gives up what did not come again, where patience is at an end. Says when it ends next.
-    fn give_up(&mut self, now_us: u64) -> u64 {
-        let until_us = now_us + self.patience_us();
-        if self.is_shut {
-            return until_us;
-        }
+    /// Gives up what did not come again, where patience is at an end. Whether that was all.
+    fn give_up(&mut self, clock_us: u64) -> bool {
+        let until_us = clock_us + self.patience_us();
         let known = &mut self.known;
-        let mut due_us = u64::MAX;
         self.lines.retain(|_, line| {
-            if now_us >= line.until_us {
+            if clock_us >= line.until_us {
                 line.until_us = until_us;
                 line.give_up(known);
             }
-            due_us = due_us.min(line.until_us);
             !line.ids.is_empty()
         });
-        due_us
+        self.is_over()
     }
 }
 
@@ -479,6 +504,6 @@ impl Shard {
 
     /// The owner has returned all that it had refused of a connection.
     pub(super) fn reopened(&mut self, from: PeerId, partition: u16) {
-        self.logged.order.reopened(from, partition, self.now_us);
+        self.logged.order.reopened(from, partition);
     }
 }

@@ -116,6 +116,54 @@ fn what_does_not_come_again_is_given_up() {
     }
 }
 
+/// A network that stands still, a core that is busy with something else: what was sent before the refusals were read comes late,
+/// and in the order in which it was sent.
+#[test]
+fn a_silence_gives_nothing_up() {
+    for cores in [1, 2] {
+        for silence_us in [2_600_000, 10_000_000, 50_000_000] {
+            let mut world = World::new(cores, 3, Limits::default(), Some(narrow(1, 4_000)));
+            let alice = peer(cores - 1, 1);
+            for (nth, bytes) in [(1, 3_000), (2, 3_000), (3, 10), (4, 10)] {
+                publish_sized(&mut world, alice, nth, bytes);
+            }
+            world.settle();
+            assert_eq!(stored(&world), [1]);
+            // Twice: 3 and 4 were on their way when 2 was refused, and again when they were.
+            for _ in 0..2 {
+                world.pass(silence_us);
+                for nth in [3, 4] {
+                    publish_sized(&mut world, alice, nth, 10);
+                }
+                world.settle();
+                assert_eq!(stored(&world), [1], "after {silence_us} us");
+            }
+            for (nth, bytes) in [(2, 3_000), (3, 10), (4, 10)] {
+                publish_sized(&mut world, alice, nth, bytes);
+                world.settle();
+            }
+            assert_eq!(stored(&world), [1, 2, 3, 4]);
+            assert_eq!(world.refused_events(), 0);
+        }
+    }
+}
+
+/// Who was refused something and is there, but says nothing, does not take the room of others for ever.
+#[test]
+fn what_was_refused_of_the_silent_is_forgotten() {
+    for cores in [1, 2] {
+        let mut world = World::new(cores, 3, Limits::default(), Some(narrow(1, 4_000)));
+        let alice = peer(cores - 1, 1);
+        for nth in [1, 2] {
+            publish_sized(&mut world, alice, nth, 3_000);
+        }
+        world.settle();
+        assert!(world.refused_events() > 0);
+        world.pass(61_000_000);
+        assert_eq!(world.refused_events(), 0);
+    }
+}
+
 /// No event is sent again for as long as patience lasts, so whatever is at the front when it ends is dead, too.
 #[test]
 fn events_that_are_given_up_one_after_the_other_hold_up_nobody_for_ever() {
@@ -451,7 +499,7 @@ impl Play {
         }
         // What was sent twice, and refused the second time, does not come again.
         for _ in 0..2 {
-            self.world.pass(10_000_000);
+            self.world.pass(31_000_000);
             self.world.settle();
         }
         for shard in &self.world.shards {
