@@ -383,9 +383,13 @@ impl<F: Files> Recovery<F> {
     }
 
     fn next_number(&self, core: u16) -> u64 {
+        // Nor that of a segment that is gone and of which `meta` says that cursors were lost with it: that is forgotten where a
+        // file of its name is there.
+        let lost = self.before.cursors_lost.values().map(|lost| &lost.segment);
         let numbers = self
             .segments
             .iter()
+            .chain(lost)
             .filter(|id| id.core == core)
             .map(|id| id.number);
         numbers.max().unwrap_or(0) + 1
@@ -411,7 +415,7 @@ impl<F: Files> Recovery<F> {
                 bytes: facts.bytes,
                 is_sealed: facts.is_sealed,
                 footer_at: facts.footer_at,
-                is_damaged: !facts.damage.is_empty(),
+                is_damaged: !facts.damage.is_empty() || !facts.lost_cursors.is_empty(),
                 newest_ms: match facts.newest_ms {
                     0 => self.unix_ms,
                     newest_ms => newest_ms,

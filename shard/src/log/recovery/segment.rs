@@ -256,7 +256,9 @@ impl SegmentFacts {
 
     /// Whether there is nothing in it, nor was anything that is lost.
     pub(super) fn is_empty(&self) -> bool {
-        self.partitions.is_empty() && self.promised.is_empty() && self.damage.is_empty()
+        // Its cursors may be all that it held, and a disk may give tomorrow what it does not give today.
+        let has_lost = !self.damage.is_empty() || !self.lost_cursors.is_empty();
+        self.partitions.is_empty() && self.promised.is_empty() && !has_lost
     }
 
     /// Whether the footer says all that is asked; what it says counts in any case.

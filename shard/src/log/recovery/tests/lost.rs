@@ -52,6 +52,62 @@ fn lost_records_of_cursors_are_told() {
 }
 
 #[test]
+fn a_segment_of_lost_cursors_alone_stays_and_its_number_is_not_given_again() {
+    // Of a quiet life: somebody caught up and acknowledged, and nothing was published.
+    let mut log = Written::new(1, 1);
+    log.segment(&[base(0, 0, 1)], 0);
+    log.append(0, 1, 3);
+    log.seal(true);
+    log.segment(&[base(0, 3, 4)], 0);
+    log.write(|writer| vec![writer.cursors(0, &[cursor("a", 2)])]);
+    let (at, head) = log.batches[1];
+    log.seal(true);
+    let id = log.id();
+    let is_told = |shares: &[Recovered], files: &MemoryFiles| {
+        let found = partition(shares, 0);
+        assert_eq!(found.cursors, []);
+        assert_eq!(found.cursors_lost.map(|lost| lost.segment), Some(id));
+        let segment = shares[0].segments.iter().find(|segment| segment.id == id);
+        assert!(
+            segment.is_some_and(|segment| segment.is_damaged),
+            "it goes in its time"
+        );
+        assert!(
+            files.0.contains_key(&id.name()),
+            "tomorrow the disk may give what it does not give today"
+        );
+    };
+    let mut shares = Vec::new();
+    let mut bad = Unreadable {
+        files: &mut log.files,
+        name: id.name(),
+        bytes: at..at + head.bytes(),
+    };
+    let mut recovery = Recovery::open(&mut bad, 1, &Settings::default(), [9; 16], NOW_MS).unwrap();
+    while let Some(share) = recovery.step(|_| {}).expect("the rest can be read") {
+        shares.push(share);
+    }
+    drop(recovery);
+    is_told(&shares, &log.files);
+    let shares = recover(&mut log.files, 1);
+    let found = partition(&shares, 0);
+    assert_eq!((found.cursors.len(), found.cursors_lost), (1, None));
+    // What is not what was written stays as well, for whoever wants to look at it.
+    log.file()[at as usize + BATCH_HEAD_BYTES + 9] ^= 1;
+    for _ in 0..2 {
+        let shares = recover(&mut log.files, 1);
+        is_told(&shares, &log.files);
+    }
+    // When retention has removed it, no other segment may be taken for it: what was lost would be forgotten.
+    log.files.0.remove(&id.name());
+    for _ in 0..2 {
+        let shares = recover(&mut log.files, 1);
+        assert!(partition(&shares, 0).cursors_lost.is_some());
+        assert_eq!(shares[0].next_number, id.number + 1);
+    }
+}
+
+#[test]
 fn damage_where_no_cursors_were_loses_none() {
     // The footer is there and lists all batches of cursors, so what is lost was none, even where it has no head.
     let once = Class {
