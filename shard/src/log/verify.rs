@@ -7,8 +7,10 @@ use super::{
     Stored,
     disk::SegmentId,
     files::Files,
+    format::{SEGMENT_HEAD_BYTES, SegmentHead},
     recovery::{
-        Asked, Meta, Progress, RecoveredPartition, RecoveryFault, leave_removed, partitions_of, read_segment,
+        Asked, Meta, Newest, Progress, RecoveredPartition, RecoveryFault, leave_removed, note_newest,
+        partitions_of, read_segment,
     },
     scan::{Bad, Found, Scan, Tail},
 };
@@ -82,8 +84,19 @@ pub fn survey<F: Files + ?Sized>(
     for id in &ids {
         done.all_bytes += files.length(&id.name()).unwrap_or(0);
     }
+    let mut newest = Newest::new();
+    for id in &ids {
+        let mut head = [0; SEGMENT_HEAD_BYTES];
+        match files.read(&id.name(), 0, &mut head) {
+            Ok(read) => note_newest(&mut newest, *id, Some(&SegmentHead::decode(&head[..read]))),
+            // Removed since its name was read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => note_newest(&mut newest, *id, None),
+        }
+    }
     let asked = Asked {
         meta: &meta,
+        newest: &newest,
         // None are asked for.
         once_since_ms: u64::MAX,
         reads_all,

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use fluxar_shard::log::class::{Class, Level};
 use fluxar_shard::log::disk::{DiskDone, DiskFault, DiskOp, SegmentId};
+use fluxar_shard::log::files::Files;
 use fluxar_shard::log::recovery::Recovery;
 use fluxar_shard::log::{CursorState, Log, LogNews, LogRefusal, ReaderId, Reading, Settings};
 use foldhash::fast::FixedState;
@@ -646,6 +647,59 @@ fn what_could_not_be_made_is_not_removed() {
         }
     }
     assert_eq!(created, 1, "it is tried again later");
+}
+
+#[test]
+fn a_segment_that_was_given_up_is_not_damaged_behind_a_stop_in_good_order() {
+    let written = Class {
+        level: Level::Written,
+        ..SYNCED
+    };
+    let state = CursorState {
+        acked: 1,
+        beyond: Vec::new(),
+    };
+    let mut with_gaps = 0;
+    for seed in 0..40 {
+        let mut world = World::new(seed, settings());
+        fill(&mut world, 0, 3);
+        world.disk.faults.sync = 1000;
+        world
+            .log
+            .set_cursor(0, &cursor_name(1), state.clone())
+            .expect("room");
+        // A write each, and one sync for all: after it nobody knows which of them are there.
+        for _ in 0..4 {
+            let id = world.fresh_id();
+            let event = event(id, "a.b", None, &bytes(500));
+            world.append(0, written, &[event]).expect("room");
+            work(&mut world);
+        }
+        world.pass(400_000);
+        work(&mut world);
+        assert!(world.disk.has_failed);
+        world.disk.faults = Faults::default();
+        world.pass(2_000_000);
+        world.settle();
+        let disk = &mut world.disk;
+        let bytes = disk.length(&FIRST.name()).expect("it is there");
+        let mut file = vec![0; bytes as usize];
+        disk.read(&FIRST.name(), 0, &mut file).expect("it is there");
+        let end = file.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+        let is_zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+        with_gaps += usize::from(file[..end].windows(256).any(is_zero));
+        world.stop();
+        world.start();
+        for partition in 0..3 {
+            assert!(!world.log.may_have_lost_cursors(partition), "seed {seed}");
+            assert_eq!(world.log.table_damage(partition, ">", 0), None, "seed {seed}");
+        }
+        assert_eq!(world.log.cursor(0, &cursor_name(1)), Some(&state), "seed {seed}");
+        let (held, damaged) = world.read_all(0);
+        assert_eq!(damaged, [], "seed {seed}");
+        assert!(held == world.known[0].committed && held.len() == 7, "seed {seed}");
+    }
+    assert!(with_gaps > 0, "it was about these");
 }
 
 fn news(world: &mut World) -> Vec<LogNews> {

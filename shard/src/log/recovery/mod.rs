@@ -39,7 +39,7 @@ pub use recovered::{
 use segment::SegmentFacts;
 #[cfg(test)]
 pub(super) use segment::read_footer;
-pub(super) use segment::{Asked, read_segment};
+pub(super) use segment::{Asked, Newest, note_newest, read_segment};
 pub(super) use shares::{leave_removed, partitions_of};
 
 /// Why a log cannot be opened.
@@ -123,6 +123,7 @@ pub struct Recovery<F: Files> {
     unix_ms: u64,
     once_since_ms: u64,
     segments: Vec<SegmentId>,
+    newest: Newest,
     /// Each core's stream holds partitions of that core alone: one can be handed out before the next is read.
     is_by_core: bool,
     /// The directory is a restored copy, and became another one.
@@ -166,6 +167,7 @@ impl<F: Files> Recovery<F> {
         };
         let mut all_bytes = 0;
         let mut is_by_core = true;
+        let mut newest = Newest::new();
         for segment in &segments {
             let name = segment.name();
             let fault = |error| RecoveryFault::disk("read", &name, error);
@@ -173,7 +175,9 @@ impl<F: Files> Recovery<F> {
             let mut head = [0; SEGMENT_HEAD_BYTES];
             // One that cannot be read now is looked at again when all of it is.
             let read = if_readable(files.read(&name, 0, &mut head)).map_err(fault)?;
-            match read.map(|read| SegmentHead::decode(&head[..read])) {
+            let head = read.map(|read| SegmentHead::decode(&head[..read]));
+            note_newest(&mut newest, *segment, head.as_ref());
+            match head {
                 Some(Ok(head)) => is_by_core &= head.cores == cores,
                 Some(Err(HeadlessSegment::Version(version))) => {
                     return Err(RecoveryFault::Version(version.into()));
@@ -206,6 +210,7 @@ impl<F: Files> Recovery<F> {
             unix_ms,
             once_since_ms: unix_ms.saturating_sub(u64::from(settings.once_ms)),
             segments,
+            newest,
             is_by_core,
             is_restored,
             facts: Vec::new(),
@@ -325,6 +330,7 @@ impl<F: Files> Recovery<F> {
         {
             let asked = Asked {
                 meta: &self.before,
+                newest: &self.newest,
                 once_since_ms: self.once_since_ms,
                 reads_all: false,
             };

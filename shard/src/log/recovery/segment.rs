@@ -33,11 +33,28 @@ pub(in crate::log) struct LostCursors {
     pub(in crate::log) written_ms: u64,
 }
 
+/// The number of each core's newest segment in which something was written. What is made ahead of need has no head yet.
+pub(in crate::log) type Newest = BTreeMap<u16, u64>;
+
+/// Takes note of a segment by how it begins; `None`: that cannot be read.
+pub(in crate::log) fn note_newest(
+    newest: &mut Newest,
+    id: SegmentId,
+    head: Option<&Result<SegmentHead, HeadlessSegment>>,
+) {
+    if !matches!(head, Some(Err(HeadlessSegment::Empty))) {
+        let number = newest.entry(id.core).or_default();
+        *number = id.number.max(*number);
+    }
+}
+
 /// What is to be found out about a segment.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::log) struct Asked<'a> {
     /// The directory's, of its last start.
     pub(in crate::log) meta: &'a Meta,
+    /// Of all segments that there are.
+    pub(in crate::log) newest: &'a Newest,
     /// Ids of events that are younger are read.
     pub(in crate::log) once_since_ms: u64,
     /// Every byte is read, also of a segment whose footer says what there is.
@@ -45,14 +62,16 @@ pub(in crate::log) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// A segment that was there when an earlier start was recovered is whole, or damaged; so is each behind a stop in good
-    /// order.
+    /// A segment that was there when an earlier start was recovered is whole, or damaged; so is the last of each stream behind
+    /// a stop in good order. Not so those before it: what was not safe in one that a failed sync gave up was written
+    /// again behind it, and may be there or not.
     fn tail_of(&self, id: SegmentId, head: Option<&SegmentHead>) -> Tail {
         if let Some(bytes) = self.meta.unsealed.get(&id) {
             return Tail::EndsAt(*bytes);
         }
         let is_recovered = head.is_some_and(|head| self.meta.has_recovered(head.epoch));
-        if is_recovered || self.meta.is_clean {
+        let is_newest = self.newest.get(&id.core) == Some(&id.number);
+        if is_recovered || (self.meta.is_clean && is_newest) {
             Tail::IsWhole
         } else {
             Tail::MayBeTorn
