@@ -336,7 +336,7 @@ impl Log {
         let partition = self.partition(partition)?;
         let retained = partition.retained.as_deref();
         let rows = retained.and_then(|retained| retained.damaged_matching(pattern, known));
-        let range = partition.table_damage.filter(|(_, last)| *last > known);
+        let range = partition.table_damage_behind(known);
         let all = rows.into_iter().chain(range);
         all.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)))
     }
@@ -344,8 +344,7 @@ impl Log {
     /// Whether this is the offset up to which a reader of a table was told that something is missing of it.
     #[must_use]
     pub fn ends_table_damage(&self, partition: u16, offset: u64) -> bool {
-        let ends_range =
-            |partition: &Partition| partition.table_damage.is_some_and(|(_, last)| last == offset);
+        let ends_range = |partition: &Partition| partition.ends_table_damage(offset);
         self.partition(partition).is_some_and(ends_range) || self.is_row_lost(partition, offset)
     }
 

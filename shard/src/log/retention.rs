@@ -460,6 +460,12 @@ impl Log {
         self.indices.remove(id);
         self.opened.close(id, &mut self.ops);
         if let Some(segment) = self.segments.remove(id) {
+            if segment.is_damaged {
+                // Also of partitions of which nothing else was in it.
+                for partition in &mut self.partitions {
+                    partition.carried_damage.retain(|(_, held_by)| *held_by != id);
+                }
+            }
             segment.claim.give_up();
             if segment.is_keeper {
                 let is_own = segment.cores == self.cores;

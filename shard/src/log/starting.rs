@@ -90,6 +90,7 @@ impl Log {
         partition.extents = found.extents.into();
         partition.holes = found.holes;
         partition.table_damage = found.table_damage;
+        partition.carried_damage = found.carried_damage;
         partition.cursors_lost_ms = found.cursors_lost.map_or(0, |lost| lost.written_ms);
         partition.ready = true;
         if found.rows.is_empty() {

@@ -733,6 +733,43 @@ fn a_disk_that_refuses_is_told_once_and_so_is_its_end() {
 }
 
 #[test]
+fn damage_that_a_start_found_ends_tables_until_retention_has_passed_it() {
+    let mut world = World::new(
+        1,
+        Settings {
+            retain_events: 10,
+            ..settings()
+        },
+    );
+    world.may_be_damaged = true;
+    put(&mut world, "k", 2_000);
+    fill(&mut world, 1, 5);
+    world.disk.kill();
+    world.disk.flip(FIRST, 1_500);
+    world.start();
+    assert_eq!(world.log.table_damage(1, "t.>", 0), Some((1, 1)));
+    assert_eq!(world.log.table_damage(1, "t.>", 1), None, "it is known");
+    put(&mut world, "k", 100);
+    assert_eq!(
+        world.log.table_damage(1, "t.>", 0),
+        Some((1, 1)),
+        "nobody knows which row that was"
+    );
+    fill(&mut world, 1, 40);
+    for _ in 0..10 {
+        world.pass(12_000_000);
+        work(&mut world);
+    }
+    assert!(world.log.bounds(1).first > 10, "{:?}", world.log.bounds(1));
+    assert_eq!(world.log.table_damage(1, "t.>", 0), None);
+    assert!(
+        world.log.ends_table_damage(1, 1),
+        "who was told of it before and comes now gets the table, too"
+    );
+    assert_eq!(world.log.retained(1, "t.>", 0, u64::MAX, 10).len(), 1);
+}
+
+#[test]
 fn a_damaged_row_is_told_until_its_key_is_published_again() {
     let mut world = World::new(
         1,

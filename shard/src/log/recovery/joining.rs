@@ -157,6 +157,7 @@ impl Joining {
             holes,
             cursors,
             table_damage: None,
+            carried_damage: Vec::new(),
             cursors_lost: None,
             rows: Vec::new(),
             once: self.once,

@@ -51,6 +51,9 @@ pub struct RecoveredPartition {
     pub cursors: Vec<RecoveredCursor>,
     /// Events between these offsets are lost that may have been rows of tables: not all that lie between.
     pub table_damage: Option<(u64, u64)>,
+    /// Rows that were carried on and are lost, of each batch the first, and the segment that held it: which others were in it
+    /// nobody knows.
+    pub carried_damage: Vec<(u64, SegmentId)>,
     /// Some of its durable cursors may be lost: their records are not what was written.
     pub cursors_lost: Option<CursorsLost>,
     /// Its retained rows, and the removals that have to be known, ascending by offset.

@@ -9,6 +9,9 @@ use super::rows::RowTable;
 use super::segment::SegmentFacts;
 use crate::log::{disk::SegmentId, format::Kind, owner_of};
 
+/// What of a table is lost: a range of offsets, and rows that were carried on.
+type TableDamage = (Option<(u64, u64)>, Vec<(u64, SegmentId)>);
+
 /// Puts together the partitions that are `wanted` from what all segments hold that may hold any of them; what belongs to them
 /// is taken out. `before` is what `meta` said when the segments were read.
 pub(in crate::log) fn partitions_of(
@@ -48,7 +51,7 @@ pub(in crate::log) fn partitions_of(
         let stream = owner_of(partition, before.cores.max(1));
         let (is_clean, lost_bytes) = end_of_stream(facts, before, stream);
         let mut found = joining.finish(partition, is_clean, lost_bytes);
-        found.table_damage = table_damage(partition, &found.holes, facts);
+        (found.table_damage, found.carried_damage) = table_damage(partition, &found.holes, facts);
         found.cursors_lost = lost.get(&partition).copied();
         partitions.push(found);
     }
@@ -132,17 +135,19 @@ fn take(facts: &mut SegmentFacts, before: &Meta, joinings: &mut BTreeMap<u16, Jo
     }
 }
 
-/// The first and the last of the offsets that are damaged, or were carried on and are, and not known to have been none of a
-/// table.
-fn table_damage(partition: u16, holes: &[Hole], facts: &[SegmentFacts]) -> Option<(u64, u64)> {
+/// The first and the last of the offsets that are damaged and not known to have been none of a table; and of the batches of
+/// rows that were carried on and are damaged the first offset, and where they were.
+fn table_damage(partition: u16, holes: &[Hole], facts: &[SegmentFacts]) -> TableDamage {
     let heads = || {
-        let damage = facts.iter().flat_map(|facts| &facts.damage);
+        let damage = facts
+            .iter()
+            .flat_map(|facts| facts.damage.iter().map(move |bad| (facts.id, bad)));
         damage
-            .filter_map(|bad| bad.head)
-            .filter(move |head| head.partition == partition)
+            .filter_map(|(id, bad)| bad.head.map(|head| (id, head)))
+            .filter(move |(_, head)| head.partition == partition)
     };
-    let plain = heads().filter(|head| head.kind == Kind::Events && !head.class.retain);
-    let mut plain: Vec<(u64, u64)> = plain.map(|head| (head.first, head.last())).collect();
+    let plain = heads().filter(|(_, head)| head.kind == Kind::Events && !head.class.retain);
+    let mut plain: Vec<(u64, u64)> = plain.map(|(_, head)| (head.first, head.last())).collect();
     plain.sort_unstable();
     let mut lost: Vec<(u64, u64)> = Vec::new();
     for hole in holes.iter().filter(|hole| hole.cause == HoleCause::Damaged) {
@@ -161,11 +166,12 @@ fn table_damage(partition: u16, holes: &[Hole], facts: &[SegmentFacts]) -> Optio
         }
     }
     // Which rows such a batch held, nobody knows but for the first.
-    let carried = heads().filter(|head| head.kind == Kind::Kept);
-    let all = lost
+    let carried = heads().filter(|(_, head)| head.kind == Kind::Kept);
+    let carried = carried.map(|(id, head)| (head.first, id)).collect();
+    let lost = lost
         .into_iter()
-        .chain(carried.map(|head| (head.first, head.first)));
-    all.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)))
+        .reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)));
+    (lost, carried)
 }
 
 /// The partitions of which records of cursors are lost: those that are found now, and what was found before in segments that are

@@ -179,11 +179,11 @@ fn damage_that_may_have_held_rows_is_told_apart() {
         ..Class::default()
     };
     // Of a batch of rows; of one that held none; of one of which nobody knows; of rows that were carried on.
-    for (nth, byte, told) in [
-        (1, BATCH_HEAD_BYTES + 9, Some((1, 1))),
-        (2, BATCH_HEAD_BYTES + 9, None),
-        (2, 8, Some((2, 3))),
-        (3, BATCH_HEAD_BYTES + 9, Some((1, 1))),
+    for (nth, byte, told, carried) in [
+        (1, BATCH_HEAD_BYTES + 9, Some((1, 1)), None),
+        (2, BATCH_HEAD_BYTES + 9, None, None),
+        (2, 8, Some((2, 3)), None),
+        (3, BATCH_HEAD_BYTES + 9, None, Some(1)),
     ] {
         let mut log = Written::new(1, 1);
         log.segment(&[base(0, 0, 1)], 0);
@@ -201,10 +201,9 @@ fn damage_that_may_have_held_rows_is_told_apart() {
         let (at, _) = log.batches[nth];
         log.file()[at as usize + byte] ^= 1;
         let shares = recover(&mut log.files, 1);
-        assert_eq!(
-            partition(&shares, 0).table_damage,
-            told,
-            "batch {nth}, byte {byte}"
-        );
+        let found = partition(&shares, 0);
+        assert_eq!(found.table_damage, told, "batch {nth}, byte {byte}");
+        let carried: Vec<(u64, SegmentId)> = carried.map(|offset| (offset, log.id())).into_iter().collect();
+        assert_eq!(found.carried_damage, carried, "batch {nth}, byte {byte}");
     }
 }
