@@ -138,12 +138,15 @@ impl Front {
             } => tracing::error!(
                 "the log is damaged in partition {partition}, offsets {first} to {last}: they are not served, all else is"
             ),
-            LogNews::RowDamaged {
+            LogNews::RowsDamaged {
                 partition,
-                offset,
+                first,
+                last,
+                count,
                 topic,
             } => tracing::error!(
-                "a row of {topic} at [{partition}, {offset}] is damaged: readers of its table are told, until its key is published again"
+                "rows of tables from [{partition}, {first}] to [{partition}, {last}] are damaged, {count} in all, the first of {topic}: \
+                 readers of their tables are told, until their keys are published again"
             ),
             LogNews::More(count) => {
                 tracing::error!("and {count} more damaged places in the log; `fluxar log verify` names them");

@@ -26,13 +26,17 @@ pub enum LogNews {
         /// The last.
         last: u64,
     },
-    /// A row of a table was found damaged.
-    RowDamaged {
+    /// Rows of tables were found damaged: those of a batch, or one.
+    RowsDamaged {
         /// Of which partition.
         partition: u16,
-        /// Its event's offset.
-        offset: u64,
-        /// Its topic.
+        /// The offset of the first one's event.
+        first: u64,
+        /// Of the last one's.
+        last: u64,
+        /// How many they are.
+        count: u64,
+        /// The first one's topic.
         topic: Arc<str>,
     },
     /// So many more damaged places, of which nobody has taken the news in time.
@@ -101,11 +105,16 @@ impl News {
         self.took(Refused::Write);
     }
 
-    /// A row was found damaged.
-    pub(super) fn row_damaged(&mut self, partition: u16, offset: u64, topic: Arc<str>) {
-        self.push(LogNews::RowDamaged {
+    /// Rows with these offsets, which ascend, were found damaged; the topic is the first one's.
+    pub(super) fn rows_damaged(&mut self, partition: u16, offsets: &[u64], topic: Arc<str>) {
+        let (Some(&first), Some(&last)) = (offsets.first(), offsets.last()) else {
+            return;
+        };
+        self.push(LogNews::RowsDamaged {
             partition,
-            offset,
+            first,
+            last,
+            count: offsets.len() as u64,
             topic,
         });
     }

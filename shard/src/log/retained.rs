@@ -150,6 +150,16 @@ impl Retained {
         Some(topic)
     }
 
+    /// The rows and removals whose events are in one batch, ascending. Looks at all: for a batch that is found damaged.
+    pub(super) fn placed_at(&self, segment: SegmentId, at: u64) -> Vec<u64> {
+        let is_there = |row: &Row| {
+            row.place
+                .is_some_and(|place| (place.segment, place.at) == (segment, at))
+        };
+        let rows = self.by_offset.iter().filter(|(_, row)| is_there(row));
+        rows.map(|(offset, _)| *offset).collect()
+    }
+
     /// The first and the last damaged row behind an offset whose topic matches.
     pub(super) fn damaged_matching(&self, pattern: &str, after: u64) -> Option<(u64, u64)> {
         let matches = |offset: &&u64| {

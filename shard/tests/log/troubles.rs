@@ -801,9 +801,11 @@ fn a_damaged_row_is_told_until_its_key_is_published_again() {
         assert_eq!(world.log.retained(1, "t.>", 0, u64::MAX, 10).len(), 1);
     };
     is_told(&mut world);
-    let row = LogNews::RowDamaged {
+    let row = LogNews::RowsDamaged {
         partition: 1,
-        offset: 1,
+        first: 1,
+        last: 1,
+        count: 1,
         topic: "t.rows".into(),
     };
     assert_eq!(news(&mut world), [row]);

@@ -159,6 +159,67 @@ fn what_came_while_a_table_was_not_handled_is_not_lost() {
 }
 
 #[test]
+fn all_rows_of_a_damaged_batch_are_told_at_once() {
+    let mut settings = in_memory(1);
+    settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
+    settings.tail_bytes = 0;
+    let mut world = World::new(1, 3, Limits::default(), Some(settings));
+    let (alice, bob) = (peer(0, 1), peer(0, 2));
+    rows(&mut world, alice, &[("t", "first", 1, false)]);
+    let payload = [&[0x58, 0xc8][..], &[0; 200]].concat();
+    let retained = LoggedPublish {
+        retain: true,
+        ..ACKED
+    };
+    for nth in 2..22 {
+        let key = format!("k{nth}");
+        let meta = MetaWriter::new().text("key", &key).flag("retain", true);
+        let event = event_with("t", nth, meta, &payload);
+        world.shard(alice).publish_logged(alice, "t", &event, retained);
+    }
+    world.shard(alice).flush_run();
+    world.settle();
+    rows(&mut world, alice, &[("t", "last", 22, false)]);
+    for nth in 30..40 {
+        world.publish(alice, &events("t", nth..nth + 1), ACKED);
+        world.settle();
+    }
+    // In the batch of the twenty.
+    world.disks[0].flip(1_500);
+    let wish = LoggedWish {
+        retain: true,
+        from: From::New,
+        ..WISH
+    };
+    for sub in 1..3 {
+        world.subscribe(bob, id(sub), "t", wish).unwrap();
+        world.settle();
+        world.ack(bob, id(sub), 0, 1);
+        world.settle();
+        let told = world.take(bob, id(sub));
+        let Some(Told::Ended(Code::DataLoss, Some(details))) = told.last() else {
+            panic!("{told:?}")
+        };
+        let details = fluxar_protocol::meta::Meta::from_checked(details);
+        assert_eq!(
+            (details.uint("first"), details.uint("last")),
+            (Ok(Some(2)), Ok(Some(21))),
+            "whoever finds it, and whoever comes then"
+        );
+    }
+    let at = [(0, 21)];
+    let from = From::Epoch {
+        epoch: EPOCH,
+        at: &at,
+    };
+    world
+        .subscribe(bob, id(9), "t", LoggedWish { from, ..wish })
+        .unwrap();
+    world.settle();
+    assert_eq!(world.got(bob, id(9)), [1, 22]);
+}
+
+#[test]
 fn a_table_of_which_a_row_is_damaged_is_never_given_as_whole() {
     for cores in [1, 2] {
         let mut settings = in_memory(1);

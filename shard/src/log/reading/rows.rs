@@ -126,9 +126,12 @@ impl Log {
                 if rows.out.all_bytes > 0 {
                     break;
                 }
+                // As many as follow each other.
+                let is_lost = |offset: &&u64| retained.get(**offset).is_some_and(|row| row.is_damaged);
+                let lost = rows.offsets.iter().take_while(is_lost).last();
                 return Next::Say(Reading::Damaged {
                     first: offset,
-                    last: offset,
+                    last: lost.copied().unwrap_or(offset),
                 });
             }
             if let Some(run) = partition.tail.find(offset) {
@@ -211,8 +214,22 @@ impl Log {
                         }
                         is_damaged |= now_ms >= row.unreadable_since_ms + UNREADABLE_MS;
                     }
-                    if is_damaged && let Some(topic) = retained.mark_damaged(offset) {
-                        self.news.row_damaged(number, offset, topic);
+                    if is_damaged {
+                        // With its batch all that are in it are lost: told at once, and not to whoever comes upon the next.
+                        let lost = match is_unreadable || found.is_some() {
+                            true => vec![offset],
+                            false => retained.placed_at(stretch.segment, stretch.at),
+                        };
+                        let mut news: (Vec<u64>, Option<Arc<str>>) = (Vec::new(), None);
+                        for offset in lost {
+                            if let Some(topic) = retained.mark_damaged(offset) {
+                                news.0.push(offset);
+                                news.1 = news.1.or(Some(topic));
+                            }
+                        }
+                        if let (offsets, Some(topic)) = news {
+                            self.news.rows_damaged(number, &offsets, topic);
+                        }
                     }
                     rows.unreadable = is_unreadable.then_some(offset);
                     break;
