@@ -166,7 +166,7 @@ impl Joining {
 
     /// Forgets the pieces, or parts of them, that retention removed; the end of what it removed from the beginning on.
     fn leave_removed(&mut self) -> u64 {
-        self.let_go.sort_unstable();
+        self.let_go = without_overlap(std::mem::take(&mut self.let_go));
         for &(first, last) in &self.let_go {
             self.last = self.last.max(last);
             let clipped = |piece: Piece| {
@@ -260,5 +260,49 @@ impl Joining {
             }
         };
         self.pieces.chunk_by(same_part).map(of_segment).collect()
+    }
+}
+
+/// The same offsets in as few ranges as overlap does not join, ascending. Each segment says anew all that was removed before it:
+/// of most partitions that is one range, which grows.
+fn without_overlap(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    ranges.sort_unstable();
+    ranges.dedup_by(|range, before| {
+        let overlaps = range.0 <= before.1;
+        if overlaps {
+            before.1 = before.1.max(range.1);
+        }
+        overlaps
+    });
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_many_segments_say_again_is_looked_at_once() {
+        let growing = (1..=2_000).rev().map(|last| (1, last));
+        let apart = [
+            (3_000, 3_010),
+            (2_500, 2_600),
+            (3_005, 3_020),
+            (2_500, 2_600),
+            (3_021, 3_030),
+        ];
+        let ranges: Vec<(u64, u64)> = growing.chain(apart).collect();
+        let expected = [(1, 2_000), (2_500, 2_600), (3_000, 3_020), (3_021, 3_030)];
+        assert_eq!(without_overlap(ranges.clone()), expected);
+        assert_eq!(without_overlap(Vec::new()), []);
+        let mut joining = Joining::default();
+        joining.take_base(Base {
+            partition: 0,
+            last: 0,
+            next: 1,
+        });
+        ranges.into_iter().for_each(|range| joining.take_let_go(range));
+        assert_eq!(joining.leave_removed(), 2_000);
+        assert_eq!((&*joining.let_go, joining.last), (&expected[..], 3_030));
     }
 }

@@ -7,7 +7,11 @@ use super::meta::Meta;
 use super::recovered::{CursorsLost, Hole, HoleCause, RecoveredPartition};
 use super::rows::RowTable;
 use super::segment::SegmentFacts;
-use crate::log::{disk::SegmentId, format::Kind, owner_of};
+use crate::log::{
+    disk::SegmentId,
+    format::{BatchHead, Kind},
+    owner_of,
+};
 
 /// What of a table is lost: a range of offsets, and rows that were carried on.
 type TableDamage = (Option<(u64, u64)>, Vec<(u64, SegmentId)>);
@@ -40,6 +44,12 @@ pub(in crate::log) fn partitions_of(
         rows.append(facts.rows.extract(&wanted));
     }
     let lost = cursors_lost(facts, before, &wanted);
+    // Few, if any: not to be looked for in all segments for each partition.
+    let damaged: Vec<(SegmentId, BatchHead)> = facts
+        .iter()
+        .flat_map(|facts| facts.damage.iter().map(move |bad| (facts.id, bad.head)))
+        .filter_map(|(id, head)| head.map(|head| (id, head)))
+        .collect();
     let mut partitions = Vec::with_capacity(joinings.len());
     for (partition, mut joining) in joinings {
         if let Some(end) = before.partition_ends.get(&partition) {
@@ -51,7 +61,7 @@ pub(in crate::log) fn partitions_of(
         let stream = owner_of(partition, before.cores.max(1));
         let (is_clean, lost_bytes) = end_of_stream(facts, before, stream);
         let mut found = joining.finish(partition, is_clean, lost_bytes);
-        (found.table_damage, found.carried_damage) = table_damage(partition, &found.holes, facts);
+        (found.table_damage, found.carried_damage) = table_damage(partition, &found.holes, &damaged);
         found.cursors_lost = lost.get(&partition).copied();
         partitions.push(found);
     }
@@ -137,14 +147,10 @@ fn take(facts: &mut SegmentFacts, before: &Meta, joinings: &mut BTreeMap<u16, Jo
 
 /// The first and the last of the offsets that are damaged and not known to have been none of a table; and of the batches of
 /// rows that were carried on and are damaged the first offset, and where they were.
-fn table_damage(partition: u16, holes: &[Hole], facts: &[SegmentFacts]) -> TableDamage {
+fn table_damage(partition: u16, holes: &[Hole], damaged: &[(SegmentId, BatchHead)]) -> TableDamage {
     let heads = || {
-        let damage = facts
-            .iter()
-            .flat_map(|facts| facts.damage.iter().map(move |bad| (facts.id, bad)));
-        damage
-            .filter_map(|(id, bad)| bad.head.map(|head| (id, head)))
-            .filter(move |(_, head)| head.partition == partition)
+        let of_partition = move |(_, head): &&(SegmentId, BatchHead)| head.partition == partition;
+        damaged.iter().filter(of_partition)
     };
     let plain = heads().filter(|(_, head)| head.kind == Kind::Events && !head.class.retain);
     let mut plain: Vec<(u64, u64)> = plain.map(|(_, head)| (head.first, head.last())).collect();
@@ -167,7 +173,7 @@ fn table_damage(partition: u16, holes: &[Hole], facts: &[SegmentFacts]) -> Table
     }
     // Which rows such a batch held, nobody knows but for the first.
     let carried = heads().filter(|(_, head)| head.kind == Kind::Kept);
-    let carried = carried.map(|(id, head)| (head.first, id)).collect();
+    let carried = carried.map(|(id, head)| (head.first, *id)).collect();
     let lost = lost
         .into_iter()
         .reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)));
