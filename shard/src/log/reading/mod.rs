@@ -51,6 +51,8 @@ struct Job {
     want: Want,
     /// Its read under way, and what of.
     reading: Option<(u64, Stretch)>,
+    /// Its turn among those that wait for others' reads.
+    turn: Option<u64>,
     /// What could not be read at once.
     pieces: Option<Pieces>,
 }
@@ -69,8 +71,11 @@ pub(super) struct Readers {
     flights: HashMap<u64, Flight, FixedState>,
     next_ticket: u64,
     in_flight_bytes: usize,
-    /// Those that wait for others' reads to be done.
-    waiting: VecDeque<ReaderId>,
+    /// Those that wait for others' reads to be done, each with its turn; where its job has another, it does not count.
+    waiting: VecDeque<(ReaderId, u64)>,
+    next_turn: u64,
+    /// So many of them do not count.
+    stale: usize,
     done: VecDeque<(ReaderId, Reading)>,
 }
 
@@ -82,6 +87,8 @@ impl Readers {
             next_ticket: 1,
             in_flight_bytes: 0,
             waiting: VecDeque::new(),
+            next_turn: 1,
+            stale: 0,
             done: VecDeque::new(),
         }
     }
@@ -95,11 +102,47 @@ impl Readers {
     }
 
     pub(super) fn forget(&mut self, reader: ReaderId) {
-        if self.jobs.remove(&reader).is_some() {
-            // While the disk hangs readers may come and go.
-            self.waiting.retain(|waiting| *waiting != reader);
+        if let Some(mut job) = self.jobs.remove(&reader) {
+            self.give_up_turn(&mut job);
         }
         self.done.retain(|(done, _)| *done != reader);
+    }
+
+    /// Has a reader wait until others' reads are done.
+    fn wait(&mut self, reader: ReaderId, job: &mut Job) {
+        job.turn = Some(self.next_turn);
+        self.waiting.push_back((reader, self.next_turn));
+        self.next_turn += 1;
+    }
+
+    /// Whoever had this job, which is in none of the maps now, waits no more.
+    fn give_up_turn(&mut self, job: &mut Job) {
+        if job.turn.take().is_none() {
+            return;
+        }
+        // While the disk hangs readers may come and go, and all may go at once: those that wait are looked through only when
+        // most of them are gone.
+        self.stale += 1;
+        if self.stale > self.waiting.len() / 2 {
+            let jobs = &self.jobs;
+            self.waiting
+                .retain(|(reader, turn)| jobs.get(reader).is_some_and(|job| job.turn == Some(*turn)));
+            self.stale = 0;
+        }
+    }
+
+    /// The reader whose turn it is, and which waits no more; `None`: nobody waits.
+    fn take_turn(&mut self) -> Option<ReaderId> {
+        while let Some((reader, turn)) = self.waiting.pop_front() {
+            if let Some(job) = self.jobs.get_mut(&reader)
+                && job.turn == Some(turn)
+            {
+                job.turn = None;
+                return Some(reader);
+            }
+            self.stale = self.stale.saturating_sub(1);
+        }
+        None
     }
 }
 
@@ -154,6 +197,7 @@ impl Log {
             partition,
             want,
             reading: None,
+            turn: None,
             pieces: None,
         };
         self.go_on(reader, job).unwrap_or(Reading::Later)
@@ -182,7 +226,7 @@ impl Log {
         let readers = &mut self.readers;
         let bytes = stretch.bytes as usize;
         if readers.in_flight_bytes > 0 && readers.in_flight_bytes + bytes > READ_BYTES_MAX {
-            readers.waiting.push_back(reader);
+            readers.wait(reader, &mut job);
         } else if self.opened.want(stretch.segment, reader, &mut self.ops) {
             let ticket = readers.next_ticket;
             readers.next_ticket += 1;
@@ -213,7 +257,8 @@ impl Log {
             match &result {
                 Ok(()) => self.wake(reader),
                 Err(fault) => {
-                    if self.readers.jobs.remove(&reader).is_some() {
+                    if let Some(mut job) = self.readers.jobs.remove(&reader) {
+                        self.readers.give_up_turn(&mut job);
                         let why = format!("segment {}: {fault}", segment.name());
                         self.finish_read(reader, Reading::Failed(why));
                     }
@@ -230,9 +275,11 @@ impl Log {
         if job.reading.is_some() {
             return;
         }
-        if let Some(job) = self.readers.jobs.remove(&reader)
-            && let Some(reading) = self.go_on(reader, job)
-        {
+        let Some(mut job) = self.readers.jobs.remove(&reader) else {
+            return;
+        };
+        self.readers.give_up_turn(&mut job);
+        if let Some(reading) = self.go_on(reader, job) {
             self.finish_read(reader, reading);
         }
     }
@@ -263,13 +310,14 @@ impl Log {
                 self.finish_read(reader, reading);
             }
         }
-        for _ in 0..self.readers.waiting.len() {
+        for _ in self.readers.stale..self.readers.waiting.len() {
             if self.readers.in_flight_bytes >= READ_BYTES_MAX {
                 break;
             }
-            if let Some(reader) = self.readers.waiting.pop_front() {
-                self.wake(reader);
-            }
+            let Some(reader) = self.readers.take_turn() else {
+                break;
+            };
+            self.wake(reader);
         }
     }
 
@@ -388,5 +436,48 @@ impl Log {
                 Next::Say(Reading::Events { stored, until })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait(readers: &mut Readers, reader: ReaderId) {
+        let mut job = Job {
+            partition: 0,
+            want: Want::Behind {
+                after: 0,
+                bytes_max: 1,
+            },
+            reading: None,
+            turn: None,
+            pieces: None,
+        };
+        readers.wait(reader, &mut job);
+        readers.jobs.insert(reader, job);
+    }
+
+    #[test]
+    fn those_that_go_while_they_wait_leave_the_others_their_turn() {
+        let mut readers = Readers::new(FixedState::with_seed(1));
+        for reader in 0..1_000 {
+            wait(&mut readers, ReaderId(reader));
+        }
+        // One that comes back waits behind all that are there.
+        readers.forget(ReaderId(10));
+        wait(&mut readers, ReaderId(10));
+        for reader in (0..1_000_u64).filter(|reader| !reader.is_multiple_of(10)) {
+            readers.forget(ReaderId(reader));
+            assert!(readers.stale <= readers.waiting.len() / 2, "they do not pile up");
+        }
+        assert!(readers.waiting.len() <= 201, "{}", readers.waiting.len());
+        let turns: Vec<u64> = std::iter::from_fn(|| readers.take_turn())
+            .map(|reader| reader.0)
+            .collect();
+        let others = (0..1_000).step_by(10).filter(|reader| *reader != 10);
+        let expected: Vec<u64> = others.chain([10]).collect();
+        assert_eq!(turns, expected);
+        assert_eq!((readers.stale, readers.waiting.len()), (0, 0));
     }
 }
