@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fluxar_shard::log::Settings;
+use fluxar_shard::log::disk::SegmentId;
 use fluxar_shard::log::recovery::{HoleCause, Meta, Progress, Recovered, Recovery, RecoveryFault};
 
 use super::{DataDir, DirFault, DirFiles};
@@ -212,13 +213,13 @@ impl ToRecover {
                     }
                 }
                 Ok(None) => break,
-                Err(fault @ RecoveryFault::Disk { .. }) => {
+                Err(ref fault @ RecoveryFault::Disk { ref name, .. }) => {
                     if fault_said.is_none_or(|said| said.elapsed() >= FAULT_PAUSE) {
                         fault_said = Some(Instant::now());
                         tracing::error!(
-                            "{}: {fault}: it is tried again until it works, and what was not read is unavailable meanwhile; \
-                             without that file its events are told as damaged",
-                            self.dir.path().display()
+                            "{}: {fault}: it is tried again until it works, and what was not read is unavailable meanwhile; {}",
+                            self.dir.path().display(),
+                            without(name)
                         );
                     }
                     if Arc::strong_count(&self.recovered) == 1 {
@@ -324,4 +325,26 @@ pub(crate) fn unix_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64)
+}
+
+/// What it would be to go without a file of the log that the disk refuses to read, or to write.
+fn without(name: &str) -> &'static str {
+    match SegmentId::from_name(name) {
+        Some(_) => "without that file its events are told as damaged",
+        None => "leave that file where it is: without it nothing of the log can be read",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fluxar_shard::log::recovery::META;
+
+    use super::*;
+
+    #[test]
+    fn nobody_is_told_to_do_without_what_all_of_the_log_needs() {
+        let segment = SegmentId { core: 0, number: 7 };
+        assert!(without(&segment.name()).contains("told as damaged"));
+        assert!(without(META).contains("leave that file"));
+    }
 }
