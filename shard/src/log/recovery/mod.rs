@@ -343,8 +343,9 @@ impl<F: Files> Recovery<F> {
                 .map_err(|error| RecoveryFault::disk("read", &id.name(), error))?
                 .map_err(|version| RecoveryFault::Version(version.into()))?;
             facts.drop_index();
-            // All but the newest of a stream were safe before the next was begun.
-            let is_newest = !facts.is_sealed || self.next_number(id.core) == id.number + 1;
+            // All but the newest of a stream were safe before the next was begun. That may have been made: it is, when the one
+            // before it is half full.
+            let is_newest = !facts.is_sealed || self.newest.get(&id.core) == Some(&id.number);
             let may_be_unsynced = facts.tail == Tail::MayBeTorn && is_newest;
             if may_be_unsynced || facts.bytes < facts.file_bytes {
                 // Cuts off what does not count, and makes what does survive power loss.

@@ -314,3 +314,77 @@ fn a_damaged_segment_stays_open_and_is_told_at_each_start() {
     assert_eq!(found.holes, [hole(11, 30, HoleCause::Damaged)]);
     assert_eq!(log.file_bytes(), end);
 }
+
+/// A directory that remembers what was cut, and so made to survive power loss.
+struct Cuts<'a> {
+    files: &'a mut MemoryFiles,
+    cut: Vec<(String, u64)>,
+}
+
+impl Files for Cuts<'_> {
+    fn names(&self) -> io::Result<Vec<String>> {
+        self.files.names()
+    }
+
+    fn length(&self, name: &str) -> io::Result<u64> {
+        self.files.length(name)
+    }
+
+    fn read(&self, name: &str, at: u64, out: &mut [u8]) -> io::Result<usize> {
+        self.files.read(name, at, out)
+    }
+
+    fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.files.replace(name, bytes)
+    }
+
+    fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        self.cut.push((name.to_owned(), bytes));
+        self.files.truncate(name, bytes)
+    }
+
+    fn write(&mut self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.files.write(name, at, bytes)
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.files.remove(name)
+    }
+}
+
+#[test]
+fn a_sealed_segment_that_may_be_unsynced_is_synced_before_it_is_served() {
+    for is_made_ahead in [false, true] {
+        let mut log = Written::new(1, 1);
+        log.segment(&[base(0, 0, 1)], 0);
+        log.append(0, 1, 3);
+        log.seal(false);
+        log.segment(&[base(0, 3, 4)], 0);
+        log.append(0, 4, 3);
+        // Killed when the footer was written, and not synced yet.
+        log.seal(false);
+        let id = log.id();
+        let bytes = log.file_bytes() as u64;
+        if is_made_ahead {
+            let ahead = SegmentId {
+                number: id.number + 1,
+                ..id
+            };
+            log.files.0.insert(ahead.name(), vec![0; 4096]);
+        }
+        let mut files = Cuts {
+            files: &mut log.files,
+            cut: Vec::new(),
+        };
+        let mut recovery = Recovery::open(&mut files, 1, &Settings::default(), [9; 16], NOW_MS).unwrap();
+        assert!(recovery.step(|_| {}).unwrap().is_some());
+        drop(recovery);
+        let of_segments = |(name, _): &&(String, u64)| *name == id.name() || *name == first_of(id).name();
+        let cut: Vec<&(String, u64)> = files.cut.iter().filter(of_segments).collect();
+        assert_eq!(cut, [&(id.name(), bytes)], "made ahead: {is_made_ahead}");
+    }
+}
+
+fn first_of(id: SegmentId) -> SegmentId {
+    SegmentId { number: 1, ..id }
+}
