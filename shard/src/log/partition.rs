@@ -3,10 +3,11 @@
 
 use std::collections::VecDeque;
 
+use super::UNSYNCED_OFFSETS_MAX;
 use super::disk::SegmentId;
 use super::events::{Bounds, Reading};
 use super::footer::Extent;
-use super::format::{Base, BatchHead};
+use super::format::{Base, BatchHead, offset_after_crash};
 use super::recovery::{HeldExtent, Hole, HoleCause};
 use super::retained::Retained;
 use super::tail::Tail;
@@ -102,6 +103,14 @@ impl Partition {
     /// So many offsets are given and not on the disk.
     pub(super) fn unsynced(&self) -> u64 {
         self.last - self.synced.max(self.begin.saturating_sub(1)).min(self.last)
+    }
+
+    /// Whether a start behind a crash gives none of the offsets again that are given now, or will be before anything else is
+    /// written, though the disk says no more than where this start began.
+    pub(super) fn is_safe_without_base(&self) -> bool {
+        let began = self.begin.saturating_sub(1);
+        let given = self.synced.max(began).saturating_add(UNSYNCED_OFFSETS_MAX);
+        given < offset_after_crash(began)
     }
 
     /// What a segment that is begun now says about it.
@@ -348,4 +357,29 @@ fn stretch(held: &HeldExtent, first: u64, until: u64, bytes_max: usize) -> Optio
         first,
         last: last.min(until).min(held.extent.last),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_without_a_base_gives_no_offset_twice() {
+        for began in [0, 7, 1_000_000, 1_900_000, 12_345_678] {
+            let next = offset_after_crash(began);
+            let mut is_ever_safe = false;
+            for given in [0, 1, 90_000, 150_000, 900_000, 1_100_000, 5_000_000] {
+                let partition = Partition {
+                    begin: began + 1,
+                    synced: began + given,
+                    ..Partition::default()
+                };
+                let is_safe = partition.is_safe_without_base();
+                assert!(!is_safe || began + given + UNSYNCED_OFFSETS_MAX < next);
+                is_ever_safe |= is_safe;
+                assert!(!is_safe || given < 1_000_000, "{given} behind {began}");
+            }
+            assert!(is_ever_safe, "at least when nothing was written");
+        }
+    }
 }

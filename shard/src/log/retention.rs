@@ -378,8 +378,13 @@ impl Log {
                 noted
             }
         };
-        // A full disk would stay full. It is noted with the next write, for which there is room then.
-        let cannot_wait = |trouble: &Trouble| !is_newest || trouble.fault == DiskFault::Full;
+        // A full disk would stay full. It is noted with the next write, for which there is room then. But where so much was
+        // given since the start that a crash before that write would have offsets given twice, the last segment stays.
+        let is_safe = || {
+            let mut partitions = self.partitions.iter();
+            partitions.all(Partition::is_safe_without_base)
+        };
+        let cannot_wait = |trouble: &Trouble| !is_newest || (trouble.fault == DiskFault::Full && is_safe());
         self.stream.removals.safe >= noted || self.stream.trouble.as_ref().is_some_and(cannot_wait)
     }
 
