@@ -12,7 +12,7 @@ use fluxar_shard::log::class::{Class, Level};
 use fluxar_shard::log::disk::{DiskDone, DiskOp, SegmentId};
 use fluxar_shard::log::files::MemoryFiles;
 use fluxar_shard::log::recovery::Recovery;
-use fluxar_shard::log::{Events, Log, ReaderId, Reading, Settings};
+use fluxar_shard::log::{Events, Log, ReaderId, Reading, RecoveredLog, Settings};
 use foldhash::fast::FixedState;
 
 const RUN: usize = 100;
@@ -204,7 +204,7 @@ fn directory(topics: u64, is_sealed: bool, retain: bool) -> MemoryFiles {
     drop(recovery);
     let mut log = Log::new(0, 1, Some(Arc::new(settings)), &FixedState::with_seed(1));
     log.handle_time(1_000_000, NOW_MS);
-    log.handle_recovered(share);
+    log.handle_recovered(RecoveredLog::new(share, 7));
     let mut disk = MemoryDisk::default();
     disk.work(&mut log);
     let class = Class {

@@ -22,8 +22,7 @@ use fluxar_protocol::frame::FrameTooLarge;
 use fluxar_protocol::hello::Handshake;
 use fluxar_protocol::reader::{EnvelopeReader, Progress};
 use fluxar_protocol::{Batch, Id, Kind};
-use fluxar_shard::log::Settings;
-use fluxar_shard::log::recovery::Recovered;
+use fluxar_shard::log::{RecoveredLog, Settings};
 use fluxar_shard::{PeerId, Seed, Shard};
 
 use crate::agents::Agents;
@@ -286,9 +285,9 @@ impl Front {
         }
     }
 
-    /// A part of what recovery found for this core.
-    pub fn handle_recovered(&mut self, share: Recovered) {
-        self.shard.handle_recovered(share);
+    /// What recovery found for this core.
+    pub fn handle_recovered(&mut self, log: RecoveredLog) {
+        self.shard.handle_recovered(log);
         self.after_shard();
     }
 

@@ -244,10 +244,10 @@ impl Gateway {
     /// Reads the log on a thread of its own, and gives each core what it holds.
     fn recover(&self, to_recover: ToRecover) -> io::Result<()> {
         let mailman = Arc::clone(&self.mailman);
-        to_recover.start(move |share| {
+        to_recover.start(move |log| {
             let over = || mailman.stopping.load(Ordering::Relaxed);
-            let core = usize::from(share.core);
-            mailman.post(core, Mail::Recovered(Box::new(share)), over)
+            let core = usize::from(log.core());
+            mailman.post(core, Mail::Recovered(Box::new(log)), over)
         })
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fluxar_shard::Letter;
-use fluxar_shard::log::recovery::Recovered;
+use fluxar_shard::log::RecoveredLog;
 
 use crate::resume::Resuming;
 use crate::services;
@@ -18,8 +18,8 @@ pub enum Mail {
     Services(Arc<Services>),
     /// From the resolver's thread: the addresses that a name has now.
     Resolved(Arc<Resolved>),
-    /// From the recovery thread: a part of what the log's directory holds of this core's partitions.
-    Recovered(Box<Recovered>),
+    /// From the recovery thread: what the log's directory holds of this core's partitions.
+    Recovered(Box<RecoveredLog>),
     /// From core to core: who serves, for `$services.…`.
     Admin(services::Letter),
     /// With a connection, from core to core: its hello wants to resume a session of the one that gets it.

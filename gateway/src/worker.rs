@@ -205,9 +205,9 @@ impl<D: Driver> Worker<D> {
                 ..
             } => self.front.handle_resolved(resolved),
             Event::Letter {
-                letter: Mail::Recovered(share),
+                letter: Mail::Recovered(log),
                 ..
-            } => self.front.handle_recovered(*share),
+            } => self.front.handle_recovered(*log),
             Event::Letter {
                 from,
                 letter: Mail::Admin(letter),

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use fluxar_shard::log::Settings;
 use fluxar_shard::log::disk::SegmentId;
 use fluxar_shard::log::recovery::{HoleCause, Meta, Progress, Recovered, Recovery, RecoveryFault};
+use fluxar_shard::log::{RecoveredLog, Settings};
 
 use super::{DataDir, DirFault, DirFiles};
 use crate::config::LogConfig;
@@ -181,7 +181,7 @@ impl ToRecover {
     ///
     /// # Errors
     /// A thread cannot be had.
-    pub fn start(self, hand_out: impl FnMut(Recovered) -> bool + Send + 'static) -> io::Result<()> {
+    pub fn start(self, hand_out: impl FnMut(RecoveredLog) -> bool + Send + 'static) -> io::Result<()> {
         // Not waited for: the directory's lock is its, too, and what it does not finish the next start does.
         thread::Builder::new()
             .name("log-recovery".into())
@@ -189,7 +189,7 @@ impl ToRecover {
         Ok(())
     }
 
-    fn run(mut self, mut hand_out: impl FnMut(Recovered) -> bool) {
+    fn run(mut self, mut hand_out: impl FnMut(RecoveredLog) -> bool) {
         let begun = Instant::now();
         let mut said = begun;
         let mut fault_said: Option<Instant> = None;
@@ -208,7 +208,8 @@ impl ToRecover {
             match self.recovery.step(tell) {
                 Ok(Some(share)) => {
                     found.add(&share);
-                    if !hand_out(share) {
+                    let hash_seed = getrandom::u64().expect("the kernel has randomness once it is up");
+                    if !hand_out(RecoveredLog::new(share, hash_seed)) {
                         return;
                     }
                 }

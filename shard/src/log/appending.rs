@@ -114,8 +114,10 @@ impl Log {
             return Err(LogRefusal::Behind);
         }
         if class.once {
-            self.once
-                .expire(self.unix_ms.saturating_sub(settings.once_ms.into()));
+            // More than come, so that what is old goes, and as many as have to go, but not millions behind a pause.
+            let over = (self.once.len() + events.len()).saturating_sub(settings.once_ids_max);
+            let before_ms = self.unix_ms.saturating_sub(settings.once_ms.into());
+            self.once.expire(before_ms, over.max(2 * events.len()));
             if self.once.len() + events.len() > settings.once_ids_max {
                 return Err(LogRefusal::TooManyIds);
             }

@@ -53,6 +53,7 @@ pub use events::{
 
 pub use news::LogNews;
 pub use settings::{Settings, owner_of, partition_of};
+pub use starting::RecoveredLog;
 
 use appending::Again;
 use cursors::Cursors;

@@ -43,6 +43,16 @@ impl Once {
         self.ring.len()
     }
 
+    /// Has room for so many more.
+    pub(super) fn reserve(&mut self, ids: usize) {
+        self.ring.reserve(ids);
+        let (hasher, ring, base) = (&self.hasher, &self.ring, self.base);
+        self.places.reserve(ids, |&number| {
+            let entry = &ring[number.wrapping_sub(base) as usize];
+            hasher.hash_one((entry.partition, entry.id))
+        });
+    }
+
     /// Where the event with this id is.
     pub(super) fn find(&self, partition: u16, id: Id) -> Option<u64> {
         let hash = self.hash(partition, id);
@@ -70,11 +80,13 @@ impl Once {
         });
     }
 
-    /// Forgets those published before this time, ms since 1970.
-    pub(super) fn expire(&mut self, before_ms: u64) {
-        while let Some(entry) = self.ring.front()
-            && u64::from(entry.time_s) * 1000 < before_ms
-        {
+    /// Forgets those published before this time, ms since 1970; so many of them at most.
+    pub(super) fn expire(&mut self, before_ms: u64, ids_max: usize) {
+        for _ in 0..ids_max {
+            let Some(entry) = self.ring.front() else { break };
+            if u64::from(entry.time_s) * 1000 >= before_ms {
+                break;
+            }
             let hash = self.hash(entry.partition, entry.id);
             let base = self.base;
             if let Ok(place) = self.places.find_entry(hash, |&number| number == base) {
@@ -114,11 +126,13 @@ mod tests {
             assert_eq!(once.find((n % 3) as u16, id(n)), Some(u64::from(n) + 1));
             assert_eq!(once.find((n % 3) as u16 + 1, id(n)), None, "of another partition");
         }
-        once.expire(1_000_000);
+        once.expire(1_000_000, 400);
+        assert_eq!(once.len(), 1600);
+        once.expire(1_000_000, usize::MAX);
         assert_eq!(once.len(), 1000);
         assert_eq!(once.find(0, id(999)), None);
         assert_eq!(once.find(1, id(1000)), Some(1001));
-        once.expire(u64::MAX);
+        once.expire(u64::MAX, usize::MAX);
         assert_eq!((once.len(), once.places.len()), (0, 0));
     }
 }

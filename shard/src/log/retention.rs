@@ -29,6 +29,9 @@ use super::stream::{Ahead, CarriedBatch, Trouble};
 
 /// How often it is looked whether a segment goes, ms; when one is full as well.
 const LOOK_MS: u64 = 10_000;
+/// So many ids are forgotten at one look, where nobody publishes: some ten ms of work. What four million of them take together would
+/// be too long a pause for everybody else.
+const IDS_EXPIRED_AT_ONCE: usize = 256 * 1024;
 /// How often unused cursors are looked for, ms.
 const CURSORS_LOOK_MS: u64 = 60_000;
 /// How many of the oldest segments are looked at: others stand behind ones that may not be removed here.
@@ -82,8 +85,8 @@ impl Log {
             return;
         }
         self.retention.look_ms = now_ms + LOOK_MS;
-        self.once
-            .expire(self.unix_ms.saturating_sub(settings.once_ms.into()));
+        let before_ms = self.unix_ms.saturating_sub(settings.once_ms.into());
+        self.once.expire(before_ms, IDS_EXPIRED_AT_ONCE);
         if now_ms >= self.retention.cursors_look_ms {
             self.retention.cursors_look_ms = now_ms + CURSORS_LOOK_MS;
             let before_ms = self.unix_ms.saturating_sub(settings.cursor_ms);

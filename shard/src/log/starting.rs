@@ -5,82 +5,96 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use foldhash::fast::FixedState;
 
 use super::Log;
+use super::cursors::Cursors;
 use super::disk::SegmentId;
 use super::events::Bounds;
+use super::once::Once;
 use super::partition::Partition;
 use super::recovery::{HeldExtent, OnceId, Recovered, RecoveredPartition, RecoveredSegment};
 use super::retained::{Retained, Row, RowPlace};
-use super::segments::Segment;
+use super::segments::{Segment, Segments};
 
-impl Log {
-    /// Takes this core's share of what recovery found. The partitions that it names are ready from now on.
-    pub fn handle_recovered(&mut self, share: Recovered) {
-        debug_assert_eq!(
-            (share.core, share.cores),
-            (self.core, self.cores),
-            "another core's share"
-        );
-        self.epoch = share.epoch;
-        self.secret = share.secret;
-        self.set_partition_count(share.partition_count);
-        let mut once: Vec<(u16, OnceId)> = Vec::new();
-        let own = share.segments.iter().filter(|found| found.cores == self.cores);
+/// A core's share of what recovery found, as its log holds it. Put together by whoever reads the log, since with millions of ids and
+/// rows that takes seconds: the core only takes it over.
+#[derive(Debug)]
+pub struct RecoveredLog {
+    core: u16,
+    cores: u16,
+    epoch: u64,
+    secret: u64,
+    partition_count: u16,
+    next_number: u64,
+    /// By `partition / cores`.
+    partitions: Vec<Partition>,
+    once: Once,
+    cursors: Cursors,
+    rows: usize,
+    segments: Segments,
+    hasher: FixedState,
+}
+
+impl RecoveredLog {
+    /// Puts it together. `hash_seed` is to be unknown outside: publishers choose ids, keys and topics.
+    #[must_use]
+    pub fn new(share: Recovered, hash_seed: u64) -> Self {
+        let hasher = FixedState::with_seed(hash_seed);
+        let ours = (share.core..share.partition_count).step_by(usize::from(share.cores));
+        let mut log = Self {
+            core: share.core,
+            cores: share.cores,
+            epoch: share.epoch,
+            secret: share.secret,
+            partition_count: share.partition_count,
+            next_number: share.next_number.max(1),
+            partitions: std::iter::repeat_with(Partition::default)
+                .take(ours.count())
+                .collect(),
+            once: Once::new(hasher.clone()),
+            cursors: Cursors::new(hasher.clone()),
+            rows: 0,
+            segments: Segments::new(hasher.clone()),
+            hasher,
+        };
+        let ids = share.partitions.iter().map(|found| found.once.len()).sum();
+        let mut once: Vec<(u16, OnceId)> = Vec::with_capacity(ids);
+        let own = share.segments.iter().filter(|found| found.cores == log.cores);
         let own: BTreeSet<SegmentId> = own.map(|found| found.id).collect();
-        let mut event_bytes: HashMap<SegmentId, u64, FixedState> = HashMap::with_hasher(self.hasher.clone());
-        let mut kept: KeptRows = HashMap::with_hasher(self.hasher.clone());
+        let mut event_bytes: HashMap<SegmentId, u64, FixedState> = HashMap::with_hasher(log.hasher.clone());
+        let mut kept: KeptRows = HashMap::with_hasher(log.hasher.clone());
         for found in share.partitions {
-            let Some(at) = self.index(found.partition) else {
-                continue;
-            };
             once.extend(found.once.iter().map(|id| (found.partition, *id)));
             for held in &found.extents {
                 *event_bytes.entry(held.segment).or_default() += held.extent.bytes;
             }
-            self.recover_partition(at, found, &own, &mut kept);
+            log.add_partition(found, &own, &mut kept);
         }
         once.sort_by_key(|(_, id)| id.time_ms);
+        log.once.reserve(ids);
         for (partition, id) in once {
-            if self.once.find(partition, id.id).is_none() {
-                self.once.insert(partition, id.id, id.offset, id.time_ms);
+            if log.once.find(partition, id.id).is_none() {
+                log.once.insert(partition, id.id, id.offset, id.time_ms);
             }
         }
         for segment in share.segments {
             let event_bytes = event_bytes.get(&segment.id).copied();
             let kept = kept.remove(&segment.id);
-            self.recover_segment(segment, event_bytes.unwrap_or(0), kept.unwrap_or_default());
+            log.add_segment(segment, event_bytes.unwrap_or(0), kept.unwrap_or_default());
         }
-        self.stream.next_number = self.stream.next_number.max(share.next_number).max(1);
-        self.stream.first_number = self.stream.next_number;
+        log
     }
 
-    /// Has all partitions ready and empty, in this epoch, without a disk: for tests and measurements.
-    pub fn handle_empty(&mut self, epoch: u64) {
-        self.epoch = epoch;
-        self.stream.next_number = 1;
-        for partition in &mut self.partitions {
-            partition.ready = true;
-            partition.begin = 1;
-        }
+    /// Whose it is.
+    #[must_use]
+    pub fn core(&self) -> u16 {
+        self.core
     }
 
-    fn set_partition_count(&mut self, count: u16) {
-        self.partition_count = count;
-        let ours = (self.core..count).step_by(usize::from(self.cores)).count();
-        self.partitions.resize_with(ours, Partition::default);
-    }
-
-    fn recover_partition(
-        &mut self,
-        at: usize,
-        found: RecoveredPartition,
-        own: &BTreeSet<SegmentId>,
-        kept: &mut KeptRows,
-    ) {
+    fn add_partition(&mut self, found: RecoveredPartition, own: &BTreeSet<SegmentId>, kept: &mut KeptRows) {
         let number = found.partition;
         for cursor in found.cursors {
             self.cursors.recover(number, cursor.entry, cursor.segment);
         }
-        let partition = &mut self.partitions[at];
+        let partition = &mut self.partitions[usize::from(number / self.cores)];
         partition.last = found.next.saturating_sub(1);
         partition.committed = partition.last;
         partition.synced = found.last;
@@ -125,7 +139,7 @@ impl Log {
         partition.retained = Some(retained);
     }
 
-    fn recover_segment(&mut self, found: RecoveredSegment, event_bytes: u64, kept: Vec<(u16, u64)>) {
+    fn add_segment(&mut self, found: RecoveredSegment, event_bytes: u64, kept: Vec<(u16, u64)>) {
         let is_keeper = found.keeper(self.cores) == self.core;
         let mut partitions = found.partitions;
         partitions.retain(|number| number % self.cores == self.core);
@@ -147,6 +161,38 @@ impl Log {
                 claim: found.claim,
             },
         );
+    }
+}
+
+impl Log {
+    /// Takes this core's share of what recovery found. The partitions in it are ready from now on; nothing could be done with any
+    /// before.
+    pub fn handle_recovered(&mut self, found: RecoveredLog) {
+        debug_assert_eq!(
+            (found.core, found.cores),
+            (self.core, self.cores),
+            "another core's share"
+        );
+        self.epoch = found.epoch;
+        self.secret = found.secret;
+        self.partition_count = found.partition_count;
+        self.partitions = found.partitions;
+        self.once = found.once;
+        self.cursors = found.cursors;
+        self.rows = found.rows;
+        self.segments = found.segments;
+        self.stream.next_number = found.next_number;
+        self.stream.first_number = found.next_number;
+    }
+
+    /// Has all partitions ready and empty, in this epoch, without a disk: for tests and measurements.
+    pub fn handle_empty(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        self.stream.next_number = 1;
+        for partition in &mut self.partitions {
+            partition.ready = true;
+            partition.begin = 1;
+        }
     }
 
     /// What a partition of this core holds.

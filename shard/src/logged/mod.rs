@@ -44,8 +44,7 @@ use foldhash::fast::FixedState;
 use crate::letter::Letter;
 use crate::limits::Limits;
 use crate::log::disk::{DiskDone, DiskOp};
-use crate::log::recovery::Recovered;
-use crate::log::{Log, LogNews, Settings, Settled};
+use crate::log::{Log, LogNews, RecoveredLog, Settings, Settled};
 use crate::post::Post;
 use crate::shard::Shard;
 use order::Order;
@@ -188,9 +187,9 @@ impl Shard {
         self.logged.unix_ms = unix_ms;
     }
 
-    /// A part of what recovery found.
-    pub fn handle_recovered(&mut self, share: Recovered) {
-        self.logged.log.handle_recovered(share);
+    /// What recovery found for this core.
+    pub fn handle_recovered(&mut self, found: RecoveredLog) {
+        self.logged.log.handle_recovered(found);
         self.pump_log();
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fluxar_protocol::Id;
 use fluxar_shard::log::class::Class;
 use fluxar_shard::log::recovery::{Meta, Recovery};
-use fluxar_shard::log::{Log, ReaderId, Reading, Settings, owner_of};
+use fluxar_shard::log::{Log, ReaderId, Reading, RecoveredLog, Settings, owner_of};
 use foldhash::fast::FixedState;
 
 use crate::chance::Chance;
@@ -57,7 +57,7 @@ fn partitions_are_found_by_their_new_owners() {
                 &FixedState::with_seed(1),
             );
             log.handle_time(1_000_000, unix_ms);
-            log.handle_recovered(share);
+            log.handle_recovered(RecoveredLog::new(share, 7));
             logs.push(log);
         }
         drop(recovery);
@@ -171,7 +171,7 @@ fn what_is_held_is_bounded_whatever_the_number_of_cores_was() {
                     &FixedState::with_seed(1),
                 );
                 log.handle_time(now_us, unix_ms);
-                log.handle_recovered(share);
+                log.handle_recovered(RecoveredLog::new(share, 7));
                 logs.push(log);
             }
             drop(recovery);
@@ -256,7 +256,7 @@ impl<'a> Start<'a> {
                 &FixedState::with_seed(1),
             );
             log.handle_time(1_000_000, unix_ms);
-            log.handle_recovered(share);
+            log.handle_recovered(RecoveredLog::new(share, 7));
             logs.push(log);
         }
         drop(recovery);

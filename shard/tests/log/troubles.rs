@@ -8,7 +8,7 @@ use fluxar_shard::log::class::{Class, Level};
 use fluxar_shard::log::disk::{DiskDone, DiskFault, DiskOp, SegmentId};
 use fluxar_shard::log::files::Files;
 use fluxar_shard::log::recovery::Recovery;
-use fluxar_shard::log::{CursorState, Log, LogNews, LogRefusal, ReaderId, Reading, Settings};
+use fluxar_shard::log::{CursorState, Log, LogNews, LogRefusal, ReaderId, Reading, RecoveredLog, Settings};
 use foldhash::fast::FixedState;
 
 use crate::fake_disk::Faults;
@@ -148,7 +148,7 @@ fn recover(world: &mut World, cores: u16) -> Vec<Log> {
             &FixedState::with_seed(3),
         );
         log.handle_time(world.now_us, world.unix_ms);
-        log.handle_recovered(share);
+        log.handle_recovered(RecoveredLog::new(share, 7));
         logs.push(log);
     }
     logs

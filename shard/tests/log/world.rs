@@ -10,7 +10,8 @@ use fluxar_shard::PeerId;
 use fluxar_shard::log::class::{Class, Level};
 use fluxar_shard::log::recovery::{Meta, Recovery};
 use fluxar_shard::log::{
-    Committed, CursorName, Events, Log, LogRefusal, ReaderId, Reading, Settings, Settled, Stored,
+    Committed, CursorName, Events, Log, LogRefusal, ReaderId, Reading, RecoveredLog, Settings, Settled,
+    Stored,
 };
 use foldhash::fast::FixedState;
 
@@ -180,7 +181,7 @@ impl World {
         assert!(recovery.step(|_| {}).expect("a good disk").is_none());
         let mut log = Log::new(0, 1, Some(self.settings.clone()), &FixedState::with_seed(3));
         log.handle_time(self.now_us, self.unix_ms);
-        log.handle_recovered(share);
+        log.handle_recovered(RecoveredLog::new(share, 7));
         self.log = log;
     }
 

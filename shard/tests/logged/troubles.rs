@@ -4,8 +4,8 @@ use fluxar_protocol::Code;
 use fluxar_protocol::meta::MetaWriter;
 use fluxar_shard::log::disk::SegmentId;
 use fluxar_shard::log::files::MemoryFiles;
-use fluxar_shard::log::partition_of;
 use fluxar_shard::log::recovery::{CursorsLost, Recovery};
+use fluxar_shard::log::{RecoveredLog, partition_of};
 use fluxar_shard::logged::{From, LoggedWish};
 use fluxar_shard::{Limits, PeerId};
 
@@ -566,7 +566,7 @@ fn a_name_whose_cursor_may_be_lost_has_to_say_where() {
             written_ms: world.unix_ms(),
             segment: SegmentId { core: 0, number: 1 },
         });
-        shard.handle_recovered(share);
+        shard.handle_recovered(RecoveredLog::new(share, 7));
         world.shards = vec![shard];
         world.pass(1);
         let bob = peer(0, 2);

@@ -11,7 +11,7 @@ use fluxar_shard::log::class::{Level, TopicRule};
 use fluxar_shard::log::disk::{DiskDone, DiskOp};
 use fluxar_shard::log::files::MemoryFiles;
 use fluxar_shard::log::recovery::{Recovered, Recovery};
-use fluxar_shard::log::{Settings, partition_of};
+use fluxar_shard::log::{RecoveredLog, Settings, partition_of};
 use fluxar_shard::logged::{From, LoggedNews, LoggedPublish, LoggedWish};
 use fluxar_shard::{Letter, Limits, PeerId, Seed, Shard};
 
@@ -191,7 +191,7 @@ impl House {
             if self.late.contains(&share.core) {
                 self.shares.push(share);
             } else {
-                self.shards[usize::from(share.core)].handle_recovered(share);
+                self.shards[usize::from(share.core)].handle_recovered(RecoveredLog::new(share, 7));
             }
         }
         for core in 0..self.cores {
@@ -641,7 +641,7 @@ fn a_member_on_a_core_that_still_recovers() {
     let held: usize = house.members.values().map(|member| member.held.len()).sum();
     assert_eq!(held, 10);
     for share in std::mem::take(&mut house.shares) {
-        house.shards[usize::from(share.core)].handle_recovered(share);
+        house.shards[usize::from(share.core)].handle_recovered(RecoveredLog::new(share, 7));
     }
     house.settle();
 }

@@ -13,8 +13,8 @@ use fluxar_gateway::limits::Limits;
 use fluxar_gateway::mail::Mail;
 use fluxar_gateway::outbox::Framing;
 use fluxar_gateway::worker::{Turn, Worker};
-use fluxar_shard::log::Settings;
 use fluxar_shard::log::recovery::{Meta, Recovery, RecoveryFault};
+use fluxar_shard::log::{RecoveredLog, Settings};
 
 use super::files::SimFiles;
 use super::seam::{Fault, Saboteur, Seam};
@@ -256,7 +256,8 @@ impl House {
                 Ok(Some(mut share)) => {
                     self.saboteur.tamper(&mut share, running.was_clean);
                     let core = usize::from(share.core);
-                    running.share = Some((core, Parcel::from(Mail::Recovered(Box::new(share)))));
+                    let log = RecoveredLog::new(share, self.random.next());
+                    running.share = Some((core, Parcel::from(Mail::Recovered(Box::new(log)))));
                 }
                 Ok(None) => running.recovery = None,
                 Err(fault) => {
