@@ -36,6 +36,7 @@ fn wish(from: From<'static>) -> LoggedWish<'static> {
         durable: None,
         from,
         retain: false,
+        skip_damaged: false,
         in_flight: 0,
         principal: "",
     }

@@ -151,6 +151,10 @@ pub(crate) struct Sub {
     #[arg(long, conflicts_with = "group")]
     pub(crate) retain: bool,
 
+    /// With --retain: leave out what is damaged of those on the gateway's disk, instead of ending
+    #[arg(long, requires = "retain")]
+    pub(crate) skip_damaged: bool,
+
     /// Of a group: take at most so many events that are not acknowledged
     #[arg(long, value_name = "N", requires = "group", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) in_flight: Option<u32>,

@@ -125,6 +125,9 @@ fn chosen(mut subscription: SubscribeStream, command: &Sub) -> Result<SubscribeS
     if command.retain {
         subscription = subscription.retain();
     }
+    if command.skip_damaged {
+        subscription = subscription.skip_damaged();
+    }
     if let Some(in_flight) = command.in_flight {
         subscription = subscription.in_flight(in_flight);
     }

@@ -719,11 +719,14 @@
      * tried again (in a group: left to another member). `position` is [partition, offset].
      *
      * `durable` names a cursor that the gateway keeps; `from` is where to begin ("new", "all", { time_ms }, { epoch, at });
-     * `retain` brings the last event for each key first; `inFlight` bounds what a member of a group has at a time. Goes on
-     * where it was after a reconnect; what the gateway does not hold any more ends it, by `onerror`.
+     * `retain` brings the last event for each key first, with `skipDamaged` without those that are damaged on the gateway's disk
+     * (which otherwise end it, by `onerror`); `inFlight` bounds what a member of a group has at a time. Goes on where it was
+     * after a reconnect; what the gateway does not hold any more ends it, by `onerror`.
      */
-    consume(pattern, handler, { group, durable, from, retain, inFlight, onerror = console.error } = {}) {
-      const meta = { qos: 1, group, durable, from, retain: retain || undefined, in_flight: inFlight };
+    consume(pattern, handler, { group, durable, from, retain, skipDamaged, inFlight, onerror = console.error } = {}) {
+      const meta = {
+        qos: 1, group, durable, from, retain: retain || undefined, skip_damaged: skipDamaged || undefined, in_flight: inFlight,
+      };
       const logged = new Logged({ isExact: Boolean(group), isTable: Boolean(retain), keepsPlace: !durable && !group });
       return this.#want({ pattern, handler, meta, logged, onerror, droppedBefore: 0, dropped: 0 });
     }

@@ -52,6 +52,7 @@ pub(crate) struct LoggedWish {
     pub(crate) durable: Option<String>,
     pub(crate) begin: Option<Begin>,
     pub(crate) is_table: bool,
+    pub(crate) skips_damaged: bool,
     pub(crate) in_flight: Option<u32>,
 }
 
@@ -84,6 +85,9 @@ impl Logged {
         }
         if wish.is_table {
             meta = meta.flag("retain", true);
+        }
+        if wish.skips_damaged {
+            meta = meta.flag("skip_damaged", true);
         }
         let begin = if !progress.is_begun() {
             wish.begin.clone()

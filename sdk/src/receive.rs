@@ -416,7 +416,7 @@ impl Receiver {
             if meta.qos() != Ok(Default::default()) {
                 return needs_gateway("delivery beyond at most once");
             }
-            for key in ["durable", "from", "retain"] {
+            for key in ["durable", "from", "retain", "skip_damaged"] {
                 if meta.get(key).is_some() {
                     return needs_gateway(&format!("a subscription with `{key}`"));
                 }

@@ -43,6 +43,7 @@ struct Choice {
     durable: Option<String>,
     begin: Option<Begin>,
     is_table: bool,
+    skips_damaged: bool,
     in_flight: Option<u32>,
 }
 
@@ -58,6 +59,7 @@ impl Choice {
             durable: None,
             begin: None,
             is_table: false,
+            skips_damaged: false,
             in_flight: None,
         }
     }
@@ -86,6 +88,11 @@ impl Choice {
                 "`retain` brings a whole table, and a member of a group gets a part; choose one".to_owned(),
             );
         }
+        if self.skips_damaged && !self.is_table {
+            return unusable(
+                "`skip_damaged` is about the table that comes first; choose one with `retain`".to_owned(),
+            );
+        }
         Ok(())
     }
 
@@ -101,6 +108,7 @@ impl Choice {
                 durable: self.durable,
                 begin: self.begin,
                 is_table: self.is_table,
+                skips_damaged: self.skips_damaged,
                 in_flight: self.in_flight,
             };
             (Wish::Logged(wish), logged::QUEUE)
@@ -174,6 +182,14 @@ macro_rules! choice_methods {
         pub fn retain(mut self) -> Self {
             self.$choice.raise(Qos::AtLeastOnce);
             self.$choice.is_table = true;
+            self
+        }
+
+        /// Of a table (with [`retain`](Self::retain)): rows that are damaged on the gateway's disk are left out. Without
+        /// this they end the subscription with `data_loss`, until their keys are published again.
+        pub fn skip_damaged(mut self) -> Self {
+            self.$choice.raise(Qos::AtLeastOnce);
+            self.$choice.skips_damaged = true;
             self
         }
 

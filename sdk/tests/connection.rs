@@ -635,6 +635,7 @@ async fn an_id_that_is_in_use_and_wishes_for_a_log_are_refused() {
         ("durable", &b"\x61x"[..]),
         ("from", b"\x63all"),
         ("retain", b"\xf5"),
+        ("skip_damaged", b"\xf5"),
     ] {
         let meta = MetaWriter::new().raw(key, value).finish().unwrap();
         let meta = Some(Meta::from_checked(&meta));

@@ -252,6 +252,13 @@ test("a table comes before its changes", async () => {
   await until(() => seen.length === 3);
   assert.deepEqual(seen.map(({ payload, meta }) => [meta.key, payload]), [["tin", 2], ["gold", 3], ["tin", 4]]);
   subscription.cancel();
+  const partial = consume(topic, { retain: true, skipDamaged: true });
+  await until(() => partial.seen.length === 2);
+  assert.deepEqual(partial.seen.map(({ payload }) => payload), [3, 4], "nothing of it is damaged");
+  partial.subscription.cancel();
+  const wrong = consume(topic, { skipDamaged: true });
+  await until(wrong.error);
+  assert.equal(wrong.error().code, "invalid_argument");
 });
 
 test("a place that is not held is told", async () => {

@@ -444,6 +444,7 @@ async fn stored_events_need_their_options_and_a_gateway() {
         (&["sub", "a", "--from", "yesterday"], "2026-11-22T09:30:00Z"),
         (&["sub", "a", "--in-flight", "4"], "--group"),
         (&["sub", "a", "--retain", "--group", "g"], "--group"),
+        (&["sub", "a", "--skip-damaged"], "--retain"),
     ] {
         let output = run(server.url(), args).await;
         assert_eq!(output.status.code(), Some(2), "{args:?}");

@@ -18,6 +18,7 @@ pub(crate) struct LogWish<'a> {
     durable: Option<&'a str>,
     begin: Option<Begin<'a>>,
     retain: bool,
+    skip_damaged: bool,
     in_flight: u32,
 }
 
@@ -41,7 +42,7 @@ impl<'a> LogWish<'a> {
     pub(crate) fn read(meta: &Meta<'a>) -> Result<Option<Self>, WishFault> {
         let qos = meta.qos()?;
         if qos == Qos::AtMostOnce {
-            let needs = ["durable", "from", "retain"]
+            let needs = ["durable", "from", "retain", "skip_damaged"]
                 .into_iter()
                 .find(|key| meta.get(key).is_some_and(|value| value != [0xf4]));
             return match needs {
@@ -51,8 +52,11 @@ impl<'a> LogWish<'a> {
                 Some("from") => Err(WishFault::Together(
                     "`from` needs the log: subscribe at qos 1 or 2",
                 )),
-                Some(_) => Err(WishFault::Together(
+                Some("retain") => Err(WishFault::Together(
                     "`retain` needs the log: subscribe at qos 1 or 2",
+                )),
+                Some(_) => Err(WishFault::Together(
+                    "`skip_damaged` needs the log: subscribe at qos 1 or 2, with `retain`",
                 )),
                 None => Ok(None),
             };
@@ -63,6 +67,7 @@ impl<'a> LogWish<'a> {
             durable: meta.text("durable")?,
             begin: meta.begin()?,
             retain: meta.flag("retain")?,
+            skip_damaged: meta.flag("skip_damaged")?,
             in_flight: meta
                 .uint("in_flight")?
                 .map_or(0, |number| u32::try_from(number).unwrap_or(u32::MAX)),
@@ -70,6 +75,11 @@ impl<'a> LogWish<'a> {
         if wish.qos == Qos::ExactlyOnce && wish.durable.is_none() && wish.group.is_none() {
             return Err(WishFault::Together(
                 "qos 2 needs a name for its cursor: give it one by `durable`",
+            ));
+        }
+        if wish.skip_damaged && !wish.retain {
+            return Err(WishFault::Together(
+                "`skip_damaged` is about the table that comes first: it needs `retain`",
             ));
         }
         Ok(Some(wish))
@@ -103,6 +113,7 @@ impl Front {
             durable: wish.durable,
             from,
             retain: wish.retain,
+            skip_damaged: wish.skip_damaged,
             in_flight: wish.in_flight,
             principal: "", // sessions are not authenticated yet
         };
@@ -168,11 +179,36 @@ mod tests {
             ("durable", MetaWriter::new().text("durable", "a")),
             ("from", MetaWriter::new().text("from", "all")),
             ("retain", MetaWriter::new().flag("retain", true)),
+            ("skip_damaged", MetaWriter::new().flag("skip_damaged", true)),
         ] {
             assert!(fault(meta).contains(key), "{key}");
         }
         let plain = MetaWriter::new().flag("retain", false).finish().expect("it fits");
         assert!(matches!(LogWish::read(&Meta::from_checked(&plain)), Ok(None)));
+    }
+
+    #[test]
+    fn only_a_table_can_come_without_what_is_damaged() {
+        let wish = || MetaWriter::new().uint("qos", 1).flag("skip_damaged", true);
+        assert!(fault(wish()).contains("needs `retain`"));
+        let table = wish().flag("retain", true).finish().expect("it fits");
+        assert!(matches!(
+            LogWish::read(&Meta::from_checked(&table)),
+            Ok(Some(LogWish {
+                retain: true,
+                skip_damaged: true,
+                ..
+            }))
+        ));
+        let table = MetaWriter::new().uint("qos", 1).flag("retain", true);
+        let table = table.finish().expect("it fits");
+        assert!(matches!(
+            LogWish::read(&Meta::from_checked(&table)),
+            Ok(Some(LogWish {
+                skip_damaged: false,
+                ..
+            }))
+        ));
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl<'a> Meta<'a> {
         self.read("qos", Qos::from_item).map(Option::unwrap_or_default)
     }
 
-    /// A boolean key, default false (`serve`, `end`, `retain`).
+    /// A boolean key, default false (`serve`, `end`, `retain`, `skip_damaged`).
     ///
     /// # Errors
     /// [`Fault::MetaValue`].

@@ -44,6 +44,7 @@ fn registered(key: &[u8]) -> Option<(&'static str, Users, Check)> {
         b"durable" => ("durable", SUBSCRIBE, is_name),
         b"from" => ("from", SUBSCRIBE, |item| Begin::read(item).is_some()),
         b"retain" => ("retain", PUBLISH | SUBSCRIBE, is_bool),
+        b"skip_damaged" => ("skip_damaged", SUBSCRIBE, is_bool),
         b"at" => ("at", ACK | NOTE, |item| Position::read(item).is_some()),
         b"ack" => ("ack", ACK, |item| Positions::read(item).is_some()),
         b"epoch" => ("epoch", NOTE, is_uint),
@@ -133,6 +134,13 @@ mod tests {
                 false,
                 &[&[0xf5], &[0xf4]],
                 &[&[1], &[0xf6]],
+            ),
+            (
+                "skip_damaged",
+                Kind::Subscribe,
+                false,
+                &[&[0xf5], &[0xf4]],
+                &[&[1], &[0x80]],
             ),
             (
                 "group",

@@ -80,11 +80,23 @@ async fn what_is_asked_for_is_said() {
     );
     assert_eq!(asked.meta().flag("retain"), Ok(true));
     assert_eq!(asked.meta().get("from"), None);
+    assert_eq!(asked.meta().get("skip_damaged"), None);
+
+    let (_table, asked) = tokio::join!(
+        client.subscription("a").retain().skip_damaged().open(),
+        gateway.accept(EPOCH, &[(0, 0)])
+    );
+    let meta = asked.meta();
+    assert_eq!(
+        (meta.flag("retain"), meta.flag("skip_damaged")),
+        (Ok(true), Ok(true))
+    );
 
     for wrong in [
         client.subscription("a").in_flight(5).open().await,
         client.subscription("a").durable("").open().await,
         client.subscription("a").group("g").retain().open().await,
+        client.subscription("a").skip_damaged().open().await,
     ] {
         assert_eq!(wrong.unwrap_err().origin(), Origin::Input);
     }

@@ -331,32 +331,14 @@ impl Log {
     }
 
     /// What of a table of this partition is missing by damage on the disk, as far as topics that match may be concerned: the
-    /// first and the last offset. `known`: damage up to here is known to whoever asks.
+    /// first and the last offset.
     #[must_use]
-    pub fn table_damage(&self, partition: u16, pattern: &str, known: u64) -> Option<(u64, u64)> {
+    pub fn table_damage(&self, partition: u16, pattern: &str) -> Option<(u64, u64)> {
         let partition = self.partition(partition)?;
         let retained = partition.retained.as_deref();
-        let rows = retained.and_then(|retained| retained.damaged_matching(pattern, known));
-        let range = partition.table_damage_behind(known);
-        let all = rows.into_iter().chain(range);
+        let rows = retained.and_then(|retained| retained.damaged_matching(pattern));
+        let all = rows.into_iter().chain(partition.damage_of_tables());
         all.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)))
-    }
-
-    /// Whether this is the offset up to which a reader of a table was told that something is missing of it.
-    #[must_use]
-    pub fn ends_table_damage(&self, partition: u16, offset: u64) -> bool {
-        let ends_range = |partition: &Partition| partition.ends_table_damage(offset);
-        self.partition(partition).is_some_and(ends_range) || self.is_row_lost(partition, offset)
-    }
-
-    /// Whether a retained event is damaged, or the disk does not give it now.
-    #[must_use]
-    pub fn is_row_lost(&self, partition: u16, offset: u64) -> bool {
-        let retained = self
-            .partition(partition)
-            .and_then(|partition| partition.retained.as_deref());
-        let row = retained.and_then(|retained| retained.get(offset));
-        row.is_some_and(|row| row.is_damaged || row.unreadable_since_ms > 0)
     }
 
     /// Tells the time: monotonic, us, and since 1970, ms.

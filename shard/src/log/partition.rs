@@ -192,26 +192,18 @@ impl Partition {
         }
     }
 
-    /// Within which offsets, behind this one, something is missing of tables that a start found damaged. What retention has
-    /// passed since is gone for everybody.
-    pub(super) fn table_damage_behind(&self, known: u64) -> Option<(u64, u64)> {
+    /// Within which offsets something is missing of tables that a start found damaged. What retention has passed since is gone
+    /// for everybody.
+    pub(super) fn damage_of_tables(&self) -> Option<(u64, u64)> {
         let range = self
             .table_damage
             .map(|(first, last)| (first.max(self.removed.saturating_add(1)), last))
-            .filter(|(first, last)| first <= last && *last > known);
-        let carried = self.carried_damage.iter().filter(|(offset, _)| *offset > known);
-        let carried = carried.map(|(offset, _)| (*offset, *offset));
+            .filter(|(first, last)| first <= last);
+        let carried = self.carried_damage.iter().map(|(offset, _)| (*offset, *offset));
         range
             .into_iter()
             .chain(carried)
             .reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)))
-    }
-
-    /// Whether somebody may have been told that up to this offset something is missing of a table, also when that is
-    /// forgotten since: what comes by it asks for the table without what was missing.
-    pub(super) fn ends_table_damage(&self, offset: u64) -> bool {
-        let is_end = self.table_damage.is_some_and(|(_, last)| last == offset);
-        is_end || self.carried_damage.iter().any(|(carried, _)| *carried == offset)
     }
 
     /// Remembers that these offsets could not be read; whether that is news.

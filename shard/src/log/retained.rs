@@ -160,13 +160,13 @@ impl Retained {
         rows.map(|(offset, _)| *offset).collect()
     }
 
-    /// The first and the last damaged row behind an offset whose topic matches.
-    pub(super) fn damaged_matching(&self, pattern: &str, after: u64) -> Option<(u64, u64)> {
+    /// The first and the last damaged row whose topic matches.
+    pub(super) fn damaged_matching(&self, pattern: &str) -> Option<(u64, u64)> {
         let matches = |offset: &&u64| {
             let row = self.by_offset.get(*offset);
             row.is_some_and(|row| target::matches(pattern, &row.topic))
         };
-        let mut damaged = self.damaged.range(after.saturating_add(1)..).filter(matches);
+        let mut damaged = self.damaged.iter().filter(matches);
         let first = *damaged.next()?;
         Some((first, damaged.next_back().copied().unwrap_or(first)))
     }

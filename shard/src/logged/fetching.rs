@@ -97,8 +97,10 @@ impl Shard {
             let bytes_max = (fetch.bytes_max as usize).max(READ_BYTES_LEAST);
             return log.read(reader, fetch.partition, fetch.after, bytes_max);
         }
-        // Told each time, before anything else: what is missing of a table is never left out silently.
-        if let Some((first, last)) = log.table_damage(fetch.partition, &fetch.pattern, fetch.damage_known) {
+        // Told each time, before anything else: what is missing of a table is left out only for who asked for that.
+        if !fetch.skips_damaged
+            && let Some((first, last)) = log.table_damage(fetch.partition, &fetch.pattern)
+        {
             return Reading::Damaged { first, last };
         }
         let mut rows: Vec<u64> = log
@@ -114,14 +116,10 @@ impl Shard {
             .collect();
         let more = rows.len() > ROWS_MAX;
         rows.truncate(ROWS_MAX);
-        let until = rows.last().copied();
-        if fetch.damage_known > 0 {
-            rows.retain(|&offset| offset > fetch.damage_known || !log.is_row_lost(fetch.partition, offset));
-        }
         let Some(&last) = rows.last() else {
             return Reading::Events {
                 stored: Vec::new(),
-                until: until.filter(|_| more).unwrap_or(fetch.until),
+                until: fetch.until,
             };
         };
         pending.rows = Some((last, more));
@@ -146,6 +144,10 @@ impl Pending {
                 let until = self.fetch.after;
                 let pieces = Vec::new();
                 return Some(Fetched::Events { pieces, until });
+            }
+            // A row that is found damaged, or that the disk does not give, now that it is read.
+            Reading::Damaged { last, .. } if self.fetch.of_table && self.fetch.skips_damaged => {
+                (Vec::new(), last)
             }
             Reading::Gone { first } => return Some(Fetched::Gone { first }),
             Reading::Damaged { first, last } => return Some(Fetched::Damaged { first, last }),

@@ -183,8 +183,6 @@ pub struct Begun {
     pub position: u64,
     /// Retained events up to `position` come first.
     pub has_table: bool,
-    /// What is damaged of them up to here is known to the subscriber.
-    pub damage_known: u64,
     /// As in [`LogLetter::Logged`]: with this letter the receiving core is told of everything up to `until`.
     pub after: u64,
     /// See `after`.
@@ -244,8 +242,8 @@ pub struct Fetch {
     pub until: u64,
     /// Of the retained events, instead of all.
     pub of_table: bool,
-    /// What is damaged of them up to here is known to the subscriber.
-    pub damage_known: u64,
+    /// What is damaged of them is left out.
+    pub skips_damaged: bool,
     /// Nothing older than this, ms since 1970, before the first that is not.
     pub since_ms: u64,
     /// At most so many bytes, or one event.

@@ -417,7 +417,6 @@ fn place_of(log: &Log, partition: u16, begin: &Begin, before: &[Before]) -> Resu
     let cursor = begin.cursor.as_ref().and_then(|name| log.cursor(partition, name));
     let moved = before.iter().find(|(moved, _)| *moved == partition);
     let moved = moved.and_then(|(_, state)| state.as_ref());
-    let mut damage_known = 0;
     let (position, is_known) = match (&begin.start, cursor) {
         // Of two places the one that leaves nothing out.
         (Start::Default, Some(cursor)) => (
@@ -431,22 +430,12 @@ fn place_of(log: &Log, partition: u16, begin: &Begin, before: &[Before]) -> Resu
                 first: log.bounds(partition).first,
             });
         }
-        (start, _) => {
-            let position = position_of(start, partition, log)?;
-            if begin.retain && start.names(partition) && log.ends_table_damage(partition, position) {
-                // Told that up to there something is missing of the table: it comes without that.
-                damage_known = position;
-                (log.bounds(partition).committed, false)
-            } else {
-                (position, start.names(partition))
-            }
-        }
+        (start, _) => (position_of(start, partition, log)?, start.names(partition)),
     };
     Ok(Begun {
         partition,
         position,
         has_table: begin.retain && !is_known,
-        damage_known,
         after: 0,
         until: log.bounds(partition).committed,
         is_made: begin.cursor.is_some() && cursor.is_none(),

@@ -28,6 +28,8 @@ pub struct LoggedWish<'a> {
     pub from: From<'a>,
     /// The last event of each key first.
     pub retain: bool,
+    /// With `retain`: what is damaged of those is left out, instead of ending the subscription.
+    pub skip_damaged: bool,
     /// Of a group: how many events the member takes before it acknowledges; 0: as many as usual.
     pub in_flight: u32,
     /// Who asks, as authenticated; empty: nobody in particular. Part of a cursor's name.

@@ -439,7 +439,7 @@ fn a_bad_sector_does_not_stop_retention() {
         [],
         "the row is lost"
     );
-    assert_eq!(world.log.table_damage(1, "t.>", 0), Some((1, 1)), "and told");
+    assert_eq!(world.log.table_damage(1, "t.>"), Some((1, 1)), "and told");
 }
 
 #[test]
@@ -692,7 +692,7 @@ fn a_segment_that_was_given_up_is_not_damaged_behind_a_stop_in_good_order() {
         world.start();
         for partition in 0..3 {
             assert!(!world.log.may_have_lost_cursors(partition), "seed {seed}");
-            assert_eq!(world.log.table_damage(partition, ">", 0), None, "seed {seed}");
+            assert_eq!(world.log.table_damage(partition, ">"), None, "seed {seed}");
         }
         assert_eq!(world.log.cursor(0, &cursor_name(1)), Some(&state), "seed {seed}");
         let (held, damaged) = world.read_all(0);
@@ -747,11 +747,10 @@ fn damage_that_a_start_found_ends_tables_until_retention_has_passed_it() {
     world.disk.kill();
     world.disk.flip(FIRST, 1_500);
     world.start();
-    assert_eq!(world.log.table_damage(1, "t.>", 0), Some((1, 1)));
-    assert_eq!(world.log.table_damage(1, "t.>", 1), None, "it is known");
+    assert_eq!(world.log.table_damage(1, "t.>"), Some((1, 1)));
     put(&mut world, "k", 100);
     assert_eq!(
-        world.log.table_damage(1, "t.>", 0),
+        world.log.table_damage(1, "t.>"),
         Some((1, 1)),
         "nobody knows which row that was"
     );
@@ -761,11 +760,7 @@ fn damage_that_a_start_found_ends_tables_until_retention_has_passed_it() {
         work(&mut world);
     }
     assert!(world.log.bounds(1).first > 10, "{:?}", world.log.bounds(1));
-    assert_eq!(world.log.table_damage(1, "t.>", 0), None);
-    assert!(
-        world.log.ends_table_damage(1, 1),
-        "who was told of it before and comes now gets the table, too"
-    );
+    assert_eq!(world.log.table_damage(1, "t.>"), None);
     assert_eq!(world.log.retained(1, "t.>", 0, u64::MAX, 10).len(), 1);
 }
 
@@ -783,7 +778,7 @@ fn a_damaged_row_is_told_until_its_key_is_published_again() {
     put(&mut world, "l", 100);
     fill(&mut world, 0, 30);
     world.disk.flip(FIRST, 1_500);
-    assert_eq!(world.log.table_damage(1, "t.>", 0), None, "nobody has looked yet");
+    assert_eq!(world.log.table_damage(1, "t.>"), None, "nobody has looked yet");
     let reader = ReaderId(7);
     for _ in 0..2 {
         let reading = world.log.read_rows(reader, 1, &[1, 2]);
@@ -794,10 +789,9 @@ fn a_damaged_row_is_told_until_its_key_is_published_again() {
         );
     }
     let is_told = |world: &mut World| {
-        assert_eq!(world.log.table_damage(1, "t.>", 0), Some((1, 1)));
-        assert_eq!(world.log.table_damage(1, "t.rows", 1), None, "it is known");
-        assert_eq!(world.log.table_damage(1, "other.>", 0), None);
-        assert!(world.log.ends_table_damage(1, 1) && !world.log.ends_table_damage(1, 2));
+        assert_eq!(world.log.table_damage(1, "t.>"), Some((1, 1)));
+        assert_eq!(world.log.table_damage(1, "t.rows"), Some((1, 1)));
+        assert_eq!(world.log.table_damage(1, "other.>"), None);
         assert_eq!(world.log.retained(1, "t.>", 0, u64::MAX, 10).len(), 1);
     };
     is_told(&mut world);
@@ -818,6 +812,6 @@ fn a_damaged_row_is_told_until_its_key_is_published_again() {
     assert!(world.log.counts().segments_removed > 0 && world.log.bounds(1).first > 2);
     is_told(&mut world);
     put(&mut world, "k", 100);
-    assert_eq!(world.log.table_damage(1, "t.>", 0), None);
+    assert_eq!(world.log.table_damage(1, "t.>"), None);
     assert_eq!(world.log.retained(1, "t.>", 0, u64::MAX, 10).len(), 2);
 }

@@ -158,6 +158,64 @@ fn what_came_while_a_table_was_not_handled_is_not_lost() {
     }
 }
 
+/// A table of rows `a` (if it is to have that), `b` and `c`, numbered 1, 2 and 3, of which `b` is damaged, which nobody has
+/// noticed yet; behind it ten events, numbered from 10.
+fn damaged(cores: u16, has_a: bool) -> World {
+    let mut settings = in_memory(1);
+    settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
+    settings.tail_bytes = 0;
+    let mut world = World::new(cores, 3, Limits::default(), Some(settings));
+    let alice = peer(0, 1);
+    if has_a {
+        rows(&mut world, alice, &[("t", "a", 1, false)]);
+    }
+    let payload = [&[0x59, 0x07, 0xd0][..], &[0; 2_000]].concat();
+    let meta = MetaWriter::new().text("key", "b").flag("retain", true);
+    let retained = LoggedPublish {
+        retain: true,
+        ..ACKED
+    };
+    let event = event_with("t", 2, meta, &payload);
+    world.shard(alice).publish_logged(alice, "t", &event, retained);
+    world.shard(alice).flush_run();
+    world.settle();
+    rows(&mut world, alice, &[("t", "c", 3, false)]);
+    for nth in 10..20 {
+        world.publish(alice, &events("t", nth..nth + 1), ACKED);
+        world.settle();
+    }
+    world.disks[0].flip(1_500);
+    world
+}
+
+/// Asks for the table and is told that a row of it is damaged; it may have been given the one before.
+fn is_told_of_damage(world: &mut World, bob: fluxar_shard::PeerId, sub: u64, wish: LoggedWish<'_>, row: u64) {
+    world.subscribe(bob, id(sub), "t", wish).unwrap();
+    world.settle();
+    world.ack(bob, id(sub), 0, 1);
+    world.settle();
+    let told = world.take(bob, id(sub));
+    let Some(Told::Ended(Code::DataLoss, Some(details))) = told.last() else {
+        panic!("{told:?}")
+    };
+    let details = fluxar_protocol::meta::Meta::from_checked(details);
+    assert_eq!(
+        (details.uint("first"), details.uint("last"), details.flag("table")),
+        (Ok(Some(row)), Ok(Some(row)), Ok(true))
+    );
+}
+
+const TABLE: LoggedWish<'static> = LoggedWish {
+    retain: true,
+    from: From::New,
+    ..WISH
+};
+
+const PARTIAL: LoggedWish<'static> = LoggedWish {
+    skip_damaged: true,
+    ..TABLE
+};
+
 #[test]
 fn all_rows_of_a_damaged_batch_are_told_at_once() {
     let mut settings = in_memory(1);
@@ -207,14 +265,11 @@ fn all_rows_of_a_damaged_batch_are_told_at_once() {
             "whoever finds it, and whoever comes then"
         );
     }
-    let at = [(0, 21)];
-    let from = From::Epoch {
-        epoch: EPOCH,
-        at: &at,
+    let partial = LoggedWish {
+        skip_damaged: true,
+        ..wish
     };
-    world
-        .subscribe(bob, id(9), "t", LoggedWish { from, ..wish })
-        .unwrap();
+    world.subscribe(bob, id(9), "t", partial).unwrap();
     world.settle();
     assert_eq!(world.got(bob, id(9)), [1, 22]);
 }
@@ -222,68 +277,78 @@ fn all_rows_of_a_damaged_batch_are_told_at_once() {
 #[test]
 fn a_table_of_which_a_row_is_damaged_is_never_given_as_whole() {
     for cores in [1, 2] {
-        let mut settings = in_memory(1);
-        settings.topics[0].level = Some(fluxar_shard::log::class::Level::Synced);
-        settings.tail_bytes = 0;
-        let mut world = World::new(cores, 3, Limits::default(), Some(settings));
+        let mut world = damaged(cores, true);
         let (alice, bob) = (peer(0, 1), peer(cores - 1, 2));
-        rows(&mut world, alice, &[("t", "a", 1, false)]);
-        let payload = [&[0x59, 0x07, 0xd0][..], &[0; 2_000]].concat();
-        let meta = MetaWriter::new().text("key", "b").flag("retain", true);
-        let retained = LoggedPublish {
-            retain: true,
-            ..ACKED
-        };
-        let event = event_with("t", 2, meta, &payload);
-        world.shard(alice).publish_logged(alice, "t", &event, retained);
-        world.shard(alice).flush_run();
-        world.settle();
-        rows(&mut world, alice, &[("t", "c", 3, false)]);
-        for nth in 10..20 {
-            world.publish(alice, &events("t", nth..nth + 1), ACKED);
-            world.settle();
-        }
-        world.disks[0].flip(1_500);
-        let wish = LoggedWish {
-            retain: true,
-            from: From::New,
-            ..WISH
-        };
         // Each is told, whoever heard of it before.
         for sub in 1..4 {
-            world.subscribe(bob, id(sub), "t", wish).unwrap();
-            world.settle();
-            // The first one has a row before it comes upon the damage.
-            world.ack(bob, id(sub), 0, 1);
-            world.settle();
-            let told = world.take(bob, id(sub));
-            let Some(Told::Ended(Code::DataLoss, Some(details))) = told.last() else {
-                panic!("{told:?}")
-            };
-            let details = fluxar_protocol::meta::Meta::from_checked(details);
-            assert_eq!(
-                (details.uint("first"), details.uint("last")),
-                (Ok(Some(2)), Ok(Some(2)))
-            );
+            is_told_of_damage(&mut world, bob, sub, TABLE, 2);
         }
-        // Who says that it was told has the rest of it, and then what is live.
-        let at = [(0, 2)];
-        let from = From::Epoch {
-            epoch: EPOCH,
-            at: &at,
-        };
-        world
-            .subscribe(bob, id(9), "t", LoggedWish { from, ..wish })
-            .unwrap();
+        // Who asks for that has the rest of it, and then what is live.
+        world.subscribe(bob, id(9), "t", PARTIAL).unwrap();
         world.settle();
         assert_eq!(world.got(bob, id(9)), [1, 3]);
         world.publish(alice, &events("t", 20..21), ACKED);
         world.settle();
         assert_eq!(world.got(bob, id(9)), [20]);
-        // Published again, it is a row like all others.
+        // Published again, it is a row like all others, also for those that were told before.
         rows(&mut world, alice, &[("t", "b", 21, false)]);
-        world.subscribe(bob, id(4), "t", wish).unwrap();
-        world.settle();
-        assert_eq!(world.got(bob, id(4)), [1, 3, 21]);
+        for (sub, wish) in [(4, TABLE), (5, PARTIAL)] {
+            world.subscribe(bob, id(sub), "t", wish).unwrap();
+            world.settle();
+            assert_eq!(world.got(bob, id(sub)), [1, 3, 21]);
+        }
+    }
+}
+
+#[test]
+fn what_is_found_damaged_of_a_table_while_it_is_read_is_left_out_for_who_asks_for_that() {
+    for (cores, has_a) in [(1, true), (2, true), (1, false), (2, false)] {
+        let mut world = damaged(cores, has_a);
+        let bob = peer(cores - 1, 2);
+        let expected: &[u64] = if has_a { &[1, 3] } else { &[3] };
+        let durable = LoggedWish {
+            durable: Some("table"),
+            from: From::Default,
+            ..PARTIAL
+        };
+        for (sub, wish) in [(1, PARTIAL), (2, durable)] {
+            world.subscribe(bob, id(sub), "t", wish).unwrap();
+            world.settle();
+            assert_eq!(world.got(bob, id(sub)), expected);
+        }
+        // It was found by that, and others are told.
+        is_told_of_damage(&mut world, bob, 3, TABLE, 1 + u64::from(has_a));
+    }
+}
+
+/// A reader that is up to date comes back with `retain` and its place: it has all rows, and would not hear of those that were
+/// removed meanwhile if it were given them again.
+#[test]
+fn who_names_a_position_has_the_table_up_to_there_whatever_became_of_the_row_there() {
+    for (cores, is_found) in [(1, true), (2, true), (1, false), (2, false)] {
+        let mut world = damaged(cores, true);
+        let (alice, bob) = (peer(0, 1), peer(cores - 1, 2));
+        if is_found {
+            is_told_of_damage(&mut world, bob, 1, TABLE, 2);
+        }
+        let at = [(0, 2)];
+        let from = From::Epoch {
+            epoch: EPOCH,
+            at: &at,
+        };
+        let mut subs = (2..).map(id);
+        let mut behind: Vec<u64> = [3].into_iter().chain(10..20).collect();
+        for is_again in [false, true] {
+            if is_again {
+                rows(&mut world, alice, &[("t", "b", 20, false)]);
+                behind.push(20);
+            }
+            for wish in [TABLE, PARTIAL] {
+                let (sub, wish) = (subs.next().unwrap(), LoggedWish { from, ..wish });
+                world.subscribe(bob, sub, "t", wish).unwrap();
+                world.settle();
+                assert_eq!(world.got(bob, sub), behind);
+            }
+        }
     }
 }

@@ -61,6 +61,7 @@ pub(crate) const WISH: LoggedWish<'static> = LoggedWish {
     durable: None,
     from: From::Default,
     retain: false,
+    skip_damaged: false,
     in_flight: 0,
     principal: "",
 };

@@ -264,6 +264,7 @@ impl House {
             durable,
             from: From::All,
             retain: false,
+            skip_damaged: false,
             in_flight,
             principal: "somebody",
         };
@@ -655,6 +656,7 @@ fn a_group_has_no_table() {
         durable: None,
         from: From::Default,
         retain: true,
+        skip_damaged: false,
         in_flight: 0,
         principal: "",
     };
@@ -693,6 +695,7 @@ fn a_refusal_is_not_taken_for_that_of_a_later_member_with_the_same_id() {
             at: &[],
         },
         retain: false,
+        skip_damaged: false,
         in_flight: 0,
         principal: "somebody",
     };

@@ -99,6 +99,7 @@ impl Shard {
         let text = readers.followed.text(number).clone();
         let mut reader = Reader::new(peer, sub, number, cursor.clone(), phase);
         reader.is_busy = readers.busy.contains(&peer);
+        reader.skips_damaged = wish.skip_damaged;
         let mut may_make = true;
         if cursor.is_some() {
             reader.made = readers.covers(number) as u32;

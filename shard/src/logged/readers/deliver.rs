@@ -5,7 +5,7 @@ use std::rc::Rc;
 use fluxar_protocol::Code;
 
 use super::reader::{Phase, State, Window};
-use super::{Readers, details, run};
+use super::{Readers, details, run, table_details};
 use crate::log::Stored;
 use crate::log::owner_of;
 use crate::logged::letters::{Fetch, Fetched, SubHandle};
@@ -57,6 +57,10 @@ impl Shard {
             self.fetch_on(at);
             return;
         }
+        let was_of_table = reader.places[place]
+            .table
+            .as_ref()
+            .is_some_and(|table| !table.is_read);
         match fetched {
             Fetched::Events { pieces, until } => {
                 let dup = u32::from(reader.is_again(place));
@@ -98,6 +102,15 @@ impl Shard {
                     message,
                     Some(details(partition, first, None)),
                 );
+                return;
+            }
+            Fetched::Damaged { first, last } if was_of_table => {
+                let message = format!(
+                    "of the table in partition {partition} rows among {first} to {last} are damaged on the gateway's disk: \
+                     subscribe again with `skip_damaged` to have it without them"
+                );
+                let details = table_details(partition, first, last);
+                self.stop_reader(at, Code::DataLoss, message, Some(details));
                 return;
             }
             Fetched::Damaged { first, last } => {
@@ -169,7 +182,7 @@ impl Shard {
                 after: wanted.after,
                 until: wanted.until,
                 of_table: wanted.of_table,
-                damage_known: wanted.damage_known,
+                skips_damaged: reader.skips_damaged,
                 since_ms: wanted.since_ms,
                 bytes_max: wanted.bytes_max,
                 events_max: wanted.events_max,

@@ -460,6 +460,17 @@ fn details(partition: u16, first: u64, last: Option<u64>) -> Vec<u8> {
     map.finish().unwrap_or_default()
 }
 
+/// The details of an error that says that rows of a table are damaged: to go on behind them would be to do without the table.
+fn table_details(partition: u16, first: u64, last: u64) -> Vec<u8> {
+    use fluxar_protocol::meta::MetaWriter;
+    let map = MetaWriter::new()
+        .uint("partition", partition.into())
+        .uint("first", first)
+        .uint("last", last)
+        .flag("table", true);
+    map.finish().unwrap_or_default()
+}
+
 /// Hands one piece to a subscription.
 fn run(reader: &Reader, positions: &Bytes, events: &Bytes, count: u32, dup: u32) -> LoggedNews {
     LoggedNews::Run {

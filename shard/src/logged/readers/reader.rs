@@ -50,6 +50,8 @@ pub(crate) struct Reader {
     pub(super) made: u32,
     pub(super) phase: Phase,
     pub(super) is_busy: bool,
+    /// What is damaged of its table is left out.
+    pub(super) skips_damaged: bool,
     /// It cannot go on: it gets nothing more, and is ended soon.
     pub(super) ending: Option<Box<Ending>>,
     /// It is among those that wait until others have fetched.
@@ -137,8 +139,6 @@ pub(super) struct Table {
     acked: u64,
     /// Rows up to here had been handed out before it was rewound.
     rewound: u64,
-    /// What is damaged of them up to here is known to the peer.
-    damage_known: u64,
     pub(super) is_read: bool,
 }
 
@@ -156,7 +156,6 @@ pub(super) struct Wanted {
     pub(super) after: u64,
     pub(super) until: u64,
     pub(super) of_table: bool,
-    pub(super) damage_known: u64,
     pub(super) since_ms: u64,
     pub(super) bytes_max: u32,
     pub(super) events_max: u32,
@@ -185,7 +184,6 @@ impl Place {
                     at: 0,
                     acked: 0,
                     rewound: 0,
-                    damage_known: begun.damage_known,
                     is_read: false,
                 })
             }),
@@ -233,6 +231,7 @@ impl Reader {
             made: 0,
             phase,
             is_busy: false,
+            skips_damaged: false,
             ending: None,
             waits_to_fetch: false,
             is_acked: false,
@@ -352,7 +351,6 @@ impl Reader {
             after,
             until,
             of_table: table.is_some(),
-            damage_known: table.map_or(0, |table| table.damage_known),
             since_ms: if table.is_some() { 0 } else { place.since_ms },
             bytes_max: load.bytes as u32,
             events_max: load.events,
