@@ -49,23 +49,14 @@ impl Front {
                     details: Some(VERSIONS),
                     ..worded(Code::Unimplemented, message)
                 };
-                return self.refuse_hello(slot, decoded, &refusal);
+                return self.refuse_hello(slot, id, form, &refusal);
             }
             Err(fault) => {
                 let message = fault.to_string();
-                return self.refuse_hello(slot, decoded, &worded(fault.code(), &message));
+                return self.refuse_hello(slot, id, form, &worded(fault.code(), &message));
             }
         };
         if hello.resume.is_some() && self.limits.resume_ms > 0 {
-            if let Some(retry_after_ms) = self.put_off_return() {
-                let message =
-                    "more sessions come back at once than this core takes; yours is as it was, come again";
-                let refusal = ErrorBody {
-                    retry_after_ms: Some(retry_after_ms),
-                    ..worded(Code::Unavailable, message)
-                };
-                return self.refuse_hello(slot, decoded, &refusal);
-            }
             return self.put_off(slot, decoded.bytes);
         }
         self.welcome_new(slot, &Greeting { id, form, hello });
@@ -119,17 +110,27 @@ impl Front {
         self.arm(slot);
     }
 
-    fn refuse_hello(&mut self, slot: usize, decoded: &Decoded<'_>, refusal: &ErrorBody<'_>) {
+    /// Answers a hello that may resume its session, but not now.
+    pub(crate) fn refuse_return(&mut self, slot: usize, greeting: &Greeting<'_>, retry_after_ms: u32) {
+        let message = "more sessions come back at once than this core takes; yours is as it was, come again";
+        let refusal = ErrorBody {
+            retry_after_ms: Some(retry_after_ms),
+            ..worded(Code::Unavailable, message)
+        };
+        self.refuse_hello(slot, greeting.id, greeting.form, &refusal);
+    }
+
+    fn refuse_hello(&mut self, slot: usize, id: Id, form: Form, refusal: &ErrorBody<'_>) {
         if let Some(session) = &mut self.sessions[slot] {
             session
                 .outbox
-                .greeted(wire::FRAME_BYTES_BEFORE_HELLO as u32, decoded.form);
+                .greeted(wire::FRAME_BYTES_BEFORE_HELLO as u32, form);
         }
         self.counters.refused += 1;
         let mut error = Vec::new();
         refusal.encode(&mut error);
         let own = self.ids.next();
-        self.push(slot, &answer(Kind::Hello, own, decoded.envelope.id, Some(&error)));
+        self.push(slot, &answer(Kind::Hello, own, id, Some(&error)));
         let why = Some((refusal.code, refusal.message));
         self.say_goodbye_until(slot, why, refusal.retry_after_ms, ws_code::POLICY);
     }
@@ -190,20 +191,6 @@ pub(crate) fn encode_limits(limits: &Limits) -> Vec<u8> {
 pub(crate) fn encode_refused(refused: u64) -> Vec<u8> {
     encode(|e| {
         e.map(1)?.str("refused")?.u64(refused)?;
-        Ok(())
-    })
-}
-
-/// `details` about events of a log, from `first` to `last`.
-pub(crate) fn encode_places(partition: u16, first: u64, last: u64) -> Vec<u8> {
-    encode(|e| {
-        e.map(3)?
-            .str("partition")?
-            .u16(partition)?
-            .str("first")?
-            .u64(first)?
-            .str("last")?
-            .u64(last)?;
         Ok(())
     })
 }

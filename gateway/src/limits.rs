@@ -73,7 +73,7 @@ pub struct Limits {
     /// The same for all sessions of a core. Beyond it those that keep most forget their oldest, all down to one level.
     pub resume_bytes_per_core: usize,
     /// Over how much time those come back that are told to, at least: all connections of a core that stops, and those that it
-    /// cannot take.
+    /// cannot take. Who comes back to a session is told no more than half of the time that this is kept still.
     pub retry_spread_ms: u32,
 }
 

@@ -14,7 +14,6 @@ use fluxar_shard::logged::{GivenUp, LoggedNews};
 
 use crate::flow::Growth;
 use crate::front::{Effect, Front, answer};
-use crate::greeting::encode_places;
 use crate::limits::GIVEN_UP_NOTE_MS;
 use crate::session::Session;
 
@@ -334,13 +333,11 @@ impl Front {
             session.outbox.body_bytes_max()
         );
         let peer = session.peer;
-        let details = encode_places(partition, offset, offset);
         self.shard.stop_logged(
             (peer, run.sub),
             Position { partition, offset },
             given,
             (Code::ResourceExhausted, message),
-            details,
         );
     }
 

@@ -7,7 +7,8 @@
 //!   connection lost ─ away.rs ─▶ away: what is said to it is kept, nothing is sent
 //!                                   │ resume_ms: it is over
 //!   hello with `resume` ─ taking_over.rs ─▶ its home core (another one: Effect::HandOver, Mail::Resume)
-//!                                   ─▶ token, recv ─▶ the old connection is fenced, the session moves to the new one,
+//!                                   ─▶ token ─ spread.rs: too many at once ─▶ refused, the session is as it was
+//!                                   ─▶ recv ─▶ the old connection is fenced, the session moves to the new one,
 //!                                      welcome, what the peer does not have, then what comes
 //!                                   └▶ not to be resumed: a new session
 //!   every envelope in ── counting.rs ─▶ Received ─▶ `recv` of pings      every frame out ── keeping.rs ─▶ Kept
@@ -56,6 +57,8 @@ pub struct Resumable {
     tokens: Tokens,
     /// Nothing came on the connection that resumed it yet.
     awaits_first: bool,
+    /// When its peer was told to come again because too many came at once, ms; 0: it never was.
+    comes_ms: u64,
     /// Its peer's counted envelopes.
     received: Received,
 }

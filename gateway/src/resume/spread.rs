@@ -7,10 +7,11 @@ use crate::rate::Bucket;
 /// microseconds, and what they ask for then several times that.
 const RETURNS_PER_S: u32 = 5_000;
 
-/// Hellos that resume, as they come to one core.
+/// Hellos that resume a session of this core and have its token. Others are not counted: whoever invents sessions takes
+/// nothing from those that have one.
 #[derive(Debug)]
 pub(crate) struct Returns {
-    /// Those that were looked at.
+    /// Those that were admitted.
     taken: Bucket,
     /// Those that were told to come later, and are expected.
     put_off: Bucket,
@@ -24,36 +25,80 @@ impl Returns {
         }
     }
 
-    /// One more has come. If it is one too many: how many there are to be spread.
-    fn take(&mut self, now_ms: u64) -> Result<(), u32> {
+    /// One more has come. Whether it is none too many.
+    fn admit(&mut self, now_ms: u64) -> bool {
         let per_s = u64::from(RETURNS_PER_S);
-        if self.taken.take(0, per_s, now_ms) <= now_ms {
+        let is_admitted = self.taken.take(0, per_s, now_ms) <= now_ms;
+        if is_admitted {
             self.taken.take(1, per_s, now_ms);
-            return Ok(());
         }
-        let all_back_ms = self.put_off.take(1, per_s, now_ms).saturating_sub(now_ms);
+        is_admitted
+    }
+
+    /// One that is too many is told to come later. How many there are to be spread: no more are counted than come back over
+    /// `span_max_ms` and a second.
+    fn expect_later(&mut self, span_max_ms: u32, now_ms: u64) -> u32 {
+        let per_s = u64::from(RETURNS_PER_S);
+        let span_max_ms = u64::from(span_max_ms);
+        let mut all_back_ms = self.put_off.take(0, per_s, now_ms).saturating_sub(now_ms);
+        if all_back_ms < span_max_ms {
+            all_back_ms = self.put_off.take(1, per_s, now_ms).saturating_sub(now_ms);
+        }
         // The bucket lets those of a second go uncounted.
-        let peers = per_s + all_back_ms * per_s / 1_000;
-        Err(u32::try_from(peers).unwrap_or(u32::MAX))
+        let peers = per_s + all_back_ms.min(span_max_ms) * per_s / 1_000;
+        u32::try_from(peers).unwrap_or(u32::MAX)
     }
 }
 
 impl Front {
-    /// A hello has come that resumes. If too many do at once: when it is to come again, ms from now. A network that was down
-    /// for a moment sends all of its sessions back together, and those that are looked at last would be too late.
-    pub(crate) fn put_off_return(&mut self) -> Option<u32> {
-        let peers = self.returns.take(self.now_ms).err()?;
+    /// A hello has come that may resume the session at this place. If too many do at once: when it is to come again, ms from
+    /// now. A network that was down for a moment sends all of its sessions back together, and those that are looked at last
+    /// would be too late.
+    pub(crate) fn put_off_return(&mut self, slot: usize) -> Option<u32> {
+        let now_ms = self.now_ms;
+        if self.returns.admit(now_ms) {
+            return None;
+        }
         self.counters.returns_put_off += 1;
-        Some(self.retry_after_ms(peers))
+        let resume_ms = self.limits.resume_ms;
+        // For how long it is kept still, and when it was told to come.
+        let (mut left_ms, mut comes_ms) = (resume_ms, 0);
+        if let Some(session) = &self.sessions[slot] {
+            if session.is_away() {
+                let left = session.due.complete_ms.saturating_sub(now_ms);
+                left_ms = u32::try_from(left).unwrap_or(resume_ms);
+            }
+            comes_ms = session
+                .resumable
+                .as_ref()
+                .map_or(0, |resumable| resumable.comes_ms);
+        }
+        if comes_ms > now_ms {
+            // It did not wait. It is expected then, and counted.
+            return Some(u32::try_from(comes_ms - now_ms).unwrap_or(u32::MAX));
+        }
+        let peers = self.returns.expect_later(resume_ms / 2, now_ms);
+        // Who comes when its session is over has been told in vain; who is told half of the time may be put off once more.
+        let span_ms = span_ms(self.limits.retry_spread_ms, peers).min(left_ms / 2);
+        let after_ms = spread_over(span_ms.max(1), self.random());
+        let resumable = self.sessions[slot]
+            .as_mut()
+            .and_then(|session| session.resumable.as_mut());
+        if let Some(resumable) = resumable {
+            resumable.comes_ms = now_ms + u64::from(after_ms);
+        }
+        Some(after_ms)
     }
 
     /// When one of so many peers that are told so together should come back, ms: another time for each, uniformly over the
     /// configured span, or over so many seconds as it takes.
     pub(crate) fn retry_after_ms(&mut self, peers: u32) -> u32 {
-        let secret = self.ids.secret().0;
-        let [a, b, c, d, ..] = secret;
-        let random = u32::from_be_bytes([a, b, c, d]);
-        spread_over(span_ms(self.limits.retry_spread_ms, peers), random)
+        spread_over(span_ms(self.limits.retry_spread_ms, peers), self.random())
+    }
+
+    fn random(&mut self) -> u32 {
+        let [a, b, c, d, ..] = self.ids.secret().0;
+        u32::from_be_bytes([a, b, c, d])
     }
 }
 
@@ -89,15 +134,14 @@ mod tests {
                     return true;
                 }
                 looks += 1;
-                match returns.take(now_ms) {
-                    Ok(()) => taken += 1,
-                    Err(peers) => {
-                        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                        *at_ms = now_ms + u64::from(spread_over(span_ms(5_000, peers), random));
-                        return true;
-                    }
+                if returns.admit(now_ms) {
+                    taken += 1;
+                    return false;
                 }
-                false
+                let span_ms = span_ms(5_000, returns.expect_later(30_000, now_ms)).min(30_000);
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                *at_ms = now_ms + u64::from(spread_over(span_ms, random));
+                true
             });
             assert!(taken <= 2 * RETURNS_PER_S, "at {now_ms} ms");
             now_ms += 10;
@@ -105,7 +149,19 @@ mod tests {
         let least_ms = sessions as u64 * 1_000 / u64::from(RETURNS_PER_S);
         assert!(now_ms <= 1_000 + 2 * least_ms, "the last one at {now_ms} ms");
         assert!(looks <= 4 * sessions, "{looks} hellos");
-        assert_eq!(returns.take(now_ms + 10_000), Ok(()));
+        assert!(returns.admit(now_ms + 10_000));
+    }
+
+    #[test]
+    fn however_many_are_put_off_no_more_are_expected_than_come_back_in_time() {
+        let mut returns = Returns::new();
+        let peers_max = 31 * RETURNS_PER_S;
+        for _ in 0..1_000_000 {
+            assert!(returns.expect_later(30_000, 1_000) <= peers_max);
+        }
+        assert_eq!(returns.expect_later(30_000, 1_000), peers_max);
+        // All of them have had their time.
+        assert_eq!(returns.expect_later(30_000, 1_000 + 31_000), RETURNS_PER_S);
     }
 
     #[test]

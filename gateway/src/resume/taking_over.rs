@@ -14,6 +14,14 @@ use crate::limits::REFUSAL_NOTE_MS;
 use crate::mail::Mail;
 use crate::session::{Session, pause};
 
+/// What becomes of a hello that may resume its session.
+enum Claim {
+    /// It takes over the session at this place, and is told this token.
+    Granted(usize, [u8; TOKEN_BYTES]),
+    /// Too many come at once: it is to come again after so long, ms.
+    PutOff(u32),
+}
+
 /// What the answer to a hello says of its session.
 pub(crate) struct Opened {
     pub(crate) session: Id,
@@ -52,6 +60,7 @@ impl Front {
                 place,
                 tokens: Tokens::new(token),
                 awaits_first: false,
+                comes_ms: 0,
                 received: Received::default(),
             }));
             let kept_bytes = self.resumables.kept_bytes.clone();
@@ -140,7 +149,8 @@ impl Front {
         };
         let next = self.ids.secret().0;
         match self.claim(&greeting.hello, next) {
-            Some((old_slot, token)) => self.take_over(slot, old_slot, &greeting, token),
+            Some(Claim::Granted(old_slot, token)) => self.take_over(slot, old_slot, &greeting, token),
+            Some(Claim::PutOff(retry_after_ms)) => self.refuse_return(slot, &greeting, retry_after_ms),
             None => {
                 self.counters.not_resumed += 1;
                 self.welcome_new(slot, &greeting);
@@ -148,18 +158,26 @@ impl Front {
         }
     }
 
-    /// Where the session is that this hello may take over, and the token to tell. One whose token was right and that cannot go
-    /// on is over.
-    fn claim(&mut self, hello: &Hello<'_>, next: [u8; TOKEN_BYTES]) -> Option<(usize, [u8; TOKEN_BYTES])> {
+    /// Whether this hello may take its session over; `None`: it gets a new one. A session whose token was right and that
+    /// cannot go on is over.
+    fn claim(&mut self, hello: &Hello<'_>, next: [u8; TOKEN_BYTES]) -> Option<Claim> {
         let resume = hello.resume?;
         let found = self.resumables.find(resume.session);
         let slot = found.and_then(|peer| self.slot_of_peer(peer));
-        let session = slot.and_then(|slot| self.sessions[slot].as_mut());
+        let session = slot.and_then(|slot| self.sessions[slot].as_ref());
         let (Some(slot), Some(session)) = (slot, session) else {
             // As long as with one that is there.
-            let _ = Tokens::new(next).take_over(resume.token, next);
+            let _ = Tokens::new(next).holds(resume.token);
             return None;
         };
+        if !session.resumable.as_ref()?.tokens.holds(resume.token) {
+            return None;
+        }
+        // Only who has the token counts among those that come back: anybody can invent a session.
+        if let Some(retry_after_ms) = self.put_off_return(slot) {
+            return Some(Claim::PutOff(retry_after_ms));
+        }
+        let session = self.sessions[slot].as_mut()?;
         let token = session.resumable.as_mut()?.tokens.take_over(resume.token, next)?;
         let takes_frames = hello.max_frame >= session.outbox.body_bytes_max();
         let _ = session.outbox.seal();
@@ -170,7 +188,7 @@ impl Front {
                 .keeping()
                 .is_some_and(|keeping| keeping.can_resume(resume.recv).is_ok());
         if hello.caps.resume && takes_frames && is_kept {
-            return Some((slot, token));
+            return Some(Claim::Granted(slot, token));
         }
         tracing::debug!(peer = ?session.peer, takes_frames, is_kept, "its session cannot go on");
         self.end_session(slot);

@@ -31,6 +31,7 @@ struct Core {
 type Heard = (Kind, Option<Id>, Option<Vec<u8>>);
 
 /// What a peer remembers of its session.
+#[derive(Debug)]
 struct Known {
     conn: Conn,
     session: Id,
@@ -165,6 +166,58 @@ impl Core {
         let answer_bytes = 4 + decoded.bytes.len();
         self.sent.entry(conn.0.slot).or_default().drain(..answer_bytes);
         (known, recv)
+    }
+
+    /// A session comes back over a new connection: what is known of it then, or after how long it is to come again, ms.
+    fn come_back(&mut self, known: &Known) -> Result<Known, u32> {
+        let conn = self.connect();
+        let resume = Resume {
+            session: known.session,
+            token: &known.token,
+            recv: 0,
+        };
+        self.hello(conn, Some(resume));
+        self.answer_to(conn)
+    }
+
+    /// What a connection was told whose hello had the token of a session.
+    fn answer_to(&mut self, conn: Conn) -> Result<Known, u32> {
+        let sent = self.sent.remove(&conn.0.slot).expect("an answer");
+        let answer = fluxar_protocol::envelope::decode(&sent[4..])
+            .expect("an answer")
+            .envelope;
+        assert_eq!(answer.kind, Kind::Hello);
+        let Some(error) = answer.error else {
+            let welcome = Welcome::decode(answer.payload).expect("a welcome");
+            assert!(welcome.resumed);
+            return Ok(Known {
+                conn,
+                session: welcome.session,
+                token: welcome.token.expect("a token").to_vec(),
+            });
+        };
+        let error = ErrorBody::decode(error).expect("an error");
+        assert_eq!(error.code, Code::Unavailable);
+        assert_eq!(self.closed.last(), Some(&conn));
+        self.front.handle_closed(conn, &Cause::Ours);
+        Err(error.retry_after_ms.expect("when to come again"))
+    }
+
+    /// A session comes back over and over, until it is one time too many.
+    fn use_up_returns(&mut self) {
+        let (mut known, _) = self.greet(None);
+        while let Ok(next) = self.come_back(&known) {
+            self.front.handle_closed(known.conn, &Cause::Ours);
+            known = next;
+            assert!(self.connections < 20_000, "it is not put off");
+        }
+    }
+
+    /// Time passes.
+    fn pass(&mut self, ms: u64) {
+        let now_ms = self.front.now_ms + ms;
+        self.front.handle_time(now_ms * 1_000);
+        self.turn();
     }
 
     fn serve(&mut self) -> Conn {
@@ -667,38 +720,94 @@ fn too_many_that_come_back_at_once_are_told_when_to_and_lose_nothing_by_it() {
     let (known, _) = core.greet(None);
     core.front.handle_closed(known.conn, &Cause::Peer);
     core.turn();
-    while core.front.counters().returns_put_off == 0 {
-        // They take no session, and no token.
+    core.use_up_returns();
+    let put_off = core.front.counters().returns_put_off;
+    let after_ms = core.come_back(&known).expect_err("one too many");
+    assert!(after_ms > 0);
+    assert_eq!(core.front.counters().returns_put_off, put_off + 1);
+    core.pass(1_000);
+    assert_eq!(core.greet(Some((&known, 0))).1, Some(0));
+}
+
+#[test]
+fn who_is_put_off_by_the_core_that_its_session_is_on_loses_nothing_either() {
+    let mut first = Core::one_of(1, 2, Limits::default());
+    let mut home = Core::one_of(0, 2, Limits::default());
+    let (known, _) = home.greet(None);
+    home.front.handle_closed(known.conn, &Cause::Peer);
+    home.turn();
+    home.use_up_returns();
+    for is_put_off in [true, false] {
+        let conn = first.connect();
+        let resume = Resume {
+            session: known.session,
+            token: &known.token,
+            recv: 0,
+        };
+        first.hello(conn, Some(resume));
+        let Some((_, 0, Mail::Resume(resuming))) = first.handed_over.pop() else {
+            panic!("it is handed over");
+        };
+        let conn = home.name();
+        home.front.handle_resuming(conn, *resuming);
+        home.turn();
+        assert_eq!(home.answer_to(conn).is_err(), is_put_off);
+        home.pass(1_000);
+    }
+}
+
+#[test]
+fn hellos_with_invented_sessions_keep_nobody_away() {
+    let mut core = Core::new(Limits::default());
+    let (known, _) = core.greet(None);
+    core.front.handle_closed(known.conn, &Cause::Peer);
+    core.turn();
+    let hellos = 6_000;
+    for nth in 0..hellos {
         let conn = core.connect();
         let resume = Resume {
-            session: Id([0; 16]),
+            session: if nth % 2 == 0 { Id([0; 16]) } else { known.session },
             token: &[0; 16],
             recv: 0,
         };
         core.hello(conn, Some(resume));
         core.front.handle_closed(conn, &Cause::Ours);
-        assert!(core.connections < 20_000, "they are not put off");
     }
-    let conn = core.connect();
-    let resume = Resume {
-        session: known.session,
-        token: &known.token,
-        recv: 0,
-    };
-    core.hello(conn, Some(resume));
-    let sent = core.sent.remove(&conn.0.slot).expect("an answer");
-    let answer = fluxar_protocol::envelope::decode(&sent[4..])
-        .expect("an answer")
-        .envelope;
-    assert_eq!(answer.kind, Kind::Hello);
-    let error = ErrorBody::decode(answer.error.expect("it is refused")).expect("an error");
-    assert_eq!(error.code, Code::Unavailable);
-    assert!(error.retry_after_ms.is_some_and(|after_ms| after_ms > 0));
-    assert_eq!(core.closed.last(), Some(&conn));
-    core.front.handle_closed(conn, &Cause::Ours);
-    let now_ms = core.front.now_ms + 1_000;
-    core.front.handle_time(now_ms * 1_000);
-    assert_eq!(core.greet(Some((&known, 0))).1, Some(0));
+    let counters = core.front.counters();
+    assert_eq!((counters.not_resumed, counters.returns_put_off), (hellos, 0));
+    assert!(core.come_back(&known).is_ok());
+}
+
+#[test]
+fn who_is_put_off_is_to_come_while_its_session_is_kept_and_counts_once_until_then() {
+    let resume_ms = 2_000;
+    let mut core = Core::new(Limits {
+        resume_ms,
+        retry_spread_ms: 1_000_000,
+        ..Limits::default()
+    });
+    let lost: Vec<Known> = (0..8).map(|_| core.greet(None).0).collect();
+    for known in &lost {
+        core.front.handle_closed(known.conn, &Cause::Peer);
+    }
+    core.turn();
+    // Half of its time is over, and of what is left half is asked for at most.
+    core.pass(u64::from(resume_ms / 2));
+    core.use_up_returns();
+    let mut told_ms = Vec::new();
+    for known in &lost {
+        let after_ms = core.come_back(known).expect_err("one too many");
+        assert!((1..=resume_ms / 4).contains(&after_ms), "{after_ms} ms");
+        told_ms.push(after_ms);
+    }
+    // Those that do not wait are told the same again.
+    for (known, after_ms) in lost.iter().zip(&told_ms) {
+        assert_eq!(core.come_back(known).expect_err("one too many"), *after_ms);
+    }
+    core.pass(u64::from(resume_ms / 4));
+    for known in &lost {
+        assert!(core.come_back(known).is_ok());
+    }
 }
 
 #[test]

@@ -24,6 +24,19 @@ impl Tokens {
         }
     }
 
+    /// Whether this token is one of those that are valid, for who has to know that before anything changes. How long it takes
+    /// says as little as with [`Tokens::take_over`].
+    #[must_use]
+    pub fn holds(&self, presented: &[u8]) -> bool {
+        let Ok(presented) = <[u8; TOKEN_BYTES]>::try_from(presented) else {
+            return false;
+        };
+        let is_current = is_same(&presented, &self.current);
+        // Compared whether there is one or not.
+        let is_previous = is_same(&presented, &self.previous.unwrap_or(self.current));
+        is_current | is_previous
+    }
+
     /// A hello resumes with this token. If it is one of those that are valid, returns the one to tell in the answer: the
     /// token that the peer is to come with next, `next` or, where the answer that told one may have been lost, that
     /// one again. `None`: it is not valid, and nothing has changed. How long it takes says nothing about how much of
@@ -115,6 +128,19 @@ mod tests {
             assert_eq!(tokens.take_over(&wrong, SECOND), None, "bit {bit}");
         }
         assert_eq!(tokens.take_over(&FIRST, SECOND), Some(SECOND));
+    }
+
+    #[test]
+    fn what_is_asked_about_is_what_would_be_taken_and_changes_nothing() {
+        let mut tokens = Tokens::new(FIRST);
+        assert!(tokens.holds(&FIRST) && !tokens.holds(&SECOND));
+        for wrong in [&[][..], &FIRST[1..], &[1; TOKEN_BYTES + 1]] {
+            assert!(!tokens.holds(wrong));
+        }
+        assert_eq!(tokens.take_over(&FIRST, SECOND), Some(SECOND));
+        assert!(tokens.holds(&FIRST) && tokens.holds(&SECOND) && !tokens.holds(&THIRD));
+        tokens.confirm();
+        assert!(!tokens.holds(&FIRST) && tokens.holds(&SECOND));
     }
 
     #[test]

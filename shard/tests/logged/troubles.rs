@@ -465,9 +465,7 @@ fn what_a_connection_does_not_take_ends_a_subscription_behind_what_was_given() {
         offset: 5,
     };
     let why = (Code::ResourceExhausted, "too large".to_owned());
-    world
-        .shard(bob)
-        .stop_logged((bob, id(1)), at, Some(4), why, Vec::new());
+    world.shard(bob).stop_logged((bob, id(1)), at, Some(4), why);
     world.publish(alice, &events("a", 21..31), ACKED);
     world.settle();
     assert_eq!(world.take(bob, id(1)), []);
@@ -476,10 +474,40 @@ fn what_a_connection_does_not_take_ends_a_subscription_behind_what_was_given() {
     assert_eq!(world.take(bob, id(1)), []);
     world.ack(bob, id(1), 0, 4);
     world.settle();
-    assert!(matches!(
-        world.take(bob, id(1))[..],
-        [Told::Ended(Code::ResourceExhausted, Some(_))]
-    ));
+    let told = world.take(bob, id(1));
+    let [Told::Ended(Code::ResourceExhausted, Some(details))] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(range_of(details), (5, 5));
+}
+
+#[test]
+fn a_member_whose_connection_does_not_take_an_event_is_told_where_that_is_with_the_epoch() {
+    let mut world = World::new(2, 3, Limits::default(), Some(in_memory(1)));
+    let (alice, bob) = (peer(0, 1), peer(1, 2));
+    let wish = LoggedWish {
+        group: Some("workers"),
+        ..WISH
+    };
+    world.subscribe(bob, id(1), "a", wish).unwrap();
+    world.settle();
+    world.publish(alice, &events("a", 1..11), ACKED);
+    world.settle();
+    world.take(bob, id(1));
+    let at = fluxar_protocol::Position {
+        partition: 0,
+        offset: 5,
+    };
+    let why = (Code::ResourceExhausted, "too large".to_owned());
+    world.shard(bob).stop_logged((bob, id(1)), at, None, why);
+    world.settle();
+    let told = world.take(bob, id(1));
+    let [Told::Ended(Code::ResourceExhausted, Some(details))] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(range_of(details), (5, 5));
+    let details = fluxar_protocol::meta::Meta::from_checked(details);
+    assert_eq!(details.uint("epoch"), Ok(Some(EPOCH)));
 }
 
 #[test]

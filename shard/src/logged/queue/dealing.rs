@@ -358,13 +358,12 @@ impl Queue {
         drafts.send(members, desk);
         match left {
             Some((run, nth, offset)) => {
-                lot.ahead.drain(..run);
+                *desk.ahead_bytes -= lot.ahead_bytes;
+                lot.keep_behind(run);
+                *desk.ahead_bytes += lot.ahead_bytes;
                 if let Some(first) = lot.ahead.front_mut() {
                     (first.nth, first.offset) = (nth, offset);
                 }
-                *desk.ahead_bytes -= lot.ahead_bytes;
-                lot.keep_ahead();
-                *desk.ahead_bytes += lot.ahead_bytes;
             }
             None => {
                 *desk.ahead_bytes -= lot.drop_ahead();

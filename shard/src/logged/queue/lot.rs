@@ -88,6 +88,8 @@ pub(crate) struct Lot {
     pub(crate) ahead: VecDeque<Ahead>,
     /// What that holds in memory.
     pub(crate) ahead_bytes: usize,
+    /// How large that is: less than it holds where runs before it were looked at.
+    left_bytes: usize,
     /// It may share, and hold, the whole of what was read from the disk, which is not counted.
     is_ahead_shared: bool,
     /// What is reached with it.
@@ -123,6 +125,7 @@ impl Lot {
             ledger,
             ahead: VecDeque::new(),
             ahead_bytes: 0,
+            left_bytes: 0,
             is_ahead_shared: false,
             since_ms: match start {
                 Start::TimeMs(time_ms) => *time_ms,
@@ -143,6 +146,7 @@ impl Lot {
     /// Lets go of what was read and not given.
     pub(crate) fn drop_ahead(&mut self) -> usize {
         self.ahead.clear();
+        self.left_bytes = 0;
         std::mem::take(&mut self.ahead_bytes)
     }
 
@@ -160,14 +164,19 @@ impl Lot {
                 self.ledger.pass(first.offset - 1);
             }
         }
-        self.ahead_bytes = self.ahead.iter().map(Ahead::bytes).sum();
+        self.left_bytes = self.ahead.iter().map(Ahead::bytes).sum();
+        self.ahead_bytes = self.left_bytes;
         self.is_ahead_shared = true;
         self.ahead_bytes
     }
 
-    /// What is left has to wait for room: it is copied unless it is at least half of what it holds in memory.
-    pub(crate) fn keep_ahead(&mut self) {
-        let left = self.ahead.iter().map(Ahead::bytes).sum();
+    /// What is left behind so many runs has to wait for room: it is copied unless it is at least half of what it holds in
+    /// memory. This is done for each job of a member that takes one at a time, so it costs what those runs cost.
+    pub(crate) fn keep_behind(&mut self, runs: usize) {
+        let looked_at: usize = self.ahead.drain(..runs).map(|ahead| ahead.bytes()).sum();
+        self.left_bytes -= looked_at;
+        let left = self.left_bytes;
+        debug_assert_eq!(left, self.ahead.iter().map(Ahead::bytes).sum::<usize>());
         if !self.is_ahead_shared && 2 * left >= self.ahead_bytes {
             return;
         }

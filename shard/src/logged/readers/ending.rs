@@ -6,9 +6,11 @@
 
 use std::collections::VecDeque;
 
+use fluxar_protocol::meta::MetaWriter;
 use fluxar_protocol::position::Positions;
 use fluxar_protocol::{Code, Id, Position};
 
+use super::details;
 use super::reader::{Ending, Phase, Reader};
 use crate::logged::letters::SubHandle;
 use crate::logged::news::LoggedNews;
@@ -22,20 +24,25 @@ const ENDING_US: u64 = 30_000_000;
 impl Shard {
     /// A subscription of this core's cannot be given the event at a position that it was to be handed: its connection does not
     /// take it. Of the same run it was given all up to `given`. It gets nothing more, and is ended as [`LoggedNews::Ended`]
-    /// says.
+    /// says, with the place of that event.
     pub fn stop_logged(
         &mut self,
         (peer, sub): (PeerId, Id),
         at: Position,
         given: Option<u64>,
         (code, message): (Code, String),
-        details: Vec<u8>,
     ) {
         let Some(found) = self.subscriptions.find(peer, sub) else {
             return;
         };
         let Role::Reader(reader) = self.subscriptions[found].role else {
-            // What a member of a queue has not acknowledged goes to another.
+            // What a member of a queue has not acknowledged goes to another. It is told the epoch, as with each end of one.
+            let details = MetaWriter::new()
+                .uint("epoch", self.epoch)
+                .uint("partition", at.partition.into())
+                .uint("first", at.offset)
+                .uint("last", at.offset)
+                .finish();
             let _ = self.end_subscription(peer, sub);
             forget_runs(&mut self.logged.news, peer, sub, None);
             self.logged.news.push_back(LoggedNews::Ended {
@@ -43,13 +50,14 @@ impl Shard {
                 sub,
                 code,
                 message: message.into(),
-                details: Some(details),
+                details,
             });
             self.pump_log();
             return;
         };
         self.logged.readers[reader].take_back(at, given);
         forget_runs(&mut self.logged.news, peer, sub, Some(at.partition));
+        let details = details(at.partition, at.offset, Some(at.offset));
         self.stop_reader(reader, code, message, Some(details));
         self.pump_log();
     }
