@@ -18,6 +18,9 @@ pub(super) struct Report {
     cores: u16,
     /// Whether the last start was stopped in good order.
     is_clean: bool,
+    /// What is wrong with the file `meta`, whose copy was read instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) meta_damaged: Option<String>,
     partition_count: u16,
     pub(super) segments: Vec<Segment>,
     /// Those that ever had an event.
@@ -78,6 +81,7 @@ impl Report {
             starts: found.meta.starts,
             cores: found.meta.cores,
             is_clean: found.meta.is_clean,
+            meta_damaged: found.meta_fault.clone(),
             partition_count: found.meta.partitions,
             segments: found.segments.iter().map(Segment::new).collect(),
             partitions: partitions
@@ -110,7 +114,8 @@ impl Report {
 
     /// Whether anything is not what was written.
     pub(super) fn is_damaged(&self) -> bool {
-        self.segments.iter().any(|segment| !segment.damage.is_empty())
+        self.meta_damaged.is_some()
+            || self.segments.iter().any(|segment| !segment.damage.is_empty())
             || self
                 .partitions
                 .iter()

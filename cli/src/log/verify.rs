@@ -17,6 +17,11 @@ pub(super) fn run(command: &Verify) -> Result<()> {
         print(&text)?;
     } else {
         print(&report.summary())?;
+        if let Some(why) = &report.meta_damaged {
+            print(&format!(
+                "meta: damaged ({why}); its copy is whole, and the next start writes both anew"
+            ))?;
+        }
         for segment in &report.segments {
             for range in &segment.damage {
                 print(&format!(

@@ -269,6 +269,20 @@ fn verify_finds_what_was_altered_and_nothing_else() {
 }
 
 #[test]
+fn a_damaged_meta_is_read_from_its_copy_and_said() {
+    let made = Made::new();
+    std::fs::write(made.path().join("meta"), "format = 1").expect("damaged");
+    let bad = log(made.path(), &["verify"]);
+    assert_eq!(bad.status.code(), Some(1), "{}", stdout(&bad));
+    assert!(
+        stdout(&bad).contains("meta: damaged (its last line"),
+        "{}",
+        stdout(&bad)
+    );
+    assert_eq!(positions(&log(made.path(), &["cat"])).len(), 40);
+}
+
+#[test]
 fn what_is_being_written_is_no_damage() {
     let made = Made::new();
     made.flip(5);
@@ -320,7 +334,9 @@ fn a_wrong_directory_is_said_to_be_one() {
     );
     let pattern = log(made.path(), &["cat", "--topic", "a..b"]);
     assert!(stderr(&pattern).contains("no pattern"), "{}", stderr(&pattern));
-    std::fs::write(made.path().join("meta"), b"something else").expect("written");
+    for name in ["meta", "meta.copy"] {
+        std::fs::write(made.path().join(name), b"something else").expect("written");
+    }
     let damaged = log(made.path(), &["ls"]);
     assert!(
         stderr(&damaged).contains("`meta`") && stderr(&damaged).contains("damaged"),

@@ -16,6 +16,8 @@ use rustix::io::Errno;
 const PAUSE: Duration = Duration::from_millis(100);
 /// What is kept of the disk's room for a small file to be replaced, a multiple of this, bytes.
 const SPARE_BYTES: usize = 16 * 1024;
+/// What is given up for it.
+const SPARE: &str = "meta.spare";
 /// How often it is tried again, all together: then the disk is believed.
 const WAITS_MAX: u32 = 50;
 
@@ -113,7 +115,7 @@ impl Files for DirFiles {
     fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         *self.open.borrow_mut() = None;
         let beside = self.path.join(format!("{name}.new"));
-        let spare = self.path.join(format!("{name}.spare"));
+        let spare = self.path.join(SPARE);
         if let Err(error) = write_new(&beside, bytes) {
             // Room was kept for this: a gateway can be started on a full disk, and tell its publishers so.
             if !is_full(&error) || std::fs::remove_file(&spare).is_err() {

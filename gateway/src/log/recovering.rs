@@ -111,6 +111,12 @@ impl OpenLog {
             );
             settings.partitions = recovery.partitions();
         }
+        if let Some(why) = recovery.meta_fault() {
+            tracing::warn!(
+                "{}: the file `meta` could not be used ({why}); its copy was, and both are written anew",
+                dir.path().display()
+            );
+        }
         if recovery.is_restored() {
             tracing::warn!(
                 "the log in {} is a restored copy: positions that were given out before are out of range in it, durable names \

@@ -20,6 +20,8 @@ use super::{
 pub struct Survey {
     /// What the directory says about itself.
     pub meta: Meta,
+    /// Why that was read from the copy of `meta`, if it was.
+    pub meta_fault: Option<String>,
     /// Its segments, as they were written: by start and number.
     pub segments: Vec<SurveyedSegment>,
     /// Its partitions, those without events, too.
@@ -66,7 +68,7 @@ pub fn survey<F: Files + ?Sized>(
     reads_all: bool,
     mut progress: impl FnMut(Progress),
 ) -> Result<Survey, RecoveryFault> {
-    let meta = Meta::read(files)?.ok_or(RecoveryFault::MetaMissing)?;
+    let (meta, meta_fault) = Meta::read_either(files)?.ok_or(RecoveryFault::MetaMissing)?;
     let names = files
         .names()
         .map_err(|error| RecoveryFault::disk("list", ".", error))?;
@@ -137,6 +139,7 @@ pub fn survey<F: Files + ?Sized>(
         .collect();
     Ok(Survey {
         meta,
+        meta_fault,
         segments,
         partitions,
     })

@@ -1,14 +1,21 @@
 //! The `meta` file of a data directory: what the directory is, how often it was started, and how far each partition was at
-//! the last start. Plain text, replaced as a whole.
+//! the last start. Plain text, replaced as a whole, and kept twice: without it nothing of the log can be read, and one bad sector
+//! is enough to lose a file.
+//!
+//! The copy is written behind the file itself. Between the two the gateway may be killed, so the copy may be one write behind; what
+//! that was about has not happened yet.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io;
 
 use super::{CursorsLost, RecoveryFault};
 use crate::log::{disk::SegmentId, files::Files, format::VERSION};
 
 /// The file's name.
 pub const META: &str = "meta";
+/// The name of its copy.
+pub const META_COPY: &str = "meta.copy";
 /// A file of this name says that the directory is a copy that was restored: the original may have given positions out since
 /// it was made. It is there until a start has seen it.
 pub const RESTORED: &str = "RESTORED";
@@ -124,36 +131,63 @@ impl Meta {
     /// Reads the directory's; `None`: it has none.
     ///
     /// # Errors
-    /// It cannot be read, is not what was written, or is of another version.
+    /// Neither it nor its copy can be read and is what was written, or it is of another version.
     pub fn read<F: Files + ?Sized>(files: &F) -> Result<Option<Self>, RecoveryFault> {
-        let names = files
-            .names()
-            .map_err(|error| RecoveryFault::disk("list", ".", error))?;
-        if !names.iter().any(|name| name == META) {
-            return Ok(None);
+        Ok(Self::read_either(files)?.map(|(meta, _)| meta))
+    }
+
+    /// As [`Self::read`], and why the copy had to be read.
+    ///
+    /// # Errors
+    /// As of [`Self::read`].
+    pub(crate) fn read_either<F: Files + ?Sized>(
+        files: &F,
+    ) -> Result<Option<(Self, Option<String>)>, RecoveryFault> {
+        let (read, why) = match Self::read_file(files, META) {
+            Ok(Some(meta)) => return Ok(Some((meta, None))),
+            Err(fault @ RecoveryFault::Version(_)) => return Err(fault),
+            Ok(None) => (Ok(None), "it is missing".to_owned()),
+            Err(RecoveryFault::MetaDamaged(why)) => (Err(RecoveryFault::MetaDamaged(why.clone())), why),
+            Err(fault) => {
+                let why = fault.to_string();
+                (Err(fault), why)
+            }
+        };
+        match Self::read_file(files, META_COPY) {
+            Ok(Some(copy)) => Ok(Some((copy, Some(why)))),
+            _ => read,
         }
-        let bytes = files
-            .length(META)
-            .map_err(|error| RecoveryFault::disk("read", META, error))?;
+    }
+
+    fn read_file<F: Files + ?Sized>(files: &F, name: &str) -> Result<Option<Self>, RecoveryFault> {
+        let bytes = match files.length(name) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(RecoveryFault::disk("read", name, error)),
+        };
         // 65,536 partitions of 60 bytes and what was removed of them in as many, and as many unsealed segments.
         if bytes > 16 << 20 {
             return Err(RecoveryFault::MetaDamaged("it is too large".to_owned()));
         }
         let mut text = vec![0; bytes as usize];
         let read = files
-            .read(META, 0, &mut text)
-            .map_err(|error| RecoveryFault::disk("read", META, error))?;
+            .read(name, 0, &mut text)
+            .map_err(|error| RecoveryFault::disk("read", name, error))?;
         Self::decode(&text[..read]).map(Some)
     }
 
-    /// Replaces the directory's.
+    /// Replaces the directory's, and then its copy.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// They cannot be written.
     pub fn write<F: Files + ?Sized>(&self, files: &mut F) -> Result<(), RecoveryFault> {
-        files
-            .replace(META, self.encode().as_bytes())
-            .map_err(|error| RecoveryFault::disk("write", META, error))
+        let text = self.encode();
+        for name in [META, META_COPY] {
+            files
+                .replace(name, text.as_bytes())
+                .map_err(|error| RecoveryFault::disk("write", name, error))?;
+        }
+        Ok(())
     }
 
     /// Notes that all cores have stopped their logs in good order, so that offsets go on without a jump although nothing was
@@ -169,7 +203,7 @@ impl Meta {
 
     fn encode(&self) -> String {
         let mut text = String::from(
-            "# The log of a Fluxar Gateway. Replaced at each start; without it the segments cannot be read.\n",
+            "# The log of a Fluxar Gateway. Replaced at each start, and kept twice: without it the segments cannot be read.\n",
         );
         // Writing to a string cannot fail.
         let _ = write!(

@@ -31,7 +31,7 @@ use super::{
     owner_of,
     scan::Tail,
 };
-pub use meta::{META, Meta, PartitionEnd, RESTORED};
+pub use meta::{META, META_COPY, Meta, PartitionEnd, RESTORED};
 pub use recovered::{
     Claim, CursorsLost, HeldExtent, Hole, HoleCause, OnceId, Recovered, RecoveredCursor, RecoveredPartition,
     RecoveredRow, RecoveredSegment,
@@ -54,9 +54,9 @@ pub enum RecoveryFault {
         /// As it says.
         error: io::Error,
     },
-    /// There are segments and no `meta`.
+    /// There are segments and neither `meta` nor its copy.
     MetaMissing,
-    /// `meta` is not what was written.
+    /// `meta` is not what was written, nor is its copy.
     MetaDamaged(String),
     /// It was written by another version.
     Version(u64),
@@ -74,12 +74,13 @@ impl fmt::Display for RecoveryFault {
         match self {
             Self::Disk { verb, name, error } => write!(f, "cannot {verb} {name} of the log: {error}"),
             Self::MetaMissing => f.write_str(
-                "the log's directory has segments but no file `meta`, without which they cannot be read: \
+                "the log's directory has segments but no file `meta` or `meta.copy`, without which they cannot be read: \
                  restore it, or start with an empty directory",
             ),
             Self::MetaDamaged(why) => write!(
                 f,
-                "the file `meta` of the log's directory is damaged ({why}): restore it, or start with an empty directory"
+                "the file `meta` of the log's directory is damaged ({why}), and its copy, `meta.copy`, does not help: \
+                 restore it, or start with an empty directory"
             ),
             Self::Version(version) => write!(
                 f,
@@ -128,6 +129,8 @@ pub struct Recovery<F: Files> {
     is_by_core: bool,
     /// The directory is a restored copy, and became another one.
     is_restored: bool,
+    /// Why the copy of `meta` was taken.
+    meta_fault: Option<String>,
     /// Of a core that is handed out next; all, if it is not by core.
     facts: Vec<SegmentFacts>,
     /// Which have not got their share, and in which order they are to.
@@ -160,9 +163,9 @@ impl<F: Files> Recovery<F> {
             .filter_map(|name| SegmentId::from_name(name))
             .collect();
         segments.sort_unstable();
-        let mut before = match Meta::read(&files)? {
-            Some(meta) => meta,
-            None if segments.is_empty() => Meta::new(random, settings.partitions.max(1)),
+        let (mut before, meta_fault) = match Meta::read_either(&files)? {
+            Some(read) => read,
+            None if segments.is_empty() => (Meta::new(random, settings.partitions.max(1)), None),
             None => return Err(RecoveryFault::MetaMissing),
         };
         let mut all_bytes = 0;
@@ -178,7 +181,15 @@ impl<F: Files> Recovery<F> {
             let head = read.map(|read| SegmentHead::decode(&head[..read]));
             note_newest(&mut newest, *segment, head.as_ref());
             match head {
-                Some(Ok(head)) => is_by_core &= head.cores == cores,
+                Some(Ok(head)) => {
+                    is_by_core &= head.cores == cores;
+                    // A copy of long ago, of which nobody knows what happened since.
+                    if head.epoch > before.epoch()
+                        && let Some(why) = &meta_fault
+                    {
+                        return Err(RecoveryFault::MetaDamaged(why.clone()));
+                    }
+                }
                 Some(Err(HeadlessSegment::Version(version))) => {
                     return Err(RecoveryFault::Version(version.into()));
                 }
@@ -213,6 +224,7 @@ impl<F: Files> Recovery<F> {
             newest,
             is_by_core,
             is_restored,
+            meta_fault,
             facts: Vec::new(),
             cores_left: (0..cores.max(1)).collect(),
             is_read: false,
@@ -228,6 +240,12 @@ impl<F: Files> Recovery<F> {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.meta.epoch()
+    }
+
+    /// Why `meta` could not be used, if its copy was. It is whole again now.
+    #[must_use]
+    pub fn meta_fault(&self) -> Option<&str> {
+        self.meta_fault.as_deref()
     }
 
     /// How many partitions the topics are hashed onto: what the directory says, whatever is configured.

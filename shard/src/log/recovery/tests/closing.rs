@@ -124,7 +124,7 @@ fn told(files: &MemoryFiles, shares: &[Recovered]) -> Vec<String> {
 
 fn names(files: &MemoryFiles) -> Vec<&str> {
     let names = files.0.keys().map(String::as_str);
-    names.filter(|name| *name != META).collect()
+    names.filter(|name| ![META, META_COPY].contains(name)).collect()
 }
 
 /// How many segments have no whole footer.

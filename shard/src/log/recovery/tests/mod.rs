@@ -377,7 +377,7 @@ fn a_file_that_is_missing_in_the_middle_is_damage_and_one_at_the_begin_was_remov
     // All of them: offsets go on nonetheless.
     log.files = files;
     recover(&mut log.files, 1);
-    log.files.0.retain(|name, _| name == META);
+    log.files.0.retain(|name, _| name == META || name == META_COPY);
     let shares = recover(&mut log.files, 1);
     let found = partition(&shares, 0);
     assert_eq!((found.last, found.first(), found.removed), (40, 41, 40));
@@ -527,7 +527,7 @@ fn what_retention_removed_of_a_newer_stream_is_told_from_what_was_lost() {
             let shares = recover(&mut log.files, cores);
             check(partition(&shares, 1), &log.files);
         }
-        log.files.0.retain(|name, _| name == META);
+        log.files.0.retain(|name, _| name == META || name == META_COPY);
         let shares = recover(&mut log.files, 2);
         let found = partition(&shares, 1);
         assert_eq!((&*found.holes, found.removed, found.let_go), (&[][..], 13, 7));
@@ -842,9 +842,11 @@ fn a_directory_that_cannot_be_used_says_why_and_is_left_alone() {
     let files = log.files.clone();
 
     log.files.0.remove(META);
+    log.files.0.remove(META_COPY);
     assert!(open(&mut log.files).contains("no file `meta`"));
     for bit in 0..files.0[META].len() * 8 {
         let mut files = files.clone();
+        files.0.remove(META_COPY);
         files.0.get_mut(META).unwrap()[bit / 8] ^= 1 << (bit % 8);
         let opened = Recovery::open(&mut files, 1, &Settings::default(), [0; 16], NOW_MS);
         // The case of a hexadecimal digit of the checksum is no difference; nothing else goes unnoticed.
@@ -864,6 +866,47 @@ fn a_directory_that_cannot_be_used_says_why_and_is_left_alone() {
     let mut files = files;
     let recovery = Recovery::open(&mut files, 1, &Settings::default(), [0; 16], NOW_MS).unwrap();
     assert_eq!(recovery.partitions(), 1);
+}
+
+/// One bad sector is enough to lose a file, and without `meta` nothing of the log can be read.
+#[test]
+fn a_lost_or_damaged_meta_is_made_good_by_its_copy() {
+    let mut log = Written::new(1, 1);
+    recover(&mut log.files, 1);
+    log.segment(&[base(0, 0, 1)], 0);
+    log.append(0, 1, 3);
+    let open = |files: &mut MemoryFiles| {
+        let recovery = Recovery::open(&mut *files, 1, &Settings::default(), [0; 16], NOW_MS)?;
+        Ok::<_, RecoveryFault>((recovery.epoch(), recovery.meta_fault().map(str::to_owned)))
+    };
+    let mut undamaged = log.files.clone();
+    let (epoch, fault) = open(&mut undamaged).unwrap();
+    assert_eq!((fault, &undamaged.0[META]), (None, &undamaged.0[META_COPY]));
+    type Harm = fn(&mut MemoryFiles);
+    let harms: [(Harm, &str); 3] = [
+        (|files| drop(files.0.remove(META)), "missing"),
+        (
+            |files| files.0.get_mut(META).unwrap()[40] ^= 1,
+            "checksum is wrong",
+        ),
+        (|files| files.0.get_mut(META).unwrap().truncate(10), "last line"),
+    ];
+    for (harm, why) in harms {
+        let mut files = log.files.clone();
+        harm(&mut files);
+        let (found, fault) = open(&mut files).unwrap();
+        assert!(fault.unwrap().contains(why));
+        assert_eq!(found, epoch);
+        assert_eq!(files, undamaged, "both are whole again");
+        let shares = recover(&mut files, 1);
+        assert_eq!(offsets(&files, partition(&shares, 0)), [1, 2, 3]);
+    }
+    // A copy of long ago is none: what happened since is in no file, and offsets would be given twice.
+    let mut old = Meta::read(&log.files).unwrap().unwrap();
+    old.starts = 0;
+    old.write(&mut log.files).unwrap();
+    log.files.0.remove(META);
+    assert!(matches!(open(&mut log.files), Err(RecoveryFault::MetaDamaged(_))));
 }
 
 #[test]
