@@ -382,12 +382,13 @@ impl Log {
             }
         };
         // A full disk would stay full. It is noted with the next write, for which there is room then. But where so much was
-        // given since the start that a crash before that write would have offsets given twice, the last segment stays.
+        // given since the start that a crash before that write would have offsets given twice, the last segment stays. On one
+        // that fails nothing would be won.
         let is_safe = || {
             let mut partitions = self.partitions.iter();
             partitions.all(Partition::is_safe_without_base)
         };
-        let cannot_wait = |trouble: &Trouble| !is_newest || (trouble.fault == DiskFault::Full && is_safe());
+        let cannot_wait = |trouble: &Trouble| trouble.fault == DiskFault::Full && (!is_newest || is_safe());
         self.stream.removals.safe >= noted || self.stream.trouble.as_ref().is_some_and(cannot_wait)
     }
 

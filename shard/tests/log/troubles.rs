@@ -702,6 +702,45 @@ fn a_segment_that_was_given_up_is_not_damaged_behind_a_stop_in_good_order() {
     assert!(with_gaps > 0, "it was about these");
 }
 
+#[test]
+fn while_the_disk_fails_nothing_goes_that_is_not_noted() {
+    let mut world = World::new(
+        1,
+        Settings {
+            retain_ms: 60_000,
+            ..settings()
+        },
+    );
+    fill(&mut world, 0, 30);
+    let is_there = |world: &World| {
+        let mut files = world.disk.lengths().into_iter();
+        files.any(|(name, _)| name == FIRST.name())
+    };
+    let live = |world: &mut World, seconds: usize| {
+        for _ in 0..seconds {
+            world.pass(1_000_000);
+            work(world);
+        }
+    };
+    world.disk.faults.write = 1000;
+    let id = world.fresh_id();
+    world
+        .append(0, SYNCED, &[event(id, "a.b", None, &bytes(500))])
+        .expect("taken: nobody knew");
+    live(&mut world, 100);
+    assert!(
+        is_there(&world),
+        "were the power cut now, what it held would be taken for damaged where other cores have something older"
+    );
+    world.disk.faults = Faults::default();
+    live(&mut world, 30);
+    assert!(!is_there(&world), "it goes once that is written");
+    let mut chance = crate::chance::Chance(5);
+    world.disk.lose_power(&mut chance);
+    world.start();
+    world.check_recovered(true);
+}
+
 fn news(world: &mut World) -> Vec<LogNews> {
     std::iter::from_fn(|| world.log.poll_news()).collect()
 }
