@@ -11,7 +11,7 @@ use fluxar_protocol::{Envelope, Form, Id, Kind};
 use fluxar_shard::log::class::{Class, Level};
 use fluxar_shard::log::disk::{DiskDone, DiskOp, SegmentId};
 use fluxar_shard::log::files::MemoryFiles;
-use fluxar_shard::log::recovery::Recovery;
+use fluxar_shard::log::recovery::{Recovered, Recovery};
 use fluxar_shard::log::{Events, Log, ReaderId, Reading, RecoveredLog, Settings};
 use foldhash::fast::FixedState;
 
@@ -193,7 +193,7 @@ fn read(criterion: &mut Criterion) {
 }
 
 /// A directory as a start left it: so many topics, each with one event, in sealed segments, or killed before any was sealed.
-fn directory(topics: u64, is_sealed: bool, retain: bool) -> MemoryFiles {
+fn directory(topics: u64, is_sealed: bool, class: Class) -> MemoryFiles {
     let settings = Settings {
         segment_bytes: if is_sealed { 16 * 1024 * 1024 } else { 1 << 30 },
         ..Settings::default()
@@ -207,10 +207,6 @@ fn directory(topics: u64, is_sealed: bool, retain: bool) -> MemoryFiles {
     log.handle_recovered(RecoveredLog::new(share, 7));
     let mut disk = MemoryDisk::default();
     disk.work(&mut log);
-    let class = Class {
-        retain,
-        ..Class::default()
-    };
     for first in (0..topics).step_by(RUN) {
         let partition = (first / RUN as u64 % 64) as u16;
         log.append(partition, class, run_of_topics(first), None)
@@ -257,30 +253,50 @@ fn run_of_topics(first: u64) -> Events {
     }
 }
 
-/// Starts on a million topics: by footers, and from end to end.
+/// What the first core is told of a directory.
+fn recovered(files: &mut MemoryFiles) -> Recovered {
+    let mut recovery = Recovery::open(files, 1, &Settings::default(), [7; 16], NOW_MS).expect("memory");
+    recovery.step(|_| {}).expect("memory").expect("a share")
+}
+
+/// Starts on a million topics: by footers, and from end to end; and puts together what was found.
 fn recover(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("recover a million topics");
     group.sample_size(10);
-    for (name, is_sealed, retain) in [
-        ("sealed", true, false),
-        ("killed", false, false),
-        ("sealed, all retained", true, true),
+    let (plain, retained, once) = (
+        Class::default(),
+        Class {
+            retain: true,
+            ..Class::default()
+        },
+        Class {
+            once: true,
+            ..Class::default()
+        },
+    );
+    for (name, is_sealed, class) in [
+        ("sealed", true, plain),
+        ("killed", false, plain),
+        ("sealed, all retained", true, retained),
+        ("sealed, all of qos 2", true, once),
+        ("killed, all of qos 2", false, once),
     ] {
-        let files = directory(1_000_000, is_sealed, retain);
+        let files = directory(1_000_000, is_sealed, class);
         let bytes: usize = files.0.values().map(Vec::len).sum();
         group.throughput(Throughput::Bytes(bytes as u64));
         group.bench_function(name, |bench| {
             bench.iter_batched(
                 || files.clone(),
-                |mut files| {
-                    let settings = Settings::default();
-                    let mut recovery =
-                        Recovery::open(&mut files, 1, &settings, [7; 16], NOW_MS).expect("memory");
-                    let share = recovery.step(|_| {}).expect("memory").expect("a share");
-                    black_box(share);
-                    drop(recovery);
-                    files
-                },
+                |mut files| (black_box(recovered(&mut files)), files),
+                BatchSize::PerIteration,
+            );
+        });
+        let mut files = files;
+        let share = recovered(&mut files);
+        group.bench_function(format!("{name}: put together"), |bench| {
+            bench.iter_batched(
+                || share.clone(),
+                |share| RecoveredLog::new(share, 7),
                 BatchSize::PerIteration,
             );
         });

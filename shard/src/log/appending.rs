@@ -161,7 +161,7 @@ impl Log {
         let mut copy: Option<(BytesMut, Vec<u32>)> = None;
         for event in 0..events.len() {
             let id = events.id(event);
-            if let Some(offset) = self.once.find(partition, id) {
+            if let Some(offset) = self.once.insert(partition, id, first + fresh, self.unix_ms) {
                 if copy.is_none() {
                     let before = events.slice(0..event);
                     copy = Some((BytesMut::from(&before.bytes[..]), before.ends.to_vec()));
@@ -185,7 +185,6 @@ impl Log {
                 }
                 continue;
             }
-            self.once.insert(partition, id, first + fresh, self.unix_ms);
             fresh += 1;
             if let Some((bytes, ends)) = &mut copy {
                 bytes.extend_from_slice(events.get(event));

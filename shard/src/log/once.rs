@@ -9,6 +9,12 @@ use std::hash::BuildHasher;
 use fluxar_protocol::Id;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Place;
+
+use super::recovery::OnceId;
+
+/// So many recovered ids are put into the table with one walk through it; 16 bytes each meanwhile.
+const RECOVERED_AT_ONCE: usize = 512 * 1024;
 
 #[derive(Debug)]
 struct Entry {
@@ -17,6 +23,21 @@ struct Entry {
     /// When it was published, seconds since 1970, rounded up.
     time_s: u32,
     partition: u16,
+}
+
+impl Entry {
+    fn new(partition: u16, id: Id, offset: u64, time_ms: u64) -> Self {
+        Self {
+            id,
+            offset,
+            time_s: u32::try_from(time_ms.div_ceil(1000)).unwrap_or(u32::MAX),
+            partition,
+        }
+    }
+
+    fn hash(&self, hasher: &FixedState) -> u64 {
+        hasher.hash_one((self.partition, self.id))
+    }
 }
 
 #[derive(Debug)]
@@ -43,41 +64,60 @@ impl Once {
         self.ring.len()
     }
 
-    /// Has room for so many more.
-    pub(super) fn reserve(&mut self, ids: usize) {
-        self.ring.reserve(ids);
-        let (hasher, ring, base) = (&self.hasher, &self.ring, self.base);
-        self.places.reserve(ids, |&number| {
-            let entry = &ring[number.wrapping_sub(base) as usize];
-            hasher.hash_one((entry.partition, entry.id))
-        });
-    }
-
-    /// Where the event with this id is.
-    pub(super) fn find(&self, partition: u16, id: Id) -> Option<u64> {
-        let hash = self.hash(partition, id);
-        let place = self.places.find(hash, |&number| {
-            let entry = &self.ring[number.wrapping_sub(self.base) as usize];
-            entry.id == id && entry.partition == partition
-        })?;
-        Some(self.ring[place.wrapping_sub(self.base) as usize].offset)
-    }
-
-    /// Remembers an id that is not there, with the time of its publish, ms since 1970.
-    pub(super) fn insert(&mut self, partition: u16, id: Id, offset: u64, time_ms: u64) {
+    /// Remembers an id with the time of its publish, ms since 1970, unless it is remembered: then it says where the event is.
+    pub(super) fn insert(&mut self, partition: u16, id: Id, offset: u64, time_ms: u64) -> Option<u64> {
         let number = self.base.wrapping_add(self.ring.len() as u32);
-        let hash = self.hash(partition, id);
-        self.ring.push_back(Entry {
-            id,
-            offset,
-            time_s: u32::try_from(time_ms.div_ceil(1000)).unwrap_or(u32::MAX),
-            partition,
-        });
+        let entry = Entry::new(partition, id, offset, time_ms);
+        let hash = entry.hash(&self.hasher);
+        self.ring.push_back(entry);
+        let known = self.place(hash, number)?;
+        self.ring.pop_back();
+        Some(self.ring[known.wrapping_sub(self.base) as usize].offset)
+    }
+
+    /// Remembers what a start found, millions maybe, in the order of their times. One that comes twice, or is remembered, leaves
+    /// an entry that nobody finds.
+    pub(super) fn recover(&mut self, found: Vec<OnceId>) {
+        self.ring.reserve(found.len());
         let (hasher, ring, base) = (&self.hasher, &self.ring, self.base);
-        self.places.insert_unique(hash, number, |&number| {
-            let entry = &ring[number.wrapping_sub(base) as usize];
-            hasher.hash_one((entry.partition, entry.id))
-        });
+        self.places
+            .reserve(found.len(), |&number| entry_of(ring, base, number).hash(hasher));
+        // Of each id the place in the table is anywhere in tens of MB, so that each would wait for the memory twice. The table is
+        // walked from its beginning to its end instead, for many ids each time.
+        let mask = self.places.num_buckets() as u64 - 1;
+        let mut places: Vec<(u64, u32)> = Vec::with_capacity(found.len().min(RECOVERED_AT_ONCE));
+        for found in found.chunks(RECOVERED_AT_ONCE) {
+            places.clear();
+            for found in found {
+                let entry = Entry::new(found.partition, found.id, found.offset, found.time_ms);
+                let number = self.base.wrapping_add(self.ring.len() as u32);
+                places.push((entry.hash(&self.hasher), number));
+                self.ring.push_back(entry);
+            }
+            // Of two that are the same the first counts.
+            places.sort_unstable_by_key(|(hash, number)| (hash & mask, number.wrapping_sub(base)));
+            for (hash, number) in &places {
+                self.place(*hash, *number);
+            }
+        }
+    }
+
+    /// Puts the number of an entry into the table, unless there is one of the same id: then that one's.
+    fn place(&mut self, hash: u64, number: u32) -> Option<u32> {
+        let (hasher, ring, base) = (&self.hasher, &self.ring, self.base);
+        let new = entry_of(ring, base, number);
+        let is_same = |known: &u32| {
+            let known = entry_of(ring, base, *known);
+            known.id == new.id && known.partition == new.partition
+        };
+        let hash_of = |number: &u32| entry_of(ring, base, *number).hash(hasher);
+        match self.places.entry(hash, is_same, hash_of) {
+            Place::Occupied(known) => Some(*known.get()),
+            Place::Vacant(place) => {
+                place.insert(number);
+                None
+            }
+        }
     }
 
     /// Forgets those published before this time, ms since 1970; so many of them at most.
@@ -87,7 +127,7 @@ impl Once {
             if u64::from(entry.time_s) * 1000 >= before_ms {
                 break;
             }
-            let hash = self.hash(entry.partition, entry.id);
+            let hash = entry.hash(&self.hasher);
             let base = self.base;
             if let Ok(place) = self.places.find_entry(hash, |&number| number == base) {
                 place.remove();
@@ -100,10 +140,10 @@ impl Once {
             self.places = HashTable::new();
         }
     }
+}
 
-    fn hash(&self, partition: u16, id: Id) -> u64 {
-        self.hasher.hash_one((partition, id))
-    }
+fn entry_of(ring: &VecDeque<Entry>, base: u32, number: u32) -> &Entry {
+    &ring[number.wrapping_sub(base) as usize]
 }
 
 #[cfg(test)]
@@ -120,18 +160,64 @@ mod tests {
             Id(id)
         };
         for n in 0..2000 {
-            once.insert((n % 3) as u16, id(n), u64::from(n) + 1, u64::from(n) * 1000);
+            let known = once.insert((n % 3) as u16, id(n), u64::from(n) + 1, u64::from(n) * 1000);
+            assert_eq!(known, None);
         }
         for n in 0..2000 {
-            assert_eq!(once.find((n % 3) as u16, id(n)), Some(u64::from(n) + 1));
-            assert_eq!(once.find((n % 3) as u16 + 1, id(n)), None, "of another partition");
+            assert_eq!(
+                once.insert((n % 3) as u16, id(n), 9_999, u64::MAX),
+                Some(u64::from(n) + 1)
+            );
         }
+        assert_eq!(once.len(), 2000);
+        assert_eq!(once.insert(1, id(0), 7, 2_000_000), None, "of another partition");
         once.expire(1_000_000, 400);
-        assert_eq!(once.len(), 1600);
+        assert_eq!(once.len(), 1601);
         once.expire(1_000_000, usize::MAX);
-        assert_eq!(once.len(), 1000);
-        assert_eq!(once.find(0, id(999)), None);
-        assert_eq!(once.find(1, id(1000)), Some(1001));
+        assert_eq!(once.len(), 1001);
+        assert_eq!(once.insert(1, id(1000), 9_999, 2_000_000), Some(1001));
+        assert_eq!(
+            once.insert(0, id(999), 3_000, 2_000_000),
+            None,
+            "it was forgotten"
+        );
+        once.expire(u64::MAX, usize::MAX);
+        assert_eq!((once.len(), once.places.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_a_start_found_is_found_as_if_it_had_been_published() {
+        // More than one walk through the table takes.
+        let count = RECOVERED_AT_ONCE as u64 * 5 / 4;
+        let mut once = Once::new(FixedState::with_seed(7));
+        once.base = u32::MAX - 500; // numbers wrap
+        let id = |n: u64| Id(u128::from(n).to_le_bytes());
+        assert_eq!(once.insert(0, id(5), 1, 0), None);
+        let found = (0..count).map(|n| OnceId {
+            id: id(n),
+            partition: (n % 3) as u16,
+            offset: n + 10,
+            time_ms: n,
+        });
+        // An event that was written again to another segment is there twice.
+        let again = OnceId {
+            id: id(8),
+            partition: 2,
+            offset: 77,
+            time_ms: count,
+        };
+        once.recover(found.chain([again]).collect());
+        for n in 0..count {
+            assert_eq!(once.insert((n % 3) as u16, id(n), 1, count), Some(n + 10));
+        }
+        assert_eq!(once.insert(0, id(5), 2, count), Some(1), "it was there before");
+        assert_eq!(once.insert(0, id(count), count + 10, count), None);
+        once.expire(count / 2, usize::MAX);
+        assert_eq!(once.insert(0, id(0), 1, count), None, "it was forgotten");
+        assert_eq!(
+            once.insert(((count - 1) % 3) as u16, id(count - 1), 1, count),
+            Some(count + 9)
+        );
         once.expire(u64::MAX, usize::MAX);
         assert_eq!((once.len(), once.places.len()), (0, 0));
     }

@@ -10,7 +10,7 @@ use super::disk::SegmentId;
 use super::events::Bounds;
 use super::once::Once;
 use super::partition::Partition;
-use super::recovery::{HeldExtent, OnceId, Recovered, RecoveredPartition, RecoveredSegment};
+use super::recovery::{HeldExtent, Recovered, RecoveredPartition, RecoveredSegment};
 use super::retained::{Retained, Row, RowPlace};
 use super::segments::{Segment, Segments};
 
@@ -55,26 +55,17 @@ impl RecoveredLog {
             segments: Segments::new(hasher.clone()),
             hasher,
         };
-        let ids = share.partitions.iter().map(|found| found.once.len()).sum();
-        let mut once: Vec<(u16, OnceId)> = Vec::with_capacity(ids);
         let own = share.segments.iter().filter(|found| found.cores == log.cores);
         let own: BTreeSet<SegmentId> = own.map(|found| found.id).collect();
         let mut event_bytes: HashMap<SegmentId, u64, FixedState> = HashMap::with_hasher(log.hasher.clone());
         let mut kept: KeptRows = HashMap::with_hasher(log.hasher.clone());
         for found in share.partitions {
-            once.extend(found.once.iter().map(|id| (found.partition, *id)));
             for held in &found.extents {
                 *event_bytes.entry(held.segment).or_default() += held.extent.bytes;
             }
             log.add_partition(found, &own, &mut kept);
         }
-        once.sort_by_key(|(_, id)| id.time_ms);
-        log.once.reserve(ids);
-        for (partition, id) in once {
-            if log.once.find(partition, id.id).is_none() {
-                log.once.insert(partition, id.id, id.offset, id.time_ms);
-            }
-        }
+        log.once.recover(share.once);
         for segment in share.segments {
             let event_bytes = event_bytes.get(&segment.id).copied();
             let kept = kept.remove(&segment.id);

@@ -127,10 +127,10 @@ impl Saboteur {
 
     /// What a core is told that recovery found.
     pub(crate) fn tamper(&self, share: &mut Recovered, was_clean: bool) {
+        if !share.once.is_empty() && self.strikes(Fault::IdsForgotten) {
+            share.once.clear();
+        }
         for partition in &mut share.partitions {
-            if !partition.once.is_empty() && self.strikes(Fault::IdsForgotten) {
-                partition.once.clear();
-            }
             if !was_clean && partition.last > 0 && self.strikes(Fault::OffsetsReused) {
                 partition.next = partition.last;
             }

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use super::meta::PartitionEnd;
-use super::recovered::{HeldExtent, Hole, HoleCause, OnceId, RecoveredCursor, RecoveredPartition};
+use super::recovered::{HeldExtent, Hole, HoleCause, RecoveredCursor, RecoveredPartition};
 use super::segment::Part;
 use crate::log::{
     CursorName,
@@ -48,7 +48,6 @@ pub(super) struct Joining {
     /// What was taken last may have held more than is known.
     has_lost_end: bool,
     cursors: HashMap<CursorName, (CursorEntry, SegmentId), RandomState>,
-    once: Vec<OnceId>,
 }
 
 impl Joining {
@@ -106,10 +105,6 @@ impl Joining {
         }
     }
 
-    pub(super) fn take_once(&mut self, id: OnceId) {
-        self.once.push(id);
-    }
-
     /// What an earlier recovery knew.
     pub(super) fn take_end(&mut self, end: PartitionEnd) {
         if self.removed.is_none() && self.pieces.is_empty() {
@@ -145,8 +140,6 @@ impl Joining {
             .map(|(entry, segment)| RecoveredCursor { entry, segment })
             .collect();
         cursors.sort_by(|one, other| one.entry.name.cmp(&other.entry.name));
-        self.once.sort_by_key(|id| id.offset);
-        self.once.dedup_by_key(|id| id.offset);
         RecoveredPartition {
             partition,
             last: self.last,
@@ -160,7 +153,6 @@ impl Joining {
             carried_damage: Vec::new(),
             cursors_lost: None,
             rows: Vec::new(),
-            once: self.once,
         }
     }
 

@@ -40,6 +40,7 @@ use segment::SegmentFacts;
 #[cfg(test)]
 pub(super) use segment::read_footer;
 pub(super) use segment::{Asked, Newest, note_newest, read_segment};
+use shares::once_of;
 pub(super) use shares::{leave_removed, partitions_of};
 
 /// Why a log cannot be opened.
@@ -403,6 +404,7 @@ impl<F: Files> Recovery<F> {
             partition_count: self.meta.partitions,
             next_number: self.next_number(core),
             partitions,
+            once: once_of(&mut self.facts, is_ours),
             segments: self.segments_of(core),
         }
     }

@@ -27,6 +27,8 @@ pub struct Recovered {
     pub partitions: Vec<RecoveredPartition>,
     /// The segments that it looks after or that hold anything of its partitions, oldest first.
     pub segments: Vec<RecoveredSegment>,
+    /// The ids of the youngest qos 2 events of its partitions, in the order of their times. One may come twice.
+    pub once: Vec<OnceId>,
 }
 
 /// One partition.
@@ -58,8 +60,6 @@ pub struct RecoveredPartition {
     pub cursors_lost: Option<CursorsLost>,
     /// Its retained rows, and the removals that have to be known, ascending by offset.
     pub rows: Vec<RecoveredRow>,
-    /// The ids of its youngest qos 2 events, ascending by offset.
-    pub once: Vec<OnceId>,
 }
 
 impl RecoveredPartition {
@@ -157,6 +157,8 @@ pub struct RecoveredRow {
 pub struct OnceId {
     /// It.
     pub id: Id,
+    /// Of which partition.
+    pub partition: u16,
     /// The offset of its event.
     pub offset: u64,
     /// When that was appended, ms since 1970.

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use fluxar_protocol::Id;
-
 use super::if_readable;
 use super::meta::Meta;
 use super::recovered::{Claim, OnceId};
@@ -133,7 +131,7 @@ pub(in crate::log) struct SegmentFacts {
     pub(in crate::log) cursors_at: Vec<u64>,
     /// Batches of cursors that are not what was written.
     pub(in crate::log) lost_cursors: Vec<LostCursors>,
-    pub(in crate::log) once: Vec<(u16, OnceId)>,
+    pub(in crate::log) once: Vec<OnceId>,
     /// Partitions of which it has anything.
     pub(in crate::log) partitions: Vec<u16>,
     /// Parts of it that were lost, and what was torn off.
@@ -463,8 +461,12 @@ impl SegmentFacts {
             let offset = stored.first + index as u64;
             if has_young_ids {
                 let id = stored.events.id(index);
-                self.once
-                    .push((head.partition, once_id(id, offset, head.time_ms)));
+                self.once.push(OnceId {
+                    id,
+                    partition: head.partition,
+                    offset,
+                    time_ms: head.time_ms,
+                });
             }
             if head.class.retain {
                 let event = stored.events.get(index);
@@ -558,13 +560,9 @@ impl SegmentFacts {
         drop(self.rows.extract(|partition| last.contains_key(&partition)));
         self.cursors
             .retain(|(partition, _)| !last.contains_key(partition));
-        self.once.retain(|(partition, _)| !last.contains_key(partition));
+        self.once.retain(|id| !last.contains_key(&id.partition));
         self.list_partitions();
     }
-}
-
-fn once_id(id: Id, offset: u64, time_ms: u64) -> OnceId {
-    OnceId { id, offset, time_ms }
 }
 
 /// Adds a batch's offsets; whether they are new. A segment never goes back: what would is no batch of this log's.

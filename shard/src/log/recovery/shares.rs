@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::joining::Joining;
 use super::meta::Meta;
-use super::recovered::{CursorsLost, Hole, HoleCause, RecoveredPartition};
+use super::recovered::{CursorsLost, Hole, HoleCause, OnceId, RecoveredPartition};
 use super::rows::RowTable;
 use super::segment::SegmentFacts;
 use crate::log::{
@@ -77,6 +77,22 @@ pub(in crate::log) fn partitions_of(
     partitions
 }
 
+/// Takes the ids of qos 2 of the partitions that are `wanted` out of what segments hold, which stand as they were written.
+pub(super) fn once_of(facts: &mut [SegmentFacts], wanted: impl Fn(u16) -> bool) -> Vec<OnceId> {
+    let is_wanted = |id: &mut OnceId| wanted(id.partition);
+    let mut once = Vec::new();
+    for facts in facts {
+        once.extend(facts.once.extract_if(.., is_wanted));
+        if facts.once.is_empty() {
+            // There may be millions: not to be in memory twice.
+            facts.once = Vec::new();
+        }
+    }
+    // They are in order but for those of several streams, or of a clock that was set back.
+    once.sort_by_key(|id| id.time_ms);
+    once
+}
+
 /// Has each segment forget what retention removed of it: it is there because another core still needed something of it, or
 /// because the gateway ended before it went.
 pub(in crate::log) fn leave_removed(facts: &mut [SegmentFacts], before: &Meta) {
@@ -135,12 +151,6 @@ fn take(facts: &mut SegmentFacts, before: &Meta, joinings: &mut BTreeMap<u16, Jo
         match joinings.get_mut(&partition) {
             Some(joining) => joining.take_cursor(cursor, facts.id),
             None => facts.cursors.push((partition, cursor)),
-        }
-    }
-    for (partition, id) in std::mem::take(&mut facts.once) {
-        match joinings.get_mut(&partition) {
-            Some(joining) => joining.take_once(id),
-            None => facts.once.push((partition, id)),
         }
     }
 }

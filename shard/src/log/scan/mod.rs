@@ -269,8 +269,9 @@ impl<'a, F: Files + ?Sized> Scan<'a, F> {
         if at >= file_bytes {
             return Ok(Place::End);
         }
-        let bytes = self.window.get(at, BATCH_HEAD_BYTES)?;
-        let head = match BatchHead::decode(&bytes, self.salt, at) {
+        // Not held on to: the window reads into the same memory again where nobody else has any of it.
+        let head = BatchHead::decode(&self.window.get(at, BATCH_HEAD_BYTES)?, self.salt, at);
+        let head = match head {
             Ok(head) => head,
             Err(fault) => return self.find_head(at, fault),
         };

@@ -100,6 +100,14 @@ fn crashed() -> Written {
     log
 }
 
+/// The ids of qos 2 of a partition.
+fn ids_of(shares: &[Recovered], partition: u16) -> Vec<(Id, u64, u64)> {
+    let ids = shares.iter().flat_map(|share| &share.once);
+    ids.filter(|id| id.partition == partition)
+        .map(|id| (id.id, id.offset, id.time_ms))
+        .collect()
+}
+
 /// What a recovery says of what is held, apart from where the offsets go on.
 fn told(files: &MemoryFiles, shares: &[Recovered]) -> Vec<String> {
     let partitions = shares.iter().flat_map(|share| &share.partitions);
@@ -110,7 +118,7 @@ fn told(files: &MemoryFiles, shares: &[Recovered]) -> Vec<String> {
             found.holes,
             found.cursors,
             found.rows,
-            found.once,
+            ids_of(shares, found.partition),
             found
                 .extents
                 .iter()

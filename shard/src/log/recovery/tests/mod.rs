@@ -814,7 +814,7 @@ fn young_ids_are_read_back_and_old_ones_are_not() {
             log.seal(true);
         }
         let shares = recover_with(&mut log.files, 1, &settings);
-        let found: Vec<_> = partition(&shares, 0)
+        let found: Vec<_> = shares[0]
             .once
             .iter()
             .map(|once| (once.id, once.offset, once.time_ms))
