@@ -142,6 +142,12 @@ impl World {
         self.network.lock().wake(core);
     }
 
+    /// Has a core take no turn before then, as one does whose thread is not run, or that is long about a single thing. A driver
+    /// that is taken for the core meanwhile ends it.
+    pub fn stall(&mut self, core: usize, until_ns: u64) {
+        self.network.lock().stall(core, until_ns);
+    }
+
     /// Connects a client. If the listener's backlog is full, the socket is [`ClientState::Reset`].
     pub fn connect(&mut self, listener: ListenerId) -> ClientSocket {
         let link = self.network.lock().connect(listener);

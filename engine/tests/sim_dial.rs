@@ -299,3 +299,32 @@ fn the_same_seed_lives_the_same_life() {
         assert_eq!(digest(), digest());
     }
 }
+
+#[test]
+fn a_core_that_stands_still_takes_no_turn_and_then_does_all() {
+    let mut world = World::new(7, 2, Faults::none());
+    let drivers = [world.driver(0), world.driver(1)];
+    let begin_ns = world.now_ns();
+    world.stall(0, begin_ns + 3_000_000);
+    world.alarm_at(begin_ns + 2_000_000);
+    // The other one never parks, so it is always its turn, or that of the clients.
+    for _ in 0..20 {
+        assert_ne!(world.step(), Step::Core(0));
+    }
+    world.stall(1, begin_ns + 5_000_000);
+    assert_eq!(
+        (world.step(), world.now_ns()),
+        (Step::Clients, begin_ns + 2_000_000)
+    );
+    assert_eq!(
+        (world.step(), world.now_ns()),
+        (Step::Core(0), begin_ns + 3_000_000)
+    );
+    // A core that starts anew does not stand still any more.
+    drop(drivers);
+    let _driver = world.driver(1);
+    assert_eq!(
+        (world.step(), world.now_ns()),
+        (Step::Core(1), begin_ns + 3_000_000)
+    );
+}

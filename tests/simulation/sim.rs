@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! cargo run --profile test -p fluxar-tests --example sim -- [--seed 0] [--seeds 1000] [--keep-going true]
-//!                                                              [--everywhere true] [--fault RunLost]
+//!                                                              [--everywhere true] [--slow true] [--fault RunLost]
 //! ```
 //!
 //! Prints a table at the end, and ends with 1 if a promise was broken. `--everywhere` lives small lives, ended once at each
-//! operation of their disk; `--fault` plants a fault, which is to be found.
+//! operation of their disk; `--slow` lives with starts that take seconds; `--fault` plants a fault, which is to be found.
 #![forbid(unsafe_code)]
 
 mod logged;
@@ -32,7 +32,17 @@ struct Args {
     seeds: u64,
     keep_going: bool,
     everywhere: bool,
+    slow: bool,
     fault: Option<Fault>,
+}
+
+impl Args {
+    fn plan(&self, seed: u64) -> Plan {
+        match self.slow {
+            true => Plan::slow(seed),
+            false => Plan::of_seed(seed),
+        }
+    }
 }
 
 fn args() -> Result<Args, String> {
@@ -41,6 +51,7 @@ fn args() -> Result<Args, String> {
         seeds: 1_000,
         keep_going: false,
         everywhere: false,
+        slow: false,
         fault: None,
     };
     let mut is_alone = false;
@@ -63,6 +74,7 @@ fn args() -> Result<Args, String> {
             }
             "--keep-going" => args.keep_going = value == "true",
             "--everywhere" => args.everywhere = value == "true",
+            "--slow" => args.slow = value == "true",
             "--fault" => {
                 let fault = Fault::ALL.into_iter().find(|fault| format!("{fault:?}") == value);
                 let names = || format!("there is no fault {value}; there are {:?}", Fault::ALL);
@@ -91,13 +103,13 @@ fn run(args: &Args) -> ExitCode {
     let (begun, mut said) = (Instant::now(), Instant::now());
     let mut totals = Totals::default();
     if args.seeds == 1 && !args.everywhere {
-        println!("{:#?}", Plan::of_seed(args.seed));
+        println!("{:#?}", args.plan(args.seed));
     }
     let (mut lived, mut broken) = (0u64, 0u64);
     for seed in args.seed..args.seed + args.seeds {
         let life = || match args.everywhere {
             true => live_everywhere(seed),
-            false => Life::new(seed, Plan::of_seed(seed), args.fault)
+            false => Life::new(seed, args.plan(seed), args.fault)
                 .live()
                 .map(|(totals, _)| totals),
         };

@@ -68,6 +68,8 @@ struct Core {
     /// How many drivers it had.
     lives: u32,
     deadline_ns: Option<u64>,
+    /// It takes no turn before then.
+    stalled_until_ns: u64,
     buffers: usize,
     buffers_lent: Arc<AtomicUsize>,
 }
@@ -82,6 +84,7 @@ impl Network {
             retired: false,
             lives: 0,
             deadline_ns: None,
+            stalled_until_ns: 0,
             buffers: faults.buffers,
             buffers_lent: Arc::default(),
         };
@@ -133,6 +136,13 @@ impl Network {
         self.moments.push(Reverse((at_ns, Moment::Alarm)));
     }
 
+    /// A core takes no turn before then, whatever is ready.
+    pub(super) fn stall(&mut self, core: usize, until_ns: u64) {
+        self.cores[core].stalled_until_ns = until_ns;
+        self.moments.push(Reverse((until_ns, Moment::Operation)));
+        self.note(7, core as u64);
+    }
+
     pub(super) fn step(&mut self) -> Step {
         loop {
             let runnable: Vec<usize> = (0..self.cores.len()).filter(|core| self.can_run(*core)).collect();
@@ -147,7 +157,11 @@ impl Network {
                 return Step::Core(core);
             }
             let moment = self.moments.peek().map(|Reverse((at_ns, _))| *at_ns);
-            let deadline = self.cores.iter().filter_map(|core| core.deadline_ns).min();
+            let deadlines = self.cores.iter().filter_map(|core| {
+                let deadline_ns = core.deadline_ns?;
+                Some(deadline_ns.max(core.stalled_until_ns))
+            });
+            let deadline = deadlines.min();
             let Some(next_ns) = moment.into_iter().chain(deadline).min() else {
                 return Step::Quiet;
             };
@@ -187,6 +201,7 @@ impl Network {
         let buffers = self.faults.buffers;
         let core = &mut self.cores[core];
         core.lives += 1;
+        core.stalled_until_ns = 0;
         if std::mem::take(&mut core.retired) {
             core.parked = false;
             core.woken = false;
@@ -216,10 +231,11 @@ impl Network {
             parked,
             woken,
             deadline_ns,
+            stalled_until_ns,
             retired,
             ..
         } = &self.cores[core];
-        if *retired {
+        if *retired || self.now_ns < *stalled_until_ns {
             return false;
         }
         !parked

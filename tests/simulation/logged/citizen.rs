@@ -66,11 +66,26 @@ impl Citizen {
     /// Hears what has arrived, and does something of its own.
     pub(crate) fn go_on(&mut self, scene: &mut Scene<'_>) {
         scene.auditor.told_since = self.line.losses;
-        for body in self.line.turn() {
-            self.hear(&body, scene);
+        let bodies = self.line.turn();
+        for body in &bodies {
+            self.hear(body, scene);
         }
         if self.line.is_over() {
             self.is_lost(scene);
+        }
+        if self
+            .line
+            .is_given_up(scene.now_ns, !bodies.is_empty(), scene.random)
+        {
+            scene.auditor.totals.given_up += 1;
+            // What it sent is read all the same, before the end of the connection or while that is not known.
+            let again_at_ns = scene.now_ns + 1 + scene.random.below(20) * MS;
+            if scene.random.chance(0.7) {
+                self.line.die(false, again_at_ns);
+            } else {
+                self.line.abandon(scene.now_ns, again_at_ns, scene.random);
+            }
+            self.is_cut(scene);
         }
         if self.line.is_greeted() {
             match &mut self.role {

@@ -187,7 +187,13 @@ impl Follower {
             }
             // Where it has something already it goes on behind that, by its positions: it began earlier.
             let is_anew = !self.handled.contains_key(&at.partition);
-            if self.how == How::FromAll && scene.auditor.retains && is_anew {
+            // Everything that is held: before a start was done, or while nobody was accepted, more may have been let go.
+            let has_asked_for_all = match self.how {
+                How::FromAll => true,
+                How::Once | How::Durable => is_first,
+                _ => false,
+            };
+            if has_asked_for_all && scene.auditor.retains && is_anew {
                 self.begin.insert(at.partition, at.offset);
             }
             if self.how == How::Returning {

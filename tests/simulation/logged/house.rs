@@ -17,6 +17,7 @@ use fluxar_shard::log::recovery::{Meta, Recovery, RecoveryFault};
 use fluxar_shard::log::{RecoveredLog, Settings};
 
 use super::files::SimFiles;
+use super::plan::SlowStarts;
 use super::seam::{Fault, Saboteur, Seam};
 
 /// The machine has so many.
@@ -34,6 +35,7 @@ pub(crate) struct House {
     pub(crate) files: SimFiles,
     settings: Settings,
     limits: Limits,
+    slow: Option<SlowStarts>,
     saboteur: Saboteur,
     random: Random,
     running: Option<Running>,
@@ -52,6 +54,10 @@ struct Running {
     share: Option<(usize, Parcel<SimSocket, Mail>)>,
     /// When recovery goes on.
     recovers_at_ns: u64,
+    /// Each share takes so long to be read, at most, if starts are slow.
+    share_ns: Option<u64>,
+    /// A core that was handed its share, and how long it is about that.
+    is_about_share: Option<(usize, u64)>,
     all_sealed: bool,
 }
 
@@ -59,8 +65,8 @@ impl House {
     pub(crate) fn new(
         seed: u64,
         faults: Faults,
-        settings: Settings,
-        limits: Limits,
+        (settings, limits): (Settings, Limits),
+        slow: Option<SlowStarts>,
         saboteur: Saboteur,
     ) -> Self {
         let mut world = World::new(seed, CORES_MOST, faults);
@@ -78,6 +84,7 @@ impl House {
             files,
             settings,
             limits,
+            slow,
             saboteur,
             random: Random::new(seed ^ 0x686f_7573),
             running: None,
@@ -173,13 +180,23 @@ impl House {
             control.attach(core, self.world.waker(core));
             workers.push(Some(Worker::new(reactor, front)));
         }
+        let mut recovers_at_ns = self.now_ns();
+        let share_ns = self.slow.as_ref().map(|slow| {
+            let start_ns = slow.start_ms.0 + self.random.below(slow.start_ms.1 - slow.start_ms.0);
+            2 * start_ns * 1_000_000 / cores as u64
+        });
+        if let Some(share_ns) = share_ns {
+            recovers_at_ns += self.random.below(share_ns);
+        }
         self.running = Some(Running {
             workers,
             control,
             was_clean: recovery.was_clean(),
             recovery: Some(recovery),
             share: None,
-            recovers_at_ns: self.now_ns(),
+            recovers_at_ns,
+            share_ns,
+            is_about_share: None,
             all_sealed: true,
         });
         true
@@ -202,6 +219,16 @@ impl House {
         for core in 0..running.workers.len() {
             let posted = running.control.post(core, Parcel::from(Mail::Stop));
             assert!(posted.is_ok(), "core {core} has not kept up");
+        }
+    }
+
+    /// One of its cores takes no turn for so long.
+    pub(crate) fn stall(&mut self, core: usize, for_ns: u64) {
+        if let Some(running) = &self.running
+            && core < running.workers.len()
+        {
+            let until_ns = self.now_ns() + for_ns;
+            self.world.stall(core, until_ns);
         }
     }
 
@@ -232,6 +259,10 @@ impl House {
                 running.all_sealed &= log_is_sealed;
                 running.workers[core] = None;
             }
+        }
+        if let Some((_, for_ns)) = running.is_about_share.take_if(|(about, _)| *about == core) {
+            let until_ns = self.world.now_ns() + for_ns;
+            self.world.stall(core, until_ns);
         }
         if running.workers.iter().all(Option::is_none) {
             let is_clean = running.all_sealed && running.recovery.is_none() && running.share.is_none();
@@ -269,11 +300,23 @@ impl House {
         }
         if let Some((core, parcel)) = running.share.take()
             && running.workers[core].is_some()
-            && let Err(parcel) = running.control.post(core, parcel)
         {
-            running.share = Some((core, parcel));
+            match running.control.post(core, parcel) {
+                Err(parcel) => running.share = Some((core, parcel)),
+                Ok(()) => {
+                    running.is_about_share = self
+                        .slow
+                        .as_ref()
+                        .filter(|slow| slow.stall_ms > 0 && self.random.chance(0.5))
+                        .map(|slow| (core, self.random.below(slow.stall_ms) * 1_000_000));
+                }
+            }
         }
-        running.recovers_at_ns = now_ns + self.random.below(15_000_000);
+        let pause_ns = match running.share_ns {
+            Some(share_ns) if running.share.is_none() => share_ns,
+            _ => 15_000_000,
+        };
+        running.recovers_at_ns = now_ns + self.random.below(pause_ns);
         self.world.alarm_at(running.recovers_at_ns);
     }
 }

@@ -75,8 +75,8 @@ impl Life {
         let house = House::new(
             seed,
             plan.network.clone(),
-            plan.settings(),
-            plan.limits(),
+            (plan.settings(), plan.limits()),
+            plan.slow,
             saboteur.clone(),
         );
         house.disk.set_faults(plan.disk.clone());
@@ -108,8 +108,8 @@ impl Life {
     fn settle(&mut self) {
         for (once, topics) in self.plan.publishers.clone() {
             let name = self.names + 1;
-            let expires = self.plan.expires;
-            self.arrive(Role::Publisher(Publisher::new(name, once, topics, expires)));
+            let ways = (self.plan.manner, self.plan.expires);
+            self.arrive(Role::Publisher(Publisher::new(name, once, topics, ways)));
         }
         let mut followers = self.plan.followers.clone();
         if self.plan.deliveries_max.is_some() {
@@ -159,7 +159,8 @@ impl Life {
     fn arrive(&mut self, role: Role) {
         self.names += 1;
         let resumes = self.random.chance(self.plan.resumes);
-        let line = Line::new(self.names, resumes, self.saboteur.clone());
+        let mut line = Line::new(self.names, resumes, self.saboteur.clone());
+        line.gives_up = self.plan.slow.is_some();
         self.citizens.push(Citizen {
             who: self.names,
             line,
@@ -409,6 +410,22 @@ impl Life {
         citizen.is_cut(&mut scene);
     }
 
+    /// A core takes no turn for a while.
+    fn stalls(&mut self) {
+        if let Some(slow) = self.plan.slow
+            && !self.is_calm
+            && slow.stall_ms > 0
+            && self.random.chance(slow.stalls)
+        {
+            let core = self.random.index(CORES_MOST);
+            let for_ms = self.random.below(slow.stall_ms);
+            self.auditor.totals.stalls += 1;
+            self.auditor
+                .upheaval(format!("core {core} stands still for {for_ms} ms"));
+            self.house.stall(core, for_ms * MS);
+        }
+    }
+
     /// Nothing befalls anybody any more: everything that was promised comes.
     fn calm_down(&mut self) {
         if self.is_over() {
@@ -473,7 +490,7 @@ impl Life {
         while !self.is_over() {
             self.pass(20 * MS);
             let now_ns = self.house.now_ns();
-            if self.auditor.totals.given > heard {
+            if self.auditor.totals.given > heard || !self.house.is_recovered() {
                 (heard, heard_at_ns) = (self.auditor.totals.given, now_ns);
                 continue;
             }
@@ -608,6 +625,7 @@ impl Life {
                 self.next_alarm_ns = now_ns + 1 + self.random.below(pause_ns);
                 self.house.alarm_at(self.next_alarm_ns.min(until_ns));
                 self.deaths();
+                self.stalls();
             }
             steps += 1;
             assert!(steps < 2_000_000, "the town spins without time passing");

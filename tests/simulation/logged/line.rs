@@ -14,6 +14,10 @@ use crate::session::Session;
 use crate::wire::Wire;
 
 const MS: u64 = 1_000_000;
+/// One who takes a silent connection for lost pings after so long.
+const SILENCE_MS: u64 = 700;
+/// And gives it up after so long.
+const SILENCE_MS_MOST: u64 = 2_100;
 /// What waits to be sent beyond this is not added to.
 const UNSENT_BYTES_MOST: usize = 16 * 1024;
 
@@ -34,6 +38,11 @@ pub(crate) struct Line {
     pub(crate) losses: Losses,
     ids: u64,
     saboteur: Saboteur,
+    /// A silent connection is given up.
+    pub(crate) gives_up: bool,
+    /// When something arrived last, and whether a sign of life was asked for since.
+    heard_ns: u64,
+    is_pinged: bool,
     /// Abandoned connections that the gateway may still believe in, and until when.
     half_open: Vec<(u64, Wire)>,
     /// A run that a planted fault holds back.
@@ -69,6 +78,9 @@ impl Line {
             losses: Losses::default(),
             ids: 0,
             saboteur,
+            gives_up: false,
+            heard_ns: 0,
+            is_pinged: false,
             half_open: Vec::new(),
             held_back: None,
         }
@@ -172,7 +184,25 @@ impl Line {
         wire.send(&encoded(Kind::Hello, id, None, None, None, &hello), random);
         self.wire = Some(wire);
         self.greeted = false;
+        self.heard_ns = now_ns;
+        self.is_pinged = false;
         self.held_back = None;
+    }
+
+    /// Whether it gives its connection up because nothing arrives on it.
+    pub(crate) fn is_given_up(&mut self, now_ns: u64, has_heard: bool, random: &mut Random) -> bool {
+        if has_heard {
+            self.heard_ns = now_ns;
+            self.is_pinged = false;
+        }
+        if !self.gives_up || self.wire.is_none() {
+            return false;
+        }
+        let silent_ns = now_ns - self.heard_ns;
+        if self.greeted && silent_ns >= SILENCE_MS * MS && !std::mem::replace(&mut self.is_pinged, true) {
+            self.ping(random);
+        }
+        silent_ns >= SILENCE_MS_MOST * MS
     }
 
     /// Sends what there is room for, and passes on the bodies that have arrived.

@@ -9,7 +9,7 @@ use fluxar_shard::log::class::{Level, TopicRule};
 use super::auditor::{DEAD_TOPIC, Strength};
 use super::follower::How;
 use super::house::CORES_MOST;
-use super::publisher::Topic;
+use super::publisher::{Again, Manner, Topic};
 
 /// The topics of the town.
 const STREAMS: &[Topic] = &[
@@ -64,6 +64,17 @@ pub(crate) enum Retains {
     Events(u64),
 }
 
+/// How starts take seconds, and cores stand still.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SlowStarts {
+    /// The log takes so long to be read: about as long as this, at least and at most.
+    pub(crate) start_ms: (u64, u64),
+    /// A core does nothing else for up to so long.
+    pub(crate) stall_ms: u64,
+    /// How likely it does so every few milliseconds, beside half of the times when it gets its share of the log.
+    pub(crate) stalls: f64,
+}
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -77,6 +88,11 @@ pub(crate) struct Plan {
     /// What is kept, if not all.
     pub(crate) retains: Option<Retains>,
     pub(crate) unacked_events: u32,
+    pub(crate) publish_unacked_bytes: usize,
+    /// Starts take their time, and those who hear nothing for two seconds connect anew.
+    pub(crate) slow: Option<SlowStarts>,
+    /// How publishers go about it.
+    pub(crate) manner: Manner,
     pub(crate) act_ms: u64,
     pub(crate) upheavals: Vec<Upheaval>,
     /// Chance that somebody's connection is lost, every few milliseconds.
@@ -181,6 +197,9 @@ impl Plan {
             segment_bytes: [8, 16, 64][random.index(3)] * 1024,
             retains,
             unacked_events: [4, 40, 4_096][random.index(3)],
+            publish_unacked_bytes: 4 * 1024,
+            slow: None,
+            manner: Manner::default(),
             act_ms: 40 + random.below(160),
             upheavals,
             deaths: [0.0, 0.04, 0.1][random.index(3)],
@@ -197,6 +216,66 @@ impl Plan {
         }
     }
 
+    /// A life in which a start takes seconds, cores stand still, and publishers have many events under way: of all kinds, or of
+    /// one in which nothing else happens.
+    pub(crate) fn slow(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x736c_6f77);
+        let random = &mut random;
+        let base = Self::of_seed(seed);
+        let base = Self {
+            network: Faults {
+                socket_buffer_bytes: 64 * 1024,
+                buffers: 64,
+                buffer_bytes: 16 * 1024,
+                ..base.network
+            },
+            publish_unacked_bytes: [4, 1_024][random.index(2)] * 1024,
+            slow: Some(SlowStarts {
+                start_ms: (500, 8_000),
+                stall_ms: [0, 3_000, 6_000][random.index(3)],
+                stalls: [0.0, 0.0005, 0.003][random.index(3)],
+            }),
+            manner: Manner {
+                window: [48, 128, 256][random.index(3)],
+                pause_ms: 10 + random.below(40),
+                again: [Again::ByTopic, Again::ByEvent, Again::AtOnce, Again::AtOnce][random.index(4)],
+                as_refused: random.chance(0.5),
+            },
+            act_ms: 200 + random.below(3_000),
+            deaths: base.deaths / 20.0,
+            // Who holds that they came in time knows nothing of cores that stand still.
+            expires: false,
+            ..base
+        };
+        if seed.is_multiple_of(4) {
+            return base;
+        }
+        let kinds = [Upheaval::Kill, Upheaval::Kill, Upheaval::PowerCut, Upheaval::Stop];
+        let publishers = (0..2 + random.index(2)).map(|_| {
+            let first = random.index(STREAMS.len());
+            let topics = (0..1 + random.index(4)).map(|at| STREAMS[(first + at) % STREAMS.len()]);
+            (random.chance(0.8), topics.collect())
+        });
+        Self {
+            publishers: publishers.collect(),
+            partitions: 1 + random.below(4) as u16,
+            segment_bytes: [16, 64][random.index(2)] * 1024,
+            retains: None,
+            unacked_events: 4_096,
+            upheavals: (0..1 + random.index(3))
+                .map(|_| kinds[random.index(kinds.len())])
+                .collect(),
+            deaths: [0.0, 0.0, 0.002][random.index(3)],
+            followers: vec![(">", How::Once)],
+            has_rival: false,
+            queues: Vec::new(),
+            deliveries_max: None,
+            resumes: [0.0, 0.5][random.index(2)],
+            resume_ms: AWAY_MS_DEFAULT,
+            ..base
+        }
+    }
+
     /// So small a life that it can be ended at each of its operations.
     pub(crate) fn small(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x736d_616c);
@@ -209,6 +288,9 @@ impl Plan {
             segment_bytes: 4 * 1024,
             retains: None,
             unacked_events: 4_096,
+            publish_unacked_bytes: 4 * 1024,
+            slow: None,
+            manner: Manner::default(),
             act_ms: 25,
             upheavals: vec![Upheaval::None, Upheaval::Stop],
             deaths: 0.0,
@@ -276,7 +358,7 @@ impl Plan {
             heartbeat_ms: 1_000,
             drain_ms: 200,
             unacked_events: self.unacked_events,
-            publish_unacked_bytes: 4 * 1024,
+            publish_unacked_bytes: self.publish_unacked_bytes,
             resume_ms: self.resume_ms,
             ..Limits::default()
         }

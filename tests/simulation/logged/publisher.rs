@@ -13,17 +13,49 @@ use super::citizen::{Scene, ending_of, id_of, name_of, signed};
 use super::line::Line;
 
 const MS: u64 = 1_000_000;
-/// Events that are not acknowledged, at most.
-const WINDOW: usize = 48;
-
 /// A topic of the town: its name, what its acknowledgements survive, and whether it is a table.
 pub(crate) type Topic = (&'static str, Strength, bool);
+
+/// How publishers go about it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manner {
+    /// Events that are not acknowledged, at most.
+    pub(crate) window: usize,
+    /// Between two bodies with what is sent, at least.
+    pub(crate) pause_ms: u64,
+    pub(crate) again: Again,
+    /// What was refused is sent again as the refusals came, and not in the order of publication.
+    pub(crate) as_refused: bool,
+}
+
+/// When what was refused for a while is sent again: always before what is new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// When it was said; its topic waits for as long.
+    ByTopic,
+    /// When it was said; what is new goes on.
+    ByEvent,
+    /// At once.
+    AtOnce,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self {
+            window: 48,
+            pause_ms: 0,
+            again: Again::ByTopic,
+            as_refused: false,
+        }
+    }
+}
 
 /// See the module.
 pub(crate) struct Publisher {
     name: u32,
     once: bool,
     topics: Vec<Topic>,
+    manner: Manner,
     /// Some of its events are worth nothing after a while.
     expires: bool,
     next: u32,
@@ -35,6 +67,10 @@ pub(crate) struct Publisher {
     /// Topics that are held back, and until when.
     held: BTreeMap<&'static str, u64>,
     next_at_ns: u64,
+    /// Nothing is sent before then.
+    sends_at_ns: u64,
+    /// Refusals so far.
+    refusals: u64,
 }
 
 struct Unacked {
@@ -42,16 +78,21 @@ struct Unacked {
     topic: &'static str,
     body: Vec<u8>,
     is_sent: bool,
+    /// It is not sent again before then.
+    again_at_ns: u64,
+    /// Which refusal of this session it was that it had last, where that counts; none sorts behind all.
+    refusal: u64,
     /// How often it was sent in this session and not answered.
     open: u32,
 }
 
 impl Publisher {
-    pub(crate) fn new(name: u32, once: bool, topics: Vec<Topic>, expires: bool) -> Self {
+    pub(crate) fn new(name: u32, once: bool, topics: Vec<Topic>, (manner, expires): (Manner, bool)) -> Self {
         Self {
             name,
             once,
             topics,
+            manner,
             expires,
             next: 1,
             unacked: VecDeque::new(),
@@ -59,6 +100,8 @@ impl Publisher {
             awaits: None,
             held: BTreeMap::new(),
             next_at_ns: 0,
+            sends_at_ns: 0,
+            refusals: 0,
         }
     }
 
@@ -75,6 +118,8 @@ impl Publisher {
     pub(crate) fn is_cut_off(&mut self) {
         for unacked in &mut self.unacked {
             unacked.is_sent = false;
+            unacked.again_at_ns = 0;
+            unacked.refusal = u64::MAX;
             unacked.open = 0;
         }
         self.settled.clear();
@@ -94,6 +139,7 @@ impl Publisher {
                 self.awaits = None;
                 for unacked in &mut self.unacked {
                     unacked.is_sent = false;
+                    unacked.refusal = u64::MAX;
                 }
                 return;
             }
@@ -140,30 +186,57 @@ impl Publisher {
             return;
         };
         unacked.is_sent = false;
+        if self.manner.as_refused {
+            self.refusals += 1;
+            unacked.refusal = self.refusals;
+        }
         let until_ns = scene.now_ns + u64::from(retry_after_ms) * MS;
-        let held = self.held.entry(unacked.topic).or_default();
-        *held = until_ns.max(*held);
+        match self.manner.again {
+            Again::ByTopic => {
+                let held = self.held.entry(unacked.topic).or_default();
+                *held = until_ns.max(*held);
+            }
+            Again::ByEvent => unacked.again_at_ns = until_ns,
+            Again::AtOnce => {}
+        }
     }
 
     pub(crate) fn act(&mut self, line: &mut Line, scene: &mut Scene<'_>) {
         if !line.has_room() || self.awaits.is_some() {
             return;
         }
-        if !scene.calm && scene.now_ns >= self.next_at_ns && self.unacked.len() < WINDOW {
+        let room = self.manner.window.saturating_sub(self.unacked.len());
+        if !scene.calm && scene.now_ns >= self.next_at_ns && room > 0 {
             self.next_at_ns = scene.now_ns + scene.random.below(30 * MS);
-            for _ in 0..1 + scene.random.index(6) {
+            let events = match self.manner.pause_ms {
+                0 => 1 + scene.random.index(6),
+                // What others leave of a window is filled now and then.
+                _ if scene.random.chance(0.1) => room,
+                _ => room.min(1 + scene.random.index(6)),
+            };
+            for _ in 0..events {
                 self.publish(scene);
             }
         }
+        if scene.now_ns < self.sends_at_ns {
+            return;
+        }
         self.held.retain(|_, until_ns| *until_ns > scene.now_ns);
         let mut body = Vec::new();
-        for unacked in self.unacked.iter_mut().filter(|unacked| !unacked.is_sent) {
-            if self.held.contains_key(unacked.topic) {
+        let mut unsent: Vec<&mut Unacked> = self
+            .unacked
+            .iter_mut()
+            .filter(|unacked| !unacked.is_sent)
+            .collect();
+        unsent.sort_by_key(|unacked| unacked.refusal);
+        for unacked in unsent {
+            if self.held.contains_key(unacked.topic) || unacked.again_at_ns > scene.now_ns {
                 continue;
             }
             unacked.is_sent = true;
             unacked.open += 1;
             body.extend_from_slice(&unacked.body);
+            self.sends_at_ns = scene.now_ns + self.manner.pause_ms * MS;
             // Bodies of all sizes, and runs that end anywhere.
             if body.len() > 4_000 || scene.random.chance(0.1) {
                 line.send(&body, scene.random);
@@ -230,6 +303,8 @@ impl Publisher {
             topic,
             body,
             is_sent: false,
+            again_at_ns: 0,
+            refusal: u64::MAX,
             open: 0,
         });
     }

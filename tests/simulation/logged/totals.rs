@@ -24,6 +24,8 @@ pub(crate) struct Totals {
     pub(crate) told_damaged: u64,
     pub(crate) told_gone: u64,
     pub(crate) lost_connections: u64,
+    pub(crate) given_up: u64,
+    pub(crate) stalls: u64,
     pub(crate) resumed: u64,
     pub(crate) takeovers: u64,
     pub(crate) disk_operations: u64,
@@ -32,7 +34,7 @@ pub(crate) struct Totals {
 
 impl Totals {
     /// Name and value of each.
-    pub(crate) fn rows(&self) -> [(&'static str, u64); 23] {
+    pub(crate) fn rows(&self) -> [(&'static str, u64); 25] {
         [
             ("events published", self.published),
             ("acknowledged", self.acknowledged),
@@ -53,6 +55,8 @@ impl Totals {
             ("subscribers told of damage", self.told_damaged),
             ("subscribers told what is gone", self.told_gone),
             ("connections lost", self.lost_connections),
+            ("of these, silent ones given up", self.given_up),
+            ("cores that stood still", self.stalls),
             ("sessions resumed", self.resumed),
             ("subscriptions taken over", self.takeovers),
             ("operations of disks", self.disk_operations),
@@ -80,6 +84,8 @@ impl Totals {
         self.told_damaged += other.told_damaged;
         self.told_gone += other.told_gone;
         self.lost_connections += other.lost_connections;
+        self.given_up += other.given_up;
+        self.stalls += other.stalls;
         self.resumed += other.resumed;
         self.takeovers += other.takeovers;
         self.disk_operations += other.disk_operations;
