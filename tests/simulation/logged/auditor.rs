@@ -235,7 +235,7 @@ impl Auditor {
     }
 
     /// Whether a bit flipped in the batch of each event of a range.
-    fn has_flipped(&self, partition: u16, first: u64, last: u64) -> bool {
+    pub(super) fn has_flipped(&self, partition: u16, first: u64, last: u64) -> bool {
         let mut next = first;
         for &(_, begin, end) in self
             .flipped

@@ -313,6 +313,8 @@ impl Follower {
             && is_strong
             && !scene.auditor.retains
             && let Some(before) = self.once_at.insert(event, place)
+            // With an event that is damaged its id is lost.
+            && !scene.auditor.has_flipped(before.0, before.1, before.1)
         {
             let promise = format!(
                 "{} handled {event:?} twice: at {before:?} and at {place:?}",

@@ -292,9 +292,11 @@ impl House {
                 }
                 Ok(None) => running.recovery = None,
                 Err(fault) => {
-                    // What was not read stays unavailable until the next start.
+                    // What the disk does not give or take now is tried again; anything else stays unavailable until the next start.
+                    if !matches!(fault, RecoveryFault::Disk { .. }) {
+                        running.recovery = None;
+                    }
                     self.start_fault = Some(fault);
-                    running.recovery = None;
                 }
             }
         }

@@ -208,6 +208,8 @@ impl Life {
             self.auditor
                 .upheaval(format!("the gateway starts on {cores} cores"));
         } else {
+            // It may have counted itself in `meta`, and ended before the copy of that was written.
+            self.auditor.rough_starts += 1;
             let fault = &self.house.start_fault;
             self.auditor
                 .upheaval(format!("the gateway does not start: {fault:?}"));
