@@ -7,6 +7,7 @@
 //! ```
 //!
 //! Ends with 1 if the stream was not whole, or the session not resumed.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
