@@ -8,7 +8,8 @@
 //!     └──────────────────────────────────────────┘ unchanged
 //! ```
 //!
-//! A cursor is written at most once every [`CURSOR_MS`], however often it moves.
+//! A cursor is written at most once every [`CURSOR_MS`], however often it moves. One that is put back or forgotten does not
+//! cool: what the disk has of it is wrong.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -356,12 +357,25 @@ impl Cursors {
             .any(|(_, cursor)| cursor.segment == Some(segment))
     }
 
-    /// Forgets one.
-    pub(super) fn forget(&mut self, partition: u16, name: &CursorName, now_ms: u64) {
-        if let Some(slot) = self.find(partition, name)
-            && self.slots[slot as usize].state.take().is_some()
-        {
+    /// Has one be what it was before it was moved or made (`None`: it was not there). That may be written at once, however
+    /// short a time ago the move was.
+    pub(super) fn put_back(
+        &mut self,
+        (partition, name): (u16, &CursorName),
+        before: Option<CursorState>,
+        now_ms: u64,
+    ) {
+        let Some(slot) = self.find(partition, name) else {
+            return;
+        };
+        let cursor = &mut self.slots[slot as usize];
+        if cursor.state != before {
+            cursor.state = before;
             self.touch(slot, now_ms);
+        }
+        let cursor = &self.slots[slot as usize];
+        if cursor.phase == Phase::Cooling && cursor.version != cursor.issued {
+            self.make_due(slot, now_ms);
         }
     }
 
@@ -427,8 +441,8 @@ mod tests {
         cursors.synced(made, SEGMENT);
         assert_eq!(kept(&cursors), Some(5));
 
-        cursors.forget(1, &name(), 1);
-        let forgotten = issue(&mut cursors, 300);
+        cursors.put_back((1, &name()), None, 1);
+        let forgotten = issue(&mut cursors, 1);
         set(&mut cursors, 5, 301);
         assert_eq!(kept(&cursors), None, "it is as good as forgotten");
         cursors.synced(forgotten, SEGMENT);
@@ -494,5 +508,33 @@ mod tests {
         assert!(!is_safe(&cursors), "a crash may leave that it was handled");
         cursors.synced(handled, SEGMENT);
         assert!(!is_safe(&cursors));
+    }
+
+    #[test]
+    fn what_is_put_back_does_not_cool() {
+        let mut cursors = Cursors::new(FixedState::default());
+        set(&mut cursors, 500, 0);
+        let made = issue(&mut cursors, 0);
+        cursors.synced(made, SEGMENT);
+        set(&mut cursors, 900, 300);
+        let moved = issue(&mut cursors, 300);
+        set(&mut cursors, 901, 301);
+        assert!(!cursors.has_due(), "it cools");
+        cursors.put_back((1, &name()), Some(CursorState::up_to(500)), 301);
+        let back = issue(&mut cursors, 301);
+        cursors.synced(moved, SEGMENT);
+        cursors.synced(back, SEGMENT);
+        assert!(cursors.is_safe(1, &name(), (500, false)));
+        // What was changed before, and cools, is not what is put back to, but has to be written as well.
+        set(&mut cursors, 400, 302);
+        assert!(!cursors.has_due());
+        cursors.put_back((1, &name()), Some(CursorState::up_to(400)), 302);
+        issue(&mut cursors, 302);
+        cursors.put_back((1, &name()), None, 303);
+        let gone = issue(&mut cursors, 303);
+        cursors.synced(gone, SEGMENT);
+        assert_eq!(cursors.len(), 0);
+        cursors.handle_time(1_000);
+        assert!(!cursors.has_due());
     }
 }

@@ -301,14 +301,19 @@ impl Log {
         self.cursors.synced_count()
     }
 
-    /// Has the cursors that moved written and synced with the next write, instead of a little later.
+    /// Has the cursors that moved written and synced with the next write that may carry them, instead of a little later: one that
+    /// was written a moment ago waits for that to be 200 ms ago.
     pub fn hurry_cursors(&mut self) {
         self.stream.wants_sync = true;
     }
 
-    /// Forgets a durable cursor.
-    pub fn forget_cursor(&mut self, partition: u16, name: &CursorName) {
-        self.cursors.forget(partition, name, self.now_us / 1000);
+    /// Has a durable cursor be what it was before somebody moved or made it who did not begin after all (`None`: it was not
+    /// there). That is written and synced at once: what the disk has would be taken for the cursor after a crash.
+    pub fn put_back_cursor(&mut self, partition: u16, name: &CursorName, before: Option<CursorState>) {
+        // Also while the log stops: nothing is moved any more then, but this is written before the last segment is sealed.
+        self.cursors
+            .put_back((partition, name), before, self.now_us / 1000);
+        self.stream.wants_sync = true;
     }
 
     /// The retained events of a partition of this core whose topics match, with `after < offset <= until`, by offset, so many

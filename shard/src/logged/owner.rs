@@ -292,19 +292,8 @@ impl Shard {
 
     /// Has a cursor be what it was before somebody took it whose subscription does not begin.
     fn restore_cursor(&mut self, cursor: &CursorName, before: Vec<Before>) {
-        let log = &mut self.logged.log;
-        if !before.is_empty() {
-            // The disk may have what it is not any more.
-            log.hurry_cursors();
-        }
         for (partition, state) in before {
-            match state {
-                None => log.forget_cursor(partition, cursor),
-                // It is there, so there is room for it; a log that stops has another holder begin where this one wanted to.
-                Some(state) => {
-                    let _ = log.set_cursor(partition, cursor, state);
-                }
-            }
+            self.logged.log.put_back_cursor(partition, cursor, state);
         }
     }
 

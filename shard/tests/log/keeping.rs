@@ -135,7 +135,7 @@ fn a_cursor_outlives_its_segment_and_the_process() {
         "{:?}",
         world.log.counts()
     );
-    world.log.forget_cursor(0, &cursor_name(3));
+    world.log.put_back_cursor(0, &cursor_name(3), None);
     world.pass(2_000_000);
     world.settle();
     let mut chance = crate::chance::Chance(5);
@@ -166,6 +166,61 @@ fn a_cursor_that_moves_often_is_written_seldom() {
     }
     let writes = world.log.counts().writes - before;
     assert!((2..=6).contains(&writes), "{writes} writes in a second");
+}
+
+#[test]
+fn what_is_put_back_survives_power_loss_at_once() {
+    for seed in 1..20 {
+        for before in [Some(CursorState::up_to(500)), None] {
+            let mut world = World::new(seed, settings());
+            let name = cursor_name(1);
+            if let Some(before) = before.clone() {
+                world.log.set_cursor(0, &name, before).expect("room");
+            }
+            for _ in 0..3 {
+                world.settle();
+                world.pass(2_000_000);
+            }
+            world.settle();
+            let moved = CursorState::up_to(900);
+            world.log.set_cursor(0, &name, moved).expect("room");
+            world.log.hurry_cursors();
+            world.poll();
+            while !world.disk.is_idle() {
+                world.step_disk();
+            }
+            assert!(world.log.is_cursor_safe(0, &name, 900, false));
+            // No time passes, and something else is written.
+            world.log.put_back_cursor(0, &name, before.clone());
+            let id = world.fresh_id();
+            world
+                .append(1, SYNCED, &[event(id, "a.b", None, &bytes(10))])
+                .expect("room");
+            world.poll();
+            while !world.disk.is_idle() {
+                world.step_disk();
+            }
+            world.disk.lose_power(&mut crate::chance::Chance(seed));
+            world.start();
+            assert_eq!(world.log.cursor(0, &name), before.as_ref());
+        }
+    }
+}
+
+#[test]
+fn what_is_put_back_while_the_log_stops_is_written() {
+    let mut world = World::new(1, settings());
+    let name = cursor_name(1);
+    world
+        .log
+        .set_cursor(0, &name, CursorState::up_to(900))
+        .expect("room");
+    world.log.stop();
+    world.poll();
+    world.log.put_back_cursor(0, &name, None);
+    world.stop();
+    world.start();
+    assert_eq!(world.log.cursor(0, &name), None);
 }
 
 #[test]

@@ -238,14 +238,56 @@ fn where_a_cursor_was_is_written_at_once() {
     let at = [(partitions[0], 5), (partitions[1], 1_000)];
     begin_behind(&mut world, peer(1, 2), id(2), at);
     assert!(world.carry(1, 0));
-    // Where it was moved to is on the disk before that is undone.
-    for _ in 0..3 {
-        world.pass(2_000_000);
-        while world.work(0) {}
-    }
-    let before = world.disks[0].writes;
+    // Where it was moved to is written right before that is undone.
+    let untouched = world.disks[0].done();
+    world.pass(200_000);
+    while world.work(0) {}
+    assert_eq!(world.disks[0].done().0, untouched.0 + 1);
+    let before = world.disks[0].done();
     carry_all(&mut world);
-    assert_eq!(world.disks[0].writes, before + 1);
+    while world.work(0) {}
+    assert_eq!(world.disks[0].done(), (before.0 + 1, before.1 + 1));
+}
+
+#[test]
+fn that_a_refused_one_has_made_none_is_written_at_once() {
+    let [durable, queue] = [(Some("bob"), None), (None, Some("workers"))];
+    for (durable, group) in [durable, queue] {
+        let mut settings = in_memory(4);
+        settings.cursors_max = 3;
+        let mut world = World::new(2, 3, Limits::default(), Some(settings));
+        let bob = peer(1, 1);
+        // There is no room for two more on core 1.
+        let names = (0..).map(|nth| format!("t{nth}"));
+        let topics = names.filter(|name| partition_of(name, 4) % 2 == 1).take(2);
+        for (nth, topic) in (1..).zip(topics) {
+            let wish = LoggedWish {
+                durable: Some("other"),
+                ..WISH
+            };
+            world.subscribe(bob, id(nth), &topic, wish).unwrap();
+        }
+        for _ in 0..3 {
+            world.settle();
+            world.pass(2_000_000);
+        }
+        let wish = LoggedWish {
+            durable,
+            group,
+            ..WISH
+        };
+        world.subscribe(bob, id(9), ">", wish).unwrap();
+        assert!(world.carry(1, 0));
+        while world.work(0) {}
+        let before = world.disks[0].done();
+        carry_all(&mut world);
+        while world.work(0) {}
+        assert_eq!(
+            world.take(bob, id(9)),
+            [Told::Refused(Code::ResourceExhausted, None)]
+        );
+        assert_eq!(world.disks[0].done(), (before.0 + 1, before.1 + 1));
+    }
 }
 
 #[test]

@@ -15,15 +15,22 @@ pub(crate) struct Disk {
     pub(crate) reads_fail: bool,
     /// How many reads it was asked for.
     pub(crate) reads: usize,
-    /// How many writes.
-    pub(crate) writes: usize,
+    /// How many writes, and how many syncs.
+    writes: usize,
+    syncs: usize,
 }
 
 impl Disk {
     pub(crate) fn ask(&mut self, op: DiskOp) {
         self.reads += usize::from(matches!(op, DiskOp::Read { .. }));
         self.writes += usize::from(matches!(op, DiskOp::Write { .. }));
+        self.syncs += usize::from(matches!(op, DiskOp::Sync { .. }));
         self.asked.push_back(op);
+    }
+
+    /// How many writes it was asked for, and how many syncs.
+    pub(crate) fn done(&self) -> (usize, usize) {
+        (self.writes, self.syncs)
     }
 
     pub(crate) fn has_work(&self) -> bool {

@@ -14,7 +14,7 @@ pub(crate) trait Source {
     fn may_have_lost_cursors(&self, partition: u16) -> bool;
     fn set_cursor(&mut self, partition: u16, name: &CursorName, state: CursorState)
     -> Result<(), LogRefusal>;
-    fn forget_cursor(&mut self, partition: u16, name: &CursorName);
+    fn put_back_cursor(&mut self, partition: u16, name: &CursorName, before: Option<CursorState>);
     fn is_cursor_safe(&self, partition: u16, name: &CursorName, position: u64) -> bool;
     fn cursors_synced(&self) -> u64;
     fn hurry_cursors(&mut self);
@@ -62,8 +62,8 @@ impl Source for Log {
         self.set_cursor(partition, name, state)
     }
 
-    fn forget_cursor(&mut self, partition: u16, name: &CursorName) {
-        self.forget_cursor(partition, name);
+    fn put_back_cursor(&mut self, partition: u16, name: &CursorName, before: Option<CursorState>) {
+        self.put_back_cursor(partition, name, before);
     }
 
     fn is_cursor_safe(&self, partition: u16, name: &CursorName, position: u64) -> bool {

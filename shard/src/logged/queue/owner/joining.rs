@@ -3,7 +3,7 @@
 use fluxar_protocol::target;
 
 use super::{WorkQueues, entries_of};
-use crate::log::{CursorName, CursorState, LogRefusal, owner_of, partition_of};
+use crate::log::{CursorState, LogRefusal, owner_of, partition_of};
 use crate::logged::letters::Start;
 use crate::logged::queue::QueueLetter;
 use crate::logged::queue::dealing::Queue;
@@ -154,7 +154,9 @@ impl WorkQueues {
             let old = log.cursor(partition, &join.queue).cloned();
             // An unchanged one is said to be in use.
             if let Err(refusal) = log.set_cursor(partition, &join.queue, std::mem::take(cursor)) {
-                put_back(&join.queue, before, log);
+                for (partition, old) in before {
+                    log.put_back_cursor(partition, &join.queue, old);
+                }
                 return Err(Failure::refused(&refusal));
             }
             before.push((partition, old));
@@ -177,20 +179,6 @@ impl WorkQueues {
         self.resting_entries += entries_of(queue);
         Ok(key)
     }
-}
-
-/// Has the cursors of a queue be what they were before somebody joined who has not joined after all.
-fn put_back(name: &CursorName, before: Vec<(u16, Option<CursorState>)>, log: &mut impl Source) {
-    for (partition, old) in before {
-        match old {
-            None => log.forget_cursor(partition, name),
-            // It is there, so there is room for it.
-            Some(old) => {
-                let _ = log.set_cursor(partition, name, old);
-            }
-        }
-    }
-    log.hurry_cursors();
 }
 
 /// The partitions of a core that a pattern's topics may lie in, ascending.

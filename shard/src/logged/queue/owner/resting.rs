@@ -44,10 +44,8 @@ impl WorkQueues {
     /// had joined: it has not begun there.
     fn unmake(&mut self, key: u32, name: &CursorName, made: &[u16], log: &mut impl Source) {
         for &partition in made {
-            log.forget_cursor(partition, name);
+            log.put_back_cursor(partition, name, None);
         }
-        // What the disk has of them would be taken for a place after a crash.
-        log.hurry_cursors();
         // Where it had a place before, it goes on from its cursor.
         if let Some(rested) = self.queues.get(key as usize).map(|queue| queue.rested) {
             self.forget(key, rested);

@@ -232,11 +232,15 @@ impl Source for FakeLog {
         Ok(())
     }
 
-    fn forget_cursor(&mut self, partition: u16, name: &CursorName) {
+    fn put_back_cursor(&mut self, partition: u16, name: &CursorName, before: Option<CursorState>) {
         let key = (partition, name.clone());
-        self.cursors.remove(&key);
-        // Whoever has it made again is told nothing before that is on the disk, and until then nobody minds.
-        self.synced.remove(&key);
+        // At once, on the disk as well.
+        for cursors in [&mut self.cursors, &mut self.synced] {
+            match &before {
+                None => cursors.remove(&key),
+                Some(state) => cursors.insert(key.clone(), state.clone()),
+            };
+        }
     }
 
     fn is_cursor_safe(&self, partition: u16, name: &CursorName, position: u64) -> bool {
