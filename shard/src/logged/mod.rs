@@ -341,6 +341,24 @@ impl Shard {
             }
             return;
         }
+        match &settled {
+            Settled::Stored {
+                from,
+                partition,
+                events,
+                ..
+            } if self.logged.order.holds_up(*from, *partition) => {
+                let ids = (0..events.len()).map(|at| events.id(at));
+                self.logged.order.settled((*from, *partition), ids);
+            }
+            Settled::Again {
+                from, id, partition, ..
+            } => self
+                .logged
+                .order
+                .settled((*from, *partition), std::iter::once(*id)),
+            Settled::Stored { .. } => {}
+        }
         self.logged.news.push_back(match settled {
             Settled::Stored {
                 from,

@@ -98,7 +98,7 @@ struct Hold {
 /// What has to come of one topic.
 #[derive(Debug)]
 struct Line {
-    /// In this order.
+    /// In this order. The first of them is among `known`; others that are not are passed over.
     ids: VecDeque<Id>,
     /// How often patience was at an end, from 1 on.
     round: u32,
@@ -241,11 +241,28 @@ impl Order {
         hold.is_shut = false;
         let until_us = held_up.clock_us + hold.patience_us();
         for (topic, id) in std::mem::take(&mut hold.returned).into_iter().rev() {
+            if !hold.known.contains_key(&id) {
+                continue; // a copy of it is stored
+            }
             let line = hold.lines.entry(topic).or_insert_with(Line::new);
             line.ids.push_front(id);
             line.has_given_up = false;
             line.until_us = until_us;
         }
+        self.end_if_over(peer, partition);
+    }
+
+    /// Events of a connection are stored. A copy of one of them that was refused need not come again, and is waited for no more.
+    pub(super) fn settled(&mut self, (peer, partition): (PeerId, u16), ids: impl Iterator<Item = Id>) {
+        let Some(held_up) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let Some(hold) = held_up.holds.get_mut(&partition) else {
+            return;
+        };
+        let gone = hold.forget(ids);
+        held_up.ids -= gone;
+        self.ids -= gone;
         self.end_if_over(peer, partition);
     }
 
@@ -316,9 +333,27 @@ impl Hold {
         if let Some(id) = line.ids.pop_front() {
             self.known.remove(&id);
         }
+        line.pass_over_unknown(&self.known);
         if line.ids.is_empty() {
             self.lines.remove(&topic);
         }
+    }
+
+    /// Waits for these no more; how many of them it waited for.
+    fn forget(&mut self, ids: impl Iterator<Item = Id>) -> usize {
+        let before = self.known.len();
+        for id in ids {
+            self.known.remove(&id);
+        }
+        let gone = before - self.known.len();
+        if gone > 0 {
+            let known = &self.known;
+            self.lines.retain(|_, line| {
+                line.pass_over_unknown(known);
+                !line.ids.is_empty()
+            });
+        }
+        gone
     }
 
     fn wait(&mut self, topic: u64, id: Id, ids_max: usize, clock_us: u64) {
@@ -368,6 +403,13 @@ impl Line {
             round: 1,
             has_given_up: false,
             until_us: 0,
+        }
+    }
+
+    /// What is at the front is waited for.
+    fn pass_over_unknown(&mut self, known: &HashMap<Id, u32, FixedState>) {
+        while self.ids.front().is_some_and(|id| !known.contains_key(id)) {
+            self.ids.pop_front();
         }
     }
 

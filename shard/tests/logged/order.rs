@@ -148,6 +148,26 @@ fn a_silence_gives_nothing_up() {
     }
 }
 
+/// Its publisher had not heard yet that it is stored, and sent it again; then it had, and does not.
+#[test]
+fn a_copy_of_what_is_stored_holds_up_nobody() {
+    for cores in [1, 2] {
+        let mut world = World::new(cores, 3, Limits::default(), Some(narrow(1, 4_000)));
+        let alice = peer(cores - 1, 1);
+        for (nth, bytes) in [(1, 2_000), (2, 3_000), (1, 2_000)] {
+            publish_sized(&mut world, alice, nth, bytes);
+        }
+        world.settle();
+        assert_eq!(stored(&world), [1]);
+        for (nth, bytes) in [(2, 3_000), (3, 10)] {
+            publish_sized(&mut world, alice, nth, bytes);
+            world.settle();
+        }
+        assert_eq!(stored(&world), [1, 2, 3]);
+        assert_eq!(world.refused_events(), 0);
+    }
+}
+
 /// Who was refused something and is there, but says nothing, does not take the room of others for ever.
 #[test]
 fn what_was_refused_of_the_silent_is_forgotten() {
