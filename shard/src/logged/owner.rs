@@ -54,9 +54,12 @@ struct Holder {
     core: u16,
     sub: SubHandle,
     stamp: (u64, u16),
-    /// What the cursor was in partitions where it was made or moved for this holder, or for those before it that are not known
-    /// to have begun: another owner may have refused them. Forgotten with [`LogLetter::Opened`].
+    /// What the cursor was in partitions where it was made or moved for this holder, or for those before it that had not been
+    /// told that they begin: another owner may refuse it. Forgotten with [`LogLetter::Opened`].
     before: Vec<Before>,
+    /// The same of those before it that had been told: they may have been refused elsewhere, or have begun, and that is not
+    /// known here.
+    inherited: Vec<Before>,
     /// Where it begins, of which it is told once that survives power loss.
     pending: Option<Vec<Begun>>,
 }
@@ -85,6 +88,13 @@ impl Owner {
         let told = self.told[usize::from(core)].get_mut(at)?;
         Some(std::mem::replace(told, until))
     }
+}
+
+/// Of what a cursor was at two times, in each partition the older.
+fn older_of(older: &[Before], newer: &[Before]) -> Vec<Before> {
+    let is_older = |partition| older.iter().any(|(other, _)| *other == partition);
+    let newer = newer.iter().filter(|(partition, _)| !is_older(*partition));
+    older.iter().chain(newer).cloned().collect()
 }
 
 /// Whether a subscription that comes back after a crash goes on where it begins, or before that.
@@ -243,19 +253,24 @@ impl Shard {
         let ours =
             covered(&begin.pattern, partitions).filter(|&partition| owner_of(partition, cores) == self.core);
         let Logged { log, owner, .. } = &self.logged;
-        // What was made and moved for one that may never have begun, and now never will, is so for this one.
+        // What was made and moved for one that has not begun, and now never will, is so for this one.
         let old = begin.cursor.as_ref().and_then(|cursor| owner.holders.get(cursor));
-        let mut before = old.map_or_else(Vec::new, |old| old.before.clone());
+        let (inherited, mut before) = match old {
+            None => (Vec::new(), Vec::new()),
+            Some(old) if old.pending.is_some() => (old.inherited.clone(), old.before.clone()),
+            Some(old) => (older_of(&old.inherited, &old.before), Vec::new()),
+        };
+        let moved = older_of(&inherited, &before);
         let mut places = Vec::new();
         for partition in ours {
             if !log.is_ready(partition) {
                 return Err(BeginRefusal::Recovering);
             }
-            places.push(place_of(log, partition, begin, &before)?);
+            places.push(place_of(log, partition, begin, &moved)?);
         }
         if let Some(cursor) = &begin.cursor {
             for place in &mut places {
-                place.is_made |= before.contains(&(place.partition, None));
+                place.is_made |= moved.contains(&(place.partition, None));
             }
             if !begin.may_make && places.iter().any(|place| place.is_made) {
                 return Err(BeginRefusal::TooManyMade);
@@ -276,7 +291,7 @@ impl Shard {
                     .cloned();
                 let is_new = old.is_some() || log.cursor(place.partition, cursor).is_none();
                 if let Err(refusal) = log.set_cursor(place.partition, cursor, state) {
-                    self.restore_cursor(cursor, before);
+                    self.restore_cursor(cursor, before, inherited);
                     return Err(BeginRefusal::Log(refusal));
                 }
                 if is_new && before.iter().all(|(partition, _)| *partition != place.partition) {
@@ -284,15 +299,17 @@ impl Shard {
                 }
             }
             if let Some(holder) = self.logged.owner.holders.get_mut(cursor) {
-                holder.before = before;
+                (holder.before, holder.inherited) = (before, inherited);
             }
         }
         Ok(places)
     }
 
-    /// Has a cursor be what it was before somebody took it whose subscription does not begin.
-    fn restore_cursor(&mut self, cursor: &CursorName, before: Vec<Before>) {
-        for (partition, state) in before {
+    /// Has a cursor be what it was before somebody took it whose subscription does not begin. Who held it before that may have
+    /// begun: then it is never forgotten, and at most goes back, so that nothing is left out.
+    fn restore_cursor(&mut self, cursor: &CursorName, before: Vec<Before>, inherited: Vec<Before>) {
+        let inherited = inherited.into_iter().filter(|(_, state)| state.is_some());
+        for (partition, state) in before.into_iter().chain(inherited) {
             self.logged.log.put_back_cursor(partition, cursor, state);
         }
     }
@@ -304,6 +321,7 @@ impl Shard {
             sub: begin.sub,
             stamp: begin.stamp,
             before: Vec::new(),
+            inherited: Vec::new(),
             pending: None,
         };
         let Some(holder) = self.logged.owner.holders.get_mut(cursor) else {
@@ -347,7 +365,7 @@ impl Shard {
     pub(crate) fn opened_here(&mut self, core: u16, cursor: &CursorName, sub: SubHandle) {
         let holder = self.logged.owner.holders.get_mut(cursor);
         if let Some(holder) = holder.filter(|holder| (holder.core, holder.sub) == (core, sub)) {
-            holder.before = Vec::new();
+            (holder.before, holder.inherited) = (Vec::new(), Vec::new());
         }
     }
 
@@ -361,7 +379,7 @@ impl Shard {
         {
             self.logged.owner.waiting.remove(cursor);
             if is_void {
-                self.restore_cursor(cursor, holder.before);
+                self.restore_cursor(cursor, holder.before, holder.inherited);
             }
         }
     }

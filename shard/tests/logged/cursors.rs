@@ -113,16 +113,20 @@ fn a_queue_gives_nothing_before_its_place_survives_power_loss() {
     }
 }
 
+/// One topic on each of two cores.
+fn a_topic_on_each() -> [String; 2] {
+    [0, 1].map(|core| {
+        let names = (0..).map(|nth| format!("t{nth}"));
+        let mut of_core = names.filter(|name| partition_of(name, 4) % 2 == core);
+        of_core.next().unwrap()
+    })
+}
+
 /// Stores five events in a partition of each of two cores, of which a subscription to all by the name of bob has handled the
 /// first three. The partitions.
 fn handle_three_of_five(world: &mut World) -> [u16; 2] {
     let (alice, bob) = (peer(0, 7), peer(0, 1));
-    // One topic on each core.
-    let topics = [0, 1].map(|core| {
-        let names = (0..).map(|nth| format!("t{nth}"));
-        let mut of_core = names.filter(|name| partition_of(name, 4) % 2 == core);
-        of_core.next().unwrap()
-    });
+    let topics = a_topic_on_each();
     let partitions = [0, 1].map(|core: usize| partition_of(&topics[core], 4));
     for nth in 0..10_u64 {
         world.publish(alice, &[(&topics[nth as usize % 2], nth)], ACKED);
@@ -204,6 +208,56 @@ fn who_takes_a_name_from_one_that_is_refused_misses_nothing() {
     world.pass(1);
     let got = what_comes(&mut world, next, id(3));
     assert_eq!(got, [6, 7, 8, 9], "all but the first three of each");
+}
+
+#[test]
+fn who_fails_to_take_a_name_leaves_the_cursor_of_one_that_has_begun() {
+    for is_refused in [true, false] {
+        let mut world = world(2, 4);
+        let topics = a_topic_on_each();
+        let partitions = [0, 1].map(|core: usize| partition_of(&topics[core], 4));
+        let publish = |world: &mut World, numbers: std::ops::Range<u64>| {
+            for nth in numbers {
+                world.publish(peer(0, 7), &[(&topics[nth as usize % 2], nth)], ACKED);
+            }
+        };
+        publish(&mut world, 0..10);
+        world.settle();
+        let (first, second, third) = (peer(1, 1), peer(0, 2), peer(0, 3));
+        let wish = LoggedWish {
+            durable: Some("bob"),
+            ..WISH
+        };
+        world.subscribe(first, id(1), ">", wish).unwrap();
+        while world.carry(1, 0) {}
+        for _ in 0..3 {
+            world.pass(1);
+            while world.work(0) || world.work(1) || world.carry(0, 1) {}
+        }
+        assert!(matches!(world.take(first, id(1))[..], [Told::Accepted(_)]));
+        publish(&mut world, 10..14);
+        while world.carry(0, 1) {}
+        // Core 0 has not heard that it has begun.
+        if is_refused {
+            begin_behind(
+                &mut world,
+                second,
+                id(2),
+                [(partitions[0], 7), (partitions[1], 1_000)],
+            );
+        } else {
+            begin_behind(
+                &mut world,
+                second,
+                id(2),
+                partitions.map(|partition| (partition, 7)),
+            );
+            world.end(second, id(2));
+        }
+        world.settle();
+        let got = what_comes(&mut world, third, id(3));
+        assert_eq!(got, [10, 11, 12, 13], "all since the first one has begun");
+    }
 }
 
 #[test]
