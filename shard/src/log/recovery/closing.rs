@@ -43,7 +43,7 @@ impl<F: Files> Recovery<F> {
             is_news |= before != is_open.then_some(counted);
         }
         if is_news {
-            self.meta.write(&mut self.files)?;
+            self.copy_fault = self.meta.write(&mut self.files)?;
         }
         for facts in &mut self.facts {
             if let Some(head) = sealable(facts)

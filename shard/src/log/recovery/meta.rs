@@ -3,7 +3,8 @@
 //! is enough to lose a file.
 //!
 //! The copy is written behind the file itself. Between the two the gateway may be killed, so the copy may be one write behind; what
-//! that was about has not happened yet.
+//! that was about has not happened yet. A copy that cannot be written is no reason to stop: it is removed, so that it does not fall
+//! further behind, and written again with the next write.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -176,26 +177,29 @@ impl Meta {
         Self::decode(&text[..read]).map(Some)
     }
 
-    /// Replaces the directory's, and then its copy.
+    /// Replaces the directory's, and then its copy. Why there is no copy of it now, if that could not be written.
     ///
     /// # Errors
-    /// They cannot be written.
-    pub fn write<F: Files + ?Sized>(&self, files: &mut F) -> Result<(), RecoveryFault> {
+    /// It cannot be written; then the copy is as it was.
+    pub fn write<F: Files + ?Sized>(&self, files: &mut F) -> Result<Option<RecoveryFault>, RecoveryFault> {
         let text = self.encode();
-        for name in [META, META_COPY] {
-            files
-                .replace(name, text.as_bytes())
-                .map_err(|error| RecoveryFault::disk("write", name, error))?;
-        }
-        Ok(())
+        files
+            .replace(META, text.as_bytes())
+            .map_err(|error| RecoveryFault::disk("write", META, error))?;
+        let copied = files.replace(META_COPY, text.as_bytes());
+        Ok(copied.err().map(|error| {
+            // None is better than one that is behind. If it cannot be removed either, the epochs of the segments tell most of those.
+            let _ = files.remove(META_COPY);
+            RecoveryFault::disk("write", META_COPY, error)
+        }))
     }
 
     /// Notes that all cores have stopped their logs in good order, so that offsets go on without a jump although nothing was
-    /// written. Without it they jump, which loses nothing.
+    /// written. Without it they jump, which loses nothing. Why there is no copy now, as of [`Self::write`].
     ///
     /// # Errors
     /// It cannot be read or written.
-    pub fn mark_clean<F: Files + ?Sized>(files: &mut F) -> Result<(), RecoveryFault> {
+    pub fn mark_clean<F: Files + ?Sized>(files: &mut F) -> Result<Option<RecoveryFault>, RecoveryFault> {
         let mut meta = Self::read(files)?.ok_or(RecoveryFault::MetaMissing)?;
         meta.is_clean = true;
         meta.write(files)

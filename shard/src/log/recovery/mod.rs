@@ -132,6 +132,8 @@ pub struct Recovery<F: Files> {
     is_restored: bool,
     /// Why the copy of `meta` was taken.
     meta_fault: Option<String>,
+    /// Why `meta` has no copy since it was last written.
+    copy_fault: Option<RecoveryFault>,
     /// Of a core that is handed out next; all, if it is not by core.
     facts: Vec<SegmentFacts>,
     /// Which have not got their share, and in which order they are to.
@@ -209,7 +211,7 @@ impl<F: Files> Recovery<F> {
             meta.become_another(u64::from_le_bytes(random[..8].try_into().unwrap_or_default()));
         }
         meta.begin(cores);
-        meta.write(&mut files)?;
+        let copy_fault = meta.write(&mut files)?;
         if is_restored {
             // Were it still there at the next start, positions would be unknown once more, and none would be wrong.
             let _ = files.remove(RESTORED);
@@ -226,6 +228,7 @@ impl<F: Files> Recovery<F> {
             is_by_core,
             is_restored,
             meta_fault,
+            copy_fault,
             facts: Vec::new(),
             cores_left: (0..cores.max(1)).collect(),
             is_read: false,
@@ -247,6 +250,12 @@ impl<F: Files> Recovery<F> {
     #[must_use]
     pub fn meta_fault(&self) -> Option<&str> {
         self.meta_fault.as_deref()
+    }
+
+    /// Why there is no copy of `meta` now, if it could not be written: `meta` itself was, and the next write tries again.
+    #[must_use]
+    pub fn copy_fault(&self) -> Option<&RecoveryFault> {
+        self.copy_fault.as_ref()
     }
 
     /// How many partitions the topics are hashed onto: what the directory says, whatever is configured.
@@ -327,9 +336,12 @@ impl<F: Files> Recovery<F> {
             self.meta.recovered = self.meta.starts - 1;
         }
         // Before anything is served of it: what was held now and is not later is damage, not a torn tail.
-        if let Err(fault) = self.meta.write(&mut self.files) {
-            self.pending = Some(share);
-            return Err(fault);
+        match self.meta.write(&mut self.files) {
+            Ok(copy_fault) => self.copy_fault = copy_fault,
+            Err(fault) => {
+                self.pending = Some(share);
+                return Err(fault);
+            }
         }
         self.cores_left.pop_front();
         if self.is_by_core || is_last {

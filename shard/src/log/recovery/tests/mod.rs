@@ -1,6 +1,7 @@
 //! What is recovered after every kind of end.
 
 mod closing;
+mod copies;
 mod lost;
 mod promises;
 
