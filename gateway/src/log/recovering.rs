@@ -1,12 +1,19 @@
-//! From a data directory to a log that the cores have: opened before they start, read by a thread of its own while they
-//! already answer, closed when they have ended.
+//! From a data directory to a log that the cores have: opened before they start, read while they already answer, closed when
+//! they have ended.
+//!
+//! ```text
+//!   thread log-recovery: reads a core's share ─▶ one at a time ─▶ thread log-building: its tables ─▶ hand_out, to the core
+//! ```
+//!
+//! With millions of ids and rows a core's tables take as long to put together as its segments to read, so that is not waited for.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fluxar_shard::log::disk::SegmentId;
@@ -176,26 +183,33 @@ impl OpenLog {
         if !self.recovered.load(Ordering::Acquire) {
             return; // what was not read was not changed either
         }
-        if let Err(fault) = Meta::mark_clean(&mut DirFiles::new(self.dir.path())) {
-            tracing::warn!("{fault}; offsets will skip some numbers, and nothing is lost");
+        match Meta::mark_clean(&mut DirFiles::new(self.dir.path())) {
+            Ok(copy_fault) => say_uncopied(self.dir.path(), copy_fault.as_ref()),
+            Err(fault) => tracing::warn!("{fault}; offsets will skip some numbers, and nothing is lost"),
         }
     }
 }
 
 impl ToRecover {
-    /// Reads on a thread of its own; `hand_out` gives a core its share, and says whether it is worth going on.
+    /// Reads on a thread of its own, and puts together on another; there `hand_out` gives a core its share, and says whether it is
+    /// worth going on.
     ///
     /// # Errors
     /// A thread cannot be had.
     pub fn start(self, hand_out: impl FnMut(RecoveredLog) -> bool + Send + 'static) -> io::Result<()> {
+        // None waits in between: no more than two are in memory, the one that is read and the one that is put together.
+        let (to_builder, shares) = sync_channel(0);
+        let builder = thread::Builder::new()
+            .name("log-building".into())
+            .spawn(move || build(&shares, hand_out))?;
         // Not waited for: the directory's lock is its, too, and what it does not finish the next start does.
         thread::Builder::new()
             .name("log-recovery".into())
-            .spawn(move || self.run(hand_out))?;
+            .spawn(move || self.run(to_builder, builder))?;
         Ok(())
     }
 
-    fn run(mut self, mut hand_out: impl FnMut(RecoveredLog) -> bool) {
+    fn run(mut self, to_builder: SyncSender<Recovered>, builder: JoinHandle<bool>) {
         let begun = Instant::now();
         let mut said = begun;
         let mut fault_said: Option<Instant> = None;
@@ -214,9 +228,8 @@ impl ToRecover {
             match self.recovery.step(tell) {
                 Ok(Some(share)) => {
                     found.add(&share);
-                    let hash_seed = getrandom::u64().expect("the kernel has randomness once it is up");
-                    if !hand_out(RecoveredLog::new(share, hash_seed)) {
-                        return;
+                    if to_builder.send(share).is_err() {
+                        return; // it was not worth going on
                     }
                 }
                 Ok(None) => break,
@@ -246,8 +259,32 @@ impl ToRecover {
         if fault_said.is_some() {
             tracing::info!("{}: the log could be read after all", self.dir.path().display());
         }
+        drop(to_builder);
+        // One that panicked has said so.
+        if !matches!(builder.join(), Ok(true)) {
+            return;
+        }
         self.recovered.store(true, Ordering::Release);
+        say_uncopied(self.dir.path(), self.recovery.copy_fault());
         found.say(was_clean, begun.elapsed());
+    }
+}
+
+/// Puts together what comes, and hands it out, until nothing comes any more; whether all that came was handed out.
+fn build(shares: &Receiver<Recovered>, mut hand_out: impl FnMut(RecoveredLog) -> bool) -> bool {
+    shares.iter().all(|share| {
+        let hash_seed = getrandom::u64().expect("the kernel has randomness once it is up");
+        hand_out(RecoveredLog::new(share, hash_seed))
+    })
+}
+
+/// That `meta` has no copy now, if it has none.
+fn say_uncopied(dir: &Path, copy_fault: Option<&RecoveryFault>) {
+    if let Some(fault) = copy_fault {
+        tracing::warn!(
+            "{}: {fault}; `meta` itself was written, and its copy is with the next stop or start",
+            dir.display()
+        );
     }
 }
 
@@ -334,7 +371,8 @@ pub(crate) fn unix_ms() -> u64 {
         .map_or(0, |since| since.as_millis() as u64)
 }
 
-/// What it would be to go without a file of the log that the disk refuses to read, or to write.
+/// What it would be to go without a file of the log that the disk refuses to read, or to write. The copy of `meta` is none of
+/// these: nothing stops for it.
 fn without(name: &str) -> &'static str {
     match SegmentId::from_name(name) {
         Some(_) => "without that file its events are told as damaged",
@@ -344,9 +382,98 @@ fn without(name: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
     use fluxar_shard::log::recovery::META;
 
     use super::*;
+    use crate::config::LogDir;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// The log in a directory, of two cores.
+    fn open(dir: &Path) -> (OpenLog, ToRecover) {
+        let config = LogConfig {
+            dir: LogDir::At(dir.to_owned()),
+            ..LogConfig::default()
+        };
+        let opened = OpenLog::open(&config, 2, Instant::now() + PATIENCE);
+        opened.expect("it can be opened").expect("there is a log")
+    }
+
+    fn meta(dir: &Path) -> Meta {
+        let meta = Meta::read(&DirFiles::new(dir)).expect("it can be read");
+        meta.expect("it is there")
+    }
+
+    fn wait_until(is_so: impl Fn() -> bool) -> bool {
+        let until = Instant::now() + PATIENCE;
+        while !is_so() {
+            if Instant::now() > until {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+
+    /// Both threads have ended: nothing of theirs is held any more.
+    fn have_ended(log: &OpenLog, held: &Arc<()>) -> bool {
+        wait_until(|| Arc::strong_count(&log.recovered) == 1 && Arc::strong_count(held) == 1)
+    }
+
+    /// Tells each that is handed out, and answers so.
+    fn hand_to(
+        told: Sender<u16>,
+        held: &Arc<()>,
+        is_worth_it: impl Fn(u16) -> bool + Send + 'static,
+    ) -> impl FnMut(RecoveredLog) -> bool + Send + 'static {
+        let held = Arc::clone(held);
+        move |log| {
+            let _held = &held;
+            told.send(log.core()).expect("it is heard");
+            is_worth_it(log.core())
+        }
+    }
+
+    #[test]
+    fn reading_goes_on_while_what_was_read_is_put_together_and_handed_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().to_owned();
+        drop(open(&dir)); // a start to recover
+        let (log, to_recover) = open(&dir);
+        assert_eq!(meta(&dir).recovered, 0);
+        let (told, heard) = channel();
+        let held = Arc::new(());
+        let at = dir.clone();
+        // The first is not handed out before the last one was read, which `meta` says.
+        let is_read = move |core| core != 0 || wait_until(|| meta(&at).recovered == 1);
+        to_recover.start(hand_to(told, &held, is_read)).expect("threads");
+        assert!(have_ended(&log, &held));
+        assert_eq!(heard.iter().collect::<Vec<_>>(), [0, 1]);
+        log.close();
+        assert!(meta(&dir).is_clean);
+    }
+
+    #[test]
+    fn what_was_not_handed_out_is_not_recovered() {
+        for refused in [0, 1] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (log, to_recover) = open(folder.path());
+            let (told, heard) = channel();
+            let held = Arc::new(());
+            to_recover
+                .start(hand_to(told, &held, move |core| core != refused))
+                .expect("threads");
+            assert!(have_ended(&log, &held));
+            assert_eq!(
+                heard.iter().collect::<Vec<_>>(),
+                (0..=refused).collect::<Vec<_>>()
+            );
+            log.close();
+            assert!(!meta(folder.path()).is_clean);
+        }
+    }
 
     #[test]
     fn nobody_is_told_to_do_without_what_all_of_the_log_needs() {
