@@ -9,7 +9,7 @@ use minicbor::Encoder;
 use crate::front::{Effect, Front, answer, ws_code};
 use crate::limits::Limits;
 use crate::outbox::Framing;
-use crate::resume::Opened;
+use crate::resume::{Opened, PutOff};
 
 /// Who the gateway says it is.
 pub(crate) const AGENT: &str = concat!("fluxar-gateway/", env!("CARGO_PKG_VERSION"));
@@ -111,11 +111,10 @@ impl Front {
     }
 
     /// Answers a hello that may resume its session, but not now.
-    pub(crate) fn refuse_return(&mut self, slot: usize, greeting: &Greeting<'_>, retry_after_ms: u32) {
-        let message = "more sessions come back at once than this core takes; yours is as it was, come again";
+    pub(crate) fn refuse_return(&mut self, slot: usize, greeting: &Greeting<'_>, put_off: &PutOff) {
         let refusal = ErrorBody {
-            retry_after_ms: Some(retry_after_ms),
-            ..worded(Code::Unavailable, message)
+            retry_after_ms: Some(put_off.after_ms),
+            ..worded(Code::Unavailable, put_off.why)
         };
         self.refuse_hello(slot, greeting.id, greeting.form, &refusal);
     }

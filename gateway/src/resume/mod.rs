@@ -7,7 +7,7 @@
 //!   connection lost ─ away.rs ─▶ away: what is said to it is kept, nothing is sent
 //!                                   │ resume_ms: it is over
 //!   hello with `resume` ─ taking_over.rs ─▶ its home core (another one: Effect::HandOver, Mail::Resume)
-//!                                   ─▶ token ─ spread.rs: too many at once ─▶ refused, the session is as it was
+//!                                   ─▶ token ─ spread.rs: too many at once, or it too often ─▶ refused, the session is as it was
 //!                                   ─▶ recv ─▶ the old connection is fenced, the session moves to the new one,
 //!                                      welcome, what the peer does not have, then what comes
 //!                                   └▶ not to be resumed: a new session
@@ -39,13 +39,14 @@ use fluxar_shard::PeerId;
 use foldhash::fast::FixedState;
 
 use crate::outbox::Framing;
+use crate::rate::Bucket;
 use crate::session::{Origin, Rate, Session};
 
 pub(crate) use away::Remains;
 pub use keeping::Keeping;
 use keeping::KeptBytes;
 pub(crate) use sessions::{Sessions, is_away};
-pub(crate) use spread::Returns;
+pub(crate) use spread::{PutOff, Returns};
 pub(crate) use taking_over::Opened;
 
 /// What a session has that can be resumed, beside what its outbox keeps.
@@ -59,6 +60,8 @@ pub struct Resumable {
     awaits_first: bool,
     /// When its peer was told to come again because too many came at once, ms; 0: it never was.
     comes_ms: u64,
+    /// How often it was resumed of late.
+    returns: Bucket,
     /// Its peer's counted envelopes.
     received: Received,
 }

@@ -6,6 +6,17 @@ use crate::rate::Bucket;
 /// So many connections come back to one core in a second, if they keep to what they are told: a handshake costs some ten
 /// microseconds, and what they ask for then several times that.
 const RETURNS_PER_S: u32 = 5_000;
+/// So often one session is resumed in a second: each time costs a take-over, and uses up one of the core's returns. A peer that
+/// loses its connection over and over is far below.
+const RETURNS_OF_ONE_PER_S: u32 = 50;
+
+/// A hello that may resume its session, but not now.
+pub(crate) struct PutOff {
+    /// When to come again, ms from now.
+    pub(crate) after_ms: u32,
+    /// What its peer is told.
+    pub(crate) why: &'static str,
+}
 
 /// Hellos that resume a session of this core and have its token. Others are not counted: whoever invents sessions takes
 /// nothing from those that have one.
@@ -51,15 +62,37 @@ impl Returns {
 }
 
 impl Front {
-    /// A hello has come that may resume the session at this place. If too many do at once: when it is to come again, ms from
-    /// now. A network that was down for a moment sends all of its sessions back together, and those that are looked at last
+    /// A hello has come that may resume the session at this place. If too many do at once, or it too often, it is to come again
+    /// later. A network that was down for a moment sends all of its sessions back together, and those that are looked at last
     /// would be too late.
-    pub(crate) fn put_off_return(&mut self, slot: usize) -> Option<u32> {
+    pub(crate) fn put_off_return(&mut self, slot: usize) -> Option<PutOff> {
         let now_ms = self.now_ms;
+        let session = self.sessions[slot].as_mut();
+        let resumable = session.and_then(|session| session.resumable.as_mut())?;
+        let per_s = u64::from(RETURNS_OF_ONE_PER_S);
+        let may_ms = resumable.returns.take(0, per_s, now_ms);
+        if may_ms > now_ms {
+            // It takes none of those that the others have.
+            self.counters.returns_put_off += 1;
+            return Some(PutOff {
+                after_ms: u32::try_from(may_ms - now_ms).unwrap_or(u32::MAX),
+                why: "this session was resumed too often of late; it is as it was, come again",
+            });
+        }
         if self.returns.admit(now_ms) {
+            resumable.returns.take(1, per_s, now_ms);
             return None;
         }
         self.counters.returns_put_off += 1;
+        Some(PutOff {
+            after_ms: self.later_ms(slot),
+            why: "more sessions come back at once than this core takes; yours is as it was, come again",
+        })
+    }
+
+    /// When one of too many that come back at once is to come again, ms from now.
+    fn later_ms(&mut self, slot: usize) -> u32 {
+        let now_ms = self.now_ms;
         let resume_ms = self.limits.resume_ms;
         // For how long it is kept still, and when it was told to come.
         let (mut left_ms, mut comes_ms) = (resume_ms, 0);
@@ -75,7 +108,7 @@ impl Front {
         }
         if comes_ms > now_ms {
             // It did not wait. It is expected then, and counted.
-            return Some(u32::try_from(comes_ms - now_ms).unwrap_or(u32::MAX));
+            return u32::try_from(comes_ms - now_ms).unwrap_or(u32::MAX);
         }
         let peers = self.returns.expect_later(resume_ms / 2, now_ms);
         // Who comes when its session is over has been told in vain; who is told half of the time may be put off once more.
@@ -87,7 +120,7 @@ impl Front {
         if let Some(resumable) = resumable {
             resumable.comes_ms = now_ms + u64::from(after_ms);
         }
-        Some(after_ms)
+        after_ms
     }
 
     /// When one of so many peers that are told so together should come back, ms: another time for each, uniformly over the

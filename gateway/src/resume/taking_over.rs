@@ -6,20 +6,21 @@ use fluxar_protocol::hello::{Caps, Hello};
 use fluxar_protocol::session::{Received, TOKEN_BYTES, Tokens};
 use fluxar_protocol::{Form, Id};
 
-use super::{Keeping, Remains, Resumable, Resuming, home_of};
+use super::{Keeping, PutOff, Remains, Resumable, Resuming, home_of};
 use crate::flow::Growth;
 use crate::front::{Effect, Front, ws_code};
 use crate::greeting::Greeting;
 use crate::limits::REFUSAL_NOTE_MS;
 use crate::mail::Mail;
+use crate::rate::Bucket;
 use crate::session::{Session, pause};
 
 /// What becomes of a hello that may resume its session.
 enum Claim {
     /// It takes over the session at this place, and is told this token.
     Granted(usize, [u8; TOKEN_BYTES]),
-    /// Too many come at once: it is to come again after so long, ms.
-    PutOff(u32),
+    /// Too many come at once, or it too often: it is to come again later.
+    PutOff(PutOff),
 }
 
 /// What the answer to a hello says of its session.
@@ -61,6 +62,7 @@ impl Front {
                 tokens: Tokens::new(token),
                 awaits_first: false,
                 comes_ms: 0,
+                returns: Bucket::full(self.now_ms),
                 received: Received::default(),
             }));
             let kept_bytes = self.resumables.kept_bytes.clone();
@@ -150,7 +152,7 @@ impl Front {
         let next = self.ids.secret().0;
         match self.claim(&greeting.hello, next) {
             Some(Claim::Granted(old_slot, token)) => self.take_over(slot, old_slot, &greeting, token),
-            Some(Claim::PutOff(retry_after_ms)) => self.refuse_return(slot, &greeting, retry_after_ms),
+            Some(Claim::PutOff(put_off)) => self.refuse_return(slot, &greeting, &put_off),
             None => {
                 self.counters.not_resumed += 1;
                 self.welcome_new(slot, &greeting);
@@ -174,8 +176,8 @@ impl Front {
             return None;
         }
         // Only who has the token counts among those that come back: anybody can invent a session.
-        if let Some(retry_after_ms) = self.put_off_return(slot) {
-            return Some(Claim::PutOff(retry_after_ms));
+        if let Some(put_off) = self.put_off_return(slot) {
+            return Some(Claim::PutOff(put_off));
         }
         let session = self.sessions[slot].as_mut()?;
         let token = session.resumable.as_mut()?.tokens.take_over(resume.token, next)?;

@@ -203,13 +203,18 @@ impl Core {
         Err(error.retry_after_ms.expect("when to come again"))
     }
 
-    /// A session comes back over and over, until it is one time too many.
+    /// Sessions come back, until it is one too many. Those that did are over then.
     fn use_up_returns(&mut self) {
-        let (mut known, _) = self.greet(None);
-        while let Ok(next) = self.come_back(&known) {
+        loop {
+            let (known, _) = self.greet(None);
+            let Ok(next) = self.come_back(&known) else {
+                break;
+            };
             self.front.handle_closed(known.conn, &Cause::Ours);
-            known = next;
-            assert!(self.connections < 20_000, "it is not put off");
+            let id = self.id();
+            self.say(next.conn, &envelope(Kind::Cancel, id, None, None, None, &[]));
+            self.front.handle_closed(next.conn, &Cause::Ours);
+            assert!(self.connections < 20_000, "none is put off");
         }
     }
 
@@ -757,6 +762,37 @@ fn who_is_put_off_by_the_core_that_its_session_is_on_loses_nothing_either() {
 }
 
 #[test]
+fn one_session_that_comes_over_and_over_is_put_off_and_keeps_nobody_else_away() {
+    for is_lost in [true, false] {
+        let mut core = Core::new(Limits::default());
+        let (other, _) = core.greet(None);
+        let (mut known, _) = core.greet(None);
+        let mut after_ms = None;
+        for _ in 0..6_000 {
+            if is_lost {
+                core.front.handle_closed(known.conn, &Cause::Peer);
+                core.turn();
+            }
+            match core.come_back(&known) {
+                Ok(next) => {
+                    if !is_lost {
+                        core.front.handle_closed(known.conn, &Cause::Ours);
+                    }
+                    known = next;
+                }
+                Err(ms) => after_ms = Some(ms),
+            }
+        }
+        let after_ms = after_ms.expect("it is put off");
+        assert!((1..=1_000).contains(&after_ms), "{after_ms} ms");
+        assert!(core.come_back(&other).is_ok());
+        // Its session is as it was, and when it waits it comes through.
+        core.pass(u64::from(after_ms));
+        assert!(core.come_back(&known).is_ok());
+    }
+}
+
+#[test]
 fn hellos_with_invented_sessions_keep_nobody_away() {
     let mut core = Core::new(Limits::default());
     let (known, _) = core.greet(None);
@@ -819,6 +855,8 @@ fn sessions_that_come_and_go_leave_nothing_in_the_order_of_those_away() {
         core.turn();
         known = core.greet(Some((&known, 0))).0;
         core.heard(known.conn);
+        // None comes back too often.
+        core.pass(20);
     }
     assert!(core.front.sessions.in_order() <= 200);
 }
