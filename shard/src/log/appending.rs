@@ -157,11 +157,16 @@ impl Log {
         events: Events,
         from: Option<PeerId>,
     ) -> Events {
+        let once_ms = self.settings.as_ref().map_or(0, |settings| settings.once_ms);
+        let since_ms = self.unix_ms.saturating_sub(once_ms.into());
         let mut fresh = 0;
         let mut copy: Option<(BytesMut, Vec<u32>)> = None;
         for event in 0..events.len() {
             let id = events.id(event);
-            if let Some(offset) = self.once.insert(partition, id, first + fresh, self.unix_ms) {
+            if let Some(offset) = self
+                .once
+                .insert(partition, id, first + fresh, self.unix_ms, since_ms)
+            {
                 if copy.is_none() {
                     let before = events.slice(0..event);
                     copy = Some((BytesMut::from(&before.bytes[..]), before.ends.to_vec()));

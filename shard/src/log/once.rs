@@ -35,6 +35,10 @@ impl Entry {
         }
     }
 
+    fn time_ms(&self) -> u64 {
+        u64::from(self.time_s) * 1000
+    }
+
     fn hash(&self, hasher: &FixedState) -> u64 {
         hasher.hash_one((self.partition, self.id))
     }
@@ -64,13 +68,21 @@ impl Once {
         self.ring.len()
     }
 
-    /// Remembers an id with the time of its publish, ms since 1970, unless it is remembered: then it says where the event is.
-    pub(super) fn insert(&mut self, partition: u16, id: Id, offset: u64, time_ms: u64) -> Option<u64> {
+    /// Remembers an id with the time of its publish, ms since 1970, unless it is remembered: then it says where the event is. One
+    /// that was published before `since_ms` does not count, forgotten or not.
+    pub(super) fn insert(
+        &mut self,
+        partition: u16,
+        id: Id,
+        offset: u64,
+        time_ms: u64,
+        since_ms: u64,
+    ) -> Option<u64> {
         let number = self.base.wrapping_add(self.ring.len() as u32);
         let entry = Entry::new(partition, id, offset, time_ms);
         let hash = entry.hash(&self.hasher);
         self.ring.push_back(entry);
-        let known = self.place(hash, number)?;
+        let known = self.place(hash, number, since_ms)?;
         self.ring.pop_back();
         Some(self.ring[known.wrapping_sub(self.base) as usize].offset)
     }
@@ -97,18 +109,18 @@ impl Once {
             // Of two that are the same the first counts.
             places.sort_unstable_by_key(|(hash, number)| (hash & mask, number.wrapping_sub(base)));
             for (hash, number) in &places {
-                self.place(*hash, *number);
+                self.place(*hash, *number, 0);
             }
         }
     }
 
-    /// Puts the number of an entry into the table, unless there is one of the same id: then that one's.
-    fn place(&mut self, hash: u64, number: u32) -> Option<u32> {
+    /// Puts the number of an entry into the table, unless there is one of the same id that counts: then that one's.
+    fn place(&mut self, hash: u64, number: u32, since_ms: u64) -> Option<u32> {
         let (hasher, ring, base) = (&self.hasher, &self.ring, self.base);
         let new = entry_of(ring, base, number);
         let is_same = |known: &u32| {
             let known = entry_of(ring, base, *known);
-            known.id == new.id && known.partition == new.partition
+            known.id == new.id && known.partition == new.partition && known.time_ms() >= since_ms
         };
         let hash_of = |number: &u32| entry_of(ring, base, *number).hash(hasher);
         match self.places.entry(hash, is_same, hash_of) {
@@ -124,7 +136,7 @@ impl Once {
     pub(super) fn expire(&mut self, before_ms: u64, ids_max: usize) {
         for _ in 0..ids_max {
             let Some(entry) = self.ring.front() else { break };
-            if u64::from(entry.time_s) * 1000 >= before_ms {
+            if entry.time_ms() >= before_ms {
                 break;
             }
             let hash = entry.hash(&self.hasher);
@@ -160,24 +172,28 @@ mod tests {
             Id(id)
         };
         for n in 0..2000 {
-            let known = once.insert((n % 3) as u16, id(n), u64::from(n) + 1, u64::from(n) * 1000);
+            let known = once.insert((n % 3) as u16, id(n), u64::from(n) + 1, u64::from(n) * 1000, 0);
             assert_eq!(known, None);
         }
         for n in 0..2000 {
             assert_eq!(
-                once.insert((n % 3) as u16, id(n), 9_999, u64::MAX),
+                once.insert((n % 3) as u16, id(n), 9_999, u64::MAX, 0),
                 Some(u64::from(n) + 1)
             );
         }
         assert_eq!(once.len(), 2000);
-        assert_eq!(once.insert(1, id(0), 7, 2_000_000), None, "of another partition");
+        assert_eq!(
+            once.insert(1, id(0), 7, 2_000_000, 0),
+            None,
+            "of another partition"
+        );
         once.expire(1_000_000, 400);
         assert_eq!(once.len(), 1601);
         once.expire(1_000_000, usize::MAX);
         assert_eq!(once.len(), 1001);
-        assert_eq!(once.insert(1, id(1000), 9_999, 2_000_000), Some(1001));
+        assert_eq!(once.insert(1, id(1000), 9_999, 2_000_000, 0), Some(1001));
         assert_eq!(
-            once.insert(0, id(999), 3_000, 2_000_000),
+            once.insert(0, id(999), 3_000, 2_000_000, 0),
             None,
             "it was forgotten"
         );
@@ -192,7 +208,7 @@ mod tests {
         let mut once = Once::new(FixedState::with_seed(7));
         once.base = u32::MAX - 500; // numbers wrap
         let id = |n: u64| Id(u128::from(n).to_le_bytes());
-        assert_eq!(once.insert(0, id(5), 1, 0), None);
+        assert_eq!(once.insert(0, id(5), 1, 0, 0), None);
         let found = (0..count).map(|n| OnceId {
             id: id(n),
             partition: (n % 3) as u16,
@@ -208,17 +224,29 @@ mod tests {
         };
         once.recover(found.chain([again]).collect());
         for n in 0..count {
-            assert_eq!(once.insert((n % 3) as u16, id(n), 1, count), Some(n + 10));
+            assert_eq!(once.insert((n % 3) as u16, id(n), 1, count, 0), Some(n + 10));
         }
-        assert_eq!(once.insert(0, id(5), 2, count), Some(1), "it was there before");
-        assert_eq!(once.insert(0, id(count), count + 10, count), None);
+        assert_eq!(once.insert(0, id(5), 2, count, 0), Some(1), "it was there before");
+        assert_eq!(once.insert(0, id(count), count + 10, count, 0), None);
         once.expire(count / 2, usize::MAX);
-        assert_eq!(once.insert(0, id(0), 1, count), None, "it was forgotten");
+        assert_eq!(once.insert(0, id(0), 1, count, 0), None, "it was forgotten");
         assert_eq!(
-            once.insert(((count - 1) % 3) as u16, id(count - 1), 1, count),
+            once.insert(((count - 1) % 3) as u16, id(count - 1), 1, count, 0),
             Some(count + 9)
         );
         once.expire(u64::MAX, usize::MAX);
         assert_eq!((once.len(), once.places.len()), (0, 0));
+    }
+
+    #[test]
+    fn an_id_that_is_old_does_not_count_though_it_is_not_forgotten_yet() {
+        let mut once = Once::new(FixedState::with_seed(7));
+        let id = Id([1; 16]);
+        assert_eq!(once.insert(0, id, 1, 10_000, 0), None);
+        assert_eq!(once.insert(0, id, 9, 20_000, 10_000), Some(1));
+        assert_eq!(once.insert(0, id, 2, 20_000, 10_001), None);
+        assert_eq!(once.insert(0, id, 9, 20_000, 15_000), Some(2));
+        once.expire(15_000, usize::MAX);
+        assert_eq!((once.len(), once.insert(0, id, 9, 20_000, 15_000)), (1, Some(2)));
     }
 }

@@ -20,15 +20,17 @@
 //! What does not come again in time is given up, and holds up nobody. If what is left does not pass either, it is of a publisher
 //! that gives up each event sooner than its turn comes; then the whole topic is let go.
 //!
-//! Only time in which the publisher is heard counts, and little of each silence. Behind one it may say what it said before it had
-//! read of a refusal, in whatever order: because its network stood still, because it is back after a pause, or because this core
-//! was busy with something else and the input lay there. Each of these may last longer than patience does.
+//! Only time in which the publisher is heard counts, and of each silence what it was told to let pass and a little. Behind a silence
+//! it may say what it said before it had read of a refusal, in whatever order: because its network stood still, because it is back
+//! after a pause, or because this core was busy with something else and the input lay there. Each of these may last longer than
+//! patience does.
 //!
 //! Nothing is kept of connections that are not refused anything. An owner remembers who is shut out for as long as two letters
 //! take; a home core remembers ids, [`IDS_OF_ONE_MAX`] of a connection and [`IDS_MAX`] of all. Of those beyond it the order is
 //! what their publisher makes of it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
 
 use fluxar_protocol::{Code, Id};
@@ -48,10 +50,13 @@ const IDS_MAX: usize = 128 * 1024;
 const IDS_OF_ONE_MAX: usize = 16 * 1024;
 /// What was refused is waited for so long, us, beyond the time that its publisher was told to let pass.
 const PATIENCE_US: u64 = 2_000_000;
-/// So much of the time between two inputs of a publisher counts, us.
-const SILENCE_COUNTED_US: u64 = PATIENCE_US / 2;
-/// What was refused of a publisher that is not heard for so long is forgotten, us.
-const SILENCE_US: u64 = 60_000_000;
+/// So much of the time between two inputs of a publisher counts, us, beyond what it was told to let pass: one silence alone never ends
+/// patience.
+const SILENCE_COUNTED_US: u64 = PATIENCE_US / 4;
+/// What was refused of a publisher that was not heard for so long is forgotten, us: it may be gone.
+const SILENCE_US: u64 = 600_000_000;
+/// Where the ids of others have no room: so long, us.
+const SILENCE_FULL_US: u64 = 60_000_000;
 /// How often it is looked for what is to be given up or forgotten, us.
 const LOOK_US: u64 = 100_000;
 
@@ -93,6 +98,8 @@ struct Hold {
     known: HashMap<Id, u32, FixedState>,
     /// The owner was asked to open again, and has not answered: more may be returned.
     is_shut: bool,
+    /// No line is given up before this, by the clock of the connection, us.
+    due_us: u64,
 }
 
 /// What has to come of one topic.
@@ -124,7 +131,7 @@ impl Order {
         }
     }
 
-    /// Whether anything of a connection was refused that has not come again.
+    /// Whether anything of a connection was refused in this partition that has not come again.
     #[inline]
     pub(super) fn holds_up(&self, peer: PeerId, partition: u16) -> bool {
         !self.peers.is_empty()
@@ -134,22 +141,35 @@ impl Order {
                 .is_some_and(|held_up| held_up.holds.contains_key(&partition))
     }
 
+    /// A connection is heard. Whether anything of it was refused in this partition that has not come again.
+    #[inline]
+    pub(super) fn hear(&mut self, peer: PeerId, partition: u16, now_us: u64) -> bool {
+        if self.peers.is_empty() {
+            return false;
+        }
+        self.peers.get_mut(&peer).is_some_and(|held_up| {
+            held_up.hear(now_us);
+            held_up.holds.contains_key(&partition)
+        })
+    }
+
     /// Ids that are remembered, connections that are held up, and connections that are shut out.
     pub(crate) fn len(&self) -> usize {
         self.ids + self.peers.len() + self.shut.len()
     }
 
     /// What becomes of the events of a run from `at` on.
-    fn turn(&mut self, (peer, partition): (PeerId, u16), events: &Events, at: usize, now_us: u64) -> Turn {
+    fn turn(&mut self, (peer, partition): (PeerId, u16), events: &Events, at: usize) -> Turn {
         let hasher = self.peers.hasher().clone();
         let Some(held_up) = self.peers.get_mut(&peer) else {
             return Turn::Passes(events.len());
         };
-        let clock_us = held_up.hear(now_us);
+        let clock_us = held_up.clock_us;
         let Some(hold) = held_up.holds.get_mut(&partition) else {
             return Turn::Passes(events.len());
         };
         let (others, of_others) = (self.ids - held_up.ids, held_up.ids - hold.known.len());
+        hold.give_up(clock_us);
         let ids_max = (IDS_MAX - others).min(IDS_OF_ONE_MAX).saturating_sub(of_others);
         let mut passed = None;
         let mut end = at;
@@ -212,15 +232,27 @@ impl Order {
             lines: HashMap::with_hasher(hasher.clone()),
             known: HashMap::with_hasher(hasher.clone()),
             is_shut: false,
+            due_us: u64::MAX,
         });
         hold.refusal = refusal.clone();
+        let mut taken_back = hold.take_back(events, &hasher);
         for at in 0..events.len() {
             let id = events.id(at);
-            if self.ids < IDS_MAX && held_up.ids < IDS_OF_ONE_MAX && hold.known.insert(id, 0).is_none() {
+            let is_new = match hold.known.entry(id) {
+                Entry::Occupied(_) => false,
+                Entry::Vacant(entry) => {
+                    let has_room = self.ids < IDS_MAX && held_up.ids < IDS_OF_ONE_MAX;
+                    if has_room {
+                        entry.insert(0);
+                        held_up.ids += 1;
+                        self.ids += 1;
+                    }
+                    has_room
+                }
+            };
+            if is_new || taken_back.remove(&id) {
                 hold.returned
                     .push((hasher.hash_one(topic_of(events.get(at))), id));
-                held_up.ids += 1;
-                self.ids += 1;
             }
         }
         if is_elsewhere {
@@ -240,6 +272,7 @@ impl Order {
         };
         hold.is_shut = false;
         let until_us = held_up.clock_us + hold.patience_us();
+        hold.due_us = hold.due_us.min(until_us);
         for (topic, id) in std::mem::take(&mut hold.returned).into_iter().rev() {
             if !hold.known.contains_key(&id) {
                 continue; // a copy of it is stored
@@ -279,9 +312,11 @@ impl Order {
             return;
         }
         self.due_us = now_us + LOOK_US;
+        let has_room = self.ids + IDS_OF_ONE_MAX <= IDS_MAX;
+        let silence_us = if has_room { SILENCE_US } else { SILENCE_FULL_US };
         self.ids = 0;
         self.peers.retain(|_, held_up| {
-            held_up.give_up(now_us);
+            held_up.give_up(now_us.saturating_sub(held_up.heard_us) >= silence_us);
             self.ids += held_up.ids;
             !held_up.holds.is_empty()
         });
@@ -294,18 +329,20 @@ impl Order {
 }
 
 impl HeldUp {
-    /// Something comes of it that may be held up; the time that it was heard for.
-    fn hear(&mut self, now_us: u64) -> u64 {
-        self.clock_us += now_us.saturating_sub(self.heard_us).min(SILENCE_COUNTED_US);
-        self.heard_us = now_us;
-        self.clock_us
+    fn hear(&mut self, now_us: u64) {
+        let silence_us = now_us.saturating_sub(self.heard_us);
+        if silence_us > 0 {
+            let told_us = self.holds.values().map(Hold::told_us).max().unwrap_or_default();
+            self.clock_us += silence_us.min(told_us + SILENCE_COUNTED_US);
+            self.heard_us = now_us;
+        }
     }
 
-    fn give_up(&mut self, now_us: u64) {
-        let is_silent = now_us.saturating_sub(self.heard_us) >= SILENCE_US;
+    /// Gives up what is due, or all.
+    fn give_up(&mut self, all: bool) {
         self.ids = 0;
         self.holds.retain(|_, hold| {
-            let is_kept = hold.is_shut || !is_silent && !hold.give_up(self.clock_us);
+            let is_kept = hold.is_shut || !all && !hold.give_up(self.clock_us);
             self.ids += if is_kept { hold.known.len() } else { 0 };
             is_kept
         });
@@ -330,6 +367,7 @@ impl Hold {
         };
         line.until_us = until_us;
         line.has_given_up = false;
+        self.due_us = self.due_us.min(until_us);
         if let Some(id) = line.ids.pop_front() {
             self.known.remove(&id);
         }
@@ -368,6 +406,7 @@ impl Hold {
                 ..Line::new()
             });
             line.ids.push_back(id);
+            self.due_us = self.due_us.min(until_us);
             self.known.insert(id, 0);
         }
     }
@@ -376,20 +415,61 @@ impl Hold {
         !self.is_shut && self.lines.is_empty()
     }
 
-    fn patience_us(&self) -> u64 {
+    /// What of these waits behind what came later: it came again while it was under way to the owner, who refuses it only now. It
+    /// leaves its line, and goes in front with all that is returned.
+    fn take_back(&mut self, events: &Events, hasher: &FixedState) -> HashSet<Id, FixedState> {
+        let known = (0..events.len()).filter(|&at| self.known.contains_key(&events.id(at)));
+        let mut again: HashMap<u64, HashSet<Id, FixedState>, FixedState> =
+            HashMap::with_hasher(hasher.clone());
+        for at in known {
+            let ids = again.entry(hasher.hash_one(topic_of(events.get(at))));
+            let ids = ids.or_insert_with(|| HashSet::with_hasher(hasher.clone()));
+            ids.insert(events.id(at));
+        }
+        let mut taken = HashSet::with_hasher(hasher.clone());
+        for (topic, ids) in again {
+            let Some(line) = self.lines.get_mut(&topic) else {
+                continue;
+            };
+            line.ids.retain(|id| {
+                let is_taken = ids.contains(id);
+                if is_taken {
+                    taken.insert(*id);
+                }
+                !is_taken
+            });
+            line.pass_over_unknown(&self.known);
+            if line.ids.is_empty() {
+                self.lines.remove(&topic);
+            }
+        }
+        taken
+    }
+
+    /// What its publisher was told to let pass, us.
+    fn told_us(&self) -> u64 {
         let (.., retry_after_ms) = refusal_words(&self.refusal);
-        u64::from(retry_after_ms.unwrap_or_default()) * 1_000 + PATIENCE_US
+        u64::from(retry_after_ms.unwrap_or_default()) * 1_000
+    }
+
+    fn patience_us(&self) -> u64 {
+        self.told_us() + PATIENCE_US
     }
 
     /// Gives up what did not come again, where patience is at an end. Whether that was all.
     fn give_up(&mut self, clock_us: u64) -> bool {
+        if self.is_shut || clock_us < self.due_us {
+            return self.is_over();
+        }
         let until_us = clock_us + self.patience_us();
         let known = &mut self.known;
+        self.due_us = u64::MAX;
         self.lines.retain(|_, line| {
             if clock_us >= line.until_us {
                 line.until_us = until_us;
                 line.give_up(known);
             }
+            self.due_us = self.due_us.min(line.until_us);
             !line.ids.is_empty()
         });
         self.is_over()
@@ -453,10 +533,7 @@ impl Shard {
         } = run;
         let mut at = 0;
         while at < events.len() {
-            let turn = self
-                .logged
-                .order
-                .turn((peer, partition), &events, at, self.now_us);
+            let turn = self.logged.order.turn((peer, partition), &events, at);
             let (Turn::Passes(end) | Turn::Waits(end, _)) = turn;
             let part = events.slice(at..end);
             at = end;

@@ -278,7 +278,7 @@ impl Shard {
         let mut sealed = publishing.take_sealed();
         for run in sealed.drain(..) {
             match run.from {
-                Some(peer) if self.logged.order.holds_up(peer, run.partition) => {
+                Some(peer) if self.logged.order.hear(peer, run.partition, self.now_us) => {
                     self.hand_on_in_turn(peer, run);
                 }
                 _ => self.hand_on(run),
