@@ -29,8 +29,9 @@
 //! take; a home core remembers ids, [`IDS_OF_ONE_MAX`] of a connection and [`IDS_MAX`] of all. Of those beyond it the order is
 //! what their publisher makes of it.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod hold;
+
+use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
 
 use fluxar_protocol::{Code, Id};
@@ -43,13 +44,12 @@ use super::{LogLetter, LoggedNews};
 use crate::log::{Events, LogRefusal};
 use crate::peer::PeerId;
 use crate::shard::Shard;
+use hold::{Hold, PATIENCE_US};
 
 /// Ids of refused events that a core remembers, about 60 bytes each; 200, where each has a topic of its own.
 const IDS_MAX: usize = 128 * 1024;
 /// Of these, how many of one connection.
 const IDS_OF_ONE_MAX: usize = 16 * 1024;
-/// What was refused is waited for so long, us, beyond the time that its publisher was told to let pass.
-const PATIENCE_US: u64 = 2_000_000;
 /// So much of the time between two inputs of a publisher counts, us, beyond what it was told to let pass: one silence alone never ends
 /// patience.
 const SILENCE_COUNTED_US: u64 = PATIENCE_US / 4;
@@ -84,35 +84,6 @@ struct HeldUp {
     heard_us: u64,
     /// How long it was heard: the time that patience is measured in, us.
     clock_us: u64,
-}
-
-/// What was refused of one connection to one partition.
-#[derive(Debug)]
-struct Hold {
-    refusal: LogRefusal,
-    /// What the owner refused since it was asked to open again, with the topics' hashes: older than all in `lines`.
-    returned: Vec<(u64, Id)>,
-    /// What has to come, by the hash of its topic; none is empty.
-    lines: HashMap<u64, Line, FixedState>,
-    /// All of these, with the round of its line in which each was sent again last; 0: it was not.
-    known: HashMap<Id, u32, FixedState>,
-    /// The owner was asked to open again, and has not answered: more may be returned.
-    is_shut: bool,
-    /// No line is given up before this, by the clock of the connection, us.
-    due_us: u64,
-}
-
-/// What has to come of one topic.
-#[derive(Debug)]
-struct Line {
-    /// In this order. The first of them is among `known`; others that are not are passed over.
-    ids: VecDeque<Id>,
-    /// How often patience was at an end, from 1 on.
-    round: u32,
-    /// Some were given up, and nothing has passed since.
-    has_given_up: bool,
-    /// When those that did not come again are given up, by the clock of the connection, us.
-    until_us: u64,
 }
 
 /// What becomes of the next events of a run, all before this place in it.
@@ -168,7 +139,7 @@ impl Order {
         let Some(hold) = held_up.holds.get_mut(&partition) else {
             return Turn::Passes(events.len());
         };
-        let (others, of_others) = (self.ids - held_up.ids, held_up.ids - hold.known.len());
+        let (others, of_others) = (self.ids - held_up.ids, held_up.ids - hold.len());
         hold.give_up(clock_us);
         let ids_max = (IDS_MAX - others).min(IDS_OF_ONE_MAX).saturating_sub(of_others);
         let mut passed = None;
@@ -186,10 +157,10 @@ impl Order {
             }
             end += 1;
         }
-        held_up.ids = of_others + hold.known.len();
+        held_up.ids = of_others + hold.len();
         self.ids = others + held_up.ids;
         let turn = if passed == Some(false) {
-            Turn::Waits(end, hold.refusal.clone())
+            Turn::Waits(end, hold.refusal().clone())
         } else {
             Turn::Passes(end)
         };
@@ -226,37 +197,14 @@ impl Order {
             heard_us: now_us,
             ..HeldUp::default()
         });
-        let hold = held_up.holds.entry(partition).or_insert_with(|| Hold {
-            refusal: refusal.clone(),
-            returned: Vec::new(),
-            lines: HashMap::with_hasher(hasher.clone()),
-            known: HashMap::with_hasher(hasher.clone()),
-            is_shut: false,
-            due_us: u64::MAX,
-        });
-        hold.refusal = refusal.clone();
-        let mut taken_back = hold.take_back(events, &hasher);
-        for at in 0..events.len() {
-            let id = events.id(at);
-            let is_new = match hold.known.entry(id) {
-                Entry::Occupied(_) => false,
-                Entry::Vacant(entry) => {
-                    let has_room = self.ids < IDS_MAX && held_up.ids < IDS_OF_ONE_MAX;
-                    if has_room {
-                        entry.insert(0);
-                        held_up.ids += 1;
-                        self.ids += 1;
-                    }
-                    has_room
-                }
-            };
-            if is_new || taken_back.remove(&id) {
-                hold.returned
-                    .push((hasher.hash_one(topic_of(events.get(at))), id));
-            }
-        }
+        let ids_max = (IDS_MAX - self.ids).min(IDS_OF_ONE_MAX.saturating_sub(held_up.ids));
+        let hold = held_up.holds.entry(partition);
+        let hold = hold.or_insert_with(|| Hold::new(refusal.clone(), &hasher));
+        let new = hold.take_back(events, refusal, ids_max);
+        held_up.ids += new;
+        self.ids += new;
         if is_elsewhere {
-            return !std::mem::replace(&mut hold.is_shut, true);
+            return hold.shut();
         }
         self.reopened(peer, partition);
         false
@@ -270,18 +218,7 @@ impl Order {
         let Some(hold) = held_up.holds.get_mut(&partition) else {
             return;
         };
-        hold.is_shut = false;
-        let until_us = held_up.clock_us + hold.patience_us();
-        hold.due_us = hold.due_us.min(until_us);
-        for (topic, id) in std::mem::take(&mut hold.returned).into_iter().rev() {
-            if !hold.known.contains_key(&id) {
-                continue; // a copy of it is stored
-            }
-            let line = hold.lines.entry(topic).or_insert_with(Line::new);
-            line.ids.push_front(id);
-            line.has_given_up = false;
-            line.until_us = until_us;
-        }
+        hold.reopen(held_up.clock_us);
         self.end_if_over(peer, partition);
     }
 
@@ -342,168 +279,10 @@ impl HeldUp {
     fn give_up(&mut self, all: bool) {
         self.ids = 0;
         self.holds.retain(|_, hold| {
-            let is_kept = hold.is_shut || !all && !hold.give_up(self.clock_us);
-            self.ids += if is_kept { hold.known.len() } else { 0 };
+            let is_kept = hold.is_shut() || !all && !hold.give_up(self.clock_us);
+            self.ids += if is_kept { hold.len() } else { 0 };
             is_kept
         });
-    }
-}
-
-impl Hold {
-    /// Whether an event may go to the owner now; if not, it waits for its turn.
-    fn is_next(&self, topic: u64, id: Id) -> bool {
-        !self.is_shut
-            && self
-                .lines
-                .get(&topic)
-                .is_none_or(|line| line.ids.front() == Some(&id))
-    }
-
-    /// The next of a topic passes, or one of a topic that nothing is waited for of.
-    fn pass(&mut self, topic: u64, clock_us: u64) {
-        let until_us = clock_us + self.patience_us();
-        let Some(line) = self.lines.get_mut(&topic) else {
-            return;
-        };
-        line.until_us = until_us;
-        line.has_given_up = false;
-        self.due_us = self.due_us.min(until_us);
-        if let Some(id) = line.ids.pop_front() {
-            self.known.remove(&id);
-        }
-        line.pass_over_unknown(&self.known);
-        if line.ids.is_empty() {
-            self.lines.remove(&topic);
-        }
-    }
-
-    /// Waits for these no more; how many of them it waited for.
-    fn forget(&mut self, ids: impl Iterator<Item = Id>) -> usize {
-        let before = self.known.len();
-        for id in ids {
-            self.known.remove(&id);
-        }
-        let gone = before - self.known.len();
-        if gone > 0 {
-            let known = &self.known;
-            self.lines.retain(|_, line| {
-                line.pass_over_unknown(known);
-                !line.ids.is_empty()
-            });
-        }
-        gone
-    }
-
-    fn wait(&mut self, topic: u64, id: Id, ids_max: usize, clock_us: u64) {
-        if let Some(again) = self.known.get_mut(&id) {
-            if let Some(line) = self.lines.get(&topic) {
-                *again = line.round;
-            }
-        } else if self.known.len() < ids_max {
-            let until_us = clock_us + self.patience_us();
-            let line = self.lines.entry(topic).or_insert_with(|| Line {
-                until_us,
-                ..Line::new()
-            });
-            line.ids.push_back(id);
-            self.due_us = self.due_us.min(until_us);
-            self.known.insert(id, 0);
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        !self.is_shut && self.lines.is_empty()
-    }
-
-    /// What of these waits behind what came later: it came again while it was under way to the owner, who refuses it only now. It
-    /// leaves its line, and goes in front with all that is returned.
-    fn take_back(&mut self, events: &Events, hasher: &FixedState) -> HashSet<Id, FixedState> {
-        let known = (0..events.len()).filter(|&at| self.known.contains_key(&events.id(at)));
-        let mut again: HashMap<u64, HashSet<Id, FixedState>, FixedState> =
-            HashMap::with_hasher(hasher.clone());
-        for at in known {
-            let ids = again.entry(hasher.hash_one(topic_of(events.get(at))));
-            let ids = ids.or_insert_with(|| HashSet::with_hasher(hasher.clone()));
-            ids.insert(events.id(at));
-        }
-        let mut taken = HashSet::with_hasher(hasher.clone());
-        for (topic, ids) in again {
-            let Some(line) = self.lines.get_mut(&topic) else {
-                continue;
-            };
-            line.ids.retain(|id| {
-                let is_taken = ids.contains(id);
-                if is_taken {
-                    taken.insert(*id);
-                }
-                !is_taken
-            });
-            line.pass_over_unknown(&self.known);
-            if line.ids.is_empty() {
-                self.lines.remove(&topic);
-            }
-        }
-        taken
-    }
-
-    /// What its publisher was told to let pass, us.
-    fn told_us(&self) -> u64 {
-        let (.., retry_after_ms) = refusal_words(&self.refusal);
-        u64::from(retry_after_ms.unwrap_or_default()) * 1_000
-    }
-
-    fn patience_us(&self) -> u64 {
-        self.told_us() + PATIENCE_US
-    }
-
-    /// Gives up what did not come again, where patience is at an end. Whether that was all.
-    fn give_up(&mut self, clock_us: u64) -> bool {
-        if self.is_shut || clock_us < self.due_us {
-            return self.is_over();
-        }
-        let until_us = clock_us + self.patience_us();
-        let known = &mut self.known;
-        self.due_us = u64::MAX;
-        self.lines.retain(|_, line| {
-            if clock_us >= line.until_us {
-                line.until_us = until_us;
-                line.give_up(known);
-            }
-            self.due_us = self.due_us.min(line.until_us);
-            !line.ids.is_empty()
-        });
-        self.is_over()
-    }
-}
-
-impl Line {
-    fn new() -> Self {
-        Self {
-            ids: VecDeque::new(),
-            round: 1,
-            has_given_up: false,
-            until_us: 0,
-        }
-    }
-
-    /// What is at the front is waited for.
-    fn pass_over_unknown(&mut self, known: &HashMap<Id, u32, FixedState>) {
-        while self.ids.front().is_some_and(|id| !known.contains_key(id)) {
-            self.ids.pop_front();
-        }
-    }
-
-    /// Patience is at an end: up to the first that its publisher has sent again since the last time, all are given up. If that
-    /// one did not pass either, all are.
-    fn give_up(&mut self, known: &mut HashMap<Id, u32, FixedState>) {
-        let gives_up_all = std::mem::replace(&mut self.has_given_up, true);
-        while let Some(id) = self.ids.front()
-            && (gives_up_all || known.get(id) != Some(&self.round))
-        {
-            known.remove(id);
-            self.ids.pop_front();
-        }
-        self.round += 1;
     }
 }
 

@@ -1,0 +1,273 @@
+//! What was refused of one connection to one partition: which events have to come, topic by topic, and how long they are waited
+//! for. Time is that of the connection's clock, which [`super::Order`] runs.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::BuildHasher;
+
+use fluxar_protocol::Id;
+use foldhash::fast::FixedState;
+
+use crate::log::{Events, LogRefusal};
+use crate::logged::pieces::topic_of;
+use crate::logged::publishing::refusal_words;
+
+/// What was refused is waited for so long, us, beyond the time that its publisher was told to let pass.
+pub(super) const PATIENCE_US: u64 = 2_000_000;
+
+/// What was refused of one connection to one partition.
+#[derive(Debug)]
+pub(super) struct Hold {
+    refusal: LogRefusal,
+    /// What the owner refused since it was asked to open again, with the topics' hashes: older than all in `lines`.
+    returned: Vec<(u64, Id)>,
+    /// What has to come, by the hash of its topic; none is empty.
+    lines: HashMap<u64, Line, FixedState>,
+    /// All of these, with the round of its line in which each was sent again last; 0: it was not.
+    known: HashMap<Id, u32, FixedState>,
+    /// The owner was asked to open again, and has not answered: more may be returned.
+    is_shut: bool,
+    /// No line is given up before this, by the clock of the connection, us.
+    due_us: u64,
+}
+
+/// What has to come of one topic.
+#[derive(Debug)]
+struct Line {
+    /// In this order. The first of them is among `known`; others that are not are passed over.
+    ids: VecDeque<Id>,
+    /// How often patience was at an end, from 1 on.
+    round: u32,
+    /// Some were given up, and nothing has passed since.
+    has_given_up: bool,
+    /// When those that did not come again are given up, by the clock of the connection, us.
+    until_us: u64,
+}
+
+impl Hold {
+    pub(super) fn new(refusal: LogRefusal, hasher: &FixedState) -> Self {
+        Self {
+            refusal,
+            returned: Vec::new(),
+            lines: HashMap::with_hasher(hasher.clone()),
+            known: HashMap::with_hasher(hasher.clone()),
+            is_shut: false,
+            due_us: u64::MAX,
+        }
+    }
+
+    /// Ids that it remembers.
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Why something was refused last.
+    pub(super) fn refusal(&self) -> &LogRefusal {
+        &self.refusal
+    }
+
+    /// Whether the owner has not opened again.
+    pub(super) fn is_shut(&self) -> bool {
+        self.is_shut
+    }
+
+    /// The owner is shut until [`Hold::reopen`]; whether it is to be asked to open.
+    pub(super) fn shut(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_shut, true)
+    }
+
+    /// All that the owner had refused has been returned: it goes in front.
+    pub(super) fn reopen(&mut self, clock_us: u64) {
+        self.is_shut = false;
+        let until_us = clock_us + self.patience_us();
+        self.due_us = self.due_us.min(until_us);
+        for (topic, id) in std::mem::take(&mut self.returned).into_iter().rev() {
+            if !self.known.contains_key(&id) {
+                continue; // a copy of it is stored
+            }
+            let line = self.lines.entry(topic).or_insert_with(Line::new);
+            line.ids.push_front(id);
+            line.has_given_up = false;
+            line.until_us = until_us;
+        }
+    }
+
+    /// Whether an event may go to the owner now; if not, it waits for its turn.
+    pub(super) fn is_next(&self, topic: u64, id: Id) -> bool {
+        !self.is_shut
+            && self
+                .lines
+                .get(&topic)
+                .is_none_or(|line| line.ids.front() == Some(&id))
+    }
+
+    /// The next of a topic passes, or one of a topic that nothing is waited for of.
+    pub(super) fn pass(&mut self, topic: u64, clock_us: u64) {
+        let until_us = clock_us + self.patience_us();
+        let Some(line) = self.lines.get_mut(&topic) else {
+            return;
+        };
+        line.until_us = until_us;
+        line.has_given_up = false;
+        self.due_us = self.due_us.min(until_us);
+        if let Some(id) = line.ids.pop_front() {
+            self.known.remove(&id);
+        }
+        line.pass_over_unknown(&self.known);
+        if line.ids.is_empty() {
+            self.lines.remove(&topic);
+        }
+    }
+
+    /// Waits for these no more; how many of them it waited for.
+    pub(super) fn forget(&mut self, ids: impl Iterator<Item = Id>) -> usize {
+        let before = self.known.len();
+        for id in ids {
+            self.known.remove(&id);
+        }
+        let gone = before - self.known.len();
+        if gone > 0 {
+            let known = &self.known;
+            self.lines.retain(|_, line| {
+                line.pass_over_unknown(known);
+                !line.ids.is_empty()
+            });
+        }
+        gone
+    }
+
+    pub(super) fn wait(&mut self, topic: u64, id: Id, ids_max: usize, clock_us: u64) {
+        if let Some(again) = self.known.get_mut(&id) {
+            if let Some(line) = self.lines.get(&topic) {
+                *again = line.round;
+            }
+        } else if self.known.len() < ids_max {
+            let until_us = clock_us + self.patience_us();
+            let line = self.lines.entry(topic).or_insert_with(|| Line {
+                until_us,
+                ..Line::new()
+            });
+            line.ids.push_back(id);
+            self.due_us = self.due_us.min(until_us);
+            self.known.insert(id, 0);
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        !self.is_shut && self.lines.is_empty()
+    }
+
+    /// The owner has refused these, which had passed: so many of them are remembered at most beyond what is. How many are new.
+    pub(super) fn take_back(&mut self, events: &Events, refusal: &LogRefusal, ids_max: usize) -> usize {
+        self.refusal = refusal.clone();
+        let mut again = self.take_out(events);
+        let before = self.known.len();
+        for at in 0..events.len() {
+            let id = events.id(at);
+            let has_room = self.known.len() - before < ids_max;
+            let is_new = match self.known.entry(id) {
+                Entry::Vacant(entry) if has_room => {
+                    entry.insert(0);
+                    true
+                }
+                _ => false,
+            };
+            if is_new || again.remove(&id) {
+                let topic = self.lines.hasher().hash_one(topic_of(events.get(at)));
+                self.returned.push((topic, id));
+            }
+        }
+        self.known.len() - before
+    }
+
+    /// What of these waits behind what came later: it came again while it was under way to the owner, who refuses it only now. It
+    /// leaves its line, to go in front with all that is returned.
+    fn take_out(&mut self, events: &Events) -> HashSet<Id, FixedState> {
+        let hasher = self.known.hasher().clone();
+        let mut again: HashMap<u64, HashSet<Id, FixedState>, FixedState> =
+            HashMap::with_hasher(hasher.clone());
+        for at in (0..events.len()).filter(|&at| self.known.contains_key(&events.id(at))) {
+            let ids = again.entry(hasher.hash_one(topic_of(events.get(at))));
+            let ids = ids.or_insert_with(|| HashSet::with_hasher(hasher.clone()));
+            ids.insert(events.id(at));
+        }
+        let mut taken = HashSet::with_hasher(hasher);
+        for (topic, ids) in again {
+            let Some(line) = self.lines.get_mut(&topic) else {
+                continue;
+            };
+            line.ids.retain(|id| {
+                let is_taken = ids.contains(id);
+                if is_taken {
+                    taken.insert(*id);
+                }
+                !is_taken
+            });
+            line.pass_over_unknown(&self.known);
+            if line.ids.is_empty() {
+                self.lines.remove(&topic);
+            }
+        }
+        taken
+    }
+
+    /// What its publisher was told to let pass, us.
+    pub(super) fn told_us(&self) -> u64 {
+        let (.., retry_after_ms) = refusal_words(&self.refusal);
+        u64::from(retry_after_ms.unwrap_or_default()) * 1_000
+    }
+
+    fn patience_us(&self) -> u64 {
+        self.told_us() + PATIENCE_US
+    }
+
+    /// Gives up what did not come again, where patience is at an end. Whether that was all.
+    pub(super) fn give_up(&mut self, clock_us: u64) -> bool {
+        if self.is_shut || clock_us < self.due_us {
+            return self.is_over();
+        }
+        let until_us = clock_us + self.patience_us();
+        let known = &mut self.known;
+        self.due_us = u64::MAX;
+        self.lines.retain(|_, line| {
+            if clock_us >= line.until_us {
+                line.until_us = until_us;
+                line.give_up(known);
+            }
+            self.due_us = self.due_us.min(line.until_us);
+            !line.ids.is_empty()
+        });
+        self.is_over()
+    }
+}
+
+impl Line {
+    fn new() -> Self {
+        Self {
+            ids: VecDeque::new(),
+            round: 1,
+            has_given_up: false,
+            until_us: 0,
+        }
+    }
+
+    /// What is at the front is waited for.
+    fn pass_over_unknown(&mut self, known: &HashMap<Id, u32, FixedState>) {
+        while self.ids.front().is_some_and(|id| !known.contains_key(id)) {
+            self.ids.pop_front();
+        }
+    }
+
+    /// Patience is at an end: up to the first that its publisher has sent again since the last time, all are given up. If that
+    /// one did not pass either, all are.
+    fn give_up(&mut self, known: &mut HashMap<Id, u32, FixedState>) {
+        let gives_up_all = std::mem::replace(&mut self.has_given_up, true);
+        while let Some(id) = self.ids.front()
+            && (gives_up_all || known.get(id) != Some(&self.round))
+        {
+            known.remove(id);
+            self.ids.pop_front();
+        }
+        self.round += 1;
+    }
+}
