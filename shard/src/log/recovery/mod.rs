@@ -377,7 +377,7 @@ impl<F: Files> Recovery<F> {
             // All but the newest of a stream were safe before the next was begun. That may have been made: it is, when the one
             // before it is half full.
             let is_newest = !facts.is_sealed || self.newest.get(&id.core) == Some(&id.number);
-            let may_be_unsynced = facts.tail == Tail::MayBeTorn && is_newest;
+            let may_be_unsynced = matches!(facts.tail, Tail::MayBeTorn { .. }) && is_newest;
             if may_be_unsynced || facts.bytes < facts.file_bytes {
                 // Cuts off what does not count, and makes what does survive power loss.
                 self.files

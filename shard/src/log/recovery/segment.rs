@@ -72,7 +72,12 @@ impl Asked<'_> {
         if is_recovered || (self.meta.is_clean && is_newest) {
             Tail::IsWhole
         } else {
-            Tail::MayBeTorn
+            // What was made ahead of need has nothing behind it either.
+            let is_newest = self
+                .newest
+                .get(&id.core)
+                .is_none_or(|newest| id.number >= *newest);
+            Tail::MayBeTorn { is_newest }
         }
     }
 }

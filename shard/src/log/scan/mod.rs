@@ -32,7 +32,11 @@ use window::Window;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tail {
     /// The log crashed while it wrote it, or is writing it now.
-    MayBeTorn,
+    MayBeTorn {
+        /// Its stream has none behind it in which anything was written. The others were sealed and synced before the next was
+        /// begun, or given up, and then all that was not safe in them is there again in the next.
+        is_newest: bool,
+    },
     /// It was recovered before: what is not right is damaged.
     IsWhole,
     /// As [`Tail::IsWhole`], and so many bytes of it counted then: what is behind them is no part of it.
@@ -106,7 +110,7 @@ impl<'a, F: Files + ?Sized> Scan<'a, F> {
     pub fn open(files: &'a F, id: SegmentId, secret: u64, tail: Tail) -> io::Result<Self> {
         let bytes_max = match tail {
             Tail::EndsAt(bytes) => bytes,
-            Tail::MayBeTorn | Tail::IsWhole => u64::MAX,
+            Tail::MayBeTorn { .. } | Tail::IsWhole => u64::MAX,
         };
         let mut window = Window::open(files, id.name(), bytes_max)?;
         let head = SegmentHead::decode(&window.get(0, SEGMENT_HEAD_BYTES)?);
@@ -174,17 +178,23 @@ impl<'a, F: Files + ?Sized> Scan<'a, F> {
                 Ok(Some(Found::Batch { at, body }))
             }
             Place::Bad(bad) => {
-                if self.tail == Tail::MayBeTorn && !self.was_synced(bad.at)? {
-                    if self.window.is_unreadable_behind(bad.at) {
-                        // To cut here would throw away what may be read tomorrow.
+                if let Tail::MayBeTorn { is_newest } = self.tail
+                    && !self.was_synced(bad.at)?
+                {
+                    if !self.window.is_unreadable_behind(bad.at) {
+                        self.is_over = true;
+                        self.ending.torn = Some(bad);
+                        return Ok(None);
+                    }
+                    // To cut here would throw away what may be read tomorrow.
+                    if is_newest {
                         return Err(io::Error::other(format!(
                             "from byte {} on it cannot be read, and nothing says whether that was synced",
                             bad.at
                         )));
                     }
-                    self.is_over = true;
-                    self.ending.torn = Some(bad);
-                    return Ok(None);
+                    // Its footer, most likely: nothing of it is waited for, and nothing behind it is cut off either.
+                    self.tail = Tail::IsWhole;
                 }
                 self.at = bad.end;
                 self.ending.bytes = bad.end;
@@ -229,7 +239,7 @@ impl<'a, F: Files + ?Sized> Scan<'a, F> {
             end: end.min(self.window.file_bytes()).max(trailer_at),
             head: None,
         };
-        if self.tail == Tail::MayBeTorn {
+        if matches!(self.tail, Tail::MayBeTorn { .. }) {
             self.ending.torn = Some(bad);
             return Ok(None);
         }

@@ -12,6 +12,9 @@ use crate::log::{
     scan::{Bad, Ending, Found, Scan, Tail},
 };
 
+/// The end of the newest segment of a log that crashed.
+const TORN: Tail = Tail::MayBeTorn { is_newest: true };
+
 /// What a scan finds: places of batches, damage, and the ending.
 fn scan<F: Files>(files: &F, id: SegmentId, tail: Tail) -> (Vec<u64>, Vec<Bad>, Ending) {
     let mut scan = Scan::open(files, id, SECRET, tail).unwrap();
@@ -56,7 +59,7 @@ fn batch_at(log: &Written, byte: usize) -> Option<(u64, u64)> {
 fn all_is_found_and_the_rest_is_empty() {
     for room in [0, 8 * 1024, 3 * 1024 * 1024] {
         let log = six(room);
-        for tail in [Tail::MayBeTorn, Tail::IsWhole] {
+        for tail in [TORN, Tail::IsWhole] {
             let (batches, damage, ending) = scan(&log.files, log.id(), tail);
             assert_eq!((batches, damage), (places(&log), vec![]));
             let expected = Ending {
@@ -73,7 +76,7 @@ fn all_is_found_and_the_rest_is_empty() {
 fn a_sealed_segment_ends_with_its_footer() {
     let mut log = six(8192);
     log.seal(true);
-    let (batches, damage, ending) = scan(&log.files, log.id(), Tail::MayBeTorn);
+    let (batches, damage, ending) = scan(&log.files, log.id(), TORN);
     assert_eq!((batches, damage), (places(&log), vec![]));
     assert_eq!(ending.bytes, log.at());
     let footer = ending.footer.unwrap();
@@ -81,7 +84,7 @@ fn a_sealed_segment_ends_with_its_footer() {
     assert_eq!(footer.extents.len(), 2);
     // The room that it was made with was not cut off yet.
     log.file().resize(8192, 0);
-    let (_, damage, ending) = scan(&log.files, log.id(), Tail::MayBeTorn);
+    let (_, damage, ending) = scan(&log.files, log.id(), TORN);
     assert_eq!((damage, ending.bytes), (vec![], log.at()));
     assert!(ending.footer.is_some());
 }
@@ -103,7 +106,7 @@ fn torn_at_any_byte_what_is_whole_before_it_counts() {
             log.file().truncate(cut);
             let bytes = cut.max(room);
             log.file().resize(bytes, 0);
-            let (batches, damage, ending) = scan(&log.files, log.id(), Tail::MayBeTorn);
+            let (batches, damage, ending) = scan(&log.files, log.id(), TORN);
             // Bytes that are zeros in any case may be missing.
             let is_expected = batches == expected || batches.len() == expected.len() + 1;
             assert!(is_expected, "cut at {cut}: {batches:?} of {expected:?}");
@@ -124,7 +127,7 @@ fn a_flipped_bit_costs_its_batch_and_no_other() {
         for bit in [0, 3, 7] {
             let mut log = six(4096);
             log.file()[byte] ^= 1 << bit;
-            let (batches, damage, ending) = scan(&log.files, log.id(), Tail::MayBeTorn);
+            let (batches, damage, ending) = scan(&log.files, log.id(), TORN);
             let mut expected = places(&whole);
             let hit = batch_at(&whole, byte);
             if let Some((at, _)) = hit {
@@ -179,7 +182,7 @@ fn zeros_where_something_was_synced_are_damage_and_others_are_torn() {
         let end = places.get(lost + 1).copied().unwrap_or(whole.at());
         let mut log = six(4096);
         log.file()[places[lost] as usize..end as usize].fill(0);
-        let (batches, damage, ending) = scan(&log.files, log.id(), Tail::MayBeTorn);
+        let (batches, damage, ending) = scan(&log.files, log.id(), TORN);
         let mut left = places.clone();
         left.remove(lost);
         assert_eq!(batches, left);
@@ -216,7 +219,7 @@ fn a_hole_in_the_last_write_ends_what_counts_although_more_follows() {
     });
     let lost = log.batches[7].0;
     log.file()[lost as usize..lost as usize + 16].fill(0);
-    let (batches, damage, ending) = scan(&log.files, log.id(), Tail::MayBeTorn);
+    let (batches, damage, ending) = scan(&log.files, log.id(), TORN);
     assert_eq!(batches.len(), 7, "the first of the three counts, too");
     assert_eq!((damage, ending.bytes), (vec![], lost));
     assert!(ending.bytes > synced_until);
@@ -226,7 +229,7 @@ fn a_hole_in_the_last_write_ends_what_counts_although_more_follows() {
     let lost = log.batches[6].0;
     log.append(1, 5, 1);
     log.file()[lost as usize..lost as usize + 16].fill(0);
-    let (batches, damage, _) = scan(&log.files, log.id(), Tail::MayBeTorn);
+    let (batches, damage, _) = scan(&log.files, log.id(), TORN);
     assert_eq!((batches.len(), damage.len()), (7, 1));
 }
 
@@ -257,7 +260,7 @@ fn what_looks_like_a_batch_inside_an_event_is_none() {
         again.push(at);
     }
     log.file()[at as usize] ^= 1;
-    let (batches, damage, _) = scan(&log.files, log.id(), Tail::MayBeTorn);
+    let (batches, damage, _) = scan(&log.files, log.id(), TORN);
     again.retain(|batch| *batch != at);
     assert_eq!(batches, again);
     assert_eq!((damage.len(), damage[0].at, damage[0].end), (1, at, last));
@@ -292,7 +295,7 @@ fn many_bad_places_are_passed_in_one_walk() {
             log.file()[at as usize + 20] ^= 1;
         }
     }
-    let (batches, damage, ending) = scan(&log.files, log.id(), Tail::MayBeTorn);
+    let (batches, damage, ending) = scan(&log.files, log.id(), TORN);
     assert_eq!((batches.len(), damage.len()), (200, 199));
     assert_eq!(ending.torn.map(|bad| bad.at), Some(log.batches[399].0));
 }
@@ -335,13 +338,13 @@ fn sectors_that_cannot_be_read_are_damage_and_a_dead_disk_is_an_error() {
     let bytes = log.file_bytes() as u64;
     assert!(bytes > 64 * 1024);
     let files = Unreadable(log.files.clone(), 20_000..20_512);
-    let (batches, damage, ending) = scan(&files, log.id(), Tail::MayBeTorn);
+    let (batches, damage, ending) = scan(&files, log.id(), TORN);
     assert!(!damage.is_empty() && damage.iter().all(|bad| (15_000..26_000).contains(&bad.at)));
     assert!(batches.len() > 270, "{}", batches.len());
     assert_eq!(ending.bytes, bytes);
 
     let files = Unreadable(log.files.clone(), 4096..u64::MAX);
-    let mut walk = Scan::open(&files, log.id(), SECRET, Tail::MayBeTorn);
+    let mut walk = Scan::open(&files, log.id(), SECRET, TORN);
     let failed = match &mut walk {
         Ok(walk) => loop {
             match walk.step() {
@@ -353,4 +356,25 @@ fn sectors_that_cannot_be_read_are_damage_and_a_dead_disk_is_an_error() {
         Err(_) => true,
     };
     assert!(failed);
+}
+
+#[test]
+fn an_end_that_cannot_be_read_is_waited_for_in_the_newest_segment_alone() {
+    let log = six(0);
+    let (last_at, _) = *log.batches.last().unwrap();
+    let bytes = log.file_bytes() as u64;
+    let files = Unreadable(log.files.clone(), last_at..bytes);
+    let mut walk = Scan::open(&files, log.id(), SECRET, TORN).unwrap();
+    let refused = loop {
+        match walk.step() {
+            Ok(Some(found)) => assert!(matches!(found, Found::Batch { .. })),
+            Ok(None) => break None,
+            Err(error) => break Some(error),
+        }
+    };
+    assert!(refused.is_some(), "it may be there tomorrow");
+    let (batches, damage, ending) = scan(&files, log.id(), Tail::MayBeTorn { is_newest: false });
+    assert_eq!(batches, places(&log)[..batches.len()]);
+    assert_eq!(damage.iter().map(|bad| bad.end).collect::<Vec<_>>(), [bytes]);
+    assert_eq!((ending.bytes, ending.torn), (bytes, None), "nothing is cut off");
 }

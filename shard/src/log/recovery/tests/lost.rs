@@ -207,3 +207,58 @@ fn damage_that_may_have_held_rows_is_told_apart() {
         assert_eq!(found.carried_damage, carried, "batch {nth}, byte {byte}");
     }
 }
+
+#[test]
+fn a_footer_that_cannot_be_read_is_waited_for_in_the_newest_segment_alone() {
+    for (is_clean, is_newest) in [(true, false), (false, false), (false, true)] {
+        let mut log = Written::new(1, 1);
+        log.segment(&[base(0, 0, 1)], 0);
+        let mut next = 1;
+        let mut footers = Vec::new();
+        for is_last in [false, true] {
+            // So that it stands in sectors of its own.
+            while next < 10 || !log.at().is_multiple_of(4096) {
+                log.append(0, next, 1);
+                next += 1;
+            }
+            footers.push((log.id(), log.at()));
+            log.seal(is_last);
+            if !is_last {
+                log.segment(&[base(0, next - 1, next)], 0);
+            }
+        }
+        if is_clean {
+            Meta::mark_clean(&mut log.files).unwrap();
+        }
+        let (id, footer_at) = footers[usize::from(is_newest)];
+        let whole = log.files.clone();
+        let mut bad = Unreadable {
+            bytes: footer_at..log.files.length(&id.name()).unwrap(),
+            files: &mut log.files,
+            name: id.name(),
+        };
+        let mut recovery = Recovery::open(&mut bad, 1, &Settings::default(), [9; 16], NOW_MS).unwrap();
+        let step = recovery.step(|_| {});
+        drop(recovery);
+        let why = format!("clean: {is_clean}, newest: {is_newest}");
+        match step {
+            Ok(Some(share)) => {
+                assert!(!is_newest, "{why}");
+                assert!(share.segments.iter().any(|segment| segment.is_damaged), "{why}");
+                let found = partition(std::slice::from_ref(&share), 0);
+                assert_eq!((found.last, &*found.holes), (next - 1, &[][..]), "{why}");
+                assert!(offsets(&log.files, found).into_iter().eq(1..next), "{why}");
+            }
+            Err(RecoveryFault::Disk { .. }) => assert!(is_newest, "{why}"),
+            other => panic!("{why}: {other:?}"),
+        }
+        // Tomorrow it can be read, and all of it is there.
+        assert_eq!(log.files.0[&id.name()], whole.0[&id.name()], "{why}");
+        let shares = recover(&mut log.files, 1);
+        let found = partition(&shares, 0);
+        assert_eq!((found.last, &*found.holes), (next - 1, &[][..]), "{why}");
+        let segments = &shares[0].segments;
+        let is_whole = |segment: &RecoveredSegment| segment.is_sealed && !segment.is_damaged;
+        assert!(segments.len() == 2 && segments.iter().all(is_whole), "{why}");
+    }
+}
