@@ -219,7 +219,9 @@ impl Front {
         message: &str,
         retry_after_ms: Option<u32>,
     ) {
-        let Some(slot) = self.slot_of_peer(to) else { return };
+        let Some(slot) = self.slot_of_peer(to) else {
+            return self.shard.publisher_gone(to);
+        };
         let error = encode(code, message, None, retry_after_ms);
         for at in 0..events.len() {
             self.counters.refused += 1;

@@ -346,51 +346,54 @@ impl Shard {
 
 /// What a peer is told when the log takes something not.
 pub(crate) fn refusal_words(refusal: &LogRefusal) -> (Code, Cow<'static, str>, Option<u32>) {
-    let (code, message, retry_after_ms) = match refusal {
+    let (code, message) = match refusal {
         LogRefusal::Recovering => (
             Code::Unavailable,
             "the log is being read after a start; try again in a moment",
-            Some(500),
         ),
         LogRefusal::Behind => (
             Code::ResourceExhausted,
             "the log's disk does not keep up; try again in a moment",
-            Some(200),
         ),
         LogRefusal::DiskFull => (
             Code::ResourceExhausted,
             "the log's disk is full; it goes on by itself when there is space",
-            Some(1_000),
         ),
         LogRefusal::DiskFailed(why) => {
             let message = format!("the log's disk fails: {why}");
-            return (Code::Unavailable, Cow::Owned(message), Some(1_000));
+            return (Code::Unavailable, Cow::Owned(message), retry_after_ms(refusal));
         }
         LogRefusal::TooManyIds => (
             Code::ResourceExhausted,
             "as many ids of qos 2 events are remembered as may be (`log.once_ids`); try again later, or with qos 1",
-            Some(5_000),
         ),
         LogRefusal::TooManyCursors => (
             Code::ResourceExhausted,
             "there are as many durable cursors as may be (`log.cursors`)",
-            None,
         ),
         LogRefusal::TooManyRows => (
             Code::ResourceExhausted,
             "there are as many retained events as may be (`log.rows`)",
-            None,
         ),
         LogRefusal::Stopping => (
             Code::Unavailable,
             "the gateway is stopping; try again when it is back",
-            Some(1_000),
         ),
         LogRefusal::NoLog => (
             Code::FailedPrecondition,
             "this gateway keeps no log: `log.dir` names no data directory; qos 0 works",
-            None,
         ),
     };
-    (code, Cow::Borrowed(message), retry_after_ms)
+    (code, Cow::Borrowed(message), retry_after_ms(refusal))
+}
+
+/// When it is worth another try, ms; `None`: not by itself.
+pub(crate) fn retry_after_ms(refusal: &LogRefusal) -> Option<u32> {
+    match refusal {
+        LogRefusal::Behind => Some(200),
+        LogRefusal::Recovering => Some(500),
+        LogRefusal::DiskFull | LogRefusal::DiskFailed(_) | LogRefusal::Stopping => Some(1_000),
+        LogRefusal::TooManyIds => Some(5_000),
+        LogRefusal::TooManyCursors | LogRefusal::TooManyRows | LogRefusal::NoLog => None,
+    }
 }

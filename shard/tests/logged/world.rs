@@ -102,6 +102,8 @@ pub(crate) struct World {
     /// Plain deliveries.
     pub(crate) plain: BTreeMap<PeerId, Vec<u64>>,
     pub(crate) now_us: u64,
+    /// Connections that are gone.
+    lost: BTreeSet<PeerId>,
     /// A connection that is busy once it was given so many bytes.
     slow: Option<(PeerId, usize)>,
 }
@@ -131,6 +133,7 @@ impl World {
             again: Vec::new(),
             plain: BTreeMap::new(),
             now_us: 0,
+            lost: BTreeSet::new(),
             slow: None,
         };
         world.pass(1);
@@ -177,6 +180,7 @@ impl World {
     }
 
     pub(crate) fn lose(&mut self, peer: PeerId) {
+        self.lost.insert(peer);
         self.shard(peer).peer_lost(peer);
         self.drain(usize::from(peer.core));
     }
@@ -282,6 +286,11 @@ impl World {
         }
         while let Some(news) = self.shards[core].poll_logged() {
             self.slows_down(core, &news);
+            if let LoggedNews::Refused { to, .. } = &news
+                && self.lost.contains(to)
+            {
+                self.shards[core].publisher_gone(*to);
+            }
             self.heard(core, news);
         }
         while let Some((to, letter)) = self.shards[core].poll_letter() {

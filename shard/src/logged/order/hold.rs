@@ -1,5 +1,5 @@
 //! What was refused of one connection to one partition: which events have to come, topic by topic, and how long they are waited
-//! for. Time is that of the connection's clock, which [`super::Order`] runs.
+//! for. Time is that of the hold's own clock, which runs while its connection is heard.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -10,10 +10,13 @@ use foldhash::fast::FixedState;
 
 use crate::log::{Events, LogRefusal};
 use crate::logged::pieces::topic_of;
-use crate::logged::publishing::refusal_words;
+use crate::logged::publishing::retry_after_ms;
 
 /// What was refused is waited for so long, us, beyond the time that its publisher was told to let pass.
-pub(super) const PATIENCE_US: u64 = 2_000_000;
+const PATIENCE_US: u64 = 2_000_000;
+/// So much of the time between two inputs of a publisher counts, us, beyond what it was told to let pass: one silence alone never ends
+/// patience.
+const SILENCE_COUNTED_US: u64 = PATIENCE_US / 4;
 
 /// What was refused of one connection to one partition.
 #[derive(Debug)]
@@ -27,7 +30,9 @@ pub(super) struct Hold {
     known: HashMap<Id, u32, FixedState>,
     /// The owner was asked to open again, and has not answered: more may be returned.
     is_shut: bool,
-    /// No line is given up before this, by the clock of the connection, us.
+    /// How long its connection was heard: the time that patience is measured in, us.
+    clock_us: u64,
+    /// No line is given up before this, by that clock, us.
     due_us: u64,
 }
 
@@ -40,7 +45,7 @@ struct Line {
     round: u32,
     /// Some were given up, and nothing has passed since.
     has_given_up: bool,
-    /// When those that did not come again are given up, by the clock of the connection, us.
+    /// When those that did not come again are given up, by the clock of the hold, us.
     until_us: u64,
 }
 
@@ -52,6 +57,7 @@ impl Hold {
             lines: HashMap::with_hasher(hasher.clone()),
             known: HashMap::with_hasher(hasher.clone()),
             is_shut: false,
+            clock_us: 0,
             due_us: u64::MAX,
         }
     }
@@ -76,10 +82,15 @@ impl Hold {
         !std::mem::replace(&mut self.is_shut, true)
     }
 
+    /// Its connection is heard, after a silence.
+    pub(super) fn hear(&mut self, silence_us: u64) {
+        self.clock_us += silence_us.min(self.told_us() + SILENCE_COUNTED_US);
+    }
+
     /// All that the owner had refused has been returned: it goes in front.
-    pub(super) fn reopen(&mut self, clock_us: u64) {
+    pub(super) fn reopen(&mut self) {
         self.is_shut = false;
-        let until_us = clock_us + self.patience_us();
+        let until_us = self.clock_us + self.patience_us();
         self.due_us = self.due_us.min(until_us);
         for (topic, id) in std::mem::take(&mut self.returned).into_iter().rev() {
             if !self.known.contains_key(&id) {
@@ -102,8 +113,8 @@ impl Hold {
     }
 
     /// The next of a topic passes, or one of a topic that nothing is waited for of.
-    pub(super) fn pass(&mut self, topic: u64, clock_us: u64) {
-        let until_us = clock_us + self.patience_us();
+    pub(super) fn pass(&mut self, topic: u64) {
+        let until_us = self.clock_us + self.patience_us();
         let Some(line) = self.lines.get_mut(&topic) else {
             return;
         };
@@ -136,13 +147,13 @@ impl Hold {
         gone
     }
 
-    pub(super) fn wait(&mut self, topic: u64, id: Id, ids_max: usize, clock_us: u64) {
+    pub(super) fn wait(&mut self, topic: u64, id: Id, ids_max: usize) {
         if let Some(again) = self.known.get_mut(&id) {
             if let Some(line) = self.lines.get(&topic) {
                 *again = line.round;
             }
         } else if self.known.len() < ids_max {
-            let until_us = clock_us + self.patience_us();
+            let until_us = self.clock_us + self.patience_us();
             let line = self.lines.entry(topic).or_insert_with(|| Line {
                 until_us,
                 ..Line::new()
@@ -159,7 +170,14 @@ impl Hold {
 
     /// The owner has refused these, which had passed: so many of them are remembered at most beyond what is. How many are new.
     pub(super) fn take_back(&mut self, events: &Events, refusal: &LogRefusal, ids_max: usize) -> usize {
+        let told_us = self.told_us();
         self.refusal = refusal.clone();
+        // Who was told to let more time pass is silent for longer.
+        let more_us = self.told_us().saturating_sub(told_us);
+        if more_us > 0 {
+            self.due_us = self.due_us.saturating_add(more_us);
+            self.lines.values_mut().for_each(|line| line.until_us += more_us);
+        }
         let mut again = self.take_out(events);
         let before = self.known.len();
         for at in 0..events.len() {
@@ -213,8 +231,7 @@ impl Hold {
 
     /// What its publisher was told to let pass, us.
     pub(super) fn told_us(&self) -> u64 {
-        let (.., retry_after_ms) = refusal_words(&self.refusal);
-        u64::from(retry_after_ms.unwrap_or_default()) * 1_000
+        u64::from(retry_after_ms(&self.refusal).unwrap_or_default()) * 1_000
     }
 
     fn patience_us(&self) -> u64 {
@@ -222,11 +239,11 @@ impl Hold {
     }
 
     /// Gives up what did not come again, where patience is at an end. Whether that was all.
-    pub(super) fn give_up(&mut self, clock_us: u64) -> bool {
-        if self.is_shut || clock_us < self.due_us {
+    pub(super) fn give_up(&mut self) -> bool {
+        if self.is_shut || self.clock_us < self.due_us {
             return self.is_over();
         }
-        let until_us = clock_us + self.patience_us();
+        let (clock_us, until_us) = (self.clock_us, self.clock_us + self.patience_us());
         let known = &mut self.known;
         self.due_us = u64::MAX;
         self.lines.retain(|_, line| {

@@ -38,21 +38,18 @@ use fluxar_protocol::{Code, Id};
 use foldhash::fast::FixedState;
 
 use super::pieces::topic_of;
-use super::publishing::{SealedRun, refusal_words};
+use super::publishing::{SealedRun, retry_after_ms};
 use super::queueing::is_of_queues;
 use super::{LogLetter, LoggedNews};
 use crate::log::{Events, LogRefusal};
 use crate::peer::PeerId;
 use crate::shard::Shard;
-use hold::{Hold, PATIENCE_US};
+use hold::Hold;
 
 /// Ids of refused events that a core remembers, about 60 bytes each; 200, where each has a topic of its own.
 const IDS_MAX: usize = 128 * 1024;
 /// Of these, how many of one connection.
 const IDS_OF_ONE_MAX: usize = 16 * 1024;
-/// So much of the time between two inputs of a publisher counts, us, beyond what it was told to let pass: one silence alone never ends
-/// patience.
-const SILENCE_COUNTED_US: u64 = PATIENCE_US / 4;
 /// What was refused of a publisher that was not heard for so long is forgotten, us: it may be gone.
 const SILENCE_US: u64 = 600_000_000;
 /// Where the ids of others have no room: so long, us.
@@ -80,10 +77,8 @@ struct HeldUp {
     holds: BTreeMap<u16, Hold>,
     /// Ids that these remember.
     ids: usize,
-    /// When it was heard last of what is held up, us.
+    /// When it was heard last, us.
     heard_us: u64,
-    /// How long it was heard: the time that patience is measured in, us.
-    clock_us: u64,
 }
 
 /// What becomes of the next events of a run, all before this place in it.
@@ -135,12 +130,11 @@ impl Order {
         let Some(held_up) = self.peers.get_mut(&peer) else {
             return Turn::Passes(events.len());
         };
-        let clock_us = held_up.clock_us;
         let Some(hold) = held_up.holds.get_mut(&partition) else {
             return Turn::Passes(events.len());
         };
         let (others, of_others) = (self.ids - held_up.ids, held_up.ids - hold.len());
-        hold.give_up(clock_us);
+        hold.give_up();
         let ids_max = (IDS_MAX - others).min(IDS_OF_ONE_MAX).saturating_sub(of_others);
         let mut passed = None;
         let mut end = at;
@@ -151,9 +145,9 @@ impl Order {
                 break;
             }
             if passes {
-                hold.pass(topic, clock_us);
+                hold.pass(topic);
             } else {
-                hold.wait(topic, events.id(end), ids_max, clock_us);
+                hold.wait(topic, events.id(end), ids_max);
             }
             end += 1;
         }
@@ -218,7 +212,7 @@ impl Order {
         let Some(hold) = held_up.holds.get_mut(&partition) else {
             return;
         };
-        hold.reopen(held_up.clock_us);
+        hold.reopen();
         self.end_if_over(peer, partition);
     }
 
@@ -269,8 +263,7 @@ impl HeldUp {
     fn hear(&mut self, now_us: u64) {
         let silence_us = now_us.saturating_sub(self.heard_us);
         if silence_us > 0 {
-            let told_us = self.holds.values().map(Hold::told_us).max().unwrap_or_default();
-            self.clock_us += silence_us.min(told_us + SILENCE_COUNTED_US);
+            self.holds.values_mut().for_each(|hold| hold.hear(silence_us));
             self.heard_us = now_us;
         }
     }
@@ -279,7 +272,7 @@ impl HeldUp {
     fn give_up(&mut self, all: bool) {
         self.ids = 0;
         self.holds.retain(|_, hold| {
-            let is_kept = hold.is_shut() || !all && !hold.give_up(self.clock_us);
+            let is_kept = hold.is_shut() || !all && !hold.give_up();
             self.ids += if is_kept { hold.len() } else { 0 };
             is_kept
         });
@@ -302,6 +295,11 @@ fn holds_up(refusal: &LogRefusal) -> bool {
 }
 
 impl Shard {
+    /// Something is refused to a connection that is not there any more: nobody will send it again.
+    pub fn publisher_gone(&mut self, peer: PeerId) {
+        self.logged.order.forget(peer);
+    }
+
     /// Hands on a run of a connection of which something was refused.
     pub(super) fn hand_on_in_turn(&mut self, peer: PeerId, run: SealedRun) {
         let SealedRun {
@@ -324,7 +322,7 @@ impl Shard {
                     events: part,
                 }),
                 Turn::Waits(_, refusal) => {
-                    let (.., retry_after_ms) = refusal_words(&refusal);
+                    let retry_after_ms = retry_after_ms(&refusal);
                     self.logged.news.push_back(LoggedNews::Refused {
                         to: peer,
                         events: part,
