@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use fluxar_engine::disk::is_full;
 use fluxar_shard::log::files::Files;
+use fluxar_shard::log::recovery::META;
 use rustix::io::Errno;
 
 /// Between two tries to read what the disk did not give.
 const PAUSE: Duration = Duration::from_millis(100);
-/// What is kept of the disk's room for a small file to be replaced, a multiple of this, bytes.
+/// What is kept of the disk's room for `meta` to be replaced, a multiple of this, bytes.
 const SPARE_BYTES: usize = 16 * 1024;
 /// What is given up for it.
 const SPARE: &str = "meta.spare";
@@ -61,6 +62,41 @@ impl DirFiles {
             std::thread::sleep(PAUSE);
         }
         left > 0
+    }
+
+    /// [`Files::replace`], where `write` writes a file anew, or a part of it if it fails.
+    fn replace_by(
+        &mut self,
+        name: &str,
+        bytes: &[u8],
+        mut write: impl FnMut(&Path, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        *self.open.borrow_mut() = None;
+        let beside = self.path.join(format!("{name}.new"));
+        let spare = self.path.join(SPARE);
+        // Room was kept for this: a gateway can be started on a full disk, and tell its publishers so. Not for the copy: where
+        // there is none yet, it would keep that room, and the next `meta` could not be written.
+        let has_room_now =
+            |error: &io::Error| name == META && is_full(error) && std::fs::remove_file(&spare).is_ok();
+        let mut written = write(&beside, bytes);
+        if written.as_ref().is_err_and(has_room_now) {
+            written = write(&beside, bytes);
+        }
+        written
+            .and_then(|()| std::fs::rename(&beside, self.path.join(name)))
+            .inspect_err(|_| {
+                // What fitted takes room from what is written next.
+                let _ = std::fs::remove_file(&beside);
+            })?;
+        self.sync_names()?;
+        let spare_bytes = (2 * bytes.len()).next_multiple_of(SPARE_BYTES);
+        if name == META && std::fs::metadata(&spare).map_or(0, |known| known.len()) < spare_bytes as u64 {
+            // On a disk that is full there will be room another time.
+            let _ = write(&spare, &vec![0xff; spare_bytes]).inspect_err(|_| {
+                let _ = std::fs::remove_file(&spare);
+            });
+        }
+        Ok(())
     }
 
     /// Has changed names survive a crash.
@@ -113,26 +149,7 @@ impl Files for DirFiles {
     }
 
     fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        *self.open.borrow_mut() = None;
-        let beside = self.path.join(format!("{name}.new"));
-        let spare = self.path.join(SPARE);
-        if let Err(error) = write_new(&beside, bytes) {
-            // Room was kept for this: a gateway can be started on a full disk, and tell its publishers so.
-            if !is_full(&error) || std::fs::remove_file(&spare).is_err() {
-                return Err(error);
-            }
-            write_new(&beside, bytes)?;
-        }
-        std::fs::rename(&beside, self.path.join(name))?;
-        self.sync_names()?;
-        let spare_bytes = (2 * bytes.len()).next_multiple_of(SPARE_BYTES);
-        if std::fs::metadata(&spare).map_or(0, |known| known.len()) < spare_bytes as u64 {
-            // On a disk that is full there will be room another time.
-            let _ = write_new(&spare, &vec![0xff; spare_bytes]).inspect_err(|_| {
-                let _ = std::fs::remove_file(&spare);
-            });
-        }
-        Ok(())
+        self.replace_by(name, bytes, write_new)
     }
 
     fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
@@ -197,5 +214,40 @@ mod tests {
         );
         files.remove("meta").expect("removed");
         assert_eq!(files.names().expect("listed"), ["meta.spare"]);
+    }
+    #[test]
+    fn the_room_that_is_kept_is_for_meta_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut files = DirFiles::new(folder.path());
+        files.replace("meta.copy", b"the copy").expect("written");
+        assert_eq!(
+            files.names().expect("listed"),
+            ["meta.copy"],
+            "none is kept by it"
+        );
+        files.remove("meta.copy").expect("removed");
+        files.replace("meta", b"first").expect("written");
+        // A disk that is full but for what is kept.
+        let spare = folder.path().join(SPARE);
+        let write = |path: &Path, bytes: &[u8]| {
+            if !spare.exists() {
+                return write_new(path, bytes);
+            }
+            write_new(path, &bytes[..1])?;
+            Err(Errno::NOSPC.into())
+        };
+        let names = |files: &DirFiles| {
+            let mut names = files.names().expect("listed");
+            names.sort_unstable();
+            names
+        };
+        let refused = files.replace_by("meta.copy", b"second", write);
+        assert!(is_full(&refused.expect_err("no room")));
+        assert_eq!(names(&files), ["meta", "meta.spare"], "nothing is left of it");
+        files
+            .replace_by("meta", b"second", write)
+            .expect("there was room");
+        assert_eq!(files.length("meta").expect("there"), 6);
+        assert_eq!(names(&files), ["meta", "meta.spare"], "it is kept again");
     }
 }
