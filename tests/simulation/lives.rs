@@ -11,7 +11,7 @@ use crate::logged::totals::Totals;
 use crate::under_seeds;
 
 /// Lives until a planted fault is caught, at most.
-const LIVES_MOST: u64 = 60;
+const LIVES_MOST: u64 = 300;
 
 /// What came of a life in which every promise has to be kept.
 fn kept<Told>(outcome: Result<Told, Box<Broken>>) -> Told {
