@@ -90,11 +90,29 @@ impl Owner {
     }
 }
 
-/// Of what a cursor was at two times, in each partition the older.
-fn older_of(older: &[Before], newer: &[Before]) -> Vec<Before> {
-    let is_older = |partition| older.iter().any(|(other, _)| *other == partition);
-    let newer = newer.iter().filter(|(partition, _)| !is_older(*partition));
-    older.iter().chain(newer).cloned().collect()
+/// Of two places of a cursor the one that leaves nothing out.
+fn earlier_of(one: &CursorState, other: &CursorState) -> CursorState {
+    let acked = one.acked.min(other.acked);
+    if one.is_before_table() || other.is_before_table() {
+        CursorState::before_table(acked)
+    } else {
+        CursorState::up_to(acked)
+    }
+}
+
+/// Of what a cursor was at two times, in each partition the place that leaves nothing out, and besides, whether it was not
+/// there once.
+fn all_of(older: &[Before], newer: &[Before]) -> Vec<Before> {
+    let mut all = older.to_vec();
+    for (partition, state) in newer {
+        let same = |(known, was): &&mut Before| known == partition && was.is_some() == state.is_some();
+        match (all.iter_mut().find(same), state) {
+            (None, _) => all.push((*partition, state.clone())),
+            (Some((_, Some(known))), Some(state)) => *known = earlier_of(known, state),
+            (Some(_), _) => {}
+        }
+    }
+    all
 }
 
 /// Whether a subscription that comes back after a crash goes on where it begins, or before that.
@@ -258,9 +276,9 @@ impl Shard {
         let (inherited, mut before) = match old {
             None => (Vec::new(), Vec::new()),
             Some(old) if old.pending.is_some() => (old.inherited.clone(), old.before.clone()),
-            Some(old) => (older_of(&old.inherited, &old.before), Vec::new()),
+            Some(old) => (all_of(&old.inherited, &old.before), Vec::new()),
         };
-        let moved = older_of(&inherited, &before);
+        let moved = all_of(&inherited, &before);
         let mut places = Vec::new();
         for partition in ours {
             if !log.is_ready(partition) {
@@ -306,11 +324,17 @@ impl Shard {
     }
 
     /// Has a cursor be what it was before somebody took it whose subscription does not begin. Who held it before that may have
-    /// begun: then it is never forgotten, and at most goes back, so that nothing is left out.
+    /// begun, from wherever it asked for: then it is never forgotten, and at most goes back, so that nothing is left out.
     fn restore_cursor(&mut self, cursor: &CursorName, before: Vec<Before>, inherited: Vec<Before>) {
-        let inherited = inherited.into_iter().filter(|(_, state)| state.is_some());
-        for (partition, state) in before.into_iter().chain(inherited) {
-            self.logged.log.put_back_cursor(partition, cursor, state);
+        let log = &mut self.logged.log;
+        for (partition, state) in before {
+            log.put_back_cursor(partition, cursor, state);
+        }
+        for (partition, state) in inherited {
+            let Some(state) = state else { continue };
+            let now = log.cursor(partition, cursor);
+            let state = now.map_or_else(|| state.clone(), |now| earlier_of(now, &state));
+            log.put_back_cursor(partition, cursor, Some(state));
         }
     }
 
@@ -422,14 +446,15 @@ impl Shard {
 /// Where a subscription begins in a partition. `before`: what its cursor was before others moved it who may never have begun.
 fn place_of(log: &Log, partition: u16, begin: &Begin, before: &[Before]) -> Result<Begun, BeginRefusal> {
     let cursor = begin.cursor.as_ref().and_then(|name| log.cursor(partition, name));
-    let moved = before.iter().find(|(moved, _)| *moved == partition);
-    let moved = moved.and_then(|(_, state)| state.as_ref());
+    let moved = before
+        .iter()
+        .filter(|(moved, _)| *moved == partition)
+        .find_map(|(_, state)| state.as_ref());
     let (position, is_known) = match (&begin.start, cursor) {
-        // Of two places the one that leaves nothing out.
-        (Start::Default, Some(cursor)) => (
-            moved.map_or(cursor.acked, |moved| moved.acked.min(cursor.acked)),
-            !cursor.is_before_table() && !moved.is_some_and(CursorState::is_before_table),
-        ),
+        (Start::Default, Some(cursor)) => {
+            let place = earlier_of(cursor, moved.unwrap_or(cursor));
+            (place.acked, !place.is_before_table())
+        }
         // It may have been there, with all that came since to be given: to begin at the end would skip that.
         (Start::Default, None) if begin.cursor.is_some() && log.may_have_lost_cursors(partition) => {
             return Err(BeginRefusal::CursorsLost {

@@ -260,6 +260,59 @@ fn who_fails_to_take_a_name_leaves_the_cursor_of_one_that_has_begun() {
     }
 }
 
+/// How somebody fails to take a name.
+#[derive(Debug, Clone, Copy)]
+enum Failure {
+    Refused,
+    Gone,
+    /// Before it is told that it begins.
+    Superseded,
+}
+
+#[test]
+fn who_fails_to_take_a_name_leaves_what_was_asked_for_again() {
+    for failure in [Failure::Refused, Failure::Gone, Failure::Superseded] {
+        let mut world = world(2, 4);
+        let partitions = handle_three_of_five(&mut world);
+        world.settle();
+        let (first, second, third) = (peer(1, 1), peer(0, 2), peer(0, 3));
+        begin_behind(
+            &mut world,
+            first,
+            id(2),
+            partitions.map(|partition| (partition, 0)),
+        );
+        while world.carry(1, 0) {}
+        for _ in 0..5 {
+            world.pass(300_000);
+            while world.work(0) || world.work(1) || world.carry(0, 1) {}
+        }
+        let told = world.take(first, id(2));
+        assert!(matches!(told[..], [Told::Accepted(_), ..]), "{told:?}");
+        // Core 0 has not heard that it has begun, all over again.
+        let last = match failure {
+            Failure::Refused => 1_000,
+            Failure::Gone | Failure::Superseded => 5,
+        };
+        begin_behind(
+            &mut world,
+            second,
+            id(3),
+            [(partitions[0], 5), (partitions[1], last)],
+        );
+        match failure {
+            Failure::Refused => world.settle(),
+            Failure::Gone => {
+                world.end(second, id(3));
+                world.settle();
+            }
+            Failure::Superseded => {}
+        }
+        let got = what_comes(&mut world, third, id(4));
+        assert_eq!(got, (0..10).collect::<Vec<u64>>(), "{failure:?}");
+    }
+}
+
 #[test]
 fn where_a_subscription_has_begun_the_next_of_its_name_begins() {
     let mut world = world(2, 4);
