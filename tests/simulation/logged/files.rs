@@ -24,6 +24,8 @@ pub(crate) struct SimFiles {
     changes_left: Rc<Cell<Option<u64>>>,
     /// How likely it is that something cannot be read.
     read_error: Rc<Cell<f64>>,
+    /// Something was refused since this was last asked.
+    has_refused: Rc<Cell<bool>>,
     random: Rc<RefCell<Random>>,
 }
 
@@ -35,6 +37,7 @@ impl SimFiles {
             saboteur,
             changes_left: Rc::default(),
             read_error: Rc::default(),
+            has_refused: Rc::default(),
             random: Rc::new(RefCell::new(Random::new(seed ^ 0x6669_6c65))),
         }
     }
@@ -49,10 +52,31 @@ impl SimFiles {
         self.changes_left.set(changes);
     }
 
+    /// Whether the disk refused anything since this was last asked: a read that failed, a change for which there was no
+    /// space, or one behind the end of the process. A file that is not there is no refusal.
+    pub(crate) fn has_refused(&self) -> bool {
+        self.has_refused.take()
+    }
+
+    fn refuse(&self, why: &str) -> io::Error {
+        self.has_refused.set(true);
+        io::Error::other(why)
+    }
+
+    /// What the disk said, noted if it has refused.
+    fn told<T>(&self, said: io::Result<T>) -> io::Result<T> {
+        if let Err(error) = &said
+            && error.kind() == io::ErrorKind::StorageFull
+        {
+            self.has_refused.set(true);
+        }
+        said
+    }
+
     fn change(&self) -> io::Result<()> {
         match self.changes_left.get() {
             None => Ok(()),
-            Some(0) => Err(io::Error::other("the process has ended")),
+            Some(0) => Err(self.refuse("the process has ended")),
             Some(left) => {
                 self.changes_left.set(Some(left - 1));
                 Ok(())
@@ -77,7 +101,7 @@ impl Files for SimFiles {
     fn read(&self, name: &str, at: u64, out: &mut [u8]) -> io::Result<usize> {
         let error = self.read_error.get();
         if error > 0.0 && self.random.borrow_mut().chance(error) {
-            return Err(io::Error::other("the disk does not give it"));
+            return Err(self.refuse("the disk does not give it"));
         }
         let read = self.disk.read(&self.path(name), at, out)?;
         let last = out[..read].iter().rposition(|byte| *byte != 0).unwrap_or(0);
@@ -89,12 +113,12 @@ impl Files for SimFiles {
 
     fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.change()?;
-        self.disk.replace(&self.path(name), bytes)
+        self.told(self.disk.replace(&self.path(name), bytes))
     }
 
     fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
         self.change()?;
-        self.disk.truncate(&self.path(name), bytes)
+        self.told(self.disk.truncate(&self.path(name), bytes))
     }
 
     fn write(&mut self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
@@ -104,7 +128,7 @@ impl Files for SimFiles {
             // Ends in the middle of it.
             Err(_) => &bytes[..bytes.len() / 2],
         };
-        self.disk.write(&self.path(name), at, bytes)?;
+        self.told(self.disk.write(&self.path(name), at, bytes))?;
         ended
     }
 

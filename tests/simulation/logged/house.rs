@@ -42,13 +42,18 @@ pub(crate) struct House {
     has_stopped_clean: bool,
     /// What a start could not do, the last time.
     pub(crate) start_fault: Option<RecoveryFault>,
+    /// What a start could not do although the disk refused nothing.
+    unprovoked_fault: Option<String>,
 }
 
 struct Running {
     /// `None` once one has stopped.
     workers: Vec<Option<Worker<Seam>>>,
     control: Control<Parcel<SimSocket, Mail>>,
+    /// `None` once it has ended.
     recovery: Option<Recovery<SimFiles>>,
+    /// It ended by a fault: what it had not handed out stays unavailable until the next start.
+    has_failed: bool,
     was_clean: bool,
     /// A share for which its core's mailbox had no room yet.
     share: Option<(usize, Parcel<SimSocket, Mail>)>,
@@ -59,6 +64,13 @@ struct Running {
     /// A core that was handed its share, and how long it is about that.
     is_about_share: Option<(usize, u64)>,
     all_sealed: bool,
+}
+
+impl Running {
+    /// Whether everything that the disk held was handed to the cores.
+    fn is_recovered(&self) -> bool {
+        self.recovery.is_none() && self.share.is_none() && !self.has_failed
+    }
 }
 
 impl House {
@@ -90,6 +102,7 @@ impl House {
             running: None,
             has_stopped_clean: false,
             start_fault: None,
+            unprovoked_fault: None,
         }
     }
 
@@ -119,9 +132,12 @@ impl House {
 
     /// Whether everything that the disk held was handed to the cores.
     pub(crate) fn is_recovered(&self) -> bool {
-        self.running
-            .as_ref()
-            .is_some_and(|running| running.recovery.is_none())
+        self.running.as_ref().is_some_and(Running::is_recovered)
+    }
+
+    /// What a start could not do although the disk refused nothing, since this was last asked.
+    pub(crate) fn unprovoked_fault(&mut self) -> Option<String> {
+        self.unprovoked_fault.take()
     }
 
     /// Starts the gateway; whether it could be.
@@ -129,11 +145,15 @@ impl House {
         assert!(self.running.is_none(), "one gateway has the directory at a time");
         let random: [u8; 16] = std::array::from_fn(|_| self.random.next() as u8);
         let unix_ms = WALL_CLOCK_MS + self.now_ns() / 1_000_000;
+        self.files.has_refused();
         let opened = Recovery::open(self.files.clone(), cores as u16, &self.settings, random, unix_ms);
         self.has_stopped_clean = false;
         let recovery = match opened {
             Ok(recovery) => recovery,
             Err(fault) => {
+                if !self.files.has_refused() {
+                    self.unprovoked_fault = Some(fault.to_string());
+                }
                 self.start_fault = Some(fault);
                 return false;
             }
@@ -193,6 +213,7 @@ impl House {
             control,
             was_clean: recovery.was_clean(),
             recovery: Some(recovery),
+            has_failed: false,
             share: None,
             recovers_at_ns,
             share_ns,
@@ -265,7 +286,7 @@ impl House {
             self.world.stall(core, until_ns);
         }
         if running.workers.iter().all(Option::is_none) {
-            let is_clean = running.all_sealed && running.recovery.is_none() && running.share.is_none();
+            let is_clean = running.all_sealed && running.is_recovered();
             self.running = None;
             // One that cannot be marked is no harm: offsets skip some numbers.
             self.has_stopped_clean = is_clean && Meta::mark_clean(&mut self.files).is_ok();
@@ -279,11 +300,20 @@ impl House {
         if now_ns < running.recovers_at_ns {
             return;
         }
+        if running.recovery.is_some() && self.saboteur.strikes(Fault::RecoveryStuck) {
+            running.recovers_at_ns = now_ns + 15_000_000;
+            return self.world.alarm_at(running.recovers_at_ns);
+        }
         if running.share.is_none() {
             let Some(recovery) = &mut running.recovery else {
                 return;
             };
-            match recovery.step(|_| ()) {
+            self.files.has_refused();
+            let stepped = match self.saboteur.fails_step() {
+                Some(fault) => Err(fault),
+                None => recovery.step(|_| ()),
+            };
+            match stepped {
                 Ok(Some(mut share)) => {
                     self.saboteur.tamper(&mut share, running.was_clean);
                     let core = usize::from(share.core);
@@ -295,6 +325,10 @@ impl House {
                     // What the disk does not give or take now is tried again; anything else stays unavailable until the next start.
                     if !matches!(fault, RecoveryFault::Disk { .. }) {
                         running.recovery = None;
+                        running.has_failed = true;
+                    }
+                    if !self.files.has_refused() {
+                        self.unprovoked_fault = Some(fault.to_string());
                     }
                     self.start_fault = Some(fault);
                 }

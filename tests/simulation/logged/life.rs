@@ -466,6 +466,7 @@ impl Life {
             && !self.is_over()
         {
             if self.house.now_ns() > deadline_ns {
+                self.audit_recovered();
                 let promise = format!("{event:?} was neither acknowledged nor refused for good");
                 return self
                     .auditor
@@ -473,6 +474,7 @@ impl Life {
             }
             self.pass(20 * MS);
         }
+        self.saboteur.is_last();
         if self.random.chance(0.5) {
             // What was acknowledged is on the disk.
             let is_power_cut = self.random.chance(0.7);
@@ -489,10 +491,16 @@ impl Life {
         self.arrive(Role::Follower(Follower::new(keeper, "t.*", How::Table)));
         let mut heard = 0;
         let mut heard_at_ns = self.house.now_ns();
+        let deadline_ns = heard_at_ns + PATIENCE_MS * MS;
         while !self.is_over() {
             self.pass(20 * MS);
             let now_ns = self.house.now_ns();
-            if self.auditor.totals.given > heard || !self.house.is_recovered() {
+            let is_recovered = self.house.is_recovered();
+            if !is_recovered && now_ns > deadline_ns {
+                let truth = self.truth();
+                return self.audit(&truth);
+            }
+            if self.auditor.totals.given > heard || !is_recovered {
                 (heard, heard_at_ns) = (self.auditor.totals.given, now_ns);
                 continue;
             }
@@ -604,14 +612,20 @@ impl Life {
         None
     }
 
-    fn audit(&mut self, truth: &Truth) {
-        self.auditor.audit(truth);
-        if let Some((who, promise, event, place)) = self.find_lack(truth) {
-            self.auditor.breaks(promise, event, place, Some(who));
-        }
+    /// A log whose disk refuses nothing any more is recovered.
+    fn audit_recovered(&mut self) {
         if !self.house.is_recovered() {
             let promise = format!("the log was not recovered: {:?}", self.house.start_fault);
             self.auditor.breaks(promise, None, None, None);
+        }
+    }
+
+    fn audit(&mut self, truth: &Truth) {
+        // First, since it is why all else is not as it should be.
+        self.audit_recovered();
+        self.auditor.audit(truth);
+        if let Some((who, promise, event, place)) = self.find_lack(truth) {
+            self.auditor.breaks(promise, event, place, Some(who));
         }
     }
 
@@ -633,6 +647,10 @@ impl Life {
             assert!(steps < 2_000_000, "the town spins without time passing");
             if self.house.step(until_ns) {
                 self.citizens_go_on();
+            }
+            if let Some(fault) = self.house.unprovoked_fault() {
+                let promise = format!("a start failed although the disk refused nothing: {fault}");
+                self.auditor.breaks(promise, None, None, None);
             }
             if let Some(crash) = self.plan.crash
                 && !self.has_crashed

@@ -15,7 +15,7 @@ use fluxar_engine::gather::Gather;
 use fluxar_engine::listener::ListenerId;
 use fluxar_engine::sim::{Random, SimDriver, SimLease, SimSocket};
 use fluxar_shard::log::CursorState;
-use fluxar_shard::log::recovery::Recovered;
+use fluxar_shard::log::recovery::{Recovered, RecoveryFault};
 
 /// A fault that a gateway could have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,10 +48,14 @@ pub(crate) enum Fault {
     DeadLetterLost,
     /// Events do not expire.
     ExpiryForgotten,
+    /// A step of recovery fails although the disk refused nothing; the next may not.
+    StepFails,
+    /// The last recovery never ends.
+    RecoveryStuck,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 14] = [
+    pub(crate) const ALL: [Fault; 16] = [
         Fault::SyncLeftOut,
         Fault::WriteLeftOut,
         Fault::TailTakenForTorn,
@@ -66,6 +70,8 @@ impl Fault {
         Fault::WorkSwallowed,
         Fault::DeadLetterLost,
         Fault::ExpiryForgotten,
+        Fault::StepFails,
+        Fault::RecoveryStuck,
     ];
 
     /// How often it strikes where it could.
@@ -76,7 +82,8 @@ impl Fault {
             | Fault::OffsetsReused
             | Fault::CursorAhead
             | Fault::DeadLetterLost
-            | Fault::ExpiryForgotten => 1.0,
+            | Fault::ExpiryForgotten
+            | Fault::RecoveryStuck => 1.0,
             Fault::RowLost => 0.5,
             Fault::TailTakenForTorn => 0.2,
             _ => 0.05,
@@ -93,6 +100,8 @@ struct Sabotage {
     fault: Option<Fault>,
     random: Random,
     struck: u64,
+    /// All that publishers wait for was told: what starts now is the last to start.
+    is_last: bool,
     /// Operations on files that the cores asked for so far.
     operations: u64,
 }
@@ -103,6 +112,7 @@ impl Saboteur {
             fault,
             random: Random::new(seed ^ 0x7361_626f),
             struck: 0,
+            is_last: false,
             operations: 0,
         })))
     }
@@ -110,9 +120,25 @@ impl Saboteur {
     /// Whether this fault strikes here and now.
     pub(crate) fn strikes(&self, fault: Fault) -> bool {
         let mut sabotage = self.0.borrow_mut();
-        let strikes = sabotage.fault == Some(fault) && sabotage.random.chance(fault.chance());
+        let is_time = fault != Fault::RecoveryStuck || sabotage.is_last;
+        let strikes = sabotage.fault == Some(fault) && is_time && sabotage.random.chance(fault.chance());
         sabotage.struck += u64::from(strikes);
         strikes
+    }
+
+    /// What starts from now on is the last to start.
+    pub(crate) fn is_last(&self) {
+        self.0.borrow_mut().is_last = true;
+    }
+
+    /// What a step of recovery says, if it is not to read anything.
+    pub(crate) fn fails_step(&self) -> Option<RecoveryFault> {
+        let fault = RecoveryFault::Disk {
+            verb: "read",
+            name: "a segment".into(),
+            error: io::Error::other("of a planted fault"),
+        };
+        self.strikes(Fault::StepFails).then_some(fault)
     }
 
     /// How often the fault struck.
