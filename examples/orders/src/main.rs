@@ -17,10 +17,12 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use fluxar::{Begin, Client, Code, Cursor, Error, Message};
+use fluxar::{Begin, Client, Code, Cursor, Error, Message, State};
 use serde::{Deserialize, Serialize};
 
 const PLACED: &str = "orders.placed";
+/// What could not be begun is begun again after so long, if the gateway does not say.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Orders that are stored: billed once each, and packed by whoever has time.
 #[derive(Debug, Parser)]
@@ -124,13 +126,14 @@ async fn place(client: &Client, first: u64, count: u64) -> fluxar::Result<()> {
 }
 
 /// Goes on behind the last order in the ledger. If the log is another one, or does not hold what comes next any more, it begins
-/// at the first that is held: what it has billed already it knows by the orders' numbers.
+/// at the first that is held: what it has billed already it knows by the orders' numbers. A subscription that has begun outlives
+/// the gateway; one that had not is asked for again once the gateway is back.
 async fn bill(client: &Client, path: &Path) -> fluxar::Result<()> {
     let mut ledger = Ledger::open(path).map_err(Error::internal)?;
     let ended = told_to_end();
     tokio::pin!(ended);
     loop {
-        let begin = ledger.last.take().map_or(Begin::All, Begin::Behind);
+        let begin = ledger.last.clone().map_or(Begin::All, Begin::Behind);
         let is_first_held = begin == Begin::All;
         let outcome = tokio::select! {
             outcome = bill_from(client, begin, &mut ledger) => outcome,
@@ -139,6 +142,16 @@ async fn bill(client: &Client, path: &Path) -> fluxar::Result<()> {
         match outcome {
             Err(error) if error.code() == Code::OutOfRange && !is_first_held => {
                 eprintln!("orders: {error}; going on with the first order that is held");
+                ledger.last = None;
+            }
+            Err(error) if error.code() == Code::Unavailable => {
+                eprintln!("orders: {error}; asking again once the gateway is there");
+                let mut states = client.watch_state();
+                tokio::select! {
+                    connected = states.wait_for(|state| *state == State::Connected) => drop(connected),
+                    () = &mut ended => return Ok(()),
+                }
+                tokio::time::sleep(error.retry_after_hint().unwrap_or(ASK_AGAIN)).await;
             }
             outcome => return outcome,
         }
@@ -204,6 +217,7 @@ impl Ledger {
         writeln!(self.file, "{at} order {id}: {cents} cents")?;
         self.file.sync_data()?;
         self.billed.insert(*id);
+        self.last = Some(at);
         Ok(())
     }
 }
