@@ -215,6 +215,7 @@ mod tests {
         files.remove("meta").expect("removed");
         assert_eq!(files.names().expect("listed"), ["meta.spare"]);
     }
+
     #[test]
     fn the_room_that_is_kept_is_for_meta_alone() {
         let folder = tempfile::tempdir().expect("a folder");

@@ -230,7 +230,7 @@ impl Hold {
     }
 
     /// What its publisher was told to let pass, us.
-    pub(super) fn told_us(&self) -> u64 {
+    fn told_us(&self) -> u64 {
         u64::from(retry_after_ms(&self.refusal).unwrap_or_default()) * 1_000
     }
 

@@ -26,17 +26,7 @@ impl Cut<'_> {
 }
 
 impl Files for Cut<'_> {
-    fn names(&self) -> io::Result<Vec<String>> {
-        self.files.names()
-    }
-
-    fn length(&self, name: &str) -> io::Result<u64> {
-        self.files.length(name)
-    }
-
-    fn read(&self, name: &str, at: u64, out: &mut [u8]) -> io::Result<usize> {
-        self.files.read(name, at, out)
-    }
+    passed_on!(names length read);
 
     fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.change()?;
@@ -330,33 +320,11 @@ struct Cuts<'a> {
 }
 
 impl Files for Cuts<'_> {
-    fn names(&self) -> io::Result<Vec<String>> {
-        self.files.names()
-    }
-
-    fn length(&self, name: &str) -> io::Result<u64> {
-        self.files.length(name)
-    }
-
-    fn read(&self, name: &str, at: u64, out: &mut [u8]) -> io::Result<usize> {
-        self.files.read(name, at, out)
-    }
-
-    fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.files.replace(name, bytes)
-    }
+    passed_on!(names length read replace write remove);
 
     fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
         self.cut.push((name.to_owned(), bytes));
         self.files.truncate(name, bytes)
-    }
-
-    fn write(&mut self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.files.write(name, at, bytes)
-    }
-
-    fn remove(&mut self, name: &str) -> io::Result<()> {
-        self.files.remove(name)
     }
 }
 

@@ -9,35 +9,13 @@ struct Refusing<'a> {
 }
 
 impl Files for Refusing<'_> {
-    fn names(&self) -> io::Result<Vec<String>> {
-        self.files.names()
-    }
-
-    fn length(&self, name: &str) -> io::Result<u64> {
-        self.files.length(name)
-    }
-
-    fn read(&self, name: &str, at: u64, out: &mut [u8]) -> io::Result<usize> {
-        self.files.read(name, at, out)
-    }
+    passed_on!(names length read truncate write remove);
 
     fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         if name == self.name {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.files.replace(name, bytes)
-    }
-
-    fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
-        self.files.truncate(name, bytes)
-    }
-
-    fn write(&mut self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.files.write(name, at, bytes)
-    }
-
-    fn remove(&mut self, name: &str) -> io::Result<()> {
-        self.files.remove(name)
     }
 }
 

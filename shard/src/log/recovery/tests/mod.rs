@@ -1,5 +1,47 @@
 //! What is recovered after every kind of end.
 
+/// Methods of `Files` that the directory behind it does: `files`.
+macro_rules! passed_on {
+    (names) => {
+        fn names(&self) -> std::io::Result<Vec<String>> {
+            self.files.names()
+        }
+    };
+    (length) => {
+        fn length(&self, name: &str) -> std::io::Result<u64> {
+            self.files.length(name)
+        }
+    };
+    (read) => {
+        fn read(&self, name: &str, at: u64, out: &mut [u8]) -> std::io::Result<usize> {
+            self.files.read(name, at, out)
+        }
+    };
+    (replace) => {
+        fn replace(&mut self, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+            self.files.replace(name, bytes)
+        }
+    };
+    (truncate) => {
+        fn truncate(&mut self, name: &str, bytes: u64) -> std::io::Result<()> {
+            self.files.truncate(name, bytes)
+        }
+    };
+    (write) => {
+        fn write(&mut self, name: &str, at: u64, bytes: &[u8]) -> std::io::Result<()> {
+            self.files.write(name, at, bytes)
+        }
+    };
+    (remove) => {
+        fn remove(&mut self, name: &str) -> std::io::Result<()> {
+            self.files.remove(name)
+        }
+    };
+    ($($method:ident)+) => {
+        $(passed_on!($method);)+
+    };
+}
+
 mod closing;
 mod copies;
 mod lost;
@@ -568,35 +610,13 @@ struct Unreadable<'a> {
 }
 
 impl Files for Unreadable<'_> {
-    fn names(&self) -> io::Result<Vec<String>> {
-        self.files.names()
-    }
-
-    fn length(&self, name: &str) -> io::Result<u64> {
-        self.files.length(name)
-    }
+    passed_on!(names length replace truncate write remove);
 
     fn read(&self, name: &str, at: u64, out: &mut [u8]) -> io::Result<usize> {
         if *name == self.name && at < self.bytes.end && at + out.len() as u64 > self.bytes.start {
             return Err(io::Error::other("a bad sector"));
         }
         self.files.read(name, at, out)
-    }
-
-    fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.files.replace(name, bytes)
-    }
-
-    fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
-        self.files.truncate(name, bytes)
-    }
-
-    fn write(&mut self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.files.write(name, at, bytes)
-    }
-
-    fn remove(&mut self, name: &str) -> io::Result<()> {
-        self.files.remove(name)
     }
 }
 
