@@ -56,28 +56,33 @@ impl Draw {
     }
 }
 
-/// Sends and reads numbered items until one of both has come as far as planned. Whether the other side has ended.
+/// Sends and reads numbered items until one of both has come as far as planned. Whether the other side's last item was
+/// read.
 async fn exchange(plan: Plan, sink: &ItemSink<u32>, items: &mut ItemStream<u32>) -> fluxar::Result<bool> {
+    // Not what `reading` returns: the last item may be read and its end not be there yet when the sending is done.
+    let mut is_over = false;
     let sending = async {
         for number in 0..plan.sends {
             sink.send(&number).await?;
         }
-        Ok(false)
+        Ok::<(), Error>(())
     };
     let reading = async {
         for number in 0..plan.reads {
             match items.next().await {
                 Some(Ok(LAST)) => {
+                    is_over = true;
                     assert!(items.next().await.is_none());
-                    return Ok(true);
+                    return Ok(());
                 }
                 Some(item) => assert_eq!(item?, number, "in order"),
                 None => panic!("an end that looks well comes behind the last item"),
             }
         }
-        Ok(false)
+        Ok::<(), Error>(())
     };
-    tokio::select! { sent = sending => sent, read = reading => read }
+    tokio::select! { sent = sending => sent, read = reading => read }?;
+    Ok(is_over)
 }
 
 /// Reads what is left, which begins and ends as it must.
