@@ -123,7 +123,7 @@ pub enum Begin {
     /// Behind a cursor that was kept. If the log does not hold what comes next any more, the subscription is refused
     /// `out_of_range`.
     Behind(Cursor),
-    /// At the first event that was logged at this time or later.
+    /// At the first event that is held of what was logged at this time or later.
     Time(SystemTime),
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fluxar_protocol::Id;
+use fluxar_protocol::{Id, envelope};
 
 use super::class::Class;
 use crate::peer::PeerId;
@@ -101,6 +101,12 @@ impl Stored {
             }
             offset
         })
+    }
+
+    /// Whether one of the events is worthless now: its `meta.ttl_ms` has passed.
+    pub(crate) fn has_expired(&self, event: &[u8], now_ms: u64) -> bool {
+        let ttl_ms = || envelope::decode(event).ok()?.envelope.meta?.uint("ttl_ms").ok()?;
+        self.expires && ttl_ms().is_some_and(|ttl_ms| now_ms >= self.time_ms.saturating_add(ttl_ms))
     }
 
     /// The offset of the last event.

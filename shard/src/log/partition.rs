@@ -309,10 +309,35 @@ impl Partition {
         self.holes = holes;
     }
 
-    /// A position before the first event that was appended at this time or later.
+    /// A position before the first event that was appended at this time or later. When what is damaged was appended nobody
+    /// knows: where that may have been then, the position is before it.
     pub(super) fn position_at(&self, time_ms: u64) -> u64 {
-        let held = self.extents.iter().find(|held| held.extent.newest_ms >= time_ms);
-        if let Some(HeldExtent { extent, .. }) = held {
+        let late = self
+            .extents
+            .iter()
+            .position(|held| held.extent.newest_ms >= time_ms);
+        let position = self.position_in(late, time_ms);
+        // Up to here everything is known to be older.
+        let older = match late {
+            Some(late) if self.extents[late].extent.oldest_ms < time_ms => position,
+            Some(late) => late
+                .checked_sub(1)
+                .map_or(0, |older| self.extents[older].extent.last),
+            None => {
+                let on_disk = self.extents.back().map_or(0, |held| held.extent.last);
+                on_disk.max(self.tail.last_before(time_ms))
+            }
+        };
+        let damaged = self
+            .holes
+            .iter()
+            .find(|hole| hole.cause == HoleCause::Damaged && hole.last > older && hole.first <= position);
+        damaged.map_or(position, |hole| hole.first.max(older + 1) - 1)
+    }
+
+    /// As [`Partition::position_at`] of what is held: the first extent that is late enough, or the tail.
+    fn position_in(&self, late: Option<usize>, time_ms: u64) -> u64 {
+        if let Some(HeldExtent { extent, .. }) = late.map(|late| &self.extents[late]) {
             // The entry before the first one that is late enough may end with an event that is, too.
             let entry = extent.index.iter().position(|entry| entry.time_ms >= time_ms);
             let entry = entry.unwrap_or(extent.index.len()).saturating_sub(1);

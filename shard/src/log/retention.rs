@@ -290,7 +290,8 @@ impl Log {
             return;
         };
         let is_damaged = matches!(reading, Reading::Damaged { last, .. } if !self.is_row(partition, last));
-        let Some(removal) = &mut self.retention.removal else {
+        let (at, now_ms) = (self.index(partition), self.unix_ms);
+        let (Some(removal), Some(at)) = (&mut self.retention.removal, at) else {
             return;
         };
         let (stored, until) = match reading {
@@ -310,11 +311,22 @@ impl Log {
         {
             removal.rows.pop_front();
         }
+        let retained = (self.partitions.get(at)).and_then(|partition| partition.retained.as_ref());
+        let is_last = |offset| {
+            retained
+                .and_then(|retained| retained.get(offset))
+                .is_some_and(|row| !row.outlives_segment)
+        };
+        let mut expired = Vec::new();
         let mut batches: Vec<Vec<Kept>> = Vec::new();
         let mut bytes = 0;
         for run in &stored {
             for (at, offset) in run.offsets().enumerate() {
                 let event = run.events.bytes.slice_ref(run.events.get(at));
+                if run.has_expired(&event, now_ms) && is_last(offset) {
+                    expired.push(offset);
+                    continue;
+                }
                 bytes += event.len();
                 // One that is large stands alone: together they might be more than a batch may be.
                 if batches.is_empty() || bytes > 2 * ROWS_BYTES {
@@ -328,6 +340,12 @@ impl Log {
                         event,
                     });
                 }
+            }
+        }
+        // Gone like what was removed, unless an older event of its key would come back.
+        if let Some(retained) = &mut self.partitions[at].retained {
+            for offset in expired {
+                self.rows -= usize::from(retained.remove(offset).is_some());
             }
         }
         removal.outstanding += batches.len();

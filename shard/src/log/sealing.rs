@@ -286,9 +286,8 @@ impl Log {
                 });
             } else if let Some(newer) = retained.find(row.topic, row.key)
                 && let Some(newer) = retained.get_mut(newer)
-                && newer.is_removal
             {
-                // The removal may stand before what it removes.
+                // What replaces or removes it may stand in a segment that goes before this one.
                 newer.outlives_segment = true;
             }
             listed.push(FooterRow {

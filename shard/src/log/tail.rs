@@ -128,6 +128,14 @@ impl Tail {
             .next()
     }
 
+    /// The last offset of the committed runs in front of the first one that was appended at or after this time; 0: there are
+    /// none.
+    pub(super) fn last_before(&self, time_ms: u64) -> u64 {
+        let committed = self.runs.iter().take(self.committed);
+        let older = committed.take_while(|run| run.time_ms < time_ms);
+        older.last().map_or(0, Held::last)
+    }
+
     /// Committed events behind a position that is not before the front, as many as fit in so many bytes, but at least one
     /// if there is one.
     pub(super) fn read(&self, after: u64, bytes_max: usize) -> Vec<Stored> {

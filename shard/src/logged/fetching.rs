@@ -2,7 +2,7 @@
 
 use super::LogLetter;
 use super::letters::{Fetch, Fetched, SubHandle};
-use super::pieces::{Cutter, is_expired, topic_of};
+use super::pieces::{Cutter, topic_of};
 use crate::log::{ReaderId, Reading, Stored};
 use crate::shard::Shard;
 use fluxar_protocol::target;
@@ -203,7 +203,7 @@ fn select(fetch: &mut Fetch, stored: &[Stored], now_ms: u64) -> (Vec<super::piec
                 _ => target::matches(&fetch.pattern, topic),
             };
             known = Some((topic, matches));
-            if !matches || (batch.expires && is_expired(event, batch.time_ms, now_ms)) {
+            if !matches || batch.has_expired(event, now_ms) {
                 continue;
             }
             if events >= fetch.events_max || (events > 0 && bytes + event.len() > fetch.bytes_max as usize) {

@@ -8,7 +8,6 @@
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use fluxar_protocol::envelope;
 use fluxar_protocol::limits::{POSITIONS_BYTES_MAX, RUN_BYTES_MAX};
 use fluxar_protocol::position::write_positions;
 
@@ -50,15 +49,6 @@ pub(crate) fn topic_of(event: &[u8]) -> &str {
     };
     text.and_then(|text| std::str::from_utf8(text).ok())
         .unwrap_or_default() // it was checked before it was stored
-}
-
-/// Whether an event that was appended at `time_ms` is worthless now.
-pub(crate) fn is_expired(event: &[u8], time_ms: u64, now_ms: u64) -> bool {
-    let ttl_ms = envelope::decode(event)
-        .ok()
-        .and_then(|decoded| decoded.envelope.meta)
-        .and_then(|meta| meta.uint("ttl_ms").ok().flatten());
-    ttl_ms.is_some_and(|ttl_ms| now_ms >= time_ms.saturating_add(ttl_ms))
 }
 
 /// Cuts stored events of one partition into pieces.

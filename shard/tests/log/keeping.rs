@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use fluxar_protocol::meta::MetaWriter;
 use fluxar_shard::log::class::Class;
 use fluxar_shard::log::disk::SegmentId;
 use fluxar_shard::log::{CursorState, LogRefusal, ReaderId, Reading, Settings};
 
 use crate::chance::Chance;
 use crate::fake_disk::Faults;
-use crate::world::{SYNCED, World, bytes, cursor_name, event, fill, settings};
+use crate::world::{SYNCED, World, bytes, cursor_name, event, event_with, fill, settings};
 
 /// The retained rows of a partition with their events, as a reader gets them.
 fn table(world: &mut World, partition: u16) -> BTreeMap<u64, Bytes> {
@@ -404,6 +405,99 @@ fn a_time_finds_its_place() {
         assert!(offset - position < 50, "{position} is far before {offset}");
     }
     assert_eq!(world.log.position_at(0, world.unix_ms + 1_000_000), 60);
+}
+
+#[test]
+fn a_time_in_what_is_damaged_finds_the_place_before_it() {
+    let mut world = World::new(1, settings());
+    let mut times = Vec::new();
+    for _ in 0..60 {
+        world.pass(60_000_000);
+        times.push(world.unix_ms);
+        fill(&mut world, 0, 1);
+    }
+    world.stop();
+    world.disk.lose_segment(SegmentId { core: 0, number: 2 });
+    world.start();
+    let bounds = world.log.bounds(0);
+    let (held, damaged) = world.read_all(0);
+    let [(first, last)] = damaged[..] else {
+        panic!("one segment is lost: {damaged:?}");
+    };
+    assert!(first > 1 && last < bounds.committed && held.len() > 40);
+    for (at, time_ms) in times.iter().enumerate() {
+        let offset = at as u64 + 1;
+        let position = world.log.position_at(0, *time_ms);
+        assert!(position < offset, "{position} is behind {offset}");
+        assert_eq!(
+            position < first,
+            offset <= last + 1,
+            "{offset}, from {position} on, with {first} to {last} missing"
+        );
+    }
+
+    // As well where nothing that is held is so late: that segment was the last.
+    world.stop();
+    world.disk.lose_segment(SegmentId { core: 0, number: 5 });
+    world.start();
+    let (held, damaged) = world.read_all(0);
+    let last_held = held.last_key_value().map_or(0, |(offset, _)| *offset);
+    assert!(last_held < 60);
+    let &(first, last) = damaged.last().expect("what was lost is known");
+    assert_eq!((first, last), (last_held + 1, 60));
+    let position = world.log.position_at(0, world.unix_ms);
+    assert!(position < first, "{position}, with {first} to {last} missing");
+}
+
+#[test]
+fn a_row_that_has_expired_goes_with_its_segment() {
+    let mut world = World::new(
+        1,
+        Settings {
+            retain_events: 20,
+            ..settings()
+        },
+    );
+    let class = Class {
+        retain: true,
+        expires: true,
+        ..SYNCED
+    };
+    for nth in 0..40_u8 {
+        // Some do not expire; and of some of those that do an older event is there that does not.
+        for ttl_ms in [None, Some(5_000)].into_iter().skip(usize::from(nth % 4 > 0)) {
+            let meta = MetaWriter::new().text("key", &format!("key {nth}"));
+            let meta = match ttl_ms {
+                Some(ttl_ms) => meta.uint("ttl_ms", ttl_ms),
+                None => meta,
+            };
+            let event = event_with(world.fresh_id(), "t.rows", meta, &bytes(300));
+            world.append(1, class, &[event]).expect("room");
+            world.settle();
+        }
+    }
+    let id = world.fresh_id();
+    let kept = event(id, "t.rows", Some("kept"), &bytes(300));
+    world.append(1, class, std::slice::from_ref(&kept)).expect("room");
+    world.settle();
+    assert_eq!(world.log.counts().rows, 41);
+    world.pass(6_000_000);
+    for _ in 0..60 {
+        fill(&mut world, 1, 1);
+        world.pass(11_000_000);
+        world.settle();
+    }
+    for _ in 0..2 {
+        assert_eq!(world.log.counts().rows, 1, "what has expired is not carried on");
+        let held = table(&mut world, 1);
+        assert_eq!(
+            held.into_values().collect::<Vec<_>>(),
+            [Bytes::from(kept.clone())]
+        );
+        world.stop();
+        world.start();
+        world.settle();
+    }
 }
 
 #[test]

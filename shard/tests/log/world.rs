@@ -107,7 +107,16 @@ pub(crate) struct World {
 }
 
 pub(crate) fn event(id: Id, topic: &str, key: Option<&str>, payload: &[u8]) -> Vec<u8> {
-    let meta = key.and_then(|key| MetaWriter::default().text("key", key).finish());
+    let meta = MetaWriter::new();
+    let meta = match key {
+        Some(key) => meta.text("key", key),
+        None => meta,
+    };
+    event_with(id, topic, meta, payload)
+}
+
+pub(crate) fn event_with(id: Id, topic: &str, meta: MetaWriter, payload: &[u8]) -> Vec<u8> {
+    let meta = meta.finish();
     let mut out = Vec::new();
     Envelope {
         kind: Kind::Event,

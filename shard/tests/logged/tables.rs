@@ -3,6 +3,7 @@
 use fluxar_protocol::Code;
 use fluxar_protocol::meta::MetaWriter;
 use fluxar_shard::Limits;
+use fluxar_shard::log::class::Level;
 use fluxar_shard::logged::{From, LoggedPublish, LoggedWish};
 
 use crate::promises::{events, small, world};
@@ -350,5 +351,32 @@ fn who_names_a_position_has_the_table_up_to_there_whatever_became_of_the_row_the
                 assert_eq!(world.got(bob, sub), behind);
             }
         }
+    }
+}
+
+#[test]
+fn a_table_from_a_time_on_has_the_rows_from_before_it() {
+    for tail_bytes in [0, 1 << 20] {
+        let mut settings = in_memory(1);
+        settings.topics[0].level = Some(Level::Synced);
+        settings.tail_bytes = tail_bytes;
+        let mut world = World::new(1, 3, Limits::default(), Some(settings));
+        let (alice, bob) = (peer(0, 1), peer(0, 2));
+        let old = [("t", "a", 1, false), ("t", "b", 2, false), ("t", "c", 3, false)];
+        rows(&mut world, alice, &old);
+        world.pass(300_000_000);
+        let time_ms = world.unix_ms() - 200_000;
+        rows(&mut world, alice, &[("t", "d", 4, false), ("t", "a", 5, false)]);
+        let wish = LoggedWish {
+            retain: true,
+            from: From::TimeMs(time_ms),
+            ..WISH
+        };
+        world.subscribe(bob, id(1), "t", wish).unwrap();
+        world.settle();
+        // Where the table ends lies in front of the time: what stands between the two comes as it was, overwritten or not.
+        let mut got = world.got(bob, id(1));
+        got.retain(|nth| *nth != 1);
+        assert_eq!(got, [2, 3, 4, 5], "tail of {tail_bytes}");
     }
 }

@@ -13,7 +13,7 @@ use fluxar_protocol::{Position, target};
 use super::aside::{DeadLetter, dead_letter};
 use super::ledger::MemberKey;
 use super::letters::{Matter, QueueLetter};
-use super::lot::{Broken, Lot, Purpose, broken_by, has_expired};
+use super::lot::{Broken, Lot, Purpose, broken_by};
 use super::members::{Member, Members};
 use super::source::Source;
 use crate::limits::{QUEUE_AHEAD_BYTES_MAX, QUEUE_ENTRIES_MAX};
@@ -308,7 +308,7 @@ impl Queue {
                 let event = ahead.stored.events.get(nth);
                 if terms.look(event, name, desk.settings) {
                     let is_done =
-                        lot.ledger.is_restored(offset) || has_expired(&ahead.stored, event, desk.unix_ms);
+                        lot.ledger.is_restored(offset) || ahead.stored.has_expired(event, desk.unix_ms);
                     if (given == room && !is_done) || picks.len() == QUEUE_ENTRIES_MAX {
                         lot.has_more = true;
                         left = Some((run, nth, offset));
@@ -385,7 +385,7 @@ impl Queue {
                     continue;
                 };
                 let event = stored.events.get(nth);
-                if has_expired(stored, event, desk.unix_ms) {
+                if stored.has_expired(event, desk.unix_ms) {
                     lot.ledger.done(offset);
                     continue;
                 }

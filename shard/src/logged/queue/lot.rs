@@ -8,7 +8,6 @@ use fluxar_protocol::Id;
 use super::ledger::Ledger;
 use crate::log::{Reading, Stored};
 use crate::logged::letters::Start;
-use crate::logged::pieces::is_expired;
 
 /// What a read is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,11 +220,6 @@ impl Lot {
         }
         self.ledger.next_again(0).is_some() || (self.ledger.room() > 0 && self.has_more)
     }
-}
-
-/// Whether an event has expired.
-pub(crate) fn has_expired(stored: &Stored, event: &[u8], unix_ms: u64) -> bool {
-    stored.expires && is_expired(event, stored.time_ms, unix_ms)
 }
 
 /// Whether a reading ends a queue.

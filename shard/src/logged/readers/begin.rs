@@ -185,7 +185,12 @@ impl Shard {
             Start::TimeMs(time_ms) => time_ms,
             _ => 0,
         };
-        reader.places = begun.iter().map(|begun| Place::new(begun, since_ms)).collect();
+        // Behind a table nothing is passed over for its age: what is older than the time may be the last event of its key, and
+        // the table ends in front of it.
+        let since_ms = |begun: &Begun| if begun.has_table { 0 } else { since_ms };
+        reader.places = (begun.iter())
+            .map(|begun| Place::new(begun, since_ms(begun)))
+            .collect();
         reader.behind = begun.len() as u32;
         for (nth, begun) in begun.iter().enumerate() {
             if !begun.has_table && begun.position >= readers.heard[usize::from(begun.partition)] {

@@ -10,7 +10,7 @@ use crate::log::Stored;
 use crate::log::owner_of;
 use crate::logged::letters::{Fetch, Fetched, SubHandle};
 use crate::logged::news::LoggedNews;
-use crate::logged::pieces::{Cutter, Piece, cut, is_expired, topic_of, whole};
+use crate::logged::pieces::{Cutter, Piece, cut, topic_of, whole};
 use crate::logged::{LogLetter, say};
 use crate::shard::Shard;
 use std::collections::VecDeque;
@@ -249,7 +249,7 @@ impl Readers {
         let mut part = (after, stored.first);
         for at in 0..stored.events.len() {
             let event = stored.events.get(at);
-            if stored.expires && is_expired(event, stored.time_ms, now_ms) {
+            if stored.has_expired(event, now_ms) {
                 continue;
             }
             if pairs.len() >= PAIRS_MAX {
@@ -346,8 +346,6 @@ impl Pieces {
 /// The events without those that have expired.
 fn unexpired(partition: u16, stored: &Stored, now_ms: u64) -> Vec<Piece> {
     let mut cutter = Cutter::of_committed(partition);
-    cut(&mut cutter, stored, |event, _| {
-        !(stored.expires && is_expired(event, stored.time_ms, now_ms))
-    });
+    cut(&mut cutter, stored, |event, _| !stored.has_expired(event, now_ms));
     cutter.finish()
 }
