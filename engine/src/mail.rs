@@ -21,7 +21,8 @@
 //! does not sleep past it. Taking the flag down is a swap, so one of many senders pays for the wake.
 //!
 //! Letters of one sender arrive in the order in which they were posted. A full mailbox gives the letter back: the
-//! sender then stops reading from the connections that fill it.
+//! sender then stops reading from the connections that fill it. A mailbox whose core has ended swallows what does not fit:
+//! its senders have connections to say goodbye to, and would wait for ever.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
@@ -89,6 +90,14 @@ fn take_flag(parked: &Parked, core: usize) -> bool {
     flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Relaxed)
 }
 
+/// A letter that finds a full mailbox comes back, unless its receiver has ended: then nobody ever makes room, and it is dropped.
+fn push<T>(outbox: &mut Producer<T>, letter: T) -> Result<(), T> {
+    match outbox.push(letter) {
+        Err(PushError::Full(letter)) if !outbox.is_abandoned() => Err(letter),
+        _ => Ok(()),
+    }
+}
+
 /// One core's mailboxes.
 #[derive(Debug)]
 pub struct Endpoint<T> {
@@ -127,11 +136,9 @@ impl<T> Endpoint<T> {
     /// Puts a letter into a core's mailbox, this core's own included. It is woken at [`Endpoint::wake_receivers`].
     ///
     /// # Errors
-    /// The letter, if the mailbox is full.
+    /// The letter, if the mailbox is full. One whose core has ended is never full.
     pub fn post(&mut self, core: usize, letter: T) -> Result<(), T> {
-        self.outboxes[core]
-            .push(letter)
-            .map_err(|PushError::Full(letter)| letter)?;
+        push(&mut self.outboxes[core], letter)?;
         self.posted[core] = true;
         self.any_posted = true;
         Ok(())
@@ -237,11 +244,9 @@ impl<T> Control<T> {
     /// Puts a letter into a core's mailbox and wakes the core if it is parked.
     ///
     /// # Errors
-    /// The letter, if the mailbox is full; the core has not kept up.
+    /// The letter, if the mailbox is full; the core has not kept up. One that has ended is posted to in vain, and without error.
     pub fn post(&mut self, core: usize, letter: T) -> Result<(), T> {
-        self.outboxes[core]
-            .push(letter)
-            .map_err(|PushError::Full(letter)| letter)?;
+        push(&mut self.outboxes[core], letter)?;
         fence(Ordering::SeqCst);
         // Without a waker the flag stays up: `attach` wakes.
         if let Some(waker) = &self.wakers[core]
@@ -290,6 +295,19 @@ mod tests {
             "what came during the turn waits for the next"
         );
         left[0].post(1, 9).unwrap();
+    }
+
+    #[test]
+    fn one_that_has_ended_keeps_nobody_waiting() {
+        let (mut control, mut endpoints) = mesh(2, 2);
+        let ended = endpoints.pop().expect("two");
+        for n in 0..2 {
+            control.post(1, n).unwrap();
+            endpoints[0].post(1, n).unwrap();
+        }
+        assert_eq!((control.post(1, 2), endpoints[0].post(1, 2)), (Err(2), Err(2)));
+        drop(ended);
+        assert_eq!((control.post(1, 2), endpoints[0].post(1, 2)), (Ok(()), Ok(())));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use fluxar_engine::mail::{self, Control, Endpoint};
 use fluxar_engine::reactor::{Board, Parcel, Reactor, ReactorConfig, Transport};
 use fluxar_engine::uring::{UringDriver, UringHub};
 use fluxar_engine::ws::WsConfig;
-use fluxar_shard::log::Settings;
+use fluxar_shard::log::{RecoveredLog, Settings};
 
 use crate::config::Config;
 use crate::counters::Counters;
@@ -20,6 +20,7 @@ use crate::front::Front;
 use crate::log::{LogFault, OpenLog, ToRecover, unix_ms};
 use crate::mail::Mail;
 use crate::outbox::Framing;
+use crate::threads::{self, Failure};
 use crate::upstreams::Services;
 use crate::upstreams::announcer::Announcer;
 use crate::upstreams::resolver::{self, Resolver};
@@ -39,9 +40,14 @@ pub struct Gateway {
     mailman: Arc<Mailman>,
     resolver: Resolver,
     log: Option<OpenLog>,
-    cores: Vec<JoinHandle<io::Result<CoreEnd>>>,
-    ends: mpsc::Receiver<usize>,
+    cores: Vec<CoreThread>,
+    /// For threads that are started later; and while it is held, `failed` is not closed.
+    failures: mpsc::Sender<Failure>,
+    failed: mpsc::Receiver<Failure>,
 }
+
+/// Gives how its core ended.
+type CoreThread = JoinHandle<io::Result<CoreEnd>>;
 
 /// Posts to the cores from threads that are none.
 struct Mailman {
@@ -137,6 +143,17 @@ impl Gateway {
     /// # Errors
     /// See [`StartError`].
     pub fn start(config: &Config) -> Result<Self, StartError> {
+        Self::start_on(config, |seat, ready, failures| {
+            let (name, what) = (format!("core-{}", seat.core), format!("core {}", seat.core));
+            threads::spawn(name, what, failures, move || run_core(seat, ready))
+        })
+    }
+
+    /// The same with the cores on threads that `spawn` makes: each says that it is ready, or drops what it would say it with.
+    fn start_on(
+        config: &Config,
+        mut spawn: impl FnMut(Seat, mpsc::Sender<()>, mpsc::Sender<Failure>) -> io::Result<CoreThread>,
+    ) -> Result<Self, StartError> {
         let processors = config
             .cores
             .pick()
@@ -163,38 +180,9 @@ impl Gateway {
             .as_ref()
             .map(|log| (Arc::clone(log.settings()), Arc::from(log.path())));
 
-        let (ready, readiness) = mpsc::channel();
-        let (end, ends) = mpsc::channel();
-        let mut threads = Vec::with_capacity(cores);
-        for (core, (endpoint, &processor)) in endpoints.into_iter().zip(&processors).enumerate() {
-            let seat = Seat {
-                core,
-                cores,
-                processor,
-                epoch,
-                hub: Arc::clone(&hub),
-                listeners: listeners.clone(),
-                endpoint,
-                board: board.clone(),
-                announcer: Arc::clone(&announcer),
-                log: kept.clone(),
-                config: config.clone(),
-            };
-            let (ready, end) = (ready.clone(), end.clone());
-            let run = move || {
-                let result = run_core(seat, &ready);
-                let _ = end.send(core);
-                result
-            };
-            threads.push(
-                thread::Builder::new()
-                    .name(format!("core-{core}"))
-                    .spawn(run)
-                    .map_err(StartError::System)?,
-            );
+        for core in 0..cores {
             control.attach(core, Box::new(hub.waker(core)));
         }
-        drop(ready);
         let mailman = Arc::new(Mailman {
             control: Mutex::new(control),
             stopping: AtomicBool::new(false),
@@ -207,29 +195,48 @@ impl Gateway {
             })
             .map_err(StartError::System)?
         };
-        let gateway = Self {
+        let (failures, failed) = mpsc::channel();
+        let mut gateway = Self {
             addresses,
             processors,
             mailman,
             resolver,
             log,
-            cores: threads,
-            ends,
+            cores: Vec::with_capacity(cores),
+            failures,
+            failed,
         };
-        for _ in 0..cores {
-            match readiness.recv() {
-                Ok((_, Ok(()))) => {}
-                Ok((core, Err(error))) => {
+        let (ready, readiness) = mpsc::channel();
+        for (core, endpoint) in endpoints.into_iter().enumerate() {
+            let seat = Seat {
+                core,
+                cores,
+                processor: gateway.processors[core],
+                epoch,
+                hub: Arc::clone(&hub),
+                listeners: listeners.clone(),
+                endpoint,
+                board: board.clone(),
+                announcer: Arc::clone(&announcer),
+                log: kept.clone(),
+                config: config.clone(),
+            };
+            match spawn(seat, ready.clone(), gateway.failures.clone()) {
+                Ok(thread) => gateway.cores.push(thread),
+                Err(error) => {
                     gateway.stop();
-                    return Err(StartError::Core { core, error });
-                }
-                Err(_) => {
-                    gateway.stop();
-                    return Err(StartError::System(io::Error::other(
-                        "a core ended before it was ready",
-                    )));
+                    return Err(StartError::System(error));
                 }
             }
+        }
+        drop(ready);
+        // One that does not get ready drops its sender: the end comes when the others have said that they are.
+        if readiness.iter().take(cores).count() < cores {
+            let mut ends = gateway.stop().into_iter().enumerate();
+            return Err(match ends.find_map(|(core, end)| Some((core, end.err()?))) {
+                Some((core, error)) => StartError::Core { core, error },
+                None => StartError::System(io::Error::other("a core ended before it was ready")),
+            });
         }
         gateway.set_services(&Arc::new(config.services()));
         if let Some(to_recover) = to_recover
@@ -244,11 +251,12 @@ impl Gateway {
     /// Reads the log on a thread of its own, and gives each core what it holds.
     fn recover(&self, to_recover: ToRecover) -> io::Result<()> {
         let mailman = Arc::clone(&self.mailman);
-        to_recover.start(move |log| {
+        let hand_out = move |log: RecoveredLog| {
             let over = || mailman.stopping.load(Ordering::Relaxed);
             let core = usize::from(log.core());
             mailman.post(core, Mail::Recovered(Box::new(log)), over)
-        })
+        };
+        to_recover.start(hand_out, &self.failures)
     }
 
     /// Its log, if it keeps one.
@@ -282,14 +290,15 @@ impl Gateway {
         &self.processors
     }
 
-    /// Blocks until a core ends by itself (which only a failure of its ring makes it do), or until `or` says so.
-    /// Returns the core that ended.
-    pub fn wait(&self, mut or: impl FnMut() -> bool) -> Option<usize> {
+    /// Blocks until a thread fails that the gateway cannot do without, a core or one that reads the log, and returns what did;
+    /// or until `or` says so. What has failed does not come back: stop the others, which drain and seal what they have.
+    pub fn wait(&self, mut or: impl FnMut() -> bool) -> Option<Failure> {
         loop {
-            match self.ends.recv_timeout(std::time::Duration::from_millis(50)) {
-                Ok(core) => return Some(core),
-                Err(mpsc::RecvTimeoutError::Timeout) if !or() => {}
-                Err(_) => return None,
+            match self.failed.recv_timeout(Duration::from_millis(50)) {
+                Ok(failure) => return Some(failure),
+                Err(_) if or() => return None,
+                // Never closed: a sender of it is held.
+                Err(_) => {}
             }
         }
     }
@@ -306,7 +315,7 @@ impl Gateway {
             .into_iter()
             .map(|core| {
                 core.join()
-                    .unwrap_or_else(|_| Err(io::Error::other("the core's thread panicked")))
+                    .unwrap_or_else(|_| Err(io::Error::other("its thread panicked")))
             })
             .collect();
         if let Some(log) = self.log {
@@ -343,21 +352,10 @@ fn open_listeners(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
     }
 }
 
-fn run_core(seat: Seat, ready: &mpsc::Sender<(usize, io::Result<()>)>) -> io::Result<CoreEnd> {
-    let core = seat.core;
-    let mut worker = match seat.sit_down() {
-        Ok(worker) => worker,
-        Err(error) => {
-            // Both the starter and the joiner get it; an error cannot be cloned.
-            let copy = match error.raw_os_error() {
-                Some(number) => io::Error::from_raw_os_error(number),
-                None => io::Error::new(error.kind(), error.to_string()),
-            };
-            let _ = ready.send((core, Err(copy)));
-            return Err(error);
-        }
-    };
-    let _ = ready.send((core, Ok(())));
+fn run_core(seat: Seat, ready: mpsc::Sender<()>) -> io::Result<CoreEnd> {
+    let mut worker = seat.sit_down()?;
+    let _ = ready.send(());
+    drop(ready);
     loop {
         if let Turn::Stopped {
             cut_off,
@@ -436,5 +434,127 @@ impl Seat {
             front.set_wall_clock(Box::new(|_| unix_ms()));
         }
         Ok(Worker::new(reactor, front))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Cores, LogDir};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// With a log in this directory.
+    fn config(cores: u16, dir: &Path) -> Config {
+        let mut config = Config {
+            cores: Cores::Count(usize::from(cores)),
+            listen: vec!["tcp://127.0.0.1:0".into()],
+            ..Config::default()
+        };
+        config.log.dir = LogDir::At(dir.to_owned());
+        config.limits.drain_ms = 100;
+        config
+    }
+
+    /// As a gateway's, but that the last core runs `last`.
+    fn start_with_last(
+        config: &Config,
+        last: impl FnOnce(Seat, mpsc::Sender<()>) -> io::Result<CoreEnd> + Send + 'static,
+    ) -> Result<Gateway, StartError> {
+        let mut last = Some(last);
+        Gateway::start_on(config, |seat, ready, failures| {
+            let (name, what) = (format!("core-{}", seat.core), format!("core {}", seat.core));
+            let last = last.take_if(|_| seat.core + 1 == seat.cores);
+            threads::spawn(name, what, failures, move || match last {
+                Some(last) => last(seat, ready),
+                None => run_core(seat, ready),
+            })
+        })
+    }
+
+    fn wait(gateway: &Gateway) -> Option<Failure> {
+        let until = Instant::now() + PATIENCE;
+        gateway.wait(|| Instant::now() > until)
+    }
+
+    #[test]
+    fn a_core_that_panics_is_told_and_the_others_stop_in_good_order() {
+        for cores in [1, 2] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let gateway = start_with_last(&config(cores, folder.path()), |seat, ready| {
+                let mut worker = seat.sit_down()?;
+                ready.send(()).expect("heard");
+                worker.turn()?;
+                panic!("planted")
+            });
+            let gateway = gateway.unwrap_or_else(|error| panic!("{error}"));
+            // A letter wakes them, if none did.
+            gateway.set_services(&Arc::default());
+            let failure = wait(&gateway).expect("told");
+            assert_eq!(failure.what, format!("core {}", cores - 1));
+            assert!(failure.why.starts_with("it panicked"), "{failure}");
+            assert!(failure.why.ends_with("planted"), "{failure}");
+            let mut ends = gateway.stop();
+            assert_eq!(ends.len(), usize::from(cores));
+            let last = ends.pop().expect("one").expect_err("it panicked");
+            assert_eq!(last.to_string(), failure.why);
+            for end in ends {
+                assert!(end.expect("it stopped").log_is_sealed);
+            }
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_is_well_is_waited_for_until_it_is_told_to_stop() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let gateway = Gateway::start(&config(1, folder.path())).unwrap_or_else(|error| panic!("{error}"));
+        let mut asked = 0;
+        let failure = gateway.wait(|| {
+            asked += 1;
+            asked == 3
+        });
+        assert_eq!((failure, asked), (None, 3));
+        assert!(gateway.stop().iter().all(Result::is_ok));
+    }
+
+    #[test]
+    fn a_core_that_does_not_get_ready_ends_the_start() {
+        type Work = fn(Seat, mpsc::Sender<()>) -> io::Result<CoreEnd>;
+        let works: [(Work, &str); 2] = [
+            (|_, _| panic!("planted"), "planted"),
+            (|_, _| Err(io::Error::other("no ring")), "no ring"),
+        ];
+        for (work, why) in works {
+            let folder = tempfile::tempdir().expect("a folder");
+            match start_with_last(&config(2, folder.path()), work).map(|_| ()) {
+                Err(StartError::Core { core: 1, error }) => {
+                    assert!(error.to_string().ends_with(why), "{error}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn cores_that_have_started_end_if_another_has_no_thread() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let held = Arc::new(());
+        let started = Gateway::start_on(&config(2, folder.path()), |seat, ready, failures| {
+            if seat.core == 1 {
+                return Err(io::Error::other("no thread"));
+            }
+            let held = Arc::clone(&held);
+            threads::spawn("core-0".into(), "core 0".into(), failures, move || {
+                let _held = held;
+                run_core(seat, ready)
+            })
+        });
+        match started.map(|_| ()) {
+            Err(StartError::System(error)) => assert_eq!(error.to_string(), "no thread"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(Arc::strong_count(&held), 1, "core 0 has ended");
     }
 }

@@ -33,5 +33,6 @@ pub mod services;
 pub mod session;
 pub mod settings;
 pub mod streams;
+pub mod threads;
 pub mod upstreams;
 pub mod worker;

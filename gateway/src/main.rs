@@ -15,6 +15,7 @@ use fluxar_gateway::config::{Config, ConfigFault, Remark};
 use fluxar_gateway::counters::Counters;
 use fluxar_gateway::gateway::{CoreEnd, Gateway, StartError};
 use fluxar_gateway::reload::{self, Changes};
+use fluxar_gateway::threads;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tracing_subscriber::EnvFilter;
 
@@ -73,6 +74,7 @@ fn say(text: &str) -> ExitCode {
 fn run(args: &Args, mut config: Config) -> Result<(), String> {
     let started = Instant::now();
     let set_log_level = start_log(&config.log_level);
+    threads::say_panics(|panic| tracing::error!("{panic}"));
 
     let cores = config.cores.pick()?.len();
     let report = probe(cores, &config.engine.uring());
@@ -111,13 +113,10 @@ fn run(args: &Args, mut config: Config) -> Result<(), String> {
     log_remarks(&config);
     loop {
         let is_told = || stop.load(Ordering::Relaxed) || reread.load(Ordering::Relaxed);
-        if let Some(core) = gateway.wait(is_told) {
-            let ends = gateway.stop();
-            let why = ends.into_iter().nth(core).and_then(Result::err);
-            return Err(match why {
-                Some(error) => format!("core {core} failed: {error}"),
-                None => format!("core {core} ended by itself"),
-            });
+        if let Some(failure) = gateway.wait(is_told) {
+            tracing::error!("{failure}; the gateway stops: goodbye to all clients, then exit code 1");
+            // What else fails meanwhile is said beside it.
+            return report_ends(gateway.stop()).and_then(|()| Err(failure.to_string()));
         }
         if stop.load(Ordering::Relaxed) {
             break;

@@ -12,7 +12,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{self, Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -22,6 +22,7 @@ use fluxar_shard::log::{RecoveredLog, Settings};
 
 use super::{DataDir, DirFault, DirFiles};
 use crate::config::LogConfig;
+use crate::threads::{self, Failure};
 
 /// How often a long recovery says how far it is.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(2);
@@ -194,22 +195,37 @@ impl ToRecover {
     /// Reads on a thread of its own, and puts together on another; there `hand_out` gives a core its share, and says whether it is
     /// worth going on.
     ///
+    /// If one of the threads panics, `failures` hears of it: what is not handed out would be awaited for ever.
+    ///
     /// # Errors
     /// A thread cannot be had.
-    pub fn start(self, hand_out: impl FnMut(RecoveredLog) -> bool + Send + 'static) -> io::Result<()> {
+    pub fn start(
+        self,
+        hand_out: impl FnMut(RecoveredLog) -> bool + Send + 'static,
+        failures: &mpsc::Sender<Failure>,
+    ) -> io::Result<()> {
         // None waits in between: no more than two are in memory, the one that is read and the one that is put together.
         let (to_builder, shares) = sync_channel(0);
-        let builder = thread::Builder::new()
-            .name("log-building".into())
-            .spawn(move || build(&shares, hand_out))?;
+        let builder = threads::spawn(
+            "log-building".into(),
+            "putting the log together".into(),
+            failures.clone(),
+            move || Ok(build(&shares, hand_out)),
+        )?;
         // Not waited for: the directory's lock is its, too, and what it does not finish the next start does.
-        thread::Builder::new()
-            .name("log-recovery".into())
-            .spawn(move || self.run(to_builder, builder))?;
+        threads::spawn(
+            "log-recovery".into(),
+            "reading the log".into(),
+            failures.clone(),
+            move || {
+                self.run(to_builder, builder);
+                Ok(())
+            },
+        )?;
         Ok(())
     }
 
-    fn run(mut self, to_builder: SyncSender<Recovered>, builder: JoinHandle<bool>) {
+    fn run(mut self, to_builder: SyncSender<Recovered>, builder: JoinHandle<io::Result<bool>>) {
         let begun = Instant::now();
         let mut said = begun;
         let mut fault_said: Option<Instant> = None;
@@ -260,8 +276,8 @@ impl ToRecover {
             tracing::info!("{}: the log could be read after all", self.dir.path().display());
         }
         drop(to_builder);
-        // One that panicked has said so.
-        if !matches!(builder.join(), Ok(true)) {
+        // One that panicked was told.
+        if !matches!(builder.join(), Ok(Ok(true))) {
             return;
         }
         self.recovered.store(true, Ordering::Release);
@@ -448,8 +464,13 @@ mod tests {
         let at = dir.clone();
         // The first is not handed out before the last one was read, which `meta` says.
         let is_read = move |core| core != 0 || wait_until(|| meta(&at).recovered == 1);
-        to_recover.start(hand_to(told, &held, is_read)).expect("threads");
+        let (failures, failed) = channel();
+        to_recover
+            .start(hand_to(told, &held, is_read), &failures)
+            .expect("threads");
         assert!(have_ended(&log, &held));
+        drop(failures);
+        assert_eq!(failed.iter().count(), 0);
         assert_eq!(heard.iter().collect::<Vec<_>>(), [0, 1]);
         log.close();
         assert!(meta(&dir).is_clean);
@@ -462,10 +483,17 @@ mod tests {
             let (log, to_recover) = open(folder.path());
             let (told, heard) = channel();
             let held = Arc::new(());
+            let (failures, failed) = channel();
             to_recover
-                .start(hand_to(told, &held, move |core| core != refused))
+                .start(hand_to(told, &held, move |core| core != refused), &failures)
                 .expect("threads");
             assert!(have_ended(&log, &held));
+            drop(failures);
+            assert_eq!(
+                failed.iter().count(),
+                0,
+                "it was told that it is not worth going on"
+            );
             assert_eq!(
                 heard.iter().collect::<Vec<_>>(),
                 (0..=refused).collect::<Vec<_>>()
@@ -473,6 +501,28 @@ mod tests {
             log.close();
             assert!(!meta(folder.path()).is_clean);
         }
+    }
+
+    #[test]
+    fn a_panic_while_the_log_is_handed_out_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (log, to_recover) = open(folder.path());
+        let (told, heard) = channel();
+        let held = Arc::new(());
+        let (failures, failed) = channel();
+        to_recover
+            .start(
+                hand_to(told, &held, |core| core == 0 || panic!("planted")),
+                &failures,
+            )
+            .expect("threads");
+        let failure = failed.recv_timeout(PATIENCE).expect("told");
+        assert_eq!(failure.what, "putting the log together");
+        assert!(failure.why.ends_with("planted"), "{failure}");
+        assert!(have_ended(&log, &held));
+        assert_eq!(heard.iter().collect::<Vec<_>>(), [0, 1]);
+        log.close();
+        assert!(!meta(folder.path()).is_clean, "not all of it was handed out");
     }
 
     #[test]
