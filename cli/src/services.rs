@@ -65,9 +65,12 @@ struct Row {
 
 pub(crate) async fn run(args: &Args, command: &Services) -> Result<()> {
     let client = args.client().build().await?;
-    let done = tokio::select! {
-        done = act(args, command, &client) => done,
-        () = interrupted(), if command.watch.is_some() => Ok(()),
+    let done = match command.watch {
+        None => act(args, command, &client).await,
+        Some(_) => tokio::select! {
+            done = act(args, command, &client) => done,
+            () = interrupted() => Ok(()),
+        },
     };
     client.close().await;
     done

@@ -33,6 +33,8 @@ pub(crate) async fn run(args: &Args, command: &Sub) -> Result<()> {
         tokio::spawn(follow(subscription, sender.clone(), tell_cursor));
     }
     drop(sender);
+    let interrupted = interrupted();
+    tokio::pin!(interrupted);
     if args.verbose {
         tell(&format!("subscribed at {}", client.address()));
     }
@@ -43,8 +45,6 @@ pub(crate) async fn run(args: &Args, command: &Sub) -> Result<()> {
     // With a count a time makes sense; without one the subscription is meant to last.
     let deadline = sleep(args.timeout.filter(|_| command.count.is_some()));
     tokio::pin!(deadline);
-    let interrupted = interrupted();
-    tokio::pin!(interrupted);
     let done = loop {
         tokio::select! {
             said = news.recv() => match said {
@@ -211,14 +211,40 @@ pub(crate) async fn sleep(duration: Option<Duration>) {
     }
 }
 
-/// Completes at Ctrl-C or SIGTERM.
-pub(crate) async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminated) => tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminated.recv() => {}
-        },
-        Err(_) => drop(tokio::signal::ctrl_c().await),
+/// Completes at the first Ctrl-C or SIGTERM since it was called, whether it was awaited by then or not. To be called before
+/// anything is said that somebody could answer with a signal: until then a signal just ends the process.
+pub(crate) fn interrupted() -> impl Future<Output = ()> {
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+    async fn heard(signal: Option<Signal>) {
+        match signal {
+            Some(mut signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
+    }
+    let [interrupt, terminate] =
+        [SignalKind::interrupt(), SignalKind::terminate()].map(|kind| signal(kind).ok());
+    async move {
+        tokio::select! {
+            () = heard(interrupt) => {}
+            () = heard(terminate) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_counts_from_the_call_on() {
+        let interrupted = interrupted();
+        let this = std::process::id().to_string();
+        let kill = std::process::Command::new("/bin/kill")
+            .args(["-TERM", &this])
+            .status();
+        assert!(kill.unwrap().success());
+        tokio::time::timeout(Duration::from_secs(30), interrupted)
+            .await
+            .expect("it is heard, though nobody awaited it yet");
     }
 }

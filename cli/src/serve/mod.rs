@@ -23,6 +23,8 @@ use crate::{
     subscribe::{StateTeller, interrupted, sleep},
 };
 
+/// How long an offer may still take to be accepted when Ctrl-C comes first: then it is left in good order as well.
+const ACCEPTANCE: Duration = Duration::from_secs(2);
 /// Leaving that takes longer is explained.
 const LEAVE_QUIETLY: Duration = Duration::from_millis(500);
 
@@ -54,7 +56,16 @@ async fn serve(args: &Args, command: &Serve) -> Result<()> {
     }
     let client = args.client().reconnect(true).build().await?;
     let served = Arc::new(AtomicU64::new(0));
-    let offer = offer(&client, args, command, answer, served.clone()).await?;
+    let (interrupted, early) = (interrupted(), interrupted());
+    tokio::pin!(interrupted);
+    let offer = tokio::select! {
+        biased;
+        offer = offer(&client, args, command, answer, served.clone()) => offer?,
+        () = async { early.await; sleep(Some(ACCEPTANCE)).await } => {
+            client.close().await;
+            return Ok(());
+        }
+    };
     tell(&format!(
         "serving {} at {} (Ctrl-C ends)",
         command.method,
@@ -62,8 +73,6 @@ async fn serve(args: &Args, command: &Serve) -> Result<()> {
     ));
     let mut states = client.watch_state();
     let mut teller = StateTeller::default();
-    let interrupted = interrupted();
-    tokio::pin!(interrupted);
     loop {
         tokio::select! {
             Ok(()) = states.changed() => {
@@ -143,7 +152,8 @@ async fn offer(
 async fn leave(offer: Offer, patience: Option<Duration>) {
     let leaving = offer.leave();
     let (quietly, patience) = (sleep(Some(LEAVE_QUIETLY)), sleep(patience));
-    tokio::pin!(leaving, quietly, patience);
+    let interrupted = interrupted();
+    tokio::pin!(leaving, quietly, patience, interrupted);
     let mut is_quiet = true;
     loop {
         tokio::select! {
@@ -157,7 +167,7 @@ async fn leave(offer: Offer, patience: Option<Duration>) {
                 is_quiet = false;
                 tell("leaving: no new calls are taken, those that are open go on (Ctrl-C again ends them)");
             }
-            () = interrupted() => return,
+            () = &mut interrupted => return,
             () = &mut patience => {
                 tell("leaving: --timeout is over, what is still open is given up");
                 return;
