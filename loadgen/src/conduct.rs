@@ -437,7 +437,7 @@ impl Servers {
     /// Why a run failed, and whether its server is to blame.
     fn why(&mut self, plan: &TargetPlan, why: String) -> String {
         /// A server that fell in the run may still be falling.
-        const FALL: Duration = Duration::from_millis(200);
+        const FALL: Duration = Duration::from_secs(1);
         let Some(server) = self.running.get_mut(&plan.target.name) else {
             return why;
         };

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -27,6 +27,8 @@ use tungstenite::{Message, WebSocket};
 
 /// How long something may take that must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Where servers listen: at no other address are their ports taken by connections of other tests.
+const HOST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 31);
 /// Publishes, and calls, of a test.
 const MESSAGES: u64 = 1_000;
 
@@ -49,7 +51,7 @@ impl Server {
             });
         // Another process may take the port between our look and the server's.
         for _ in 0..5 {
-            let port = TcpListener::bind("127.0.0.1:0")
+            let port = TcpListener::bind((HOST, 0))
                 .and_then(|listener| listener.local_addr())
                 .expect("a free port")
                 .port();
@@ -62,7 +64,7 @@ impl Server {
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            let address = SocketAddr::from((HOST, port));
             let until = Instant::now() + PATIENCE;
             while Instant::now() < until && child.try_wait().expect("a state").is_none() {
                 if TcpStream::connect(address).is_ok() {
@@ -83,14 +85,14 @@ impl Server {
     /// With JetStream.
     fn nats() -> Self {
         Self::start("nats-server", "nats-server", |port, folder| {
-            let arguments = format!("-js -sd {} -a 127.0.0.1 -p {port}", folder.path().display());
+            let arguments = format!("-js -sd {} -a {HOST} -p {port}", folder.path().display());
             arguments.split(' ').map(String::from).collect()
         })
     }
 
     fn redis() -> Self {
         Self::start("redis-server", "redis-server", |port, _| {
-            let arguments = format!("--bind 127.0.0.1 --port {port} --appendonly no --save");
+            let arguments = format!("--bind {HOST} --port {port} --appendonly no --save");
             arguments
                 .split(' ')
                 .map(String::from)
@@ -102,8 +104,7 @@ impl Server {
     fn mosquitto() -> Self {
         Self::start("mosquitto", "mosquitto", |port, folder| {
             let path = folder.path().join("mosquitto.conf");
-            let settings =
-                format!("listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n");
+            let settings = format!("listener {port} {HOST}\nallow_anonymous true\nmax_queued_messages 0\n");
             fs::write(&path, settings).expect("a file");
             vec!["-c".into(), path.display().to_string()]
         })

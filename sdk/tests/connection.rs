@@ -40,7 +40,8 @@ async fn comes_to(client: &Client, state: impl FnMut(&State) -> bool) {
 
 #[tokio::test]
 async fn a_client_returns_with_its_subscriptions_and_offers() {
-    let server = start(Server::bind("127.0.0.1:0")).await;
+    // An address at which nobody else listens: the port stays free while the server is away.
+    let server = start(Server::bind("127.0.0.21:0")).await;
     let url = server.url().to_owned();
     let client = quick(&url).build().await.unwrap();
     let events = Arc::new(Mutex::new(Vec::new()));
@@ -94,7 +95,8 @@ async fn a_client_returns_with_its_subscriptions_and_offers() {
 
 #[tokio::test]
 async fn a_patient_client_waits_for_its_server_and_an_impatient_one_gives_up() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // At which nobody else listens.
+    let listener = TcpListener::bind("127.0.0.22:0").await.unwrap();
     let url = format!("tcp://{}", listener.local_addr().unwrap());
     drop(listener);
     let error = quick(&url).build().await.unwrap_err();
@@ -332,7 +334,7 @@ async fn a_frame_over_the_limit_closes_with_the_reason() {
 
 #[tokio::test]
 async fn a_peer_that_falls_silent_is_pinged_and_then_lost() {
-    let server = start(Server::bind("127.0.0.1:0").heartbeat_ms(500)).await;
+    let server = start(Server::bind("127.0.0.1:0").heartbeat_ms(1_000)).await;
     let mut peer = Raw::greeted(server.url()).await;
     until(|| server.peers().len() == 1).await;
     // It answers for a while: then it stays.
@@ -352,14 +354,14 @@ async fn a_peer_that_falls_silent_is_pinged_and_then_lost() {
 async fn a_client_whose_gateway_falls_silent_fails_its_calls_and_dials_again() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("tcp://{}", listener.local_addr().unwrap());
-    let building = tokio::spawn(quick(&url).heartbeat_ms(300).build());
+    let building = tokio::spawn(quick(&url).heartbeat_ms(500).build());
     let mut silent = Raw(listener.accept().await.unwrap().0);
     silent.welcome().await;
     let client = building.await.unwrap().unwrap();
     let error = client.call::<_, ()>("a", &()).await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);
     assert!(
-        error.message().contains("nothing was received for 600 ms"),
+        error.message().contains("nothing was received for 1000 ms"),
         "{error}"
     );
     let mut again = Raw(listener.accept().await.unwrap().0);

@@ -143,7 +143,8 @@ impl Fleet {
             let address = if index % 2 == 0 {
                 None
             } else {
-                let listener = TcpListener::bind("127.0.0.1:0")?;
+                // Where no connection has its own end: the port is free whenever its service starts again.
+                let listener = TcpListener::bind("127.0.0.2:0")?;
                 let address = listener.local_addr()?.to_string();
                 held.push(listener);
                 Some(address)

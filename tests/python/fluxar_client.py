@@ -29,7 +29,7 @@ import websockets
 HELLO, CALL, STREAM, SUBSCRIBE, EVENT, CANCEL, PING = range(1, 8)
 NAMES = ("type", "id", "ref", "target", "meta", "payload", "error")
 NULL = b"\xf6"
-REPLY_S = 10.0
+REPLY_S = 30.0
 
 
 def read_positions(item):

@@ -2,7 +2,6 @@
 //! that stop.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use fluxar_protocol::meta::MetaWriter;
 use fluxar_protocol::{Code, Id, Kind};
@@ -55,14 +54,13 @@ fn credit(bytes: u64) -> MetaWriter {
 fn opened(opener: &mut Client, server: &mut Client, method: &str, meta: MetaWriter) -> (Id, Received) {
     for _ in 0..100 {
         let id = open(opener, method, meta.clone());
-        if let Ok(Some(received)) = server.poll(Duration::from_millis(500)) {
+        if let Some(received) = opener.reaches(id, server) {
             assert_eq!(
                 (received.kind, received.target.as_deref()),
                 (Kind::Stream, Some(method))
             );
             return (id, received);
         }
-        assert_eq!(opener.answer_to(id).code(), Some(Code::Unavailable));
     }
     panic!("{method} is never served");
 }

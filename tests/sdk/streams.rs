@@ -342,7 +342,7 @@ async fn the_time_of_a_stream_is_kept_on_the_way() {
     let (_, is_dropped) = ticks(&server, 10).await;
     let mut items = opener
         .request_stream("tick")
-        .timeout(Duration::from_millis(200))
+        .timeout(Duration::from_secs(1)) // in which its producer begins
         .open::<String>()
         .await
         .unwrap();

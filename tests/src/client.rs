@@ -246,6 +246,43 @@ impl Client {
         }
     }
 
+    /// Whether what was asked with `id` reaches `server`: what came there, or nothing once it was refused. Neither takes a
+    /// time that a test could know.
+    ///
+    /// # Panics
+    /// If neither happens, or a connection ends.
+    pub fn reaches(&mut self, id: Id, server: &mut Self) -> Option<Received> {
+        const TURN: Duration = Duration::from_millis(5);
+        let until = Instant::now() + PATIENCE;
+        let mut before = VecDeque::new();
+        let reached = loop {
+            match server.poll(TURN).expect("the server stands") {
+                Some(ping) if ping.kind == Kind::Ping && ping.reference.is_none() => server.pong(&ping),
+                Some(reached) => break Some(reached),
+                None => {}
+            }
+            match self.poll(TURN).expect("the asker stands") {
+                Some(ping) if ping.kind == Kind::Ping && ping.reference.is_none() => self.pong(&ping),
+                Some(answer) if answer.reference == Some(id) => {
+                    assert!(answer.code().is_some(), "answered by somebody else: {answer:?}");
+                    break None;
+                }
+                Some(other) => before.push_back(other),
+                None => {}
+            }
+            assert!(Instant::now() < until, "neither given to the server nor refused");
+        };
+        while let Some(earlier) = before.pop_back() {
+            self.received.push_front(earlier);
+        }
+        reached
+    }
+
+    fn pong(&mut self, ping: &Received) {
+        let id = self.id();
+        let _ = self.try_send(&encoded(Kind::Ping, id, Some(ping.id), None, None, &[]));
+    }
+
     /// The next envelope.
     ///
     /// # Panics
@@ -269,9 +306,7 @@ impl Client {
         loop {
             if let Some(received) = self.received.pop_front() {
                 if received.kind == Kind::Ping && received.reference.is_none() {
-                    let id = self.id();
-                    let pong = encoded(Kind::Ping, id, Some(received.id), None, None, &[]);
-                    let _ = self.try_send(&pong);
+                    self.pong(&received);
                     continue;
                 }
                 return Ok(received);

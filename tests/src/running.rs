@@ -66,6 +66,12 @@ impl Running {
         self.find(|address| matches!(address, Address::Unix { .. }))
     }
 
+    /// How many cores it has.
+    #[must_use]
+    pub fn cores(&self) -> usize {
+        self.gateway.processors().len()
+    }
+
     /// Replaces the rules and upstreams, as a reload does.
     pub fn set_services(&self, services: Services) {
         self.gateway.set_services(&Arc::new(services));

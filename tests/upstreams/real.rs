@@ -108,6 +108,14 @@ async fn everywhere(gateway: &Running) -> Vec<Client> {
     clients
 }
 
+/// Waits until every core of the gateway has a connection to it. That clients hear it does not say so: the kernel may have
+/// given all of them to one core.
+async fn greeted_by_all(service: &Service, gateway: &Running) -> u32 {
+    let cores = gateway.cores() as u32;
+    until(async || service.greeted.load(Ordering::SeqCst) == cores).await;
+    cores
+}
+
 /// Waits until each of the clients hears every one of these names, and none else.
 async fn hear(clients: &[Client], names: &[&str]) {
     for client in clients {
@@ -126,7 +134,8 @@ async fn hear(clients: &[Client], names: &[&str]) {
 async fn calls_flow_to_upstreams_of_every_transport_and_again_when_they_come_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = format!("unix://{}", folder.path().join("users.sock").display());
-    for url in ["tcp://127.0.0.1:0", "ws://127.0.0.1:0", &socket] {
+    // Addresses at which nobody else listens: the ports stay free while the service is away.
+    for url in ["tcp://127.0.0.11:0", "ws://127.0.0.12:0", &socket] {
         let gateway = Running::start(|_| {});
         let clients = everywhere(&gateway).await;
         assert_eq!(name(&clients[0]).await, Err(Code::Unavailable));
@@ -197,7 +206,8 @@ async fn a_reload_drops_no_connection_that_it_keeps_and_no_call() {
     let other = Service::start("tcp://127.0.0.1:0", "other").await;
     gateway.set_services(users(&[kept.address(), other.address()], |_| {}));
     hear(&clients, &["kept", "other"]).await;
-    let greeted = kept.greeted.load(Ordering::SeqCst);
+    let greeted = greeted_by_all(&kept, &gateway).await;
+    greeted_by_all(&other, &gateway).await;
     // Callers who never see any of it.
     let over = Arc::new(AtomicBool::new(false));
     let callers: Vec<JoinHandle<u32>> = clients
@@ -360,10 +370,11 @@ async fn who_does_not_answer_pings_gets_nothing_new_until_it_speaks() {
     let sound = Service::start("tcp://127.0.0.1:0", "sound").await;
     gateway.set_services(users(&[raw.address.clone(), sound.address()], |services| {
         services.health.ping_ms = 100;
-        services.health.silent_ms = 400;
+        services.health.silent_ms = 2_000; // in which the sound one answers, however busy the machine is
     }));
     hear(&clients, &["raw", "sound"]).await;
-    let cores = sound.greeted.load(Ordering::SeqCst) as usize;
+    let cores = greeted_by_all(&sound, &gateway).await as usize;
+    until(async || in_state(&clients[0], "fit").await == 2 * cores).await;
     raw.is_mute.store(true, Ordering::SeqCst);
     until(async || in_state(&clients[0], "silent").await == cores).await;
     let calls = raw.calls.load(Ordering::SeqCst);

@@ -15,7 +15,7 @@ fn running_out_of_descriptors_is_survived() {
         .arg("-c")
         .arg("ulimit -n 64; exec \"$0\" \"$@\"")
         .arg(command().get_program())
-        .args(["--listen", "tcp://127.0.0.1:0", "--cores", "1"]);
+        .args(["--listen", "tcp://127.0.0.1:0", "--cores", "1", "--no-log"]);
     let mut gateway = Process::spawn(limited);
     let mut first = gateway.client();
     // More than it can take. They are in the kernel's queue, or closed.

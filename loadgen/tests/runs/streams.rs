@@ -188,11 +188,13 @@ fn streams_are_opened_again_and_again_and_at_a_schedule_latency_counts_from_what
         *chunks = Some(10);
     }
     let mut order = order(running.tcp(), of);
+    order.scenario.duration_ms = 1_000;
     let measured = done(&order);
     in_good_order(&measured, 100.0);
     assert!(extra(&measured, "streams_per_s") > 100.0);
 
     order.scenario.workload = stream(2, 5, 1, Direction::Down);
+    order.scenario.duration_ms = 200;
     order.scenario.arrivals = Arrivals::Constant { per_s: 5_000.0 };
     let measured = done(&order);
     in_good_order(&measured, 10.0);

@@ -148,7 +148,7 @@ async fn an_event_that_is_refused_for_a_moment_is_held_back_with_those_of_its_to
     let second = client.event("full", &2).enqueue().await.unwrap();
     let (one, two) = (gateway.next().await, gateway.next().await);
     for (publish, code) in [(&two, Code::Unavailable), (&one, Code::ResourceExhausted)] {
-        gateway.refuse(Kind::Event, publish.id, code, Some(100)).await;
+        gateway.refuse(Kind::Event, publish.id, code, Some(1_000)).await;
     }
     gateway.silence().await; // the refusals have been read
     let third = client.event("full", &3).enqueue().await.unwrap();
@@ -222,7 +222,7 @@ async fn what_is_not_acknowledged_in_time_fails_and_is_not_sent_again() {
     let (mut gateway, client) = Gateway::with_client().await;
     let receipt = client
         .event("a", &1)
-        .timeout(Duration::from_millis(50))
+        .timeout(Duration::from_secs(1)) // in which it is sent
         .enqueue()
         .await
         .unwrap();
@@ -244,7 +244,7 @@ async fn what_is_not_acknowledged_in_time_fails_and_is_not_sent_again() {
     // Refused again and again, and then out of time: the reason is not lost.
     let receipt = client
         .event("a", &3)
-        .timeout(Duration::from_millis(50))
+        .timeout(Duration::from_secs(1)) // in which the refusal is read
         .enqueue()
         .await
         .unwrap();

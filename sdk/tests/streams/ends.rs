@@ -361,7 +361,7 @@ async fn a_stream_that_takes_too_long_ends_at_both_sides() {
         .unwrap();
     let mut items = client
         .request_stream("slow")
-        .timeout(Duration::from_millis(100))
+        .timeout(Duration::from_secs(1)) // in which the first item arrives
         .open::<u8>()
         .await
         .unwrap();
@@ -403,11 +403,13 @@ async fn streams_end_with_their_connection() {
     let fate = collector(&server);
     let (sink, mut items) = client.duplex::<u8, usize>("collect", &()).await.unwrap();
     let (gate, opened) = watch::channel(false);
+    let (tell, mut told) = mpsc::unbounded_channel();
     server
         .handle_stream("one", move |_, out: ItemSink<u8>| {
-            let mut opened = opened.clone();
+            let (mut opened, tell) = (opened.clone(), tell.clone());
             async move {
                 out.send(&1).await?;
+                tell.send(()).unwrap();
                 drop(opened.wait_for(|opened| *opened).await);
                 Ok(())
             }
@@ -415,7 +417,9 @@ async fn streams_end_with_their_connection() {
         .unwrap();
     let mut one = client.stream::<u8>("one", &()).await.unwrap();
     fate.has_begun().await;
-    client.ping().await.unwrap(); // the item has arrived
+    let sent = tokio::time::timeout(PATIENCE, told.recv()).await;
+    sent.expect("it begins").unwrap();
+    client.ping().await.unwrap(); // the item has arrived in front of the answer
     server.close().await;
     fate.was_dropped().await;
     let (none, error) = all(&mut items).await;
@@ -456,7 +460,8 @@ async fn the_end_of_the_opener_drops_its_handlers() {
 
 #[tokio::test]
 async fn streams_are_opened_again_by_who_wants_them_after_a_reconnect() {
-    let server = start(Server::bind("127.0.0.1:0")).await;
+    // An address at which nobody else listens: the port stays free while the server is away.
+    let server = start(Server::bind("127.0.0.23:0")).await;
     let url = server.url().to_owned();
     ticks(&server);
     let client = Client::connect(&url)
