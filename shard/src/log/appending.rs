@@ -53,6 +53,9 @@ impl Log {
         if events.is_empty() {
             return Ok(());
         }
+        if class.retain {
+            self.expect_rows(at, &events);
+        }
         let cost = order::cost(events.bytes.len(), events.len());
         let held = &mut self.partitions[at];
         held.last += events.len() as u64;
@@ -134,17 +137,28 @@ impl Log {
         Ok(at)
     }
 
-    /// How many rows would be new with these events, at most.
+    /// How many rows there would be more with these events.
     fn new_rows(&self, at: usize, events: &Events) -> usize {
         let retained = self.partitions[at].retained.as_deref();
-        let is_new = |event: &[u8]| {
-            let Some(row) = row_of(event) else { return false };
-            let known = retained.and_then(|retained| retained.find(row.topic, row.key));
-            known.is_none() && !row.is_removal
-        };
-        (0..events.len())
-            .filter(|&event| is_new(events.get(event)))
-            .count()
+        let none = Retained::new(self.hasher.clone());
+        let retained = retained.unwrap_or(&none);
+        let mut new: Vec<u64> = (0..events.len())
+            .filter_map(|event| retained.new_row(&row_of(events.get(event))?))
+            .collect();
+        new.sort_unstable();
+        new.dedup();
+        new.len()
+    }
+
+    /// Counts the rows that come with these events, though nothing is seen of them before they are committed.
+    fn expect_rows(&mut self, at: usize, events: &Events) {
+        let hasher = &self.hasher;
+        let retained = &mut self.partitions[at].retained;
+        let retained = retained.get_or_insert_with(|| Box::new(Retained::new(hasher.clone())));
+        for event in 0..events.len() {
+            let is_new = row_of(events.get(event)).is_some_and(|row| retained.expect(&row));
+            self.rows += usize::from(is_new);
+        }
     }
 
     /// Remembers the ids of events that are to begin at this offset, and leaves those out that are remembered already: their

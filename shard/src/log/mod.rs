@@ -93,7 +93,7 @@ pub struct Log {
     once: Once,
     again: VecDeque<Again>,
     cursors: Cursors,
-    /// Retained events and removals, of all partitions together.
+    /// Retained events and removals, of all partitions together, with those that are to come.
     rows: usize,
     stream: Stream,
     segments: Segments,
@@ -132,7 +132,7 @@ pub struct LogCounts {
     pub readers: usize,
     /// Durable cursors.
     pub cursors: usize,
-    /// Retained events.
+    /// Retained events, with those that are not committed yet.
     pub rows: usize,
     /// Ids of qos 2 that are remembered.
     pub once_ids: usize,

@@ -55,6 +55,9 @@ pub(super) struct Retained {
     by_topic: BTreeSet<(Arc<str>, u64)>,
     /// Offsets, found by topic and key.
     by_key: HashTable<u64>,
+    /// Rows that are to come with events that were appended and are not committed: the hashes of their topics and keys. (Of two
+    /// with one hash one is counted.)
+    coming: HashTable<u64>,
     /// Rows whose event cannot be read any more: they stay, so that whoever reads the table hears of them, until their key
     /// is published again.
     damaged: BTreeSet<u64>,
@@ -67,17 +70,22 @@ impl Retained {
             by_offset: BTreeMap::new(),
             by_topic: BTreeSet::new(),
             by_key: HashTable::new(),
+            coming: HashTable::new(),
             damaged: BTreeSet::new(),
         }
     }
 
+    /// Rows and removals, with those that are to come.
     pub(super) fn len(&self) -> usize {
-        self.by_offset.len()
+        self.by_offset.len() + self.coming.len()
     }
 
     /// The offset of the last event of a topic and key.
     pub(super) fn find(&self, topic: &str, key: &[u8]) -> Option<u64> {
-        let hash = self.hasher.hash_one((topic, key));
+        self.find_hashed(self.hasher.hash_one((topic, key)), topic, key)
+    }
+
+    fn find_hashed(&self, hash: u64, topic: &str, key: &[u8]) -> Option<u64> {
         let by_offset = &self.by_offset;
         let is_it = |row: &Row| &*row.topic == topic && &*row.key == key;
         self.by_key
@@ -85,11 +93,45 @@ impl Retained {
             .copied()
     }
 
-    /// Takes an event: it replaces the one before it.
+    /// The hash of a row that would be one more, if it were appended now.
+    pub(super) fn new_row(&self, row: &format::Row<'_>) -> Option<u64> {
+        if row.is_removal {
+            return None;
+        }
+        let hash = self.hasher.hash_one((row.topic, row.key));
+        let is_known = self.coming.find(hash, |&coming| coming == hash).is_some()
+            || self.find_hashed(hash, row.topic, row.key).is_some();
+        (!is_known).then_some(hash)
+    }
+
+    /// An event was appended; whether it is going to be one more row.
+    pub(super) fn expect(&mut self, row: &format::Row<'_>) -> bool {
+        let new = self.new_row(row);
+        if let Some(hash) = new {
+            self.coming.insert_unique(hash, hash, |&hash| hash);
+        }
+        new.is_some()
+    }
+
+    /// A row that was to come is there.
+    fn has_come(&mut self, hash: u64) {
+        if let Ok(coming) = self.coming.find_entry(hash, |&coming| coming == hash) {
+            coming.remove();
+        }
+        if self.coming.is_empty() && self.coming.capacity() > 1_024 {
+            self.coming = HashTable::new(); // what waited at a bad time is not to take memory for ever
+        }
+    }
+
+    /// Takes an event that is committed: it replaces the one before it.
     pub(super) fn apply(&mut self, offset: u64, time_ms: u64, row: format::Row<'_>) {
-        let before = self.find(row.topic, row.key);
-        if row.is_removal && before.is_none() {
-            return;
+        let hash = self.hasher.hash_one((row.topic, row.key));
+        let before = self.find_hashed(hash, row.topic, row.key);
+        if before.is_none() {
+            if row.is_removal {
+                return;
+            }
+            self.has_come(hash);
         }
         let (topic, outlives_segment) = match before.and_then(|before| self.remove(before)) {
             Some(before) => (before.topic, before.outlives_segment),

@@ -532,6 +532,50 @@ fn a_disk_that_fails_for_a_while_loses_nothing() {
 }
 
 #[test]
+fn rows_that_wait_for_the_disk_count() {
+    let rows_max = 3;
+    let mut world = World::new(
+        1,
+        Settings {
+            rows_max,
+            ..settings()
+        },
+    );
+    let retain = Class {
+        retain: true,
+        ..SYNCED
+    };
+    let publish = |world: &mut World, keys: &[&str], payload: &[u8]| {
+        let rows: Vec<Vec<u8>> = keys
+            .iter()
+            .map(|key| event(world.fresh_id(), "t.rows", Some(key), payload))
+            .collect();
+        world.append(1, retain, &rows)
+    };
+    // Nothing of all this is on the disk. What replaces a row that is to come is no other one.
+    for (keys, expected) in [
+        (&["one", "one"][..], Ok(())),
+        (&["one"], Ok(())),
+        (&["two", "three", "four"], Err(LogRefusal::TooManyRows)),
+        (&["two", "three", "two"], Ok(())),
+        (&["four"], Err(LogRefusal::TooManyRows)),
+        (&["one", "three"], Ok(())),
+    ] {
+        assert_eq!(publish(&mut world, keys, &[1]), expected, "{keys:?}");
+    }
+    assert_eq!(world.log.bounds(1).committed, 0);
+    world.settle();
+    assert_eq!(world.log.counts().rows, rows_max);
+    // A row that is removed is known as long as its mark is there: what follows the removal is no other one.
+    assert_eq!(publish(&mut world, &["two"], &[0xf6]), Ok(()));
+    assert_eq!(publish(&mut world, &["two"], &[1]), Ok(()));
+    assert_eq!(publish(&mut world, &["four"], &[1]), Err(LogRefusal::TooManyRows));
+    world.settle();
+    assert_eq!(world.log.counts().rows, rows_max);
+    assert_eq!(world.log.retained(1, "t.rows", 0, u64::MAX, 9).len(), rows_max);
+}
+
+#[test]
 fn what_is_remembered_is_bounded() {
     let mut world = World::new(
         1,
