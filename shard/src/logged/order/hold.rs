@@ -26,14 +26,25 @@ pub(super) struct Hold {
     returned: Vec<(u64, Id)>,
     /// What has to come, by the hash of its topic; none is empty.
     lines: HashMap<u64, Line, FixedState>,
-    /// All of these, with the round of its line in which each was sent again last; 0: it was not.
-    known: HashMap<Id, u32, FixedState>,
+    /// All of these.
+    known: KnownIds,
     /// The owner was asked to open again, and has not answered: more may be returned.
     is_shut: bool,
     /// How long its connection was heard: the time that patience is measured in, us.
     clock_us: u64,
     /// No line is given up before this, by that clock, us.
     due_us: u64,
+}
+
+type KnownIds = HashMap<Id, Known, FixedState>;
+
+/// An event that has to come.
+#[derive(Debug)]
+struct Known {
+    /// Whose line it is in, or will be.
+    topic: u64,
+    /// The round of that line in which it was sent again last; 0: it was not.
+    again: u32,
 }
 
 /// What has to come of one topic.
@@ -132,25 +143,30 @@ impl Hold {
 
     /// Waits for these no more; how many of them it waited for.
     pub(super) fn forget(&mut self, ids: impl Iterator<Item = Id>) -> usize {
-        let before = self.known.len();
-        for id in ids {
-            self.known.remove(&id);
-        }
-        let gone = before - self.known.len();
-        if gone > 0 {
-            let known = &self.known;
-            self.lines.retain(|_, line| {
-                line.pass_over_unknown(known);
-                !line.ids.is_empty()
-            });
+        let mut topics: Vec<u64> = ids
+            .filter_map(|id| self.known.remove(&id))
+            .map(|known| known.topic)
+            .collect();
+        let gone = topics.len();
+        topics.sort_unstable();
+        topics.dedup();
+        for topic in topics {
+            // What was returned last has no line yet.
+            let Some(line) = self.lines.get_mut(&topic) else {
+                continue;
+            };
+            line.pass_over_unknown(&self.known);
+            if line.ids.is_empty() {
+                self.lines.remove(&topic);
+            }
         }
         gone
     }
 
     pub(super) fn wait(&mut self, topic: u64, id: Id, ids_max: usize) {
-        if let Some(again) = self.known.get_mut(&id) {
+        if let Some(known) = self.known.get_mut(&id) {
             if let Some(line) = self.lines.get(&topic) {
-                *again = line.round;
+                known.again = line.round;
             }
         } else if self.known.len() < ids_max {
             let until_us = self.clock_us + self.patience_us();
@@ -160,7 +176,7 @@ impl Hold {
             });
             line.ids.push_back(id);
             self.due_us = self.due_us.min(until_us);
-            self.known.insert(id, 0);
+            self.known.insert(id, Known { topic, again: 0 });
         }
     }
 
@@ -182,16 +198,16 @@ impl Hold {
         let before = self.known.len();
         for at in 0..events.len() {
             let id = events.id(at);
+            let topic = self.lines.hasher().hash_one(topic_of(events.get(at)));
             let has_room = self.known.len() - before < ids_max;
             let is_new = match self.known.entry(id) {
                 Entry::Vacant(entry) if has_room => {
-                    entry.insert(0);
+                    entry.insert(Known { topic, again: 0 });
                     true
                 }
                 _ => false,
             };
             if is_new || again.remove(&id) {
-                let topic = self.lines.hasher().hash_one(topic_of(events.get(at)));
                 self.returned.push((topic, id));
             }
         }
@@ -269,7 +285,7 @@ impl Line {
     }
 
     /// What is at the front is waited for.
-    fn pass_over_unknown(&mut self, known: &HashMap<Id, u32, FixedState>) {
+    fn pass_over_unknown(&mut self, known: &KnownIds) {
         while self.ids.front().is_some_and(|id| !known.contains_key(id)) {
             self.ids.pop_front();
         }
@@ -277,14 +293,41 @@ impl Line {
 
     /// Patience is at an end: up to the first that its publisher has sent again since the last time, all are given up. If that
     /// one did not pass either, all are.
-    fn give_up(&mut self, known: &mut HashMap<Id, u32, FixedState>) {
+    fn give_up(&mut self, known: &mut KnownIds) {
         let gives_up_all = std::mem::replace(&mut self.has_given_up, true);
         while let Some(id) = self.ids.front()
-            && (gives_up_all || known.get(id) != Some(&self.round))
+            && (gives_up_all || known.get(id).is_none_or(|known| known.again != self.round))
         {
             known.remove(id);
             self.ids.pop_front();
         }
         self.round += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_is_waited_for_no_more_in_its_topic_alone() {
+        let mut hold = Hold::new(LogRefusal::Behind, &FixedState::with_seed(1));
+        let id = |nth: u8| Id([nth; 16]);
+        for (topic, ids) in [(7, 1..=3), (8, 4..=5), (9, 6..=6)] {
+            ids.for_each(|nth| hold.wait(topic, id(nth), 100));
+        }
+        // The first of one topic and one behind it, the only one of another, and one that nobody waits for.
+        assert_eq!(hold.forget([1, 3, 6, 7].map(id).into_iter()), 3);
+        assert_eq!(hold.len(), 3);
+        assert!(hold.is_next(7, id(2)) && !hold.is_next(7, id(3)));
+        assert!(hold.is_next(8, id(4)) && !hold.is_next(8, id(5)));
+        assert!(hold.is_next(9, id(8)), "nothing is waited for of this topic");
+        hold.pass(7);
+        assert!(
+            hold.is_next(7, id(8)),
+            "what was forgotten behind it is passed over"
+        );
+        assert_eq!(hold.forget([4, 5].map(id).into_iter()), 2);
+        assert!(hold.is_over());
     }
 }

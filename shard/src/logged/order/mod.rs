@@ -46,7 +46,7 @@ use crate::peer::PeerId;
 use crate::shard::Shard;
 use hold::Hold;
 
-/// Ids of refused events that a core remembers, about 60 bytes each; 200, where each has a topic of its own.
+/// Ids of refused events that a core remembers, about 75 bytes each; 200, where each has a topic of its own.
 const IDS_MAX: usize = 128 * 1024;
 /// Of these, how many of one connection.
 const IDS_OF_ONE_MAX: usize = 16 * 1024;
