@@ -35,6 +35,8 @@ pub struct Piece {
     pub events: Bytes,
     /// How many.
     pub count: u32,
+    /// The offset of the first.
+    pub first: u64,
     /// The offset of the last.
     pub last: u64,
 }
@@ -140,6 +142,7 @@ impl Cutter {
             positions: positions.into(),
             events,
             count: self.offsets.len() as u32,
+            first,
             last,
         });
         self.offsets.clear();
@@ -191,6 +194,7 @@ pub(crate) fn whole(partition: u16, stored: &Stored) -> Option<Piece> {
         positions: positions.into(),
         events: stored.events.bytes.clone(),
         count: count as u32,
+        first: stored.first,
         last: stored.last(),
     })
 }

@@ -630,3 +630,47 @@ fn what_came_right_before_a_time_may_come_but_nothing_is_left_out() {
         assert_eq!(world.got(bob, id(100)), [8], "tail of {tail_bytes}");
     }
 }
+
+#[test]
+fn what_is_older_than_it_asked_for_does_not_come_when_it_goes_on_either() {
+    for cores in [1, 2] {
+        let mut settings = in_memory(1);
+        settings.topics[0].level = Some(Level::Synced);
+        settings.tail_bytes = 0;
+        let mut world = World::new(cores, 3, Limits::default(), Some(settings));
+        let (alice, bob) = (peer(0, 1), peer(cores - 1, 2));
+        world.publish(alice, &events("a", 0..3), ACKED);
+        world.publish(alice, &events("b", 3..6), ACKED);
+        world.settle();
+        world.pass(60_000_000);
+        let time_ms = world.unix_ms();
+        world.publish(alice, &events("a", 6..9), ACKED);
+        world.settle();
+        for (nth, (pattern, expected)) in [("a", 6..9), ("b", 0..0), (">", 6..9)].into_iter().enumerate() {
+            let expected: Vec<u64> = expected.collect();
+            let wish = LoggedWish {
+                durable: Some("bob"),
+                ..WISH
+            };
+            let from = LoggedWish {
+                from: From::TimeMs(time_ms),
+                ..wish
+            };
+            let sub = id(10 * nth as u64);
+            world.subscribe(bob, sub, pattern, from).unwrap();
+            world.settle();
+            assert_eq!(world.got(bob, sub), expected, "{pattern}");
+            world.rewind(bob);
+            world.settle();
+            assert_eq!(world.got(bob, sub), expected, "{pattern}: its session goes on");
+            world.end(bob, sub);
+            for again in 1..3 {
+                let sub = id(10 * nth as u64 + again);
+                world.subscribe(bob, sub, pattern, wish).unwrap();
+                world.settle();
+                assert_eq!(world.got(bob, sub), expected, "{pattern}: it is back");
+                world.end(bob, sub);
+            }
+        }
+    }
+}

@@ -64,6 +64,10 @@ impl Shard {
         match fetched {
             Fetched::Events { pieces, until } => {
                 let dup = u32::from(reader.is_again(place));
+                let older_until = pieces.first().map_or(until, |piece| piece.first - 1);
+                if !was_of_table && reader.passes_over(place, older_until) && reader.has_to_tell() {
+                    readers.acked.push(at);
+                }
                 if !pieces.is_empty() {
                     reader.places[place].since_ms = 0;
                 }

@@ -316,7 +316,7 @@ impl Shard {
         if !reader.acknowledge(partition, offset) {
             return;
         }
-        if reader.cursor.is_some() && !std::mem::replace(&mut reader.is_acked, true) {
+        if reader.has_to_tell() {
             readers.acked.push(at);
         }
         if reader.ending.is_none() {

@@ -128,7 +128,7 @@ impl Shard {
         if now_us >= reader.in_use_told_us + in_use_us {
             reader.in_use_told_us = now_us;
             self.tell_acked_of(at, true);
-        } else if is_moved && !std::mem::replace(&mut reader.is_acked, true) {
+        } else if is_moved && reader.has_to_tell() {
             readers.acked.push(at);
         }
     }

@@ -244,6 +244,11 @@ impl Reader {
         }
     }
 
+    /// Its cursor has moved; whether it has to be put among those whose owners are told.
+    pub(super) fn has_to_tell(&mut self) -> bool {
+        self.cursor.is_some() && !std::mem::replace(&mut self.is_acked, true)
+    }
+
     /// It is to be handed nothing at the moment.
     #[inline]
     pub(super) fn rests(&self) -> bool {
@@ -382,6 +387,17 @@ impl Reader {
             Some(table) => table.at < table.rewound,
             None => place.at < place.rewound,
         }
+    }
+
+    /// What was read for a place is older than what it asked for, up to there: it counts as acknowledged, so that none of it is
+    /// handed out where the subscription goes on. Whether that is news.
+    pub(super) fn passes_over(&mut self, place: usize, until: u64) -> bool {
+        let place = &mut self.places[place];
+        let is_news = place.since_ms > 0 && until > place.acked;
+        if is_news {
+            place.acked = until;
+        }
+        is_news
     }
 
     /// Everything up to `until` was handed out; whether that is further than before.
