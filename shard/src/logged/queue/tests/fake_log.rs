@@ -38,9 +38,13 @@ pub(super) struct FakeLog {
     pub(super) unheard: VecDeque<Committed>,
     pub(super) later: Vec<(ReaderId, Reading)>,
     pub(super) cursors: BTreeMap<(u16, CursorName), CursorState>,
-    pub(super) synced: BTreeMap<(u16, CursorName), CursorState>,
     /// Where each cursor began.
     pub(super) begun: BTreeMap<(u16, CursorName), u64>,
+    /// What the disk has of both.
+    pub(super) synced: BTreeMap<(u16, CursorName), CursorState>,
+    synced_begun: BTreeMap<(u16, CursorName), u64>,
+    /// The disk is to have what was changed.
+    pub(super) wants_sync: bool,
     /// Of qos 2 events.
     pub(super) ids: BTreeSet<Id>,
     random: Random,
@@ -71,8 +75,10 @@ impl FakeLog {
             unheard: VecDeque::new(),
             later: Vec::new(),
             cursors: BTreeMap::new(),
-            synced: BTreeMap::new(),
             begun: BTreeMap::new(),
+            synced: BTreeMap::new(),
+            synced_begun: BTreeMap::new(),
+            wants_sync: false,
             ids: BTreeSet::new(),
             random: Random(Ids::new(seed)),
             trouble,
@@ -105,16 +111,28 @@ impl FakeLog {
         stored.first
     }
 
+    /// The disk has all that was changed, unless it hangs.
+    pub(super) fn sync(&mut self) {
+        if self.hangs {
+            return;
+        }
+        self.wants_sync = false;
+        self.synced = self.cursors.clone();
+        self.synced_begun = self.begun.clone();
+        self.cursors_synced += 1;
+    }
+
     /// A disk that hung does its work again.
     pub(super) fn wake(&mut self) {
         self.hangs = false;
-        self.synced = self.cursors.clone();
-        self.cursors_synced += 1;
+        self.sync();
     }
 
     /// The process is gone; what was not synced as well.
     pub(super) fn restart(&mut self) {
         self.cursors = self.synced.clone();
+        self.begun = self.synced_begun.clone();
+        self.wants_sync = false;
         self.unheard.clear();
         self.later.clear();
         for next in self.next.values_mut() {
@@ -234,17 +252,15 @@ impl Source for FakeLog {
 
     fn put_back_cursor(&mut self, partition: u16, name: &CursorName, before: Option<CursorState>) {
         let key = (partition, name.clone());
-        // At once, on the disk as well.
-        for cursors in [&mut self.cursors, &mut self.synced] {
-            match &before {
-                None => cursors.remove(&key),
-                Some(state) => cursors.insert(key.clone(), state.clone()),
-            };
-        }
+        match before {
+            None => self.cursors.remove(&key),
+            Some(state) => self.cursors.insert(key, state),
+        };
+        self.wants_sync = true;
     }
 
     fn is_cursor_safe(&self, partition: u16, name: &CursorName, position: u64) -> bool {
-        let cursor = self.cursor(partition, name).filter(|_| !self.hangs);
+        let cursor = self.synced.get(&(partition, name.clone()));
         cursor.is_some_and(|cursor| cursor.acked <= position)
     }
 
@@ -252,5 +268,7 @@ impl Source for FakeLog {
         self.cursors_synced
     }
 
-    fn hurry_cursors(&mut self) {}
+    fn hurry_cursors(&mut self) {
+        self.wants_sync = true;
+    }
 }

@@ -75,6 +75,9 @@ fn random_town(cores: u16, seed: u64, trouble: bool, rules: Vec<TopicRule>) {
                     let pair = (town.random.below(cores.into()), town.random.below(cores.into()));
                     town.carry(pair.0 as u16, pair.1 as u16);
                     town.come(pair.0 as u16);
+                    if town.logs[pair.1].wants_sync && town.random.chance(20) {
+                        town.sync(pair.1 as u16);
+                    }
                 }
             }
             86..94 => {
@@ -84,11 +87,7 @@ fn random_town(cores: u16, seed: u64, trouble: bool, rules: Vec<TopicRule>) {
                     town.check_nothing_is_stuck();
                 }
             }
-            94..96 => {
-                for log in &mut town.logs {
-                    log.synced = log.cursors.clone();
-                }
-            }
+            94..96 => (0..cores).for_each(|core| town.sync(core)),
             96 if town.random.chance(40) => town.restart(),
             97 if trouble => {
                 let core = town.random.below(usize::from(cores));
@@ -192,9 +191,7 @@ fn a_time_does_not_count_where_a_queue_has_a_place() {
     town.settle();
     town.acknowledge(member, &[(partition, 1)]);
     town.pass(300);
-    for log in &mut town.logs {
-        log.synced = log.cursors.clone();
-    }
+    (0..town.cores).for_each(|core| town.sync(core));
     town.restart();
     town.pass(60_000);
     let member = town.join(0, queue, 10, Start::TimeMs(town.now_ms));
@@ -407,7 +404,10 @@ fn room_is_not_kept_for_what_may_be_of_no_concern() {
     // One core has much to look through, the other has work.
     town.logs[0].is_slow = true;
     let member = town.join(1, ("jobs.*", "g"), 1, Start::All);
-    let carry_all = |town: &mut Town| while town.carry(1, 0) || town.carry(0, 1) {};
+    let carry_all = |town: &mut Town| {
+        (0..2).for_each(|core| town.sync(core));
+        while town.carry(1, 0) || town.carry(0, 1) {}
+    };
     carry_all(&mut town);
     town.publish(job, 1, None);
     town.hear(1);
@@ -445,6 +445,32 @@ fn who_is_refused_by_one_owner_leaves_no_place_with_the_others() {
     assert_eq!(town.ended.len(), 1);
     town.logs[1].recovers = false;
     let member = town.join(1, queue, 10, Start::New);
+    town.settle();
+    assert_eq!(held(&town, member).len(), 4);
+    town.finish();
+}
+
+#[test]
+fn who_joins_behind_an_undoing_waits_until_the_disk_has_it() {
+    let queue: QueueKey = (">", "g");
+    let mut town = Town::new(2, 9, false, Vec::new());
+    for core in 0..2 {
+        town.publish(topic_on(core, "jobs"), 2, None);
+    }
+    town.settle();
+    town.logs[1].has_lost_cursors = true;
+    town.join(0, queue, 10, Start::Default);
+    town.sync(0);
+    town.logs[0].hangs = true;
+    town.settle();
+    assert_eq!(town.ended.pop().map(|(_, _, code, _)| code), Some(Code::DataLoss));
+    assert!(town.logs[0].cursors.is_empty() && !town.logs[0].synced.is_empty());
+    // A crash now would leave it where it was begun, behind everything.
+    let member = town.join(0, queue, 10, Start::All);
+    town.settle();
+    assert!(!town.members[&member].is_accepted);
+    town.logs[0].wake();
+    assert!(town.begin_safe(0));
     town.settle();
     assert_eq!(held(&town, member).len(), 4);
     town.finish();
@@ -498,9 +524,7 @@ fn after_a_restart_what_was_done_is_done_and_the_rest_comes_again() {
     town.settle();
     town.acknowledge(member, &[(partition, 1), (partition, 4), (partition, 7)]);
     town.pass(300);
-    for log in &mut town.logs {
-        log.synced = log.cursors.clone();
-    }
+    (0..town.cores).for_each(|core| town.sync(core));
     town.acknowledge(member, &[(partition, 2)]);
     town.restart();
     town.publish("c", 1, None);

@@ -285,6 +285,12 @@ impl Town {
         self.work(member.0.core);
     }
 
+    /// The disk of a core has all that was changed of its cursors.
+    pub(super) fn sync(&mut self, core: u16) {
+        self.logs[usize::from(core)].sync();
+        self.begin_safe(core);
+    }
+
     /// A core's disk has done something; whether anybody waited for that.
     pub(super) fn begin_safe(&mut self, core: u16) -> bool {
         let at = usize::from(core);
@@ -376,6 +382,10 @@ impl Town {
                 assert!(at.is_sorted_by_key(|(partition, _)| *partition));
                 for (partition, floor) in at {
                     self.check_floor(queue, partition, floor);
+                    let log = &self.logs[usize::from(owner_of(partition, self.cores))];
+                    let kept = log.synced.get(&(partition, name_of(queue)));
+                    let kept = kept.expect("a place that survives power loss");
+                    self.check_floor(queue, partition, kept.acked);
                 }
             }
             LoggedNews::Run {
@@ -527,6 +537,11 @@ impl Town {
                 came |= !self.logs[usize::from(core)].unheard.is_empty();
                 self.hear(core);
                 while self.come(core) {
+                    came = true;
+                }
+                let log = &self.logs[usize::from(core)];
+                if log.wants_sync && !log.hangs {
+                    self.sync(core);
                     came = true;
                 }
                 for to in 0..self.cores {
