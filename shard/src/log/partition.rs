@@ -8,7 +8,7 @@ use super::disk::SegmentId;
 use super::events::{Bounds, Reading};
 use super::footer::Extent;
 use super::format::{Base, BatchHead, offset_after_crash};
-use super::recovery::{HeldExtent, Hole, HoleCause};
+use super::recovery::{CarriedDamage, HeldExtent, Hole, HoleCause};
 use super::retained::Retained;
 use super::tail::Tail;
 
@@ -40,7 +40,7 @@ pub(super) struct Partition {
     /// Within these offsets events were damaged that may have been rows of tables, as a start found.
     pub(super) table_damage: Option<(u64, u64)>,
     /// As well: rows that were carried on, and the segment that held them.
-    pub(super) carried_damage: Vec<(u64, SegmentId)>,
+    pub(super) carried_damage: Vec<CarriedDamage>,
     /// Records of cursors were lost that had been written by this time, ms since 1970; 0: none were.
     pub(super) cursors_lost_ms: u64,
 }
@@ -199,7 +199,8 @@ impl Partition {
             .table_damage
             .map(|(first, last)| (first.max(self.removed.saturating_add(1)), last))
             .filter(|(first, last)| first <= last);
-        let carried = self.carried_damage.iter().map(|(offset, _)| (*offset, *offset));
+        let carried = self.carried_damage.iter().filter(|lost| !lost.is_over());
+        let carried = carried.map(|lost| (lost.offset, lost.offset));
         range
             .into_iter()
             .chain(carried)

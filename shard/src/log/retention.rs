@@ -490,7 +490,7 @@ impl Log {
             if segment.is_damaged {
                 // Also of partitions of which nothing else was in it.
                 for partition in &mut self.partitions {
-                    partition.carried_damage.retain(|(_, held_by)| *held_by != id);
+                    partition.carried_damage.retain(|lost| lost.segment != id);
                 }
             }
             segment.claim.give_up();

@@ -33,8 +33,8 @@ use super::{
 };
 pub use meta::{META, META_COPY, Meta, PartitionEnd, RESTORED};
 pub use recovered::{
-    Claim, CursorsLost, HeldExtent, Hole, HoleCause, OnceId, Recovered, RecoveredCursor, RecoveredPartition,
-    RecoveredRow, RecoveredSegment,
+    CarriedDamage, Claim, CursorsLost, HeldExtent, Hole, HoleCause, OnceId, Recovered, RecoveredCursor,
+    RecoveredPartition, RecoveredRow, RecoveredSegment,
 };
 use segment::SegmentFacts;
 #[cfg(test)]
@@ -408,6 +408,12 @@ impl<F: Files> Recovery<F> {
         {
             lost.written_ms = lost.written_ms.min(self.unix_ms);
         }
+        let carried = partitions.iter_mut().flat_map(|found| &mut found.carried_damage);
+        for lost in carried {
+            let mut facts = self.facts.iter_mut();
+            let held_by = facts.find(|facts| facts.id == lost.segment && !facts.is_gone);
+            lost.claim = held_by.map(|facts| claimed(facts, cores).1);
+        }
         Recovered {
             core,
             cores,
@@ -439,15 +445,10 @@ impl<F: Files> Recovery<F> {
         let cores = self.cores;
         let mut found = Vec::new();
         for facts in self.facts.iter_mut().filter(|facts| !facts.is_gone) {
-            let owners = facts
-                .partitions
-                .iter()
-                .map(|partition| owner_of(*partition, cores));
-            let holders: BTreeSet<u16> = owners.chain([facts.id.core % cores]).collect();
+            let (holders, claim) = claimed(facts, cores);
             if !holders.contains(&core) {
                 continue;
             }
-            let claim = facts.claim.get_or_insert_with(|| Claim::of(holders.len() as u16));
             found.push(RecoveredSegment {
                 id: facts.id,
                 cores: facts.cores,
@@ -460,9 +461,18 @@ impl<F: Files> Recovery<F> {
                     newest_ms => newest_ms,
                 },
                 partitions: facts.partitions.clone(),
-                claim: claim.clone(),
+                claim,
             });
         }
         found
     }
+}
+
+/// The cores that may still need a segment, and what they give up.
+fn claimed(facts: &mut SegmentFacts, cores: u16) -> (BTreeSet<u16>, Claim) {
+    let partitions = facts.partitions.iter();
+    let owners = partitions.map(|partition| owner_of(*partition, cores));
+    let holders: BTreeSet<u16> = owners.chain([facts.id.core % cores]).collect();
+    let claim = facts.claim.get_or_insert_with(|| Claim::of(holders.len() as u16));
+    (holders, claim.clone())
 }

@@ -53,9 +53,8 @@ pub struct RecoveredPartition {
     pub cursors: Vec<RecoveredCursor>,
     /// Events between these offsets are lost that may have been rows of tables: not all that lie between.
     pub table_damage: Option<(u64, u64)>,
-    /// Rows that were carried on and are lost, of each batch the first, and the segment that held it: which others were in it
-    /// nobody knows.
-    pub carried_damage: Vec<(u64, SegmentId)>,
+    /// Rows that were carried on and are lost, of each batch the first: which others were in it nobody knows.
+    pub carried_damage: Vec<CarriedDamage>,
     /// Some of its durable cursors may be lost: their records are not what was written.
     pub cursors_lost: Option<CursorsLost>,
     /// Its retained rows, and the removals that have to be known, ascending by offset.
@@ -109,6 +108,26 @@ pub enum HoleCause {
     Damaged,
     /// Retention removed them, though something older is still held.
     Removed,
+}
+
+/// A row that was carried on and is lost, until the segment that held it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CarriedDamage {
+    /// Its offset.
+    pub offset: u64,
+    /// The segment.
+    pub segment: SegmentId,
+    /// Who still needs that; this core is not among them, if nothing else of its partitions is in it. `None`: there is no such
+    /// segment any more, or nothing is ever removed.
+    pub claim: Option<Claim>,
+}
+
+impl CarriedDamage {
+    /// Whether no core needs the segment any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.claim.as_ref().is_some_and(Claim::is_free)
+    }
 }
 
 /// A durable cursor, and where it was found.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::joining::Joining;
 use super::meta::Meta;
-use super::recovered::{CursorsLost, Hole, HoleCause, OnceId, RecoveredPartition};
+use super::recovered::{CarriedDamage, CursorsLost, Hole, HoleCause, OnceId, RecoveredPartition};
 use super::rows::RowTable;
 use super::segment::SegmentFacts;
 use crate::log::{
@@ -14,7 +14,7 @@ use crate::log::{
 };
 
 /// What of a table is lost: a range of offsets, and rows that were carried on.
-type TableDamage = (Option<(u64, u64)>, Vec<(u64, SegmentId)>);
+type TableDamage = (Option<(u64, u64)>, Vec<CarriedDamage>);
 
 /// Puts together the partitions that are `wanted` from what all segments hold that may hold any of them; what belongs to them
 /// is taken out. `before` is what `meta` said when the segments were read.
@@ -183,7 +183,12 @@ fn table_damage(partition: u16, holes: &[Hole], damaged: &[(SegmentId, BatchHead
     }
     // Which rows such a batch held, nobody knows but for the first.
     let carried = heads().filter(|(_, head)| head.kind == Kind::Kept);
-    let carried = carried.map(|(id, head)| (head.first, *id)).collect();
+    let carried = carried.map(|(id, head)| CarriedDamage {
+        offset: head.first,
+        segment: *id,
+        claim: None,
+    });
+    let carried = carried.collect();
     let lost = lost
         .into_iter()
         .reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)));

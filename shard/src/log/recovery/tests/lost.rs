@@ -203,9 +203,48 @@ fn damage_that_may_have_held_rows_is_told_apart() {
         let shares = recover(&mut log.files, 1);
         let found = partition(&shares, 0);
         assert_eq!(found.table_damage, told, "batch {nth}, byte {byte}");
+        let lost = found.carried_damage.iter();
+        let lost: Vec<(u64, SegmentId)> = lost.map(|lost| (lost.offset, lost.segment)).collect();
         let carried: Vec<(u64, SegmentId)> = carried.map(|offset| (offset, log.id())).into_iter().collect();
-        assert_eq!(found.carried_damage, carried, "batch {nth}, byte {byte}");
+        assert_eq!(lost, carried, "batch {nth}, byte {byte}");
     }
+}
+
+#[test]
+fn damaged_rows_of_another_core_are_over_when_their_segment_is() {
+    let table = Class {
+        retain: true,
+        ..Class::default()
+    };
+    let mut log = Written::new(2, 1);
+    log.segment(&[base(0, 0, 1), base(1, 1, 2)], 0);
+    let gone = Removed {
+        partition: 1,
+        first: 1,
+        last: 1,
+    };
+    log.write(|writer| vec![writer.removed(&[gone])]);
+    let kept = Kept {
+        offset: 1,
+        time_ms: 7,
+        event: event("t", 1, Some("k"), &[1]).into(),
+    };
+    log.write(|writer| vec![writer.kept(1, table, &[kept])]);
+    let (at, _) = log.batches[2];
+    log.append(0, 1, 3);
+    log.file()[at as usize + BATCH_HEAD_BYTES + 9] ^= 1;
+    let mut shares = recover(&mut log.files, 2);
+    // Nothing but these rows is in it of what the second core looks after.
+    let second = shares.pop().unwrap();
+    assert_eq!(second.segments, []);
+    let settings = std::sync::Arc::new(Settings::default());
+    let mut owner = crate::log::Log::new(1, 2, Some(settings), &Default::default());
+    owner.handle_recovered(crate::log::RecoveredLog::new(second, 7));
+    assert_eq!(owner.table_damage(1, "t"), Some((1, 1)));
+    for segment in &shares[0].segments {
+        segment.claim.give_up();
+    }
+    assert_eq!(owner.table_damage(1, "t"), None);
 }
 
 #[test]
