@@ -65,8 +65,16 @@ impl Shard {
             Fetched::Events { pieces, until } => {
                 let dup = u32::from(reader.is_again(place));
                 let older_until = pieces.first().map_or(until, |piece| piece.first - 1);
-                if !was_of_table && reader.passes_over(place, older_until) && reader.has_to_tell() {
-                    readers.acked.push(at);
+                if reader.passes_over(place, older_until) {
+                    self.logged.news.push_back(LoggedNews::Moved {
+                        to: reader.peer,
+                        sub: reader.id,
+                        partition,
+                        offset: older_until,
+                    });
+                    if reader.has_to_tell() {
+                        readers.acked.push(at);
+                    }
                 }
                 if !pieces.is_empty() {
                     reader.places[place].since_ms = 0;
