@@ -393,7 +393,7 @@ impl Reader {
     /// acknowledged, so that none of it is handed out where the subscription goes on. Whether its peer is to be told.
     pub(super) fn passes_over(&mut self, place: usize, until: u64) -> bool {
         let place = &mut self.places[place];
-        let is_news = place.since_ms > 0 && place.table.is_none() && until > place.acked;
+        let is_news = place.since_ms > 0 && until > place.acked;
         if is_news {
             (place.acked, place.known) = (until, until);
         }
