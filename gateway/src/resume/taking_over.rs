@@ -199,13 +199,19 @@ impl Front {
 
     fn take_over(&mut self, slot: usize, old_slot: usize, greeting: &Greeting<'_>, token: [u8; TOKEN_BYTES]) {
         let hello = &greeting.hello;
+        if self.sessions[slot].is_none() {
+            return;
+        }
         // From here on nothing of the old connection counts.
         let Some(mut old) = self.take_from(old_slot, Remains::Open) else {
             return;
         };
         let was_away = old.is_away();
         let (Some(mut resumable), Some(keeping)) = (old.resumable.take(), old.outbox.take_keeping()) else {
-            return;
+            // `claim` has seen both. If it ever does not, nothing else would end what the shard has of its peer.
+            self.resumables.moved.remove(&old.peer);
+            self.shard.peer_lost(old.peer);
+            return self.after_shard();
         };
         resumable.awaits_first = true;
         let opened = Opened {

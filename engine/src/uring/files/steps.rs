@@ -260,7 +260,7 @@ impl Work {
                     }
                 };
                 let len = bytes.len() + read;
-                debug_assert!(len <= wanted, "the kernel reads no more than it was asked for");
+                assert!(len <= wanted, "the kernel reads no more than it was asked for");
                 // SAFETY: the kernel has written so many bytes behind the vector's, within its capacity.
                 unsafe { bytes.set_len(len) };
                 if read == 0 || len >= wanted {
