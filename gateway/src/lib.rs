@@ -32,6 +32,7 @@ pub mod resume;
 pub mod services;
 pub mod session;
 pub mod settings;
+pub mod stderr;
 pub mod streams;
 pub mod threads;
 pub mod upstreams;

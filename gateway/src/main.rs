@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use fluxar_engine::probe::{explain, probe};
@@ -15,6 +15,7 @@ use fluxar_gateway::config::{Config, ConfigFault, Remark};
 use fluxar_gateway::counters::Counters;
 use fluxar_gateway::gateway::{CoreEnd, Gateway, StartError};
 use fluxar_gateway::reload::{self, Changes};
+use fluxar_gateway::stderr::Lines;
 use fluxar_gateway::threads;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tracing_subscriber::EnvFilter;
@@ -24,6 +25,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The configuration is wrong.
 const EXIT_CONFIG: u8 = 2;
+/// At its end the process waits for what it has said to be read, as long as some of it is within this time.
+const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(2);
+/// The same for a thread that panics. It may be the process's end, too.
+const PANIC_PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -50,13 +55,22 @@ fn main() -> ExitCode {
         }
         return say("the configuration is good\n");
     }
-    match run(&args, config) {
+    let lines = match Lines::start() {
+        Ok(lines) => lines,
+        Err(error) => {
+            eprintln!("no thread can be had: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match run(&args, config, &lines) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("{message}");
+            lines.insist(&message);
             ExitCode::FAILURE
         }
-    }
+    };
+    lines.flush(LAST_WORDS_PATIENCE);
+    code
 }
 
 /// Writes to standard output, which may be a full disk.
@@ -71,10 +85,15 @@ fn say(text: &str) -> ExitCode {
     }
 }
 
-fn run(args: &Args, mut config: Config) -> Result<(), String> {
+fn run(args: &Args, mut config: Config, lines: &Arc<Lines>) -> Result<(), String> {
     let started = Instant::now();
-    let set_log_level = start_log(&config.log_level);
-    threads::say_panics(|panic| tracing::error!("{panic}"));
+    let set_log_level = start_log(&config.log_level, lines);
+    let said_on = Arc::clone(lines);
+    threads::say_panics(move |panic| {
+        // Not through what may have panicked.
+        said_on.insist_on_error(panic);
+        said_on.flush(PANIC_PATIENCE);
+    });
 
     let cores = config.cores.pick()?.len();
     let report = probe(cores, &config.engine.uring());
@@ -136,9 +155,9 @@ fn run(args: &Args, mut config: Config) -> Result<(), String> {
 }
 
 /// Starts the log on standard error; what comes back changes its level.
-fn start_log(level: &str) -> impl Fn(&str) + use<> {
+fn start_log(level: &str, lines: &Arc<Lines>) -> impl Fn(&str) + use<> {
     let log = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
+        .with_writer(Arc::clone(lines))
         .with_target(false)
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_env_filter(EnvFilter::new(level))

@@ -1,5 +1,6 @@
 //! Says how endpoints fare, once for each change: every core tells it of its own connections, and whoever completes a
-//! change writes the line. Shared by the cores, behind a lock that is taken only when a connection opens or ends.
+//! change writes the line. Shared by the cores, behind a lock that is taken only when a connection opens or ends, and
+//! never held while a line is written.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
@@ -116,17 +117,26 @@ impl Announcer {
 
     /// A connection that is not wanted any more is closed.
     pub(crate) fn gone(&self, core: u16, upstream: &Arc<str>, endpoint: &Arc<str>, link: u32) {
+        if self.forget(core, upstream, endpoint, link) {
+            tracing::info!(
+                "upstream {upstream}: {endpoint} is left: it is not configured any more, or no address of its name"
+            );
+        }
+    }
+
+    /// Whether that was its last connection.
+    fn forget(&self, core: u16, upstream: &Arc<str>, endpoint: &Arc<str>, link: u32) -> bool {
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         let name = (Arc::clone(upstream), Arc::clone(endpoint));
-        if let Some(fare) = endpoints.get_mut(&name) {
-            fare.open.remove(&(core, link));
-            if fare.open.is_empty() {
-                endpoints.remove(&name);
-                tracing::info!(
-                    "upstream {upstream}: {endpoint} is left: it is not configured any more, or no address of its name"
-                );
-            }
+        let Some(fare) = endpoints.get_mut(&name) else {
+            return false;
+        };
+        fare.open.remove(&(core, link));
+        let is_left = fare.open.is_empty();
+        if is_left {
+            endpoints.remove(&name);
         }
+        is_left
     }
 
     fn change<T>(

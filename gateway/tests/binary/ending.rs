@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use fluxar_protocol::{Code, Kind};
 
-use crate::process::{PATIENCE, Process, unix_client};
+use crate::process::{PATIENCE, Process, command, unix_client};
 
 #[test]
 fn a_signal_drains_tells_everybody_and_exits_0() {
@@ -74,6 +74,19 @@ fn a_second_signal_exits_1_at_once() {
     gateway.signal("TERM");
     assert_eq!(gateway.exit_code(), Some(1));
     drop(stuck);
+}
+
+#[test]
+fn nobody_waits_for_who_does_not_read_the_log() {
+    let mut command = command();
+    command.args(["--listen", "tcp://127.0.0.1:0", "--cores", "1", "--log", "debug"]);
+    let mut gateway = Process::spawn_unread(command);
+    // Each of them is worth some lines, and a pipe holds no more than 64 KiB.
+    for _ in 0..1_000 {
+        drop(gateway.client());
+    }
+    gateway.signal("TERM");
+    assert_eq!(gateway.exit_code(), Some(0));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,8 @@ pub(crate) struct Process {
     pub(crate) banner: Vec<String>,
     /// Its log, line by line.
     log: mpsc::Receiver<String>,
+    /// Its log, if nobody is to read it.
+    _stderr: Option<ChildStderr>,
 }
 
 impl Process {
@@ -57,19 +59,31 @@ impl Process {
     }
 
     /// Starts this and returns when it is ready.
-    pub(crate) fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(command: Command) -> Self {
+        Self::spawn_and(command, true)
+    }
+
+    /// The same, and nobody reads its log.
+    pub(crate) fn spawn_unread(command: Command) -> Self {
+        Self::spawn_and(command, false)
+    }
+
+    fn spawn_and(mut command: Command, read_log: bool) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary runs");
         let (line, log) = mpsc::channel();
-        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
-        std::thread::spawn(move || {
-            for text in stderr.lines().map_while(Result::ok) {
-                let _ = line.send(text);
-            }
-        });
+        let mut stderr = child.stderr.take();
+        if read_log {
+            let stderr = BufReader::new(stderr.take().expect("a pipe"));
+            std::thread::spawn(move || {
+                for text in stderr.lines().map_while(Result::ok) {
+                    let _ = line.send(text);
+                }
+            });
+        }
         let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let mut banner = Vec::new();
         while !banner
@@ -90,6 +104,7 @@ impl Process {
             _stdout: stdout,
             banner,
             log,
+            _stderr: stderr,
         }
     }
 
