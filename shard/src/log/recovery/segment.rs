@@ -80,6 +80,11 @@ impl Asked<'_> {
             Tail::MayBeTorn { is_newest }
         }
     }
+
+    /// Whether it was the last of its stream when the start of this epoch was stopped in good order, and so had a footer.
+    fn was_sealed_last(&self, id: SegmentId, epoch: u64) -> bool {
+        self.meta.is_clean && self.newest.get(&id.core) == Some(&id.number) && epoch == self.meta.epoch()
+    }
 }
 
 /// What a segment holds of one partition.
@@ -336,10 +341,13 @@ impl SegmentFacts {
         let mut told = 0;
         // Since the last whole batch something was lost that may have been cursors.
         let mut is_unknown = false;
+        // What stands last, whole or not; `None`: nobody knows.
+        let mut ends_with = None;
         while let Some(found) = scan.step()? {
             match found {
                 Found::Batch { at, body } => {
                     let head = *body.head();
+                    ends_with = Some(head.kind);
                     self.content_bytes = at + head.bytes();
                     self.epoch = self.epoch.max(head.epoch);
                     // A batch of events does not say when it was written, but when they were appended.
@@ -367,16 +375,27 @@ impl SegmentFacts {
                 }
                 Found::Damage(bad) => {
                     is_unknown |= bad.head.is_none();
+                    ends_with = bad.head.map(|head| head.kind);
                     self.take_damage(bad);
                 }
             }
             progress(scan.at() - told);
             told = scan.at();
         }
+        let ending = scan.ending();
+        let is_cut = ending.footer.is_none() && ends_with.is_some_and(|kind| kind != Kind::Footer);
+        if is_cut && asked.was_sealed_last(self.id, self.epoch) {
+            // There was a footer: the file is shorter than it was, and nothing in it says what stood behind.
+            is_unknown = true;
+            self.take_damage(Bad {
+                at: self.file_bytes,
+                end: self.file_bytes,
+                head: None,
+            });
+        }
         if is_unknown {
             self.lose_cursors(None, u64::MAX);
         }
-        let ending = scan.ending();
         if let Some(footer) = ending.footer {
             self.is_sealed = true;
             self.is_last = footer.is_last;

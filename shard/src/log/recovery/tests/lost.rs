@@ -301,3 +301,56 @@ fn a_footer_that_cannot_be_read_is_waited_for_in_the_newest_segment_alone() {
         assert!(segments.len() == 2 && segments.iter().all(is_whole), "{why}");
     }
 }
+
+#[test]
+fn what_was_cut_off_behind_a_stop_in_good_order_is_told_wherever_the_cut_fell() {
+    let mut log = Written::new(2, 1);
+    log.segment(&[base(0, 0, 1), base(1, 0, 1)], 0);
+    let mut ends = Vec::new();
+    for nth in 0..4 {
+        log.append(0, 1 + 3 * nth, 3);
+        ends.push(log.at());
+    }
+    log.seal(true);
+    Meta::mark_clean(&mut log.files).unwrap();
+    let (id, footer_at) = (log.id(), ends[3]);
+    // Between two batches, in the middle of one, and behind the last.
+    let cuts = [
+        (ends[1], 6),
+        (ends[1] + 1, 6),
+        ((ends[1] + ends[2]) / 2, 6),
+        (footer_at, 12),
+    ];
+    for (cut, held) in cuts {
+        let mut files = log.files.clone();
+        files.truncate(&id.name(), cut).unwrap();
+        let mut given = Vec::new();
+        // And later starts know it still.
+        for _ in 0..3 {
+            let shares = recover(&mut files, 1);
+            let found = partition(&shares, 0);
+            let told = &found.holes;
+            assert_eq!(
+                told.first().map(|hole| hole.first),
+                Some(held + 1),
+                "cut at {cut}: {told:?}"
+            );
+            assert!(
+                told.iter().all(|hole| hole.cause == HoleCause::Damaged),
+                "cut at {cut}: {told:?}"
+            );
+            let last = told.last().map_or(0, |hole| hole.last);
+            assert!(last >= 12 && last < found.next, "cut at {cut}: up to {last}");
+            assert_eq!(
+                offsets(&files, found),
+                (1..=held).collect::<Vec<_>>(),
+                "cut at {cut}"
+            );
+            given.push(found.next);
+        }
+        assert!(
+            given[0] > 12 && given.is_sorted(),
+            "no position is given twice: {given:?}"
+        );
+    }
+}
