@@ -46,14 +46,16 @@ pub struct Args {
     pub log: Option<String>,
 }
 
+// A line for each paragraph: it is broken as wide as the terminal is.
 const AFTER_HELP: &str = "\
-What counts, from weak to strong: defaults, the file, the environment (each setting as FLUXAR_SECTION_NAME, e.g.
+What counts, from weak to strong: defaults, the file, the environment (each setting as FLUXAR_SECTION_NAME, e.g. \
 FLUXAR_LISTEN=tcp://0.0.0.0:9000,ws://0.0.0.0:9001), the command line.
 
-SIGHUP reads the file and the environment again: rules, upstreams and services change without dropping a connection;
+SIGHUP reads the file and the environment again: rules, upstreams and services change without dropping a connection; \
 the log says what changed. A file with a fault changes nothing.
-SIGTERM and SIGINT drain: no new connections, a goodbye to each client, what is queued is sent, exit 0.
-A second one ends at once.
+
+SIGTERM and SIGINT drain: no new connections, a goodbye to each client, what is queued is sent, exit 0. A second one \
+ends at once.
 
 First steps, each in a terminal of its own:
   fluxar-gateway
@@ -123,7 +125,9 @@ impl Args {
                 &mut faults,
             );
         }
-        if faults.is_empty() {
+        let are_good = faults.is_empty();
+        config.check_each(&mut faults);
+        if are_good {
             config.check_together(&mut faults);
         }
         if faults.is_empty() {

@@ -110,6 +110,7 @@ pub fn take_over(running: &mut Config, read: Config) {
     running.services = read.services;
     running.admin_from = read.admin_from;
     running.log_level = read.log_level;
+    running.stray_variables = read.stray_variables;
 }
 
 #[cfg(test)]

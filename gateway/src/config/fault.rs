@@ -13,6 +13,17 @@ pub struct ConfigFault {
     pub message: String,
 }
 
+impl ConfigFault {
+    /// Of all sources together.
+    pub(super) fn of_all(message: String) -> Self {
+        Self {
+            source: "configuration".into(),
+            line: None,
+            message,
+        }
+    }
+}
+
 impl fmt::Display for ConfigFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {

@@ -33,28 +33,34 @@ pub enum LogDir {
 }
 
 impl LogDir {
-    /// The directory that is meant, and that it was not asked for by name.
+    /// The directory that is meant, and that nobody asked for it: it is only where such files usually are.
     #[must_use]
     pub fn find(&self, environment: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<(PathBuf, bool)> {
         match self {
-            Self::Usual => usual(environment).map(|path| (path, true)),
+            Self::Usual => usual(environment),
             Self::Nowhere => None,
             Self::At(path) => Some((path.clone(), false)),
         }
     }
 }
 
-/// systemd's state directory, or else the user's.
-fn usual(environment: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<PathBuf> {
+/// systemd's state directory, which its unit asked for, or else the user's.
+fn usual(environment: impl Fn(&str) -> Option<std::ffi::OsString>) -> Option<(PathBuf, bool)> {
     let absolute = |name: &str| {
         let value = environment(name)?;
         // Several directories of one unit are separated by colons.
         let first = value.to_str()?.split(':').next()?.to_owned();
         Path::new(&first).is_absolute().then(|| PathBuf::from(first))
     };
-    absolute("STATE_DIRECTORY")
-        .or_else(|| absolute("XDG_STATE_HOME").map(|state| state.join("fluxar")))
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/state/fluxar")))
+    let users = || {
+        absolute("XDG_STATE_HOME")
+            .map(|state| state.join("fluxar"))
+            .or_else(|| absolute("HOME").map(|home| home.join(".local/state/fluxar")))
+    };
+    match absolute("STATE_DIRECTORY") {
+        Some(units) => Some((units, false)),
+        None => users().map(|path| (path, true)),
+    }
 }
 
 /// What a configuration says about the log.
@@ -191,7 +197,8 @@ mod tests {
             found.map(|(_, value)| (*value).into())
         };
         LogDir::Usual.find(get).map(|(path, is_usual)| {
-            assert!(is_usual);
+            let is_units = variables.iter().any(|(name, _)| *name == "STATE_DIRECTORY");
+            assert_eq!(is_usual, !is_units, "a unit asks for it");
             path
         })
     }

@@ -54,6 +54,8 @@ pub struct Config {
     pub log: LogConfig,
     /// How much it says.
     pub log_level: String,
+    /// Variables of the environment that look like settings and are none; what is said about each.
+    pub stray_variables: Vec<String>,
 }
 
 /// What a configuration says about services. All of it can change while the gateway runs.
@@ -125,6 +127,7 @@ impl Default for Config {
             admin_from: AdminFrom::default(),
             log: LogConfig::default(),
             log_level: "info".into(),
+            stray_variables: Vec::new(),
         }
     }
 }
@@ -219,7 +222,9 @@ impl Config {
     ) {
         for (variable, text) in variables.filter(|(variable, _)| variable.starts_with("FLUXAR_")) {
             let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == variable) else {
-                continue; // the SDK and the CLI have variables of their own
+                // The SDK and the CLI have variables of their own, and what runs containers may put others here.
+                self.stray_variables.extend(stray(&variable));
+                continue;
             };
             if let Err(wrong) = (setting.set)(self, value_from_text(setting, &text)) {
                 faults.push(ConfigFault {
@@ -231,15 +236,21 @@ impl Config {
         }
     }
 
-    /// What no single setting can tell is wrong.
+    /// What is wrong whatever the other settings say, and takes a look at all sources to tell.
+    pub fn check_each(&self, faults: &mut Vec<ConfigFault>) {
+        for (at, url) in self.listen.iter().enumerate() {
+            if self.listen[..at].contains(url) {
+                faults.push(ConfigFault::of_all(format!("listen: {url} stands twice")));
+            }
+        }
+        if let Err(message) = self.cores.pick() {
+            faults.push(ConfigFault::of_all(format!("cores: {message}")));
+        }
+    }
+
+    /// What no single setting can tell is wrong: worth asking where each of them is good.
     pub fn check_together(&self, faults: &mut Vec<ConfigFault>) {
-        let mut fault = |message: String| {
-            faults.push(ConfigFault {
-                source: "configuration".into(),
-                line: None,
-                message,
-            });
-        };
+        let mut fault = |message: String| faults.push(ConfigFault::of_all(message));
         if !self.engine.buffers.is_power_of_two() {
             fault(format!(
                 "engine.buffers: {} is not a power of two",
@@ -259,14 +270,6 @@ impl Config {
                 self.limits.max_frame_bytes, self.limits.queue_bytes
             ));
         }
-        for (at, url) in self.listen.iter().enumerate() {
-            if self.listen[..at].contains(url) {
-                fault(format!("listen: {url} stands twice"));
-            }
-        }
-        if let Err(message) = self.cores.pick() {
-            fault(format!("cores: {message}"));
-        }
         let Ejection {
             first_ms, most_ms, ..
         } = self.services.ejection;
@@ -284,6 +287,10 @@ impl Config {
         // Whoever cannot have the cores is told so when they are started.
         let cores = self.cores.pick().map_or(1, |cores| cores.len());
         remarks.extend(upstream::remarks(&self.services.upstreams, cores));
+        remarks.extend(self.stray_variables.iter().map(|message| Remark {
+            is_warning: true,
+            message: message.clone(),
+        }));
         remarks
     }
 
@@ -355,6 +362,23 @@ fn unknown(key: &str) -> String {
         Some(known) => format!("there is no setting `{key}`; did you mean `{known}`?"),
         None => format!("there is no setting `{key}`; --print-config lists all"),
     }
+}
+
+/// What is said about a variable that is no setting, if it was probably meant to be one.
+fn stray(variable: &str) -> Option<String> {
+    let name = variable.strip_prefix("FLUXAR_")?;
+    let settings: Vec<String> = SETTINGS.iter().map(Setting::variable).collect();
+    let names = settings.iter().filter_map(|known| known.strip_prefix("FLUXAR_"));
+    if let Some(near) = settings::nearest_of(name, names) {
+        return Some(format!(
+            "{variable} is no setting and is not used; did you mean FLUXAR_{near}?"
+        ));
+    }
+    let section = name.split_once('_')?.0.to_lowercase();
+    let mut sections = SETTINGS.iter().filter_map(|setting| setting.key.split_once('.'));
+    sections.any(|(known, _)| known == section).then(|| {
+        format!("{variable} is no setting and is not used; --print-config lists those of [{section}]")
+    })
 }
 
 /// A variable is text; what it stands for depends on the setting.

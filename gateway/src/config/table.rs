@@ -104,7 +104,9 @@ impl<'t, 'i> Fields<'t, 'i> {
 
     /// The value of a key, and where it stands.
     pub(super) fn value(&mut self, key: &'static str) -> Option<(&'t DeValue<'i>, Range<usize>)> {
-        self.asked.push(key);
+        if !self.asked.contains(&key) {
+            self.asked.push(key);
+        }
         let (name, value) = self.table.get_key_value(key)?;
         Some((value.get_ref(), name.span()))
     }

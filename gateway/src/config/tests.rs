@@ -517,3 +517,10 @@ fn a_log_that_is_nowhere_is_said_by_an_empty_text() {
     assert_eq!(faults, []);
     assert_eq!(config.log.dir, LogDir::Nowhere);
 }
+
+#[test]
+fn what_is_known_is_listed_once() {
+    let (_, faults) = read("[[route]]\nbogus = 1\n");
+    let said = faults.join("\n");
+    assert_eq!(said.matches("balance").count(), 1, "{said}");
+}

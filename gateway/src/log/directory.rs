@@ -54,11 +54,19 @@ impl fmt::Display for DirFault {
                     ": stop that one, or give this one a directory of its own (log.dir, --log-dir DIR) or none (--no-log)",
                 )
             }
-            Self::System { path, what, error } => write!(
-                f,
-                "the log's directory {} cannot {what}: {error}; choose another (log.dir, --log-dir DIR) or none (--no-log)",
-                path.display()
-            ),
+            Self::System { path, what, error } => {
+                let whose = match error.kind() {
+                    io::ErrorKind::PermissionDenied => {
+                        "; give it to the user that the gateway runs as, or choose"
+                    }
+                    _ => "; choose",
+                };
+                write!(
+                    f,
+                    "the log's directory {} cannot {what}: {error}{whose} another (log.dir, --log-dir DIR) or none (--no-log)",
+                    path.display()
+                )
+            }
         }
     }
 }

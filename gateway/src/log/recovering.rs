@@ -21,7 +21,7 @@ use fluxar_shard::log::recovery::{HoleCause, Meta, Progress, Recovered, Recovery
 use fluxar_shard::log::{RecoveredLog, Settings};
 
 use super::{DataDir, DirFault, DirFiles};
-use crate::config::LogConfig;
+use crate::config::{LogConfig, LogDir};
 use crate::threads::{self, Failure};
 
 /// How often a long recovery says how far it is.
@@ -51,7 +51,7 @@ impl fmt::Display for LogFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory(fault) => fault.fmt(f),
-            Self::Content { path, fault } => write!(f, "{}: {fault}", path.display()),
+            Self::Content { path, fault } => write!(f, "{}: {fault}{}", path.display(), whose(fault)),
         }
     }
 }
@@ -88,12 +88,19 @@ impl OpenLog {
         until: Instant,
     ) -> Result<Option<(Self, ToRecover)>, LogFault> {
         let Some((path, is_usual)) = config.dir.find(|name| std::env::var_os(name)) else {
+            if config.dir == LogDir::Usual {
+                tracing::warn!(
+                    "no log is kept: none of STATE_DIRECTORY, XDG_STATE_HOME and HOME says where; choose a directory \
+                     (log.dir, --log-dir DIR), or say that there is to be none (--no-log)"
+                );
+            }
             return Ok(None);
         };
         let dir = match DataDir::open(&path, until) {
             Ok(dir) => Arc::new(dir),
-            // Nobody asked for that place, and there may be no home to write to.
-            Err(fault @ DirFault::System { .. }) if is_usual => {
+            // Nobody asked for that place, and there may be no home to write to. What is there may hold events: not to go on
+            // without them unasked.
+            Err(fault @ DirFault::System { .. }) if is_usual && !path.exists() => {
                 tracing::warn!("{fault}; events at qos 1 and 2 are refused until then");
                 return Ok(None);
             }
@@ -253,8 +260,9 @@ impl ToRecover {
                     if fault_said.is_none_or(|said| said.elapsed() >= FAULT_PAUSE) {
                         fault_said = Some(Instant::now());
                         tracing::error!(
-                            "{}: {fault}: it is tried again until it works, and what was not read is unavailable meanwhile; {}",
+                            "{}: {fault}{}: it is tried again until it works, and what was not read is unavailable meanwhile; {}",
                             self.dir.path().display(),
+                            whose(fault),
                             without(name)
                         );
                     }
@@ -393,6 +401,16 @@ fn without(name: &str) -> &'static str {
     match SegmentId::from_name(name) {
         Some(_) => "without that file its events are told as damaged",
         None => "leave that file where it is: without it nothing of the log can be read",
+    }
+}
+
+/// What to do where a file is another user's: somebody else has run a gateway here, root perhaps.
+fn whose(fault: &RecoveryFault) -> &'static str {
+    match fault {
+        RecoveryFault::Disk { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
+            " (the directory and all its files must belong to the user that the gateway runs as)"
+        }
+        _ => "",
     }
 }
 

@@ -112,6 +112,20 @@ fn what_is_printed_reads_back_as_itself() {
 }
 
 #[test]
+fn what_several_sources_say_is_checked_beside_other_faults() {
+    let output = command()
+        .args(["--check", "--cores", "4000", "--listen", "tcp://127.0.0.1:7000"])
+        .args(["--listen", "tcp://127.0.0.1:7000", "--log", "loud"])
+        .output()
+        .expect("the binary runs");
+    let said = complaint(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for words in ["4000 were asked for", "stands twice", "loud", "3 faults"] {
+        assert!(said.contains(words), "{words:?} is not said: {said}");
+    }
+}
+
+#[test]
 fn options_that_are_wrong_are_refused_by_name() {
     for (arguments, words) in [
         (&["--frobnicate"][..], &["--frobnicate"][..]),
@@ -177,6 +191,24 @@ fn the_environment_overrides_the_file_and_the_command_line_the_environment() {
     ] {
         assert!(text.contains(setting), "{setting} is missing: {text}");
     }
+
+    let output = command()
+        .arg("--check")
+        .env("FLUXAR_LIMITS_QUEUE_BYTE", "80000")
+        .env("FLUXAR_LOG_DIRECTORY", "/var/lib/fluxar")
+        .env("FLUXAR_TOKEN", "another program's")
+        .env("FLUXAR_PORT", "as some who run containers have it")
+        .output()
+        .expect("the binary runs");
+    let said = complaint(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("FLUXAR_LIMITS_QUEUE_BYTE is no setting")
+            && said.contains("did you mean FLUXAR_LIMITS_QUEUE_BYTES?")
+            && said.contains("lists those of [log]"),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 2, "{said}");
 
     let output = command()
         .arg("--check")

@@ -204,6 +204,31 @@ fn the_log_is_where_state_is_kept_if_nothing_is_said() {
 }
 
 #[test]
+fn a_log_that_is_there_is_not_gone_without_unasked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Of root too: no directory can be in the place of the lock's file.
+    let blocked = folder.path().join("state/fluxar/LOCK");
+    std::fs::create_dir_all(&blocked).expect("made");
+    let unit = folder.path().join("unit");
+    std::fs::write(&unit, "").expect("made");
+    for (variable, value) in [
+        ("XDG_STATE_HOME", folder.path().join("state")),
+        ("STATE_DIRECTORY", unit),
+    ] {
+        let output = command()
+            .args(["--listen", "tcp://127.0.0.1:0", "--cores", "1"])
+            .env_remove("FLUXAR_LOG_DIR")
+            .env_remove("STATE_DIRECTORY")
+            .env(variable, value)
+            .output()
+            .expect("the binary runs");
+        let said = crate::process::complaint(&output);
+        assert_eq!(output.status.code(), Some(1), "{variable}: {said}");
+        assert!(said.contains("choose another (log.dir"), "{variable}: {said}");
+    }
+}
+
+#[test]
 fn a_gateway_that_is_stopped_seals_its_log() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut gateway = logging(folder.path());
