@@ -12,11 +12,12 @@ use fluxar::{Auth, Begin, Client, ClientBuilder, Cursor};
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done; also: ended by Ctrl-C (sub, serve, stream, services --watch), or by a closed pipe
-  1  the other side answered with an error, or ended the subscription or the offer; log verify found damage
+  1  the other side answered with an error, or ended the subscription or the offer;
+     log verify found damage
   2  the command line is wrong, or a name or address cannot be used
   3  cannot connect, or the connection was lost
   4  it took longer than --timeout, or than the other side allows
-  5  a payload could not be read or written (bad JSON, bad file, too large), or a log could not be read
+  5  a payload could not be read or written (bad JSON, bad file, too large), or a log not be read
 
 Payloads are JSON here and CBOR on the wire. What JSON lacks is written as
   {\"$bytes\": \"base64url\"}  {\"$tag\": 1, \"value\": …}  {\"$map\": [[key, value], …]}

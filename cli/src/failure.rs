@@ -75,16 +75,20 @@ impl Failure {
     }
 }
 
+const OTHER_PEER: &str = "is it a FLUXAR peer? a gateway's 9000 is TCP (tcp://), 9001 is WebSocket (ws://)";
+
 /// What to try.
 fn hint(error: &Error) -> Option<&'static str> {
     match (error.origin(), error.code()) {
         (Origin::Connect, Code::Unauthenticated) => Some("give a token with --token or FLUXAR_TOKEN"),
         (Origin::Connect, Code::Unavailable) if error.message().contains("nobody listens") => {
-            Some("is a gateway running? start one with `cargo run --release`, or give its address with --url")
+            Some("is a gateway running? start one with `fluxar-gateway`, or give its address with --url")
         }
         (Origin::Connect, Code::DeadlineExceeded) => Some("is the address right? a firewall may swallow it"),
-        (Origin::Connect, Code::InvalidArgument) => {
-            Some("is it a FLUXAR peer? 9000 is TCP, 9001 is WebSocket (ws://)")
+        // What is not FLUXAR at all may look like anything: an HTTP answer like a frame of a gigabyte.
+        (Origin::Connect, Code::InvalidArgument | Code::ResourceExhausted) => Some(OTHER_PEER),
+        (Origin::Connect, Code::Unavailable) if error.message().contains("handshake failed") => {
+            Some(OTHER_PEER)
         }
         (Origin::Answer, Code::Unavailable) => Some("serve the method with `fluxar serve`"),
         _ => None,

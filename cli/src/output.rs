@@ -31,10 +31,37 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "is_zero")]
     dup: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<Shown<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dead: Option<Dead>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<Shown<'a>>,
     /// In place of a payload that JSON cannot show.
     #[serde(skip_serializing_if = "Option::is_none")]
     diag: Option<String>,
+}
+
+/// What became of a dead letter before it was set aside.
+#[derive(Serialize)]
+pub(crate) struct Dead {
+    topic: String,
+    /// partition@offset
+    at: String,
+    deliveries: u64,
+}
+
+impl Dead {
+    /// Reads it from an event's meta; `None`: it is no dead letter.
+    pub(crate) fn read(get: impl Fn(&str) -> Option<Value>) -> Option<Self> {
+        let at = get("x-dead-at")?.into_array().ok()?;
+        let [partition, offset] = <[Value; 2]>::try_from(at).ok()?;
+        let number = |value: Value| u64::try_from(value.into_integer().ok()?).ok();
+        Some(Self {
+            topic: get("x-dead-topic")?.into_text().ok()?,
+            at: format!("{}@{}", number(partition)?, number(offset)?),
+            deliveries: get("x-deliveries").and_then(number)?,
+        })
+    }
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -88,6 +115,20 @@ impl Output {
         } else {
             topic.to_owned()
         };
+        let meta = |name: &str| event.meta::<Value>(name).ok().flatten();
+        let (key, dead) = (meta("key"), Dead::read(meta));
+        let shown = match &key {
+            Some(key) => format!("{shown} {}", json::compact(key)),
+            None => shown,
+        };
+        let shown = match &dead {
+            Some(Dead {
+                topic,
+                at,
+                deliveries,
+            }) => format!("{shown} ({topic} {at}, given {deliveries} times)"),
+            None => shown,
+        };
         let shown = match event.position() {
             Some(position) if event.dup() > 0 => format!("{position} (again) {shown}"),
             Some(position) => format!("{position} {shown}"),
@@ -104,6 +145,8 @@ impl Output {
         let diag = value.is_none().then(|| diagnostic(payload));
         let line = Line {
             topic,
+            key: key.as_ref().map(Shown),
+            dead,
             position: event.position().map(|position| position.to_string()),
             dup: event.dup(),
             payload: value.as_ref().map(Shown),

@@ -118,6 +118,18 @@ impl Message {
         Asked::read(Some(&meta)).ok()?.key
     }
 
+    /// What its meta has under this name, as `T`; `None`: nothing. A dead letter has `x-dead-topic`, `x-dead-at` and
+    /// `x-deliveries`.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn meta<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let meta = self.fields.meta.as_deref().map(Meta::from_checked);
+        meta.and_then(|meta| meta.get(name))
+            .map(codec::decode)
+            .transpose()
+    }
+
     /// Where it stands in the gateway's log; `None` for an event that came as it passed (qos 0).
     pub fn position(&self) -> Option<Position> {
         Some(self.delivery()?.at())

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     failure::{Failure, Result},
     json::{self, Shown},
-    output::{decode, diagnostic, tell},
+    output::{Dead, decode, diagnostic, tell},
 };
 
 /// A stored event as one line of JSON.
@@ -34,6 +34,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<Shown<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    dead: Option<Dead>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<Shown<'a>>,
     /// In place of a payload that JSON cannot show.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,14 +45,14 @@ struct Line<'a> {
 pub(super) fn run(command: &Cat) -> Result<()> {
     if let Some(pattern) = &command.topic {
         target::check_pattern(pattern)
-            .map_err(|fault| Failure::here(format!("`{pattern}` is no pattern of topics: {fault}")))?;
+            .map_err(|fault| Failure::Usage(format!("`{pattern}` is no pattern of topics: {fault}")))?;
     }
     let (directory, found) = look(&command.dir, false)?;
     if let Some(partition) = command
         .partition
         .filter(|partition| *partition >= found.meta.partitions)
     {
-        return Err(Failure::here(format!(
+        return Err(Failure::Usage(format!(
             "there is no partition {partition}: this log has {}, counted from 0",
             found.meta.partitions
         )));
@@ -232,13 +234,17 @@ impl<W: Write> Printing<'_, W> {
             return Ok(());
         }
         let value = decode(payload).ok();
-        let key = decoded.envelope.meta.and_then(|meta| meta.get("key"));
-        let key = key.and_then(|key| decode(key).ok());
+        let meta = |name: &str| {
+            let found = decoded.envelope.meta.as_ref()?.get(name)?;
+            decode(found).ok()
+        };
+        let key = meta("key");
         let line = Line {
             topic,
             position,
             time: time(time_ms),
             key: key.as_ref().map(json::Shown),
+            dead: Dead::read(meta),
             diag: value.is_none().then(|| diagnostic(payload)),
             payload: value.as_ref().map(json::Shown),
         };

@@ -83,7 +83,7 @@ async fn failures_have_their_exit_codes_and_say_what_to_try() {
     assert_eq!(refused.status.code(), Some(3));
     let expected = format!(
         "fluxar: {url}: unavailable: connection refused: nobody listens there\n        \
-         is a gateway running? start one with `cargo run --release`, or give its address with --url\n"
+         is a gateway running? start one with `fluxar-gateway`, or give its address with --url\n"
     );
     assert_eq!(stderr(&refused), expected);
 }
