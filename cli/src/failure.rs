@@ -85,9 +85,12 @@ fn hint(error: &Error) -> Option<&'static str> {
             Some("is a gateway running? start one with `fluxar-gateway`, or give its address with --url")
         }
         (Origin::Connect, Code::DeadlineExceeded) => Some("is the address right? a firewall may swallow it"),
-        // What is not FLUXAR at all may look like anything: an HTTP answer like a frame of a gigabyte.
-        (Origin::Connect, Code::InvalidArgument | Code::ResourceExhausted) => Some(OTHER_PEER),
-        (Origin::Connect, Code::Unavailable) if error.message().contains("handshake failed") => {
+        (Origin::Connect, Code::InvalidArgument) => Some(OTHER_PEER),
+        // An HTTP answer looks like the length of a frame of a gigabyte.
+        (Origin::Connect, Code::ResourceExhausted) if error.message().contains("was announced") => {
+            Some(OTHER_PEER)
+        }
+        (Origin::Connect, Code::Unavailable) if error.message().contains("WebSocket handshake failed") => {
             Some(OTHER_PEER)
         }
         (Origin::Answer, Code::Unavailable) => Some("serve the method with `fluxar serve`"),

@@ -181,3 +181,23 @@ pub(crate) fn print(line: &str) -> Result<()> {
 pub(crate) fn tell(line: &str) {
     drop(writeln!(io::stderr(), "fluxar: {line}"));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_letter_says_where_it_came_from() {
+        let at = Value::Array(vec![45.into(), 1_000_001.into()]);
+        let meta = |name: &str| match name {
+            "x-dead-topic" => Some(Value::from("jobs.a")),
+            "x-dead-at" => Some(at.clone()),
+            "x-deliveries" => Some(Value::from(5)),
+            _ => None,
+        };
+        let dead = serde_json::to_string(&Dead::read(meta)).expect("JSON");
+        assert_eq!(dead, r#"{"topic":"jobs.a","at":"45@1000001","deliveries":5}"#);
+        assert!(Dead::read(|name| meta(name).filter(|_| name != "x-dead-at")).is_none());
+        assert!(Dead::read(|_| Some(Value::Null)).is_none());
+    }
+}

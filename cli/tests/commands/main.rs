@@ -88,6 +88,31 @@ async fn failures_have_their_exit_codes_and_say_what_to_try() {
     assert_eq!(stderr(&refused), expected);
 }
 
+#[tokio::test]
+async fn who_speaks_http_is_told_which_port_is_which() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            // Until the other side has had enough of it.
+            let _ = socket.read(&mut [0; 4096]).await;
+            let _ = socket.read(&mut [0; 4096]).await;
+        }
+    });
+    for scheme in ["tcp", "ws"] {
+        let refused = run(&format!("{scheme}://{address}"), &["ping"]).await;
+        assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+        assert!(
+            stderr(&refused).contains("9001 is WebSocket"),
+            "{}",
+            stderr(&refused)
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn help_tells_the_exit_codes() {
     let help = run("tcp://127.0.0.1:1", &["--help"]).await;
