@@ -86,8 +86,10 @@ fn hint(error: &Error) -> Option<&'static str> {
         }
         (Origin::Connect, Code::DeadlineExceeded) => Some("is the address right? a firewall may swallow it"),
         (Origin::Connect, Code::InvalidArgument) => Some(OTHER_PEER),
-        // An HTTP answer looks like the length of a frame of a gigabyte.
-        (Origin::Connect, Code::ResourceExhausted) if error.message().contains("was announced") => {
+        // The length of a frame that begins with `HTTP`.
+        (Origin::Connect | Origin::Connection, Code::ResourceExhausted)
+            if error.message().contains("a frame of 1213486160 bytes") =>
+        {
             Some(OTHER_PEER)
         }
         (Origin::Connect, Code::Unavailable) if error.message().contains("WebSocket handshake failed") => {
