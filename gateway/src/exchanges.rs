@@ -7,13 +7,13 @@ use bytes::BytesMut;
 use fluxar_protocol::envelope::{Decoded, Envelope};
 use fluxar_protocol::error::Code;
 use fluxar_protocol::exchange::{Verb, verb};
-use fluxar_protocol::meta::{Meta, MetaWriter};
+use fluxar_protocol::meta::{Meta, MetaWriter, Published};
 use fluxar_protocol::{Fault, Form, Id, Kind};
 use fluxar_shard::{AnswerRoute, Asking, Letter, Offering, Outcome, PeerId, Refusal, Route};
 
 use crate::flow::Growth;
 use crate::front::{Effect, Front, answer, ws_code};
-use crate::logged::{LogWish, PublishWish, WishFault};
+use crate::logged::{LogWish, WishFault};
 use crate::mail::Mail;
 use crate::streams::code_of;
 
@@ -79,12 +79,9 @@ impl Front {
 
     fn publish(&mut self, slot: usize, envelope: &Envelope<'_>, compact: &[u8]) {
         let Some(topic) = envelope.target else { return };
-        let wish = match &envelope.meta {
-            Some(meta) => match PublishWish::read(meta) {
-                Ok(wish) => wish,
-                Err(fault) => return self.refuse_fault(slot, Kind::Event, envelope.id, &fault),
-            },
-            None => PublishWish::default(),
+        let wish = match Published::read(envelope.meta.as_ref()) {
+            Ok(wish) => wish,
+            Err(fault) => return self.refuse_fault(slot, Kind::Event, envelope.id, &fault),
         };
         self.publish_as(slot, envelope.id, topic, compact, wish);
     }

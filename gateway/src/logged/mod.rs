@@ -10,6 +10,5 @@ mod delivery;
 mod publishing;
 mod wish;
 
-pub(crate) use publishing::PublishWish;
 pub use publishing::Unacked;
 pub(crate) use wish::{LogWish, WishFault};

@@ -2,8 +2,8 @@
 //! a publisher at full speed is slowed by its own acknowledgements.
 
 use fluxar_protocol::error::Code;
-use fluxar_protocol::meta::{Meta, Qos};
-use fluxar_protocol::{Fault, Id, Kind};
+use fluxar_protocol::meta::{Published, Qos};
+use fluxar_protocol::{Id, Kind};
 use fluxar_shard::logged::LoggedPublish;
 
 use crate::front::Front;
@@ -55,27 +55,9 @@ impl Unacked {
     }
 }
 
-/// What a publish asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct PublishWish {
-    pub(crate) qos: Qos,
-    retain: bool,
-    expires: bool,
-}
-
-impl PublishWish {
-    pub(crate) fn read(meta: &Meta<'_>) -> Result<Self, Fault> {
-        Ok(Self {
-            qos: meta.qos()?,
-            retain: meta.flag("retain")?,
-            expires: meta.get("ttl_ms").is_some(),
-        })
-    }
-}
-
 impl Front {
     /// Takes an event. `compact` is its envelope, with `topic` as its target.
-    pub(crate) fn publish_as(&mut self, slot: usize, id: Id, topic: &str, compact: &[u8], wish: PublishWish) {
+    pub(crate) fn publish_as(&mut self, slot: usize, id: Id, topic: &str, compact: &[u8], wish: Published) {
         let acked = wish.qos != Qos::AtMostOnce;
         let is_logged = acked || self.logs_unasked && self.shard.always_logged(topic);
         if !is_logged {
@@ -97,7 +79,7 @@ impl Front {
         let how = LoggedPublish {
             once: wish.qos == Qos::ExactlyOnce,
             retain: wish.retain,
-            expires: wish.expires,
+            expires: wish.ttl_ms.is_some(),
             acked,
         };
         let peer = session.peer;

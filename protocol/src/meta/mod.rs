@@ -5,6 +5,7 @@
 
 mod asked;
 mod check;
+mod published;
 mod registry;
 mod writer;
 
@@ -16,6 +17,7 @@ use crate::position::{Begin, Position, Positions};
 
 pub use asked::{Asked, PRIO_DEFAULT};
 pub(crate) use check::check;
+pub use published::Published;
 pub use writer::MetaWriter;
 
 /// A validated meta map, as its bytes: at most 32 distinct text keys, at most 2 KiB, well-formed values.
