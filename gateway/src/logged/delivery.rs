@@ -405,21 +405,28 @@ impl Acknowledgement {
     }
 }
 
-/// The header of a run, behind so many bytes of room: `[4, id, sub, null, {run, dup}, null, null]`.
+/// Bytes of the header of a run without its positions and `dup`: heads, type, id and ref, no target, a key, no payload, no
+/// error.
+const RUN_HEADER_BYTES: usize = 1 + 1 + 17 + 17 + 1 + 1 + 4 + 1 + 1;
+
+/// The header of a run, behind so many bytes of room: `[4, id, sub, null, {run, dup}, null, null]`. Of exactly its length, for
+/// what has room left is moved, or given a second allocation, when it is shared.
 fn run_header(own: Id, run: &LoggedRun<'_>, room: usize) -> Vec<u8> {
-    let mut header = Vec::with_capacity(room + 56 + run.positions.len());
+    let dup = (run.dup > 0).then(|| crate::greeting::encode_uint(run.dup.into()));
+    let dup_bytes = dup.as_ref().map_or(0, |dup| 4 + dup.len());
+    let mut header = Vec::with_capacity(room + RUN_HEADER_BYTES + run.positions.len() + dup_bytes);
     header.resize(room, 0);
     header.extend_from_slice(&[0x87, Kind::Subscribe as u8, 0x50]);
     header.extend_from_slice(&own.0);
     header.push(0x50);
     header.extend_from_slice(&run.sub.0);
     header.push(0xf6);
-    header.push(if run.dup > 0 { 0xa2 } else { 0xa1 });
+    header.push(if dup.is_some() { 0xa2 } else { 0xa1 });
     header.extend_from_slice(b"\x63run");
     header.extend_from_slice(run.positions);
-    if run.dup > 0 {
+    if let Some(dup) = dup {
         header.extend_from_slice(b"\x63dup");
-        header.extend_from_slice(&crate::greeting::encode_uint(run.dup.into()));
+        header.extend_from_slice(&dup);
     }
     header.extend_from_slice(&[0xf6, 0xf6]);
     debug_assert!(room == 0 || room == PREFIX_BYTES);
@@ -452,7 +459,12 @@ mod tests {
         }
         let mut positions = Vec::new();
         position::write_positions(7, 1_000_001, [1, 500].into_iter(), &mut positions);
-        for (room, dup) in [(0, 0), (PREFIX_BYTES, 1), (PREFIX_BYTES, 70_000)] {
+        for (room, dup) in [
+            (0, 0),
+            (PREFIX_BYTES, 0),
+            (PREFIX_BYTES, 1),
+            (PREFIX_BYTES, 70_000),
+        ] {
             let run = LoggedRun {
                 sub: Id([9; 16]),
                 positions: &positions,
@@ -460,6 +472,7 @@ mod tests {
                 dup,
             };
             let header = run_header(Id([1; 16]), &run, room);
+            assert_eq!(header.len(), header.capacity(), "it is shared as it is");
             let decoded = envelope::decode(&header[room..]).expect("an envelope");
             assert_eq!(decoded.bytes.len(), header.len() - room);
             assert_eq!(decoded.envelope.reference, Some(run.sub));
