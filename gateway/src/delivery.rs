@@ -2,6 +2,7 @@
 //! became of calls whose other end is lost.
 
 use fluxar_protocol::Id;
+use fluxar_protocol::envelope::compact;
 use fluxar_protocol::frame::PREFIX_BYTES;
 use fluxar_shard::{Arrival, Delivery, Forward, Letter, Outgoing};
 
@@ -16,9 +17,8 @@ impl Front {
         match self.shard.handle_letter(from, letter) {
             Arrival::Taken => {}
             Arrival::Forward { to, bytes } => {
-                let id = bytes.get(3..19).and_then(|id| <[u8; 16]>::try_from(id).ok());
-                if let Some(id) = id {
-                    self.forward(to, Id(id), &bytes);
+                if let Some(id) = compact::id_of(&bytes) {
+                    self.forward(to, id, &bytes);
                 }
             }
             Arrival::Answer {

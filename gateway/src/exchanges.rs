@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use fluxar_protocol::envelope::compact::kind_of;
 use fluxar_protocol::envelope::{Decoded, Envelope};
 use fluxar_protocol::error::Code;
 use fluxar_protocol::exchange::{Verb, verb};
@@ -200,7 +201,7 @@ impl Front {
             return;
         };
         let queued = session.outbox.queued_bytes();
-        let is_stream = compact.get(1) == Some(&(Kind::Stream as u8));
+        let is_stream = kind_of(compact) == Some(Kind::Stream);
         let message = if queued > self.limits.queue_bytes {
             if !is_stream {
                 // Its peer is told to be crowded by now: the call waits for it, or goes to another.

@@ -9,6 +9,7 @@ use std::ops::{Index, IndexMut, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fluxar_protocol::envelope::compact::{ANSWER_HEAD_BYTES, write_answer_head};
 use fluxar_protocol::frame::{self, PREFIX_BYTES};
 use fluxar_protocol::{Id, Kind};
 use foldhash::fast::FixedState;
@@ -17,9 +18,8 @@ use slab::Slab;
 
 use crate::letter::GroupHandle;
 
-/// Longest `subscribe` in front of a member's piece: array head, type, id, ref, no target, `{"run": u32}`, no
-/// payload, no error.
-pub(crate) const GROUP_HEADER_BYTES_MAX: usize = 1 + 1 + 17 + 17 + 1 + (1 + 4 + 5) + 1 + 1;
+/// Longest `subscribe` in front of a member's piece: its head, `{"run": u32}`, no payload, no error.
+pub(crate) const GROUP_HEADER_BYTES_MAX: usize = ANSWER_HEAD_BYTES + (1 + 4 + 5) + 1 + 1;
 
 /// One name with one pattern: its members on this core, and how many each other core has.
 #[derive(Debug)]
@@ -283,11 +283,8 @@ fn hash(hasher: &FixedState, pattern: u32, name: &str) -> u64 {
 pub(crate) fn frame_piece(fresh: Id, sub: Id, count: u32, events: &[u8]) -> Bytes {
     let mut frame = Vec::with_capacity(PREFIX_BYTES + GROUP_HEADER_BYTES_MAX + events.len());
     frame.extend_from_slice(&[0; PREFIX_BYTES]);
-    frame.extend_from_slice(&[0x87, Kind::Subscribe as u8, 0x50]);
-    frame.extend_from_slice(&fresh.0);
-    frame.push(0x50);
-    frame.extend_from_slice(&sub.0);
-    frame.extend_from_slice(b"\xf6\xa1\x63run");
+    write_answer_head(Kind::Subscribe, fresh, sub, &mut frame);
+    frame.extend_from_slice(b"\xa1\x63run");
     let wide = count.to_be_bytes();
     match count {
         0..=23 => frame.push(count as u8),

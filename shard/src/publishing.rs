@@ -1,5 +1,6 @@
 //! The way of an event: resolved, appended to a run, sealed, given to whoever gets it, here and on other cores.
 
+use fluxar_protocol::envelope::compact::topic_at;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -10,7 +11,7 @@ use crate::groups::{Seat, frame_piece};
 use crate::ids::Ids;
 use crate::letter::{GroupHandle, Letter};
 use crate::peer::PeerId;
-use crate::runs::{Run, topic_at};
+use crate::runs::Run;
 use crate::shard::Shard;
 use crate::subscriptions::Subscriptions;
 

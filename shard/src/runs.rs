@@ -291,11 +291,3 @@ impl RunBuilder {
         self.bytes.len() + event_bytes <= self.bytes_max
     }
 }
-
-/// Where the target's text stands in a compact envelope without ref: behind the array's head, type, id, null and
-/// its own head. `None` if it is not this topic that stands there.
-pub(crate) fn topic_at(topic: &str, event: &[u8]) -> Option<usize> {
-    const HEAD_AT: usize = 1 + 1 + 17 + 1;
-    let at = HEAD_AT + if topic.len() < 24 { 1 } else { 2 };
-    (event.get(at..)?.starts_with(topic.as_bytes())).then_some(at)
-}

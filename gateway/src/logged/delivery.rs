@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use fluxar_protocol::envelope::Envelope;
+use fluxar_protocol::envelope::compact::{ANSWER_HEAD_BYTES, write_answer_head};
 use fluxar_protocol::error::{Code, ErrorBody};
 use fluxar_protocol::frame::PREFIX_BYTES;
 use fluxar_protocol::meta::{Meta, MetaWriter};
@@ -384,11 +385,9 @@ struct Acknowledgement {
 impl Acknowledgement {
     fn new(partition: u16) -> Self {
         let mut envelope = Vec::with_capacity(64);
-        envelope.extend_from_slice(&[0x87, Kind::Event as u8, 0x50]);
-        envelope.extend_from_slice(&[0; 16]);
-        envelope.push(0x50);
-        envelope.extend_from_slice(&[0; 16]);
-        envelope.extend_from_slice(b"\xf6\xa1\x62at");
+        let patched = Id([0; 16]);
+        write_answer_head(Kind::Event, patched, patched, &mut envelope);
+        envelope.extend_from_slice(b"\xa1\x62at");
         Self {
             fixed_bytes: envelope.len(),
             envelope,
@@ -405,9 +404,8 @@ impl Acknowledgement {
     }
 }
 
-/// Bytes of the header of a run without its positions and `dup`: heads, type, id and ref, no target, a key, no payload, no
-/// error.
-const RUN_HEADER_BYTES: usize = 1 + 1 + 17 + 17 + 1 + 1 + 4 + 1 + 1;
+/// Bytes of the header of a run without its positions and `dup`: a map and its key, no payload, no error.
+const RUN_HEADER_BYTES: usize = ANSWER_HEAD_BYTES + 1 + 4 + 1 + 1;
 
 /// The header of a run, behind so many bytes of room: `[4, id, sub, null, {run, dup}, null, null]`. Of exactly its length, for
 /// what has room left is moved, or given a second allocation, when it is shared.
@@ -416,11 +414,7 @@ fn run_header(own: Id, run: &LoggedRun<'_>, room: usize) -> Vec<u8> {
     let dup_bytes = dup.as_ref().map_or(0, |dup| 4 + dup.len());
     let mut header = Vec::with_capacity(room + RUN_HEADER_BYTES + run.positions.len() + dup_bytes);
     header.resize(room, 0);
-    header.extend_from_slice(&[0x87, Kind::Subscribe as u8, 0x50]);
-    header.extend_from_slice(&own.0);
-    header.push(0x50);
-    header.extend_from_slice(&run.sub.0);
-    header.push(0xf6);
+    write_answer_head(Kind::Subscribe, own, run.sub, &mut header);
     header.push(if dup.is_some() { 0xa2 } else { 0xa1 });
     header.extend_from_slice(b"\x63run");
     header.extend_from_slice(run.positions);

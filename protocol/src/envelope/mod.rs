@@ -3,6 +3,7 @@
 //! A compact envelope is decoded in place: it borrows from the buffer it arrived in and allocates nothing. Type,
 //! id and ref stand at fixed offsets, so a forwarder patches sixteen bytes instead of encoding again.
 
+pub mod compact;
 mod decode;
 mod encode;
 mod salvage;
@@ -12,6 +13,7 @@ use crate::error::{Fault, Reject};
 use crate::limits;
 use crate::meta::Meta;
 
+pub use compact::{COMPACT_HEAD, COMPACT_ID_AT, COMPACT_REF_AT, patch_id, patch_ref};
 pub use decode::decode;
 pub(crate) use decode::decode_piece;
 pub(crate) use usual::decode as decode_usual;
@@ -126,32 +128,10 @@ impl Decoded<'_> {
     }
 }
 
-/// First byte of a compact envelope: a definite array of 7.
-pub const COMPACT_HEAD: u8 = 0x87;
 /// First byte of a named envelope: a definite map of 7.
 pub const NAMED_HEAD: u8 = 0xa7;
 /// The published names of the seven fields, in their order.
 pub const FIELD_NAMES: [&str; 7] = ["type", "id", "ref", "target", "meta", "payload", "error"];
-/// Offset of the 16 id bytes in a compact envelope.
-pub const COMPACT_ID_AT: usize = 3;
-/// Offset of the 16 ref bytes in a compact envelope whose ref is set.
-pub const COMPACT_REF_AT: usize = 20;
-
-/// Overwrites the id of a compact envelope.
-///
-/// # Panics
-/// If the bytes are shorter than a compact envelope's fixed part.
-pub fn patch_id(compact: &mut [u8], id: Id) {
-    compact[COMPACT_ID_AT..COMPACT_ID_AT + 16].copy_from_slice(&id.0);
-}
-
-/// Overwrites the ref of a compact envelope whose ref is set.
-///
-/// # Panics
-/// If the bytes are shorter than a compact envelope's fixed part.
-pub fn patch_ref(compact: &mut [u8], reference: Id) {
-    compact[COMPACT_REF_AT..COMPACT_REF_AT + 16].copy_from_slice(&reference.0);
-}
 
 impl core::fmt::Debug for Id {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

@@ -3,14 +3,12 @@
 //!
 //! Of anything else it says nothing; `decode` reads that from its beginning, and finds out what is wrong.
 
-use super::{COMPACT_HEAD, COMPACT_ID_AT, COMPACT_REF_AT, Decoded, Envelope, Form, Id, Kind};
+use super::compact::{COMPACT_HEAD, COMPACT_REF_AT, ID_HEAD};
+use super::{Decoded, Envelope, Form, Id, Kind};
 use crate::cbor;
 use crate::head;
 use crate::limits::PAYLOAD_DEPTH_MAX;
 use crate::meta::{self, Meta};
-
-/// First byte of 16 bytes: what ids are.
-const ID_HEAD: u8 = 0x50;
 
 /// The envelope at the start of `bytes`, if it is a usual one: then it is what [`super::decode`] gives.
 #[inline(always)]
@@ -70,8 +68,6 @@ fn meta(bytes: &[u8]) -> Option<(Option<Meta<'_>>, &[u8])> {
     let (meta, rest) = bytes.split_at_checked(meta::check(bytes).ok()?)?;
     Some((Some(Meta::from_checked(meta)), rest))
 }
-
-const _: () = assert!(COMPACT_ID_AT == 3 && COMPACT_REF_AT == COMPACT_ID_AT + 16 + 1);
 
 #[cfg(test)]
 mod tests {

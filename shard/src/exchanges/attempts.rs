@@ -9,6 +9,7 @@
 //! ```
 
 use bytes::Bytes;
+use fluxar_protocol::envelope::compact::{id_of, kind_of};
 use fluxar_protocol::stream::{Failure, Note};
 use fluxar_protocol::{Id, Kind, envelope};
 
@@ -258,7 +259,7 @@ impl Shard {
 
     /// A stream of another core has passed the gate: what follows its open may come.
     fn tell_admitted(&mut self, from: PeerId, reference: Id, bytes: &[u8]) {
-        if bytes.get(1) == Some(&(Kind::Stream as u8)) {
+        if kind_of(bytes) == Some(Kind::Stream) {
             self.post
                 .send(core_of(reference), Letter::Admitted { from, reference });
         }
@@ -445,13 +446,6 @@ impl Shard {
             self.end_call(slot, Some(failure), ending);
         }
     }
-}
-
-/// The id of a compact envelope.
-pub(crate) fn id_of(bytes: &[u8]) -> Option<Id> {
-    let at = envelope::COMPACT_ID_AT;
-    let id = bytes.get(at..at + 16)?;
-    Some(Id(id.try_into().ok()?))
 }
 
 fn prio_of(bytes: &[u8]) -> u8 {

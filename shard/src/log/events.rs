@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fluxar_protocol::{Id, envelope};
+use fluxar_protocol::envelope::{self, compact};
+use fluxar_protocol::Id;
 
 use super::class::Class;
 use crate::peer::PeerId;
@@ -45,14 +46,10 @@ impl Events {
         start as usize..self.ends[at] as usize
     }
 
-    /// The id of one of them: it stands at byte 3 of a compact envelope.
+    /// The id of one of them.
     #[must_use]
     pub fn id(&self, at: usize) -> Id {
-        let mut id = [0; 16];
-        if let Some(found) = self.get(at).get(3..19) {
-            id.copy_from_slice(found);
-        }
-        Id(id)
+        compact::id_of(self.get(at)).unwrap_or(Id([0; 16])) // none is too short: it was decoded before it was stored
     }
 
     /// Some of them, on the same bytes.
