@@ -2,7 +2,7 @@
 
 use super::LogLetter;
 use super::letters::{Fetch, Fetched, SubHandle};
-use super::pieces::{Cutter, topic_of};
+use super::pieces::{Cutter, RunningTopic};
 use crate::log::{ReaderId, Reading, Stored};
 use crate::shard::Shard;
 use fluxar_protocol::target;
@@ -178,7 +178,7 @@ fn select(fetch: &mut Fetch, stored: &[Stored], now_ms: u64) -> (Vec<super::piec
     let mut cutter = Cutter::new(fetch.partition);
     let (mut bytes, mut events) = (0, 0);
     let mut stopped_at = None;
-    let mut known: Option<(&str, bool)> = None;
+    let (mut topic, mut matches) = (RunningTopic::default(), false);
     for batch in stored {
         if batch.time_ms < fetch.since_ms {
             continue;
@@ -197,12 +197,9 @@ fn select(fetch: &mut Fetch, stored: &[Stored], now_ms: u64) -> (Vec<super::piec
                 stopped_at = Some(fetch.until);
                 break;
             }
-            let topic = topic_of(event);
-            let matches = match known {
-                Some((last, matches)) if last == topic => matches,
-                _ => target::matches(&fetch.pattern, topic),
-            };
-            known = Some((topic, matches));
+            if topic.moves_to(event) {
+                matches = target::matches(&fetch.pattern, topic.text());
+            }
             if !matches || batch.has_expired(event, now_ms) {
                 continue;
             }

@@ -14,7 +14,7 @@ use slab::Slab;
 use super::fetching::Pending;
 use super::letters::{Begin, BeginRefusal, Begun, Start, SubHandle};
 use super::patterns::FollowedPatterns;
-use super::pieces::topic_of;
+use super::pieces::RunningTopic;
 use super::start::position_of;
 use super::{LogLetter, Logged};
 use crate::log::{Committed, CursorName, CursorState, Log, owner_of, partition_of};
@@ -145,14 +145,12 @@ impl Shard {
             return;
         }
         let mut cores = std::mem::take(&mut owner.cores);
-        let mut last_topic: &str = "";
+        let mut topic = RunningTopic::default();
         for at in 0..stored.events.len() {
-            let topic = topic_of(stored.events.get(at));
-            if topic == last_topic {
+            if !topic.moves_to(stored.events.get(at)) {
                 continue;
             }
-            last_topic = topic;
-            let matching = owner.followed.matching(topic).clone();
+            let matching = owner.followed.matching(topic.text()).clone();
             for &pattern in matching.iter() {
                 for &core in &owner.followed[pattern] {
                     if !cores.contains(&core) {

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
+use fluxar_protocol::envelope::compact::topic_bytes_of;
 use fluxar_protocol::limits::{POSITIONS_BYTES_MAX, RUN_BYTES_MAX};
 use fluxar_protocol::position::write_positions;
 
@@ -41,16 +42,38 @@ pub struct Piece {
     pub last: u64,
 }
 
-/// The topic of a compact event without ref: its target's text stands behind array head, type, id, null and its own head.
+/// The topic of a compact event.
 pub(crate) fn topic_of(event: &[u8]) -> &str {
-    const HEAD_AT: usize = 1 + 1 + 17 + 1;
-    let text = match event.get(HEAD_AT..) {
-        Some(&[head @ 0x60..=0x77, ref rest @ ..]) => rest.get(..usize::from(head & 0x1f)),
-        Some(&[0x78, len, ref rest @ ..]) => rest.get(..usize::from(len)),
-        _ => None,
-    };
-    text.and_then(|text| std::str::from_utf8(text).ok())
-        .unwrap_or_default() // it was checked before it was stored
+    let text = topic_bytes_of(event).and_then(|text| std::str::from_utf8(text).ok());
+    text.unwrap_or_default() // it was checked before it was stored
+}
+
+/// The topic of events that are looked at one behind the other. Most have that of the one before, which their bytes show: only
+/// what differs is read as a text.
+#[derive(Debug, Default)]
+pub(crate) struct RunningTopic<'a> {
+    bytes: Option<&'a [u8]>,
+    text: &'a str,
+}
+
+impl<'a> RunningTopic<'a> {
+    /// Goes on to an event; whether its topic is another than that of the one before.
+    #[inline]
+    pub(crate) fn moves_to(&mut self, event: &'a [u8]) -> bool {
+        let bytes = topic_bytes_of(event).unwrap_or_default();
+        if self.bytes == Some(bytes) {
+            return false;
+        }
+        self.bytes = Some(bytes);
+        self.text = topic_of(event);
+        true
+    }
+
+    /// That of the last event.
+    #[inline]
+    pub(crate) fn text(&self) -> &'a str {
+        self.text
+    }
 }
 
 /// Cuts stored events of one partition into pieces.
@@ -212,6 +235,8 @@ fn uint_bytes(value: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use fluxar_protocol::{Envelope, Form, Id, Kind};
+
     use super::*;
 
     /// What a read brought, and the batch of so many bytes in it.
@@ -219,6 +244,43 @@ mod tests {
         let read = Bytes::from(vec![7; 256 * 1024]);
         let batch = read.slice(1_000..1_000 + batch_bytes);
         (read, batch)
+    }
+
+    fn event_of(topic: &str) -> Vec<u8> {
+        let mut event = Vec::new();
+        Envelope {
+            kind: Kind::Event,
+            id: Id([0x5a; 16]),
+            reference: None,
+            target: Some(topic),
+            meta: None,
+            payload: &[0xf6],
+            error: None,
+        }
+        .encode(Form::Compact, &mut event);
+        event
+    }
+
+    #[test]
+    fn a_running_topic_is_that_of_the_last_event() {
+        let mut broken = event_of("abc");
+        *broken.iter_mut().find(|byte| **byte == b'b').unwrap() = 0xff;
+        let events = ["a", "a", "ab", "ab", "a"].map(event_of);
+        let mut topic = RunningTopic::default();
+        let seen = events.iter().chain([&broken, &events[0]]).map(|event| {
+            let is_other = topic.moves_to(event);
+            (is_other, topic.text())
+        });
+        let expected = [
+            (true, "a"),
+            (false, "a"),
+            (true, "ab"),
+            (false, "ab"),
+            (true, "a"),
+            (true, ""),
+            (true, "a"),
+        ];
+        assert_eq!(seen.collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Logged events on the plain path: subscriptions at qos 0 get them when they are committed, from the owner's core, as they
 //! get others from a publisher's core.
 
-use super::pieces::topic_of;
+use super::pieces::RunningTopic;
 use crate::log::Stored;
 use crate::shard::Shard;
 
@@ -12,17 +12,14 @@ impl Shard {
             return;
         }
         self.flush_plain(); // a run of others is not mixed with these
-        let mut last: Option<(&str, bool)> = None;
+        let (mut topic, mut is_wanted) = (RunningTopic::default(), false);
         for at in 0..stored.events.len() {
             let event = stored.events.get(at);
-            let topic = topic_of(event);
-            let is_wanted = match last {
-                Some((same, is_wanted)) if same == topic => is_wanted,
-                _ => self.is_wanted(topic),
-            };
-            last = Some((topic, is_wanted));
+            if topic.moves_to(event) {
+                is_wanted = self.is_wanted(topic.text());
+            }
             if is_wanted {
-                self.publish(topic, event);
+                self.publish(topic.text(), event);
             }
         }
         self.flush_plain();

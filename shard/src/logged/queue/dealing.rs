@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
+use fluxar_protocol::envelope::compact::topic_bytes_of;
 use fluxar_protocol::{Position, target};
 
 use super::aside::{DeadLetter, dead_letter};
@@ -468,8 +469,8 @@ impl Desk<'_> {
 impl LastTopic {
     /// Looks at an event's topic; whether it is one of the queue's. What the rules say of it stands in `terms` then.
     fn look(&mut self, event: &[u8], queue: &CursorName, settings: &Settings) -> bool {
-        let topic = topic_of(event);
-        if topic != self.topic {
+        if topic_bytes_of(event).unwrap_or_default() != self.topic.as_bytes() {
+            let topic = topic_of(event);
             self.matches = target::matches(&queue.pattern, topic);
             if self.matches {
                 self.terms = terms_of(topic, &settings.topics);

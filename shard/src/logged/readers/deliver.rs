@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use fluxar_protocol::Code;
+use fluxar_protocol::envelope::compact::topic_bytes_of;
 
 use super::reader::{Phase, State, Window};
 use super::{Readers, details, run, table_details};
@@ -10,7 +11,7 @@ use crate::log::Stored;
 use crate::log::owner_of;
 use crate::logged::letters::{Fetch, Fetched, SubHandle};
 use crate::logged::news::LoggedNews;
-use crate::logged::pieces::{Cutter, Piece, cut, topic_of, whole};
+use crate::logged::pieces::{Cutter, Piece, RunningTopic, cut, topic_of, whole};
 use crate::logged::{LogLetter, say};
 use crate::shard::Shard;
 use std::collections::VecDeque;
@@ -239,9 +240,9 @@ impl Readers {
     /// The patterns that match all of the events, if they have one topic.
     fn matching_all(&mut self, stored: &Stored) -> Option<Rc<[u32]>> {
         let events = &stored.events;
-        let topic = topic_of(events.get(0));
-        let is_one = (1..events.len()).all(|at| topic_of(events.get(at)) == topic);
-        is_one.then(|| self.followed.matching(topic).clone())
+        let topic = topic_bytes_of(events.get(0));
+        let is_one = (1..events.len()).all(|at| topic_bytes_of(events.get(at)) == topic);
+        is_one.then(|| self.followed.matching(topic_of(events.get(0))).clone())
     }
 
     /// Events of several topics: each pattern gets those that it matches.
@@ -259,6 +260,7 @@ impl Readers {
         // committed before the others.
         let mut pairs: Vec<(u32, u32)> = Vec::new();
         let mut part = (after, stored.first);
+        let (mut topic, mut matching) = (RunningTopic::default(), Rc::default());
         for at in 0..stored.events.len() {
             let event = stored.events.get(at);
             if stored.has_expired(event, now_ms) {
@@ -268,7 +270,9 @@ impl Readers {
                 self.hand_out_pairs(&mut pairs, partition, part, stored, &offsets, news, fallen);
                 part = (offsets[at - 1], offsets[at]);
             }
-            let matching = self.followed.matching(topic_of(event));
+            if topic.moves_to(event) {
+                matching = self.followed.matching(topic.text()).clone();
+            }
             pairs.extend(matching.iter().map(|&pattern| (pattern, at as u32)));
         }
         self.hand_out_pairs(&mut pairs, partition, part, stored, &offsets, news, fallen);

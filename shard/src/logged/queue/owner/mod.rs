@@ -26,7 +26,7 @@ use super::lot::Lot;
 use super::source::Source;
 use crate::log::{Committed, CursorName, CursorState, ReaderId, Reading, Settings};
 use crate::logged::patterns::FollowedPatterns;
-use crate::logged::pieces::topic_of;
+use crate::logged::pieces::RunningTopic;
 
 /// A cursor that has moved is handed to the log after so long, us.
 const CURSOR_US: u64 = 200_000;
@@ -183,15 +183,13 @@ impl WorkQueues {
             dirty,
             ..
         } = self;
-        let mut last = "";
+        let mut topic = RunningTopic::default();
         for (nth, offset) in committed.stored.offsets().enumerate() {
-            let topic = topic_of(committed.stored.events.get(nth));
             // The first event of a queue's topics is what it needs to hear of.
-            if topic == last {
+            if !topic.moves_to(committed.stored.events.get(nth)) {
                 continue;
             }
-            last = topic;
-            let matching = patterns.matching(topic).clone();
+            let matching = patterns.matching(topic.text()).clone();
             for &key in matching.iter().flat_map(|pattern| &patterns[*pattern]) {
                 let queue = &mut queues[key as usize];
                 if let Some(lot) = queue.lot(committed.partition) {
