@@ -648,6 +648,7 @@ fn shard_limits(limits: &Limits) -> fluxar_shard::Limits {
         stream_window_bytes: limits.stream_window_bytes,
         unacked_bytes_per_subscription: limits.unacked_bytes,
         unacked_events_per_subscription: limits.unacked_events,
+        names_remembered: limits.topics_remembered,
         ..fluxar_shard::Limits::default()
     }
 }

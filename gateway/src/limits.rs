@@ -65,6 +65,10 @@ pub struct Limits {
     pub unacked_bytes: usize,
     /// The same in events.
     pub unacked_events: u32,
+    /// Topics whose receivers are remembered, and likewise methods, in each of the few tables of a core that find things by
+    /// name; up to twice as many for a while. With more in use than that, each message of one that was forgotten costs a search
+    /// among the patterns, and a name's memory.
+    pub topics_remembered: usize,
     /// How long a session is kept whose connection was lost; then it is over. 0: sessions cannot be resumed.
     pub resume_ms: u32,
     /// Bytes of counted envelopes that are kept for one session until its peer says that it has them. Beyond it the oldest
@@ -100,6 +104,7 @@ impl Default for Limits {
             publish_unacked_bytes: 1024 * 1024,
             unacked_bytes: 256 * 1024,
             unacked_events: 4_096,
+            topics_remembered: 8 * 1024,
             resume_ms: AWAY_MS_DEFAULT,
             resume_bytes: KEPT_BYTES_DEFAULT,
             resume_bytes_per_core: 256 * 1024 * 1024,

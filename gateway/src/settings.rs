@@ -217,6 +217,12 @@ pub const SETTINGS: &[Setting] = &[
         1..=1_000_000
     ),
     number!(
+        "limits.topics_remembered",
+        "topics of which a core remembers who gets their events: those beyond it are looked up for each message",
+        limits.topics_remembered,
+        1..=4 * 1024 * 1024
+    ),
+    number!(
         "limits.resume_ms",
         "how long a session is kept whose connection was lost, 0: none can be resumed",
         limits.resume_ms,

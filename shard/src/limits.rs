@@ -3,8 +3,8 @@
 //!
 //! Sum of the defaults on one core, in the worst case of nothing but distinct patterns of the longest kind:
 //! subscriptions 2^20 x ~0.2 KiB, pattern texts 64 MiB (held again by each other core that is told of them), open
-//! calls and streams 2^17 x ~0.3 KiB, calls held 64 MiB, remembered topics 5 x 8,192 x ~0.3 KiB, places of logged
-//! subscriptions 2^22 x ~0.12 KiB.
+//! calls and streams 2^17 x ~0.3 KiB, calls held 64 MiB, remembered topics and methods 6 x 2 x 8,192 x ~0.2 KiB, places of
+//! logged subscriptions 2^22 x ~0.12 KiB.
 
 /// Longest name of a group, in bytes.
 pub const GROUP_BYTES_MAX: usize = 255;
@@ -68,7 +68,7 @@ pub struct Limits {
     pub unacked_bytes_per_subscription: usize,
     /// Likewise the number of events.
     pub unacked_events_per_subscription: u32,
-    /// Topics, and likewise methods, whose receivers are remembered; up to twice as many for a while. The ones
+    /// Topics, and likewise methods, whose receivers are remembered, in each of the tables that find by name; up to twice as many for a while. The ones
     /// unused for longest are forgotten and found again when they are needed.
     pub names_remembered: usize,
 }

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fluxar_protocol::envelope::{self, compact};
 use fluxar_protocol::Id;
+use fluxar_protocol::envelope::{self, compact};
 
 use super::class::Class;
 use crate::peer::PeerId;

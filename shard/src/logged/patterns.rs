@@ -1,4 +1,5 @@
-//! Patterns that somebody follows, and, remembered for each topic, which of them match it.
+//! Patterns that somebody follows, and which of them match a topic: remembered for each topic, unless they are so few that
+//! to look costs no more than to remember.
 
 use std::ops::{Index, IndexMut};
 use std::rc::Rc;
@@ -9,11 +10,18 @@ use foldhash::fast::FixedState;
 use crate::topics::cache::NameCache;
 use crate::topics::table::PatternTable;
 
+/// So few patterns are matched anew for each topic: their sets are few, too, and all of them are held, so that any number of
+/// topics costs no memory and no allocation.
+const FEW: usize = 4;
+
 /// The patterns, with something attached to each.
 #[derive(Debug)]
 pub(crate) struct FollowedPatterns<T> {
     patterns: PatternTable<T>,
+    /// Empty while the patterns are few.
     remembered: NameCache<Rc<[u32]>>,
+    /// The sets of patterns that some topic matched, at most 2 to the power of [`FEW`]; empty while they are more.
+    sets: Vec<Rc<[u32]>>,
     /// Patterns that are being gathered; empty between two calls.
     gathered: Vec<u32>,
 }
@@ -23,6 +31,7 @@ impl<T: Default> FollowedPatterns<T> {
         Self {
             patterns: PatternTable::new(hasher),
             remembered: NameCache::new(names_remembered),
+            sets: Vec::new(),
             gathered: Vec::new(),
         }
     }
@@ -46,6 +55,9 @@ impl<T: Default> FollowedPatterns<T> {
         }
         let pattern = self.patterns.entry(text);
         self.forget(pattern);
+        if self.patterns.len() > FEW {
+            self.sets.clear();
+        }
         pattern
     }
 
@@ -53,11 +65,19 @@ impl<T: Default> FollowedPatterns<T> {
     pub(crate) fn remove(&mut self, pattern: u32) {
         self.forget(pattern);
         self.patterns.remove(pattern);
+        if self.patterns.len() <= FEW {
+            self.remembered.clear();
+        }
+        // Its number may be another pattern's next.
+        self.sets.retain(|set| !set.contains(&pattern));
     }
 
     /// The patterns that match a topic.
     #[inline]
     pub(crate) fn matching(&mut self, topic: &str) -> &Rc<[u32]> {
+        if self.patterns.len() <= FEW {
+            return self.match_anew(topic);
+        }
         let hash = self.patterns.hash(topic);
         let at = match self.remembered.find(hash, topic) {
             Some(at) => at,
@@ -70,6 +90,19 @@ impl<T: Default> FollowedPatterns<T> {
             }
         };
         self.remembered.at(at).expect("it was found or entered above")
+    }
+
+    fn match_anew(&mut self, topic: &str) -> &Rc<[u32]> {
+        let gathered = &mut self.gathered;
+        gathered.clear();
+        self.patterns.each_match(topic, |pattern| gathered.push(pattern));
+        let known = self.sets.iter().position(|set| **set == **gathered);
+        let at = known.unwrap_or_else(|| {
+            self.sets.push(Rc::from(&gathered[..]));
+            self.sets.len() - 1
+        });
+        gathered.clear();
+        &self.sets[at]
     }
 
     fn forget(&mut self, pattern: u32) {
@@ -93,5 +126,71 @@ impl<T> Index<u32> for FollowedPatterns<T> {
 impl<T> IndexMut<u32> for FollowedPatterns<T> {
     fn index_mut(&mut self, pattern: u32) -> &mut T {
         &mut self.patterns[pattern]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fluxar_protocol::target;
+
+    use super::*;
+
+    /// The texts of what matches, sorted, as found and by the rule.
+    fn found_and_expected(
+        followed: &mut FollowedPatterns<()>,
+        texts: &[&str],
+        topic: &str,
+    ) -> [Vec<String>; 2] {
+        let matching = followed.matching(topic).clone();
+        let mut found: Vec<_> = matching.iter().map(|&at| followed.text(at).to_string()).collect();
+        let matches = texts.iter().filter(|text| target::matches(text, topic));
+        let mut expected: Vec<_> = matches.map(|text| (*text).to_owned()).collect();
+        found.sort_unstable();
+        expected.sort_unstable();
+        [found, expected]
+    }
+
+    #[test]
+    fn few_or_many_the_same_are_found() {
+        let texts = ["a.>", "a.b", "*.b", "a.*", "b", ">", "b.*.c"];
+        let topics = ["a.b", "a.c", "b", "b.b", "b.x.c", "z", "a"];
+        let mut followed = FollowedPatterns::<()>::new(&FixedState::with_seed(3), 2);
+        // Grows beyond the few and shrinks below them again, twice, so that numbers come again.
+        for _ in 0..2 {
+            for count in 1..=texts.len() {
+                followed.entry(texts[count - 1]);
+                for topic in topics {
+                    let [found, expected] = found_and_expected(&mut followed, &texts[..count], topic);
+                    assert_eq!(found, expected, "{topic} among {count}");
+                }
+            }
+            for gone in 0..texts.len() {
+                let pattern = followed.get(texts[gone]).expect("it was entered above");
+                followed.remove(pattern);
+                for topic in topics {
+                    let [found, expected] = found_and_expected(&mut followed, &texts[gone + 1..], topic);
+                    assert_eq!(found, expected, "{topic} without {gone}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn few_patterns_remember_no_topic() {
+        let mut followed = FollowedPatterns::<()>::new(&FixedState::with_seed(3), 1_000);
+        for text in ["devices.*.state", "devices.1.state", ">"] {
+            followed.entry(text);
+        }
+        let first = followed.matching("devices.7.state").clone();
+        for nth in 2..500 {
+            let same = followed.matching(&format!("devices.{nth}.state"));
+            assert!(Rc::ptr_eq(same, &first), "nothing is allocated for it");
+        }
+        assert_eq!((followed.remembered.len(), followed.sets.len()), (0, 1));
+        for text in ["a", "b"] {
+            followed.entry(text);
+        }
+        followed.matching("devices.7.state");
+        assert_eq!((followed.remembered.len(), followed.sets.len()), (1, 0));
     }
 }
