@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
-use fluxar_engine::limits::MAILBOX_LETTERS;
 use fluxar_engine::listener::{Address, Listener, ListenerId};
 use fluxar_engine::mail::{self, Endpoint};
 use fluxar_engine::probe;
@@ -25,6 +24,9 @@ use fluxar_engine::reactor::{Board, Conn, Event, Parcel, Piece, Reactor, Reactor
 use fluxar_engine::rlimit::raise_descriptor_limit;
 use fluxar_engine::uring::{Socket, UringConfig, UringDriver, UringHub};
 use fluxar_engine::ws::WsConfig;
+
+/// Letters that one core may have under way to another.
+const MAILBOX_LETTERS: usize = 1024;
 
 /// The cores of this program have nothing to tell each other. Connections still travel by mail: whichever core accepts
 /// one sends it to the core that has the fewest.

@@ -9,7 +9,7 @@
 //! - [`POOLED_BYTES`] each of gather lists and of queues that wait for reuse,
 //! - the receive buffers, a setting of the driver, and its table of sends: 128 bytes for each of the most that were ever in
 //!   flight at a time, 1 KiB for each that is, and 1 MiB that waits for reuse,
-//! - cores × [`MAILBOX_LETTERS`] letters.
+//! - cores × the letters that [`crate::mail::mesh`] was told.
 
 /// Most bytes that one send carries. 64 KiB costs 20% more a byte (measured), more than this pins memory for nothing.
 pub const SEND_BYTES_MAX: usize = 256 * 1024;
@@ -34,8 +34,6 @@ pub const CONTROL_BYTES_MAX: usize = 16 * 1024;
 pub const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Connections that a core takes, unless configured. Beyond it new ones are closed as they come.
 pub const CONNECTIONS_MAX: usize = 1 << 20;
-/// Letters that one core may have under way to another, unless configured.
-pub const MAILBOX_LETTERS: usize = 1024;
 
 /// A dialled connection that takes longer to be established is given up.
 pub const CONNECT_MS: u64 = 10_000;
