@@ -1,15 +1,16 @@
 //! From the shard to the connections: runs by reference, pieces for group members, letters for other cores, and what
 //! became of calls whose other end is lost.
 
+use bytes::Bytes;
 use fluxar_protocol::Id;
 use fluxar_protocol::envelope::compact;
 use fluxar_protocol::frame::PREFIX_BYTES;
 use fluxar_shard::{Arrival, Delivery, Forward, Letter, Outgoing};
 
 use crate::flow::Growth;
-use crate::front::{Effect, Front};
+use crate::front::{Effect, Front, seal_into};
 use crate::limits::DROP_NOTE_MS;
-use crate::outbox::TooLarge;
+use crate::outbox::{Outbox, TooLarge};
 
 impl Front {
     /// A letter from another core.
@@ -59,19 +60,30 @@ impl Front {
         reference: Option<Id>,
         growth: Growth,
     ) -> Result<(), TooLarge> {
+        self.put(slot, growth, |outbox| {
+            outbox.push_all(compact, envelopes, id, reference)
+        })
+    }
+
+    /// Puts something into a connection's open frame. What `push` gives back is a frame that became full.
+    #[inline]
+    pub(crate) fn put(
+        &mut self,
+        slot: usize,
+        growth: Growth,
+        push: impl FnOnce(&mut Outbox) -> Result<Option<Bytes>, TooLarge>,
+    ) -> Result<(), TooLarge> {
         let Some(session) = self.sessions[slot].as_mut().filter(|session| !session.is_deaf()) else {
             return Ok(());
         };
         let queued_before = session.outbox.queued_bytes();
-        let full = session.outbox.push_all(compact, envelopes, id, reference)?;
+        let full = push(&mut session.outbox)?;
         if growth == Growth::Stream {
             session.outbox.grew_by_streams(queued_before);
         }
         if let Some(bytes) = full {
-            self.effects.push_back(Effect::Send {
-                conn: session.conn,
-                bytes,
-            });
+            let conn = session.conn;
+            self.effects.push_back(Effect::Send { conn, bytes });
         }
         self.mark_dirty(slot);
         self.watch_queue(slot, growth);
@@ -126,11 +138,9 @@ impl Front {
             }
             self.counters.delivered += run.events();
             if session.outbox.takes_shared(body_bytes) {
-                let conn = session.conn;
-                if let Some(bytes) = session.outbox.seal() {
-                    self.effects.push_back(Effect::Send { conn, bytes });
-                }
+                seal_into(&mut self.effects, session);
                 let bytes = session.outbox.share(framed);
+                let conn = session.conn;
                 self.effects.push_back(Effect::Send { conn, bytes });
             } else {
                 let too_large = self.push_private(slot, &framed[PREFIX_BYTES..]);
@@ -157,11 +167,9 @@ impl Front {
             let fits = session.has_room(body_bytes, self.limits.queue_bytes);
             if fits && session.outbox.takes_shared(body_bytes) {
                 self.counters.delivered += events;
-                let conn = session.conn;
-                if let Some(bytes) = session.outbox.seal() {
-                    self.effects.push_back(Effect::Send { conn, bytes });
-                }
+                seal_into(&mut self.effects, session);
                 let bytes = session.outbox.share(&piece.framed);
+                let conn = session.conn;
                 self.effects.push_back(Effect::Send { conn, bytes });
                 self.rest_if_behind(slot);
             } else if fits

@@ -35,7 +35,7 @@ use crate::mail::Mail;
 use crate::outbox::Framing;
 use crate::resume::{Resumables, Returns, Sessions};
 use crate::services::Admin;
-use crate::session::pause;
+use crate::session::{Session, pause};
 use crate::upstreams::Services;
 use crate::upstreams::announcer::Announcer;
 use crate::upstreams::pool::Pool;
@@ -431,12 +431,7 @@ impl Front {
         while let Some(slot) = self.dirty.pop() {
             if let Some(session) = &mut self.sessions[slot as usize] {
                 session.dirty = false;
-                if let Some(bytes) = session.outbox.seal() {
-                    self.effects.push_back(Effect::Send {
-                        conn: session.conn,
-                        bytes,
-                    });
-                }
+                seal_into(&mut self.effects, session);
             }
         }
         self.bound_kept();
@@ -553,25 +548,8 @@ impl Front {
 
     /// The same, for another reason.
     pub(crate) fn say(&mut self, slot: usize, envelope: &Envelope<'_>, growth: Growth) {
-        let Some(session) = &mut self.sessions[slot] else {
-            return;
-        };
-        if session.is_deaf() {
-            return;
-        }
-        let queued_before = session.outbox.queued_bytes();
-        let full = session.outbox.push(envelope);
-        if growth == Growth::Stream {
-            session.outbox.grew_by_streams(queued_before);
-        }
-        if let Some(bytes) = full {
-            self.effects.push_back(Effect::Send {
-                conn: session.conn,
-                bytes,
-            });
-        }
-        self.mark_dirty(slot);
-        self.watch_queue(slot, growth);
+        // What the gateway says itself is never too large.
+        let _ = self.put(slot, growth, |outbox| Ok(outbox.push(envelope)));
     }
 
     /// Hands a connection's open frame over now, since something else follows it.
@@ -579,12 +557,7 @@ impl Front {
         let Some(session) = &mut self.sessions[slot] else {
             return;
         };
-        if let Some(bytes) = session.outbox.seal() {
-            self.effects.push_back(Effect::Send {
-                conn: session.conn,
-                bytes,
-            });
-        }
+        seal_into(&mut self.effects, session);
     }
 
     pub(crate) fn mark_dirty(&mut self, slot: usize) {
@@ -636,6 +609,15 @@ impl Front {
             _ if self.resumables.moved.is_empty() => None,
             _ => self.resumables.moved.get(&peer).copied(),
         }
+    }
+}
+
+/// Hands a session's open frame over, if it has one.
+#[inline]
+pub(crate) fn seal_into(effects: &mut VecDeque<Effect>, session: &mut Session) {
+    if let Some(bytes) = session.outbox.seal() {
+        let conn = session.conn;
+        effects.push_back(Effect::Send { conn, bytes });
     }
 }
 

@@ -14,7 +14,7 @@ use fluxar_shard::log::{Events, LogNews};
 use fluxar_shard::logged::{GivenUp, LoggedNews};
 
 use crate::flow::Growth;
-use crate::front::{Effect, Front, answer};
+use crate::front::{Effect, Front, answer, seal_into};
 use crate::limits::GIVEN_UP_NOTE_MS;
 use crate::session::Session;
 
@@ -245,10 +245,8 @@ impl Front {
         let header = run_header(own, run, session.outbox.header_room());
         let body_bytes = header.len() - session.outbox.header_room() + events.len();
         if session.outbox.takes_shared(body_bytes) {
+            seal_into(&mut self.effects, session);
             let conn = session.conn;
-            if let Some(bytes) = session.outbox.seal() {
-                self.effects.push_back(Effect::Send { conn, bytes });
-            }
             let parts = session.outbox.share_behind(header, events);
             self.effects.push_back(Effect::SendParts { conn, parts });
             self.counters.runs += 1;

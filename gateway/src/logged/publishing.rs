@@ -4,7 +4,7 @@
 use fluxar_protocol::error::Code;
 use fluxar_protocol::meta::{Published, Qos};
 use fluxar_protocol::{Id, Kind};
-use fluxar_shard::logged::LoggedPublish;
+use fluxar_shard::logged::{LoggedPublish, NO_LOG};
 
 use crate::front::Front;
 use crate::session::pause;
@@ -71,9 +71,7 @@ impl Front {
             return;
         };
         if !self.shard.has_log() {
-            let message =
-                "this gateway keeps no log: publish at qos 0, or start it with a data directory (log.dir)";
-            self.answer_error(slot, Kind::Event, id, Code::FailedPrecondition, message, None);
+            self.answer_error(slot, Kind::Event, id, Code::FailedPrecondition, NO_LOG, None);
             return self.charge_refusal(slot);
         }
         let how = LoggedPublish {

@@ -1,12 +1,11 @@
 //! What a subscription asks of the log, and what a subscriber acknowledges.
 
 use fluxar_protocol::envelope::Envelope;
-use fluxar_protocol::error::Code;
 use fluxar_protocol::meta::{Meta, Qos};
 use fluxar_protocol::position::Begin;
 use fluxar_protocol::{Fault, Id, Kind};
 use fluxar_shard::Refusal;
-use fluxar_shard::logged::{From, LoggedWish};
+use fluxar_shard::logged::{From, LoggedWish, QOS_2_UNNAMED};
 
 use crate::front::Front;
 
@@ -73,9 +72,7 @@ impl<'a> LogWish<'a> {
                 .map_or(0, |number| u32::try_from(number).unwrap_or(u32::MAX)),
         };
         if wish.qos == Qos::ExactlyOnce && wish.durable.is_none() && wish.group.is_none() {
-            return Err(WishFault::Together(
-                "qos 2 needs a name for its cursor: give it one by `durable`",
-            ));
+            return Err(WishFault::Together(QOS_2_UNNAMED));
         }
         if wish.skip_damaged && !wish.retain {
             return Err(WishFault::Together(
@@ -117,15 +114,7 @@ impl Front {
             in_flight: wish.in_flight,
             principal: "", // sessions are not authenticated yet
         };
-        let result = if self.shard.has_log() {
-            self.shard.subscribe_logged(peer, id, pattern, asked)
-        } else {
-            Err(Refusal {
-                code: Code::FailedPrecondition,
-                message: "this gateway keeps no log: subscribe at qos 0, or start it with a data directory (log.dir)".into(),
-            })
-        };
-        match result {
+        match self.shard.subscribe_logged(peer, id, pattern, asked) {
             Ok(()) => {
                 if busy {
                     self.shard.set_busy(peer, true);

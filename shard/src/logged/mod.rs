@@ -33,8 +33,9 @@ mod wish;
 pub use letters::LogLetter;
 pub use news::LoggedNews;
 pub use pieces::Piece;
+pub use publishing::NO_LOG;
 pub use queue::{GivenUp, QueueLetter};
-pub use wish::{From, LoggedPublish, LoggedWish};
+pub use wish::{From, LoggedPublish, LoggedWish, QOS_2_UNNAMED};
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -352,6 +352,10 @@ impl Shard {
     }
 }
 
+/// What is said of everything at qos 1 and 2 where there is no log.
+pub const NO_LOG: &str =
+    "this gateway keeps no log: use qos 0, or start it with a data directory (`log.dir`)";
+
 /// What a peer is told when the log takes something not.
 pub(crate) fn refusal_words(refusal: &LogRefusal) -> (Code, Cow<'static, str>, Option<u32>) {
     let (code, message) = match refusal {
@@ -387,10 +391,7 @@ pub(crate) fn refusal_words(refusal: &LogRefusal) -> (Code, Cow<'static, str>, O
             Code::Unavailable,
             "the gateway is stopping; try again when it is back",
         ),
-        LogRefusal::NoLog => (
-            Code::FailedPrecondition,
-            "this gateway keeps no log: `log.dir` names no data directory; qos 0 works",
-        ),
+        LogRefusal::NoLog => (Code::FailedPrecondition, NO_LOG),
     };
     (code, Cow::Borrowed(message), retry_after_ms(refusal))
 }

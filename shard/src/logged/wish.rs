@@ -2,6 +2,10 @@
 
 use fluxar_protocol::meta::Qos;
 
+/// What is said of a subscription at qos 2 that names neither a cursor nor a group.
+pub const QOS_2_UNNAMED: &str =
+    "a subscription at qos 2 needs a `durable` name: without one nothing tells what was handled before";
+
 /// How an event is to be logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LoggedPublish {

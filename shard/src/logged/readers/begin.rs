@@ -15,7 +15,7 @@ use crate::logged::LogLetter;
 use crate::logged::letters::{Begin, BeginRefusal, Begun, Start, SubHandle};
 use crate::logged::news::LoggedNews;
 use crate::logged::publishing::refusal_words;
-use crate::logged::wish::{From, LoggedWish};
+use crate::logged::wish::{From, LoggedWish, QOS_2_UNNAMED};
 use crate::peer::PeerId;
 use crate::refusal::Refusal;
 use crate::shard::Shard;
@@ -53,10 +53,7 @@ impl Shard {
             ));
         }
         if wish.qos == Qos::ExactlyOnce && wish.durable.is_none() && wish.group.is_none() {
-            return Err(Refusal::fixed(
-                Code::InvalidArgument,
-                "a subscription at qos 2 needs a `durable` name: without one nothing tells what was handled before",
-            ));
+            return Err(Refusal::fixed(Code::InvalidArgument, QOS_2_UNNAMED));
         }
         self.no_call_has(peer, sub)?;
         if let Some(group) = wish.group {
