@@ -112,7 +112,7 @@ pub(crate) struct Lot {
     pub(crate) aside: Option<(u64, Id)>,
     /// The cursor is to be handed to the log at this time, us; `None`: it has not moved.
     pub(crate) cursor_us: Option<u64>,
-    /// The alarm that is set, us.
+    /// The alarm that is set, us; it stands in the owner's list as well.
     pub(crate) alarm_us: Option<u64>,
 }
 

@@ -257,6 +257,12 @@ impl Queues {
             || self.owner.is_dirty()
     }
 
+    /// Alarms that are set, and the partitions of queues that there are.
+    #[cfg(test)]
+    fn alarms(&self) -> (usize, usize) {
+        self.owner.alarms()
+    }
+
     /// Queues over this core's partitions whose members wait for the disk.
     #[cfg(test)]
     fn waiting(&self) -> usize {

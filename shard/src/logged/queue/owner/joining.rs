@@ -172,7 +172,8 @@ impl WorkQueues {
         let queue = &mut self.queues[key as usize];
         self.resting_entries -= entries_of(queue);
         for (lot, (anew, _)) in queue.lots.iter_mut().zip(begun) {
-            if let Some(anew) = anew {
+            if let Some(mut anew) = anew {
+                anew.alarm_us = lot.alarm_us;
                 *lot = anew;
             }
         }

@@ -8,8 +8,7 @@
 mod joining;
 mod resting;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -73,8 +72,9 @@ pub(crate) struct WorkQueues {
     waiting: BTreeSet<u32>,
     /// [`Source::cursors_synced`] when these were looked at last.
     cursors_synced: u64,
-    /// Time, queue, partition; those that were set anew are recognised.
-    alarms: BinaryHeap<Reverse<(u64, u32, u16)>>,
+    /// Time, queue, partition: each [`Lot::alarm_us`] that is set, and nothing else. (Earlier ones are set again and again, while
+    /// the one that they replace may be hours away.)
+    alarms: BTreeSet<(u64, u32, u16)>,
     asides: HashMap<Id, Aside, FixedState>,
     /// Dead letters that were refused, and when to try again, us.
     refused: VecDeque<(u64, Id)>,
@@ -112,7 +112,7 @@ impl WorkQueues {
             dirty: Vec::new(),
             waiting: BTreeSet::new(),
             cursors_synced: 0,
-            alarms: BinaryHeap::new(),
+            alarms: BTreeSet::new(),
             asides: HashMap::with_hasher(hasher.clone()),
             refused: VecDeque::new(),
             appends: VecDeque::new(),
@@ -249,12 +249,12 @@ impl WorkQueues {
     pub(crate) fn handle_time(&mut self, now_us: u64, unix_ms: u64, log: &mut impl Source) {
         self.now_us = now_us;
         self.unix_ms = unix_ms;
-        while let Some(&Reverse((at_us, key, partition))) = self.alarms.peek() {
+        while let Some(&(at_us, key, partition)) = self.alarms.first() {
             if at_us > now_us {
                 break;
             }
-            self.alarms.pop();
-            self.rang(at_us, key, partition, log);
+            self.alarms.pop_first();
+            self.rang(key, partition, log);
         }
         while let Some(&(at_us, id)) = self.refused.front() {
             if at_us > now_us {
@@ -273,7 +273,7 @@ impl WorkQueues {
 
     /// When [`WorkQueues::handle_time`] has something to do, us.
     pub(crate) fn due_us(&self) -> Option<u64> {
-        let alarm = self.alarms.peek().map(|Reverse((at_us, ..))| *at_us);
+        let alarm = self.alarms.first().map(|(at_us, ..)| *at_us);
         let refused = self.refused.front().map(|(at_us, _)| *at_us);
         let sweep = (!self.by_member.is_empty()).then_some(self.swept_us + SWEEP_US);
         [alarm, refused, sweep].into_iter().flatten().min()
@@ -336,6 +336,13 @@ impl WorkQueues {
         self.by_member.len()
     }
 
+    /// How many alarms are set, and for how many partitions of queues.
+    #[cfg(test)]
+    pub(crate) fn alarms(&self) -> (usize, usize) {
+        let lots = self.queues.iter().map(|(_, queue)| queue.lots.len()).sum();
+        (self.alarms.len(), lots)
+    }
+
     /// How many queues wait for the disk.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
@@ -374,7 +381,7 @@ impl WorkQueues {
     }
 
     /// What was to be done at a time for one partition of a queue.
-    fn rang(&mut self, at_us: u64, key: u32, partition: u16, log: &mut impl Source) {
+    fn rang(&mut self, key: u32, partition: u16, log: &mut impl Source) {
         let Some(queue) = self.queues.get_mut(key as usize) else {
             return;
         };
@@ -382,9 +389,6 @@ impl WorkQueues {
             return;
         };
         let lot = &mut queue.lots[at];
-        if lot.alarm_us != Some(at_us) {
-            return;
-        }
         lot.alarm_us = None;
         while let Some(member) = lot.ledger.expire(self.now_us) {
             queue.members.free(member, 1);
@@ -413,8 +417,10 @@ impl WorkQueues {
                 continue;
             };
             if lot.alarm_us.is_none_or(|alarm_us| at_us < alarm_us) {
-                lot.alarm_us = Some(at_us);
-                self.alarms.push(Reverse((at_us, key, lot.partition)));
+                if let Some(later_us) = lot.alarm_us.replace(at_us) {
+                    self.alarms.remove(&(later_us, key, lot.partition));
+                }
+                self.alarms.insert((at_us, key, lot.partition));
             }
         }
     }

@@ -122,6 +122,11 @@ impl WorkQueues {
             return;
         }
         let queue = self.queues.remove(key as usize);
+        for lot in &queue.lots {
+            if let Some(at_us) = lot.alarm_us {
+                self.alarms.remove(&(at_us, key, lot.partition));
+            }
+        }
         self.resting_entries -= entries_of(&queue);
         self.by_name.remove(&queue.name);
     }
