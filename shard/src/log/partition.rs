@@ -157,7 +157,7 @@ impl Partition {
         let first = held
             .map_or(tail, |held| held.extent.first.max(after + 1))
             .min(tail);
-        let hole = self.holes.iter().find(|hole| hole.last > after);
+        let hole = self.hole_behind(after);
         if let Some(hole) = hole.filter(|hole| hole.first <= first) {
             return Plan::Say(match hole.cause {
                 HoleCause::Damaged => Reading::Damaged {
@@ -207,11 +207,17 @@ impl Partition {
             .reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)))
     }
 
+    /// The first range that is missing, or ends, behind a position.
+    fn hole_behind(&self, after: u64) -> Option<&Hole> {
+        let at = self.holes.partition_point(|hole| hole.last <= after);
+        self.holes.get(at)
+    }
+
     /// Remembers that these offsets could not be read; whether that is news.
     pub(super) fn note_damage(&mut self, first: u64, last: u64) -> bool {
         let covers =
             |hole: &Hole| hole.first <= first && last <= hole.last && hole.cause == HoleCause::Damaged;
-        if self.holes.iter().any(covers) {
+        if self.hole_behind(first.saturating_sub(1)).is_some_and(covers) {
             return false;
         }
         self.note(first, last, HoleCause::Damaged);
@@ -399,5 +405,33 @@ mod tests {
             }
             assert!(is_ever_safe, "at least when nothing was written");
         }
+    }
+
+    #[test]
+    fn the_next_range_that_is_missing_is_found_among_many() {
+        let mut partition = Partition {
+            committed: 10_000,
+            ..Partition::default()
+        };
+        // 6..=8, 16..=18, …, noted from the last to the first.
+        for at in (0..100).rev() {
+            assert!(partition.note_damage(10 * at + 6, 10 * at + 8));
+        }
+        assert_eq!(partition.holes.len(), 100);
+        assert!(partition.holes.is_sorted_by_key(|hole| hole.first));
+        for at in 0..100 {
+            let (first, last) = (10 * at + 6, 10 * at + 8);
+            for after in [first - 1, first, last - 1] {
+                match partition.plan(after, 1) {
+                    Plan::Say(Reading::Damaged { first, last: to }) => {
+                        assert_eq!((first, to), (after + 1, last));
+                    }
+                    other => panic!("{after}: {other:?}"),
+                }
+            }
+            assert!(!partition.note_damage(first, last), "it is known");
+            assert!(!partition.note_damage(first + 1, last));
+        }
+        assert!(partition.note_damage(8, 9), "a part of it is news");
     }
 }
