@@ -3,6 +3,7 @@
 //! Of each partition, what is committed is committed in order; a run that could be seen at once waits for one before it that
 //! has to be on the disk first.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -22,13 +23,36 @@ use crate::peer::PeerId;
 /// Publishers of duplicates that wait for the first to be committed. One more is refused.
 const AGAIN_MAX: usize = 64 * 1024;
 
-/// A duplicate whose first is not committed yet.
-#[derive(Debug)]
+/// Duplicates whose first is not committed yet: by its partition and offset, and in which order they came.
+#[derive(Debug, Default)]
 pub(super) struct Again {
-    from: PeerId,
-    id: Id,
-    partition: u16,
-    offset: u64,
+    waiting: BTreeMap<(u16, u64, u64), (PeerId, Id)>,
+    came: u64,
+}
+
+impl Again {
+    fn wait(&mut self, partition: u16, offset: u64, of: (PeerId, Id)) {
+        self.came += 1;
+        self.waiting.insert((partition, offset, self.came), of);
+    }
+
+    /// Those whose first is committed, as far as the partition is now. What the others are does not matter: after a slow sync
+    /// there may be very many, and each of its runs comes here.
+    fn settle(&mut self, partition: u16, committed: u64, settled: &mut VecDeque<Settled>) {
+        while let Some((&key, &(from, id))) = self
+            .waiting
+            .range((partition, 0, 0)..=(partition, committed, u64::MAX))
+            .next()
+        {
+            self.waiting.remove(&key);
+            settled.push_back(Settled::Again {
+                from,
+                id,
+                partition,
+                offset: key.1,
+            });
+        }
+    }
 }
 
 impl Log {
@@ -124,7 +148,7 @@ impl Log {
             if self.once.len() + events.len() > settings.once_ids_max {
                 return Err(LogRefusal::TooManyIds);
             }
-            if self.again.len() + events.len() > AGAIN_MAX {
+            if self.again.waiting.len() + events.len() > AGAIN_MAX {
                 return Err(LogRefusal::Behind);
             }
         }
@@ -195,12 +219,7 @@ impl Log {
                         offset,
                     });
                 } else {
-                    self.again.push_back(Again {
-                        from,
-                        id,
-                        partition,
-                        offset,
-                    });
+                    self.again.wait(partition, offset, (from, id));
                 }
                 continue;
             }
@@ -253,20 +272,45 @@ impl Log {
             }
         }
         let committed = partition.committed;
-        if committed > before && !self.again.is_empty() {
-            let settled = &mut self.settled;
-            self.again.retain(|again| {
-                let is_due = again.partition == number && again.offset <= committed;
-                if is_due {
-                    settled.push_back(Settled::Again {
-                        from: again.from,
-                        id: again.id,
-                        partition: number,
-                        offset: again.offset,
-                    });
-                }
-                !is_due
-            });
+        if committed > before && !self.again.waiting.is_empty() {
+            self.again.settle(number, committed, &mut self.settled);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn duplicates_wait_for_their_first_alone() {
+        let peer = |slot| PeerId {
+            slot,
+            generation: 0,
+            core: 0,
+        };
+        let mut again = Again::default();
+        for (slot, (partition, offset)) in [(1, 9), (1, 5), (0, 5), (2, 1), (1, 5)].into_iter().enumerate() {
+            again.wait(partition, offset, (peer(slot as u32), Id([slot as u8; 16])));
+        }
+        let mut settled = VecDeque::new();
+        let mut settle = |partition, committed| {
+            again.settle(partition, committed, &mut settled);
+            let slots = settled.drain(..).map(|settled| match settled {
+                Settled::Again { from, id, offset, .. } => {
+                    assert_eq!(id, Id([from.slot as u8; 16]));
+                    (from.slot, offset)
+                }
+                other => panic!("{other:?}"),
+            });
+            slots.collect::<Vec<_>>()
+        };
+        assert_eq!(settle(1, 4), []);
+        assert_eq!(settle(1, 8), [(1, 5), (4, 5)], "in the order in which they came");
+        assert_eq!(settle(1, 9), [(0, 9)]);
+        assert_eq!(settle(1, u64::MAX), []);
+        assert_eq!(settle(0, 5), [(2, 5)]);
+        assert_eq!(settle(2, 1), [(3, 1)]);
+        assert!(again.waiting.is_empty());
     }
 }

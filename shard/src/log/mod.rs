@@ -91,7 +91,7 @@ pub struct Log {
     committed: VecDeque<Committed>,
     settled: VecDeque<Settled>,
     once: Once,
-    again: VecDeque<Again>,
+    again: Again,
     cursors: Cursors,
     /// Retained events and removals, of all partitions together, with those that are to come.
     rows: usize,
@@ -174,7 +174,7 @@ impl Log {
             committed: VecDeque::new(),
             settled: VecDeque::new(),
             once: Once::new(hasher.clone()),
-            again: VecDeque::new(),
+            again: Again::default(),
             cursors: Cursors::new(hasher.clone()),
             rows: 0,
             stream: Stream::new(),
