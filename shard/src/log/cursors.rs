@@ -11,8 +11,9 @@
 //! A cursor is written at most once every [`CURSOR_MS`], however often it moves. One that is put back or forgotten does not
 //! cool: what the disk has of it is wrong.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
@@ -35,7 +36,7 @@ enum Phase {
 #[derive(Debug)]
 struct Cursor {
     partition: u16,
-    name: CursorName,
+    name: Arc<CursorName>,
     /// `None`: it was forgotten, and that is still to be written.
     state: Option<CursorState>,
     /// When it was used last, ms since 1970.
@@ -46,6 +47,8 @@ struct Cursor {
     version: u32,
     /// The version that was handed to the disk last.
     issued: u32,
+    /// The version that the disk has said it has: another than `issued` while a record is under way.
+    safe: u32,
     phase: Phase,
     /// The segment with its newest record that is on the disk.
     segment: Option<SegmentId>,
@@ -97,11 +100,17 @@ pub(super) struct Cursors {
     cooling: VecDeque<(u64, u32)>,
     /// Counts records that the disk has.
     synced: u64,
+    /// How many cursors have their newest record in each segment; none in those that are not there.
+    newest_in: HashMap<SegmentId, usize, FixedState>,
+    /// The segment of which all that had their newest record there were looked at, and are written again since.
+    left: Option<SegmentId>,
 }
 
 impl Cursors {
     pub(super) fn new(hasher: FixedState) -> Self {
         Self {
+            newest_in: HashMap::with_hasher(hasher.clone()),
+            left: None,
             hasher,
             slots: Slab::new(),
             names: HashTable::new(),
@@ -120,7 +129,7 @@ impl Cursors {
         let hash = self.hasher.hash_one((partition, name));
         let is_it = |slot: &u32| {
             let cursor = &self.slots[*slot as usize];
-            cursor.partition == partition && cursor.name == *name
+            cursor.partition == partition && *cursor.name == *name
         };
         self.names.find(hash, is_it).copied()
     }
@@ -156,6 +165,10 @@ impl Cursors {
         if entry.state.is_none() || self.find(partition, &entry.name).is_some() {
             return;
         }
+        if self.left == Some(segment) {
+            self.left = None;
+        }
+        *self.newest_in.entry(segment).or_default() += 1;
         self.insert(Cursor {
             partition,
             kept: entry.state.as_ref().map(Mark::of),
@@ -165,6 +178,7 @@ impl Cursors {
             written_used_ms: entry.used_ms,
             version: 0,
             issued: 0,
+            safe: 0,
             phase: Phase::Idle,
             segment: Some(segment),
         });
@@ -183,12 +197,13 @@ impl Cursors {
             None if self.slots.len() >= settings.cursors_max => return false,
             None => self.insert(Cursor {
                 partition,
-                name: name.clone(),
+                name: Arc::new(name.clone()),
                 state: None,
                 used_ms: unix_ms,
                 written_used_ms: 0,
                 version: 0,
                 issued: 0,
+                safe: 0,
                 phase: Phase::Idle,
                 segment: None,
                 kept: None,
@@ -272,10 +287,17 @@ impl Cursors {
         }
     }
 
-    /// All that may be written, by partition.
-    pub(super) fn take_due(&mut self, now_ms: u64) -> Vec<(u16, IssuedCursor, CursorEntry)> {
-        let mut taken = Vec::with_capacity(self.due.len());
-        while let Some(slot) = self.due.pop_front() {
+    /// What may be written, by partition: so many bytes, and what comes over them with the last. The rest stays due.
+    pub(super) fn take_due(
+        &mut self,
+        now_ms: u64,
+        bytes_max: usize,
+    ) -> Vec<(u16, IssuedCursor, CursorEntry)> {
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        while bytes < bytes_max
+            && let Some(slot) = self.due.pop_front()
+        {
             let Some(cursor) = self.slots.get_mut(slot as usize) else {
                 continue;
             };
@@ -301,6 +323,7 @@ impl Cursors {
                 state: cursor.state.clone(),
                 used_ms: cursor.used_ms,
             };
+            bytes += entry.bytes_max();
             taken.push((cursor.partition, issued, entry));
         }
         taken.sort_by_key(|(partition, ..)| *partition);
@@ -313,7 +336,14 @@ impl Cursors {
             return;
         };
         self.synced += 1;
-        cursor.segment = Some(segment);
+        cursor.safe = issued.version;
+        let before = cursor.segment.replace(segment);
+        if before != Some(segment) {
+            *self.newest_in.entry(segment).or_default() += 1;
+            if let Some(before) = before {
+                one_less_in(&mut self.newest_in, before);
+            }
+        }
         if cursor.issued == issued.version {
             cursor.kept = issued.mark;
         }
@@ -332,29 +362,34 @@ impl Cursors {
         }
     }
 
-    /// Has those written again whose newest record is in this segment; whether there are any. Those of partitions of other
-    /// cores are not known here.
+    /// Has those written again whose newest record is in this segment, which nothing is written to any more; whether there are any.
+    /// Those of partitions of other cores are not known here. It may be asked as often as there is something new: all cursors are
+    /// looked at once for a segment.
     pub(super) fn leave(&mut self, segment: SegmentId, now_ms: u64) -> bool {
-        let there: Vec<u32> = self
-            .slots
-            .iter()
-            .filter(|(_, cursor)| cursor.segment == Some(segment))
-            .map(|(slot, _)| slot as u32)
-            .collect();
-        for &slot in &there {
-            let cursor = &self.slots[slot as usize];
-            if cursor.phase == Phase::Idle {
-                self.touch(slot, now_ms);
+        if !self.has_any_in(segment) {
+            return false;
+        }
+        if self.left.replace(segment) != Some(segment) {
+            let there: Vec<u32> = self
+                .slots
+                .iter()
+                .filter(|(_, cursor)| cursor.segment == Some(segment))
+                .map(|(slot, _)| slot as u32)
+                .collect();
+            for slot in there {
+                let cursor = &self.slots[slot as usize];
+                // A record that is due or under way comes behind this segment; one that gets lost is due again.
+                if cursor.phase != Phase::Due && cursor.safe == cursor.issued {
+                    self.touch(slot, now_ms);
+                }
             }
         }
-        !there.is_empty()
+        true
     }
 
     /// Whether this segment has the newest record of any.
     pub(super) fn has_any_in(&self, segment: SegmentId) -> bool {
-        self.slots
-            .iter()
-            .any(|(_, cursor)| cursor.segment == Some(segment))
+        self.newest_in.contains_key(&segment)
     }
 
     /// Has one be what it was before it was moved or made (`None`: it was not there). That may be written at once, however
@@ -395,9 +430,22 @@ impl Cursors {
 
     fn remove(&mut self, slot: u32) {
         let cursor = self.slots.remove(slot as usize);
+        if let Some(segment) = cursor.segment {
+            one_less_in(&mut self.newest_in, segment);
+        }
         let hash = self.hasher.hash_one((cursor.partition, &cursor.name));
         if let Ok(entry) = self.names.find_entry(hash, |&known| known == slot) {
             entry.remove();
+        }
+    }
+}
+
+/// One cursor less has its newest record in a segment.
+fn one_less_in(newest_in: &mut HashMap<SegmentId, usize, FixedState>, segment: SegmentId) {
+    if let Some(count) = newest_in.get_mut(&segment) {
+        *count -= 1;
+        if *count == 0 {
+            newest_in.remove(&segment);
         }
     }
 }
@@ -425,7 +473,7 @@ mod tests {
 
     fn issue(cursors: &mut Cursors, now_ms: u64) -> IssuedCursor {
         cursors.handle_time(now_ms);
-        cursors.take_due(now_ms).pop().expect("it is due").1
+        cursors.take_due(now_ms, usize::MAX).pop().expect("it is due").1
     }
 
     #[test]
@@ -535,6 +583,74 @@ mod tests {
         cursors.synced(gone, SEGMENT);
         assert_eq!(cursors.len(), 0);
         cursors.handle_time(1_000);
+        assert!(!cursors.has_due());
+    }
+
+    const NEXT: SegmentId = SegmentId { core: 0, number: 2 };
+
+    #[test]
+    fn a_write_takes_some_and_the_rest_stays_due() {
+        let mut cursors = Cursors::new(FixedState::default());
+        let settings = Settings::default();
+        for partition in [3, 1, 2] {
+            let state = CursorState::up_to(5);
+            assert!(cursors.set((partition, &name()), state, (0, 0), &settings));
+        }
+        let mut partitions = Vec::new();
+        while cursors.has_due() {
+            let taken = cursors.take_due(0, 1);
+            assert_eq!(taken.len(), 1, "one at least, whatever the bound");
+            partitions.extend(taken.iter().map(|(partition, ..)| *partition));
+            assert_eq!(cursors.write_by_ms().is_some(), partitions.len() < 3);
+        }
+        assert_eq!(partitions, [3, 1, 2], "who waits for longest first");
+    }
+
+    #[test]
+    fn those_in_a_segment_that_goes_are_written_once_more_and_no_oftener() {
+        let mut cursors = Cursors::new(FixedState::default());
+        set(&mut cursors, 5, 0);
+        let first = issue(&mut cursors, 0);
+        cursors.synced(first, SEGMENT);
+        assert!(cursors.has_any_in(SEGMENT) && !cursors.has_any_in(NEXT));
+        // It cools, and nothing is under way.
+        assert!(cursors.leave(SEGMENT, 100));
+        assert!(!cursors.has_due());
+        cursors.handle_time(200);
+        assert!(cursors.has_due(), "it is not asked for a second time");
+        let again = issue(&mut cursors, 200);
+        // The disk takes its time: that record leaves the segment, there is no need of another one.
+        for now_ms in [300, 500, 900] {
+            cursors.handle_time(now_ms);
+            assert!(cursors.leave(SEGMENT, now_ms));
+            assert!(!cursors.has_due());
+        }
+        // It is lost, and written to another segment.
+        cursors.lost(again, 900);
+        assert!(cursors.leave(SEGMENT, 900));
+        let third = issue(&mut cursors, 900);
+        cursors.synced(third, NEXT);
+        assert!(!cursors.leave(SEGMENT, 901) && !cursors.has_any_in(SEGMENT));
+        assert!(cursors.has_any_in(NEXT));
+        // Forgotten, it is in none.
+        cursors.put_back((1, &name()), None, 901);
+        let gone = issue(&mut cursors, 1_200);
+        cursors.synced(gone, NEXT);
+        assert_eq!((cursors.len(), cursors.newest_in.len()), (0, 0));
+    }
+
+    #[test]
+    fn one_under_way_when_its_segment_is_to_go_is_not_written_twice() {
+        let mut cursors = Cursors::new(FixedState::default());
+        set(&mut cursors, 5, 0);
+        let first = issue(&mut cursors, 0);
+        cursors.synced(first, SEGMENT);
+        set(&mut cursors, 6, 300);
+        let second = issue(&mut cursors, 300);
+        assert!(cursors.leave(SEGMENT, 301));
+        cursors.synced(second, NEXT);
+        assert!(!cursors.leave(SEGMENT, 302));
+        cursors.handle_time(900);
         assert!(!cursors.has_due());
     }
 }

@@ -3,12 +3,14 @@
 use super::class::{Class, Level};
 use super::disk::{DiskDone, DiskFault, DiskOp, SegmentId};
 use super::events::Events;
-use super::format::{Base, BatchWriter};
+use super::format::{Base, BatchWriter, CursorEntry};
 use super::stream::{Ahead, Current, Group};
 use super::{Log, UNSYNCED_OFFSETS_MAX};
 
-/// What one write carries at most, bytes, but a run at least.
+/// What one write carries of events at most, bytes, but a run at least.
 const WRITE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// And of cursors, bytes, but one at least: what is left of them goes with the next write.
+const CURSORS_BYTES_MAX: usize = 1024 * 1024;
 /// What waits is written although a sync is under way, or nobody waits for it, once it is so many bytes.
 const WRITE_BYTES_WORTH: usize = 256 * 1024;
 /// What nobody waits for is written after so long, ms.
@@ -267,23 +269,25 @@ impl Log {
             let head = writer.events(number, first.class, first.first, time_ms, runs.iter().copied());
             group.batches.push((head, at));
         }
-        let due = self.cursors.take_due(now_ms);
-        for of_one in due.chunk_by(|one, other| one.0 == other.0) {
-            let mut entries = Vec::new();
-            let mut bytes = 0;
-            for (number, issued, entry) in of_one {
-                group.cursors.push(*issued);
-                // A batch of many, or large, cursors stays far below what a batch may be.
-                if bytes + entry.bytes_max() > BATCH_BYTES && !entries.is_empty() {
-                    group.cursors_at.push(writer.at());
-                    writer.cursors(*number, &entries);
-                    (entries, bytes) = (Vec::new(), 0);
-                }
-                bytes += entry.bytes_max();
-                entries.push(entry.clone());
+        let mut entries: Vec<CursorEntry> = Vec::new();
+        let (mut of, mut bytes) = (0, 0);
+        for (number, issued, entry) in self.cursors.take_due(now_ms, CURSORS_BYTES_MAX) {
+            // A batch of many, or large, cursors stays far below what a batch may be.
+            let is_full = number != of || bytes + entry.bytes_max() > BATCH_BYTES;
+            if is_full && !entries.is_empty() {
+                group.cursors_at.push(writer.at());
+                writer.cursors(of, &entries);
+                entries.clear();
+                bytes = 0;
             }
+            of = number;
+            bytes += entry.bytes_max();
+            group.cursors.push(issued);
+            entries.push(entry);
+        }
+        if !entries.is_empty() {
             group.cursors_at.push(writer.at());
-            writer.cursors(of_one[0].0, &entries);
+            writer.cursors(of, &entries);
         }
         group.end = writer.at();
         let (segment, at) = (current.head.id, current.at);
@@ -292,7 +296,8 @@ impl Log {
         self.stream.writes += 1;
         if self.order.is_all_issued() {
             self.stream.wants_write = false;
-            self.stream.wants_sync = false;
+            // Who waits for a cursor waits for those that did not fit in, too.
+            self.stream.wants_sync &= self.cursors.has_due();
             self.stream.waits_since_ms = None;
         }
         self.ops.push_back(DiskOp::Write {

@@ -1,5 +1,7 @@
 //! A durable cursor in a batch of cursors.
 
+use std::sync::Arc;
+
 use super::{Fields, put_text, put_varint};
 use crate::log::{CursorName, CursorState};
 
@@ -10,7 +12,7 @@ const VARINT_BYTES_MAX: usize = 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CursorEntry {
     /// Whose.
-    pub name: CursorName,
+    pub name: Arc<CursorName>,
     /// How far it is; `None`: it was forgotten.
     pub state: Option<CursorState>,
     /// When it was used last, ms since 1970.
@@ -56,12 +58,12 @@ impl CursorEntry {
         };
         let used_ms = fields.u64()?;
         let mut text = || fields.text().map(Box::<str>::from);
-        let name = CursorName {
+        let name = Arc::new(CursorName {
             principal: text()?,
             name: text()?,
             pattern: text()?,
             group: text()?,
-        };
+        });
         let state = if has_state {
             Some(decode_state(fields)?)
         } else {

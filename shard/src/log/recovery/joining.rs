@@ -8,6 +8,7 @@
 //! later one counts.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
@@ -47,7 +48,7 @@ pub(super) struct Joining {
     next: u64,
     /// What was taken last may have held more than is known.
     has_lost_end: bool,
-    cursors: HashMap<CursorName, (CursorEntry, SegmentId), RandomState>,
+    cursors: HashMap<Arc<CursorName>, (CursorEntry, SegmentId), RandomState>,
 }
 
 impl Joining {

@@ -48,7 +48,8 @@ fn cursor(name: &str, acked: u64, beyond: &[u64]) -> CursorEntry {
             name: name.into(),
             pattern: "orders.>".into(),
             group: "".into(),
-        },
+        }
+        .into(),
         state: Some(CursorState {
             acked,
             beyond: beyond.to_vec(),

@@ -131,7 +131,7 @@ fn name(name: &str) -> CursorName {
 
 fn cursor(named: &str, acked: u64) -> CursorEntry {
     CursorEntry {
-        name: name(named),
+        name: name(named).into(),
         state: Some(CursorState {
             acked,
             beyond: Vec::new(),
