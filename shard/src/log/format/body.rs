@@ -51,6 +51,19 @@ impl Body {
         &self.bytes
     }
 
+    /// Whether what it says makes sense, as far as a walk over a segment yields it. Bases, removals and footers are for whoever
+    /// needs them to say.
+    pub(in crate::log) fn is_sound(&self) -> bool {
+        match self.head.kind {
+            Kind::Events => self
+                .split_table(4)
+                .is_ok_and(|(table, events)| are_ends(table, events.len())),
+            Kind::Kept => self.kept().is_ok(),
+            Kind::Cursors => self.cursors().is_ok(),
+            Kind::Bases | Kind::Removed | Kind::Footer => true,
+        }
+    }
+
     /// The events of a batch of [`Kind::Events`], sharing the bytes that were checked; nothing of any other kind.
     ///
     /// # Errors
@@ -156,12 +169,23 @@ impl Body {
     }
 }
 
-/// Where the events end: ascending, the last at the end of all.
+/// Where the events end.
 fn ends(table: &[u8], bytes: usize) -> Result<Arc<[u32]>, BodyFault> {
+    if are_ends(table, bytes) {
+        Ok(u32s(table).collect())
+    } else {
+        Err(BodyFault::Malformed)
+    }
+}
+
+/// Whether they ascend, the last to the end of all.
+fn are_ends(table: &[u8], bytes: usize) -> bool {
+    u32s(table).is_sorted() && u32s(table).next_back().is_some_and(|last| last as usize == bytes)
+}
+
+fn u32s(table: &[u8]) -> impl DoubleEndedIterator<Item = u32> + ExactSizeIterator {
     let (words, _) = table.as_chunks::<4>();
-    let ends: Arc<[u32]> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
-    let is_sound = ends.is_sorted() && ends.last().is_some_and(|last| *last as usize == bytes);
-    is_sound.then_some(ends).ok_or(BodyFault::Malformed)
+    words.iter().map(|word| u32::from_le_bytes(*word))
 }
 
 fn u64s(table: &[u8]) -> impl Iterator<Item = u64> {

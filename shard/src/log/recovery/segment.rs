@@ -315,7 +315,8 @@ impl SegmentFacts {
             // One that is damaged now leaves an older state in place: what was acknowledged comes again. Where there is no
             // older one, whoever comes for it must hear of it.
             match read_batch(files, self.id, salt, at)? {
-                Ok(body) => self.take_cursors(&body),
+                Ok(body) if body.cursors().is_ok() => self.take_cursors(&body),
+                Ok(body) => self.lose_cursors(Some(*body.head()), sealed_ms),
                 Err(head) => self.lose_cursors(head, sealed_ms),
             }
         }
@@ -368,8 +369,8 @@ impl SegmentFacts {
                             self.cursors_at.push(at);
                             self.take_cursors(&body);
                         }
-                        Kind::Bases => self.bases = body.bases().unwrap_or_default(),
-                        Kind::Removed => self.removed.extend(body.removed().unwrap_or_default()),
+                        Kind::Bases => self.bases = body.bases().map_err(|_| unknown(at))?,
+                        Kind::Removed => self.removed.extend(body.removed().map_err(|_| unknown(at))?),
                         Kind::Footer => {}
                     }
                 }
@@ -426,7 +427,7 @@ impl SegmentFacts {
 
     fn take_damage(&mut self, bad: Bad) {
         match bad.head {
-            Some(head) if head.kind == Kind::Events => {
+            Some(head) if head.kind == Kind::Events && head.count > 0 => {
                 self.promise(head.partition, head.first, head.last());
             }
             Some(head) if head.kind == Kind::Cursors => self.lose_cursors(Some(head), u64::MAX),
@@ -587,6 +588,16 @@ impl SegmentFacts {
         self.once.retain(|id| !last.contains_key(&id.partition));
         self.list_partitions();
     }
+}
+
+/// What was written here is whole and says nothing that this code understands. Without it offsets might be given twice, or what
+/// was removed taken for lost: the log is not read.
+fn unknown(at: u64) -> io::Error {
+    let why = format!(
+        "the batch at byte {at} is whole, and does not say in the known way where partitions stand: start the version that \
+         wrote it, or start with an empty directory"
+    );
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 /// Adds a batch's offsets; whether they are new. A segment never goes back: what would is no batch of this log's.

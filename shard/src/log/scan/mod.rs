@@ -57,14 +57,14 @@ pub struct Bad {
 /// What a scan comes upon.
 #[derive(Debug, Clone)]
 pub enum Found {
-    /// A batch that is as it was written.
+    /// A batch that is as it was written, and makes sense.
     Batch {
         /// Where it is.
         at: u64,
         /// It.
         body: Body,
     },
-    /// Something that was on the disk and is not any more.
+    /// Something that was on the disk and is not any more, or that nobody understands.
     Damage(Bad),
 }
 
@@ -174,6 +174,14 @@ impl<'a, F: Files + ?Sized> Scan<'a, F> {
                 self.ending.bytes = self.at.min(self.window.file_bytes());
                 if body.head().kind == Kind::Footer {
                     return self.finish(at, &body);
+                }
+                // Written by other code: as good as lost, and told like what is lost.
+                if !body.is_sound() {
+                    return Ok(Some(Found::Damage(Bad {
+                        at,
+                        end: self.ending.bytes,
+                        head: Some(*body.head()),
+                    })));
                 }
                 Ok(Some(Found::Batch { at, body }))
             }

@@ -48,6 +48,7 @@ mod copies;
 mod damage;
 mod directory;
 mod lost;
+mod malformed;
 mod promises;
 mod starts;
 mod streams;
