@@ -1,5 +1,6 @@
 //! What a shard asks of the disk, as the engine's operations on files of the data directory, and back.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 
@@ -101,10 +102,18 @@ pub(crate) fn from_engine(done: engine::DiskDone) -> Option<DiskDone> {
             None
         }
         engine::DiskDone::Removed { path, result } => {
-            if let Err(error) = result {
-                tracing::warn!("{} could not be removed: {error}", path.display());
-            }
-            None
+            let error = result
+                .err()
+                .filter(|error| error.kind() != io::ErrorKind::NotFound)?;
+            tracing::warn!(
+                "{} could not be removed, and will be tried again: {error}",
+                path.display()
+            );
+            let name = path.file_name().and_then(OsStr::to_str)?;
+            Some(DiskDone::Removed {
+                segment: SegmentId::from_name(name)?,
+                result: Err(DiskFault::Failed(error.to_string())),
+            })
         }
     }
 }
@@ -150,5 +159,28 @@ mod tests {
         assert_eq!(failed(rustix::io::Errno::DQUOT.raw_os_error()), DiskFault::Full);
         let said = failed(rustix::io::Errno::IO.raw_os_error()).to_string();
         assert!(said.contains("0003-0000000009.log could not be synced"), "{said}");
+    }
+
+    #[test]
+    fn a_removal_that_failed_comes_back() {
+        let segment = SegmentId { core: 3, number: 9 };
+        let removed = |result| {
+            from_engine(engine::DiskDone::Removed {
+                path: Path::new("/data").join(segment.name()),
+                result,
+            })
+        };
+        assert!(removed(Ok(())).is_none());
+        assert!(
+            removed(Err(io::ErrorKind::NotFound.into())).is_none(),
+            "it is not there"
+        );
+        match removed(Err(io::ErrorKind::ReadOnlyFilesystem.into())) {
+            Some(DiskDone::Removed { segment: of, result }) => {
+                assert_eq!(of, segment);
+                result.expect_err("it failed");
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -90,7 +90,7 @@ pub enum DiskOp {
         /// Which.
         segment: SegmentId,
     },
-    /// Removes a segment's file. Nothing comes back.
+    /// Removes a segment's file. [`DiskDone::Removed`] comes back if it fails, and may if it does not.
     Remove {
         /// Which.
         segment: SegmentId,
@@ -127,6 +127,13 @@ pub enum DiskDone {
         ticket: u64,
         /// The bytes.
         result: Result<Bytes, DiskFault>,
+    },
+    /// Of [`DiskOp::Remove`].
+    Removed {
+        /// Which.
+        segment: SegmentId,
+        /// Whether; one that was not there is removed.
+        result: Result<(), DiskFault>,
     },
 }
 

@@ -57,6 +57,8 @@ pub(super) struct Retention {
     removal: Option<Removal>,
     /// Segments that this core needs no more, and others may, oldest first; and whether they are of this number of cores.
     given_up: VecDeque<(SegmentId, Claim, bool)>,
+    /// Segments that are gone but for their files, which could not be removed: tried again at the next look.
+    left_over: Vec<SegmentId>,
     look_ms: u64,
     cursors_look_ms: u64,
     /// Ever: segments removed.
@@ -106,6 +108,9 @@ impl Log {
         }
         self.carry_on();
         self.remove_free();
+        for id in std::mem::take(&mut self.retention.left_over) {
+            self.remove_file(id);
+        }
     }
 
     /// Has the current segment sealed once it is so old that what it holds would outlive its time by much.
@@ -507,18 +512,34 @@ impl Log {
 
     /// Removes the files that no core needs any more.
     fn remove_free(&mut self) {
-        let mut waiting: Vec<u16> = Vec::new();
-        let Self { retention, ops, .. } = self;
+        let retention = &mut self.retention;
+        // Of those that other cores may need, one of a stream does not go before an older one: see `next_to_go`.
+        let mut waiting: Vec<u16> = retention.left_over.iter().map(|id| id.core).collect();
+        let mut free = Vec::new();
         retention.given_up.retain(|(id, claim, is_own)| {
-            // Of those that other cores may need, one of a stream does not go before an older one: see `next_to_go`.
             let is_next = *is_own || !waiting.contains(&id.core);
             if is_next && claim.is_free() {
-                ops.push_back(DiskOp::Remove { segment: *id });
-                retention.removed += 1;
+                free.push(*id);
                 return false;
             }
             waiting.push(id.core);
             true
         });
+        for id in free {
+            self.remove_file(id);
+        }
+    }
+
+    fn remove_file(&mut self, id: SegmentId) {
+        self.ops.push_back(DiskOp::Remove { segment: id });
+        self.retention.removed += 1;
+    }
+
+    /// A segment's file was removed, or was not.
+    pub(super) fn handle_removed(&mut self, id: SegmentId, is_gone: bool) {
+        if !is_gone && !self.retention.left_over.contains(&id) {
+            self.retention.removed = self.retention.removed.saturating_sub(1);
+            self.retention.left_over.push(id);
+        }
     }
 }

@@ -45,6 +45,7 @@ impl Log {
             DiskDone::Wrote { segment, result } => self.handle_wrote(segment, result),
             DiskDone::Synced { segment, result } => self.handle_synced(segment, result),
             DiskDone::Read { ticket, result } => self.handle_read(ticket, result),
+            DiskDone::Removed { segment, result } => self.handle_removed(segment, result.is_ok()),
         }
     }
 

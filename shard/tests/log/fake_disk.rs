@@ -67,6 +67,8 @@ pub(crate) struct FakeDisk {
     pub(crate) has_failed: bool,
     /// What cannot be read.
     pub(crate) bad: Option<(SegmentId, Range<u64>)>,
+    /// No file is removed.
+    pub(crate) keeps_files: bool,
     /// A recovery changes so many things yet, and is killed in the middle of the next.
     pub(crate) changes_left: Option<usize>,
 }
@@ -204,6 +206,10 @@ impl FakeDisk {
                 }
                 file.safe.truncate(bytes as usize);
                 return None;
+            }
+            Pending::Op(DiskOp::Remove { segment }) if self.keeps_files => {
+                let result = failed("remove");
+                DiskDone::Removed { segment, result }
             }
             Pending::Op(DiskOp::Remove { segment }) => {
                 self.files.remove(&segment.name());

@@ -7,5 +7,6 @@ mod crashes;
 mod fake_disk;
 mod indices;
 mod keeping;
+mod removals;
 mod troubles;
 mod world;
