@@ -54,4 +54,6 @@ pub struct Counts {
     pub orphaned_events: u64,
     /// Ever: events of qos 0 on topics that are always logged, which the log did not take.
     pub unlogged_events: u64,
+    /// Ever: gaps in what this core heard of partitions, which subscriptions then read from the log: a fault of the gateway.
+    pub log_gaps: u64,
 }

@@ -145,6 +145,7 @@ impl Shard {
             refused_events: self.logged.order.len(),
             queue_members: self.logged.queues.members(),
             unlogged_events: self.logged.unlogged_events,
+            log_gaps: self.logged.gaps,
         }
     }
 

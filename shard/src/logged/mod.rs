@@ -71,6 +71,8 @@ pub(crate) struct Logged {
     unix_ms: u64,
     /// Ever: events of qos 0 on a topic that is always logged, which the log did not take.
     pub(crate) unlogged_events: u64,
+    /// Ever: gaps in what this core heard of partitions.
+    pub(crate) gaps: u64,
     core: u16,
     cores: u16,
     hasher: FixedState,
@@ -90,6 +92,7 @@ impl Logged {
             local: VecDeque::new(),
             unix_ms: 0,
             unlogged_events: 0,
+            gaps: 0,
             core,
             cores,
             hasher: hasher.clone(),

@@ -18,6 +18,8 @@ mod deliver;
 mod ending;
 mod quiet;
 mod reader;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::{Index, IndexMut};
