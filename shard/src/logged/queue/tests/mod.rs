@@ -1,7 +1,7 @@
 //! What queues promise: by a model over thousands of seeds, and each promise once in plain sight.
 
-mod aside;
 mod alarms;
+mod aside;
 mod fake_log;
 mod model;
 mod places;
