@@ -62,7 +62,11 @@ pub(crate) struct Logged(Mutex<Progress>);
 
 impl Logged {
     pub(crate) fn new(wish: &LoggedWish) -> Self {
-        Self(Mutex::new(Progress::new(wish.group.is_some(), wish.is_table)))
+        Self(Mutex::new(Progress::new(
+            wish.group.is_some(),
+            wish.is_table,
+            wish.durable.is_some(),
+        )))
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Progress> {
@@ -96,6 +100,10 @@ impl Logged {
         } else {
             None
         };
+        progress.begins_behind(match &begin {
+            Some(Begin::Behind(places)) => &places.at,
+            _ => &[],
+        });
         if let Some(begin) = begin {
             meta = begin.write(meta);
         }
@@ -258,7 +266,14 @@ pub(crate) async fn deliver(
     };
     let place = match queue.try_reserve() {
         Ok(place) => place,
-        Err(TrySendError::Closed(())) => return, // nobody takes events any more
+        Err(TrySendError::Closed(())) => {
+            // Nobody takes events any more, and they would wait there for their acknowledgements.
+            if shared.subscriptions.remove(entry.sub.id, None) {
+                tell_on(link, &entry.sub);
+                link.cancel(entry.sub.id);
+            }
+            return;
+        }
         Err(TrySendError::Full(())) => {
             let place = tokio::select! {
                 place = queue.reserve() => place.ok(),
@@ -315,11 +330,13 @@ pub(crate) fn ask_later(shared: &Arc<Shared>, link: &Arc<Link>, sub: &Arc<Sub>, 
             return;
         };
         let is_the_link = shared.link().is_ok_and(|now| Arc::ptr_eq(&now, &link));
-        if is_the_link
-            && !sub.has_ended()
-            && let Err(error) = sub.ask_again(&link)
-        {
+        if !is_the_link || sub.has_ended() {
+            return;
+        }
+        if let Err(error) = sub.ask_again(&link) {
             shared.subscriptions.remove(sub.id, Some(error));
+        } else if sub.has_ended() {
+            link.cancel(sub.id); // who ended it meanwhile has said so before it was asked for
         }
     });
 }

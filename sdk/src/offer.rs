@@ -181,7 +181,7 @@ impl Offer {
     /// None so far.
     pub async fn withdraw(self) -> Result<()> {
         if let Some(peer) = self.shared.upgrade().and_then(|shared| shared.peer()) {
-            withdraw(&peer, self.sub.id);
+            withdraw(peer.shared(), self.sub.id);
         }
         Ok(())
     }

@@ -53,7 +53,7 @@ struct Partition {
     dealt: BTreeSet<u64>,
     /// In a group: done with, and not told.
     done: BTreeSet<u64>,
-    /// Of a subscription to a table: its snapshot ends here.
+    /// Of a subscription to a table: the table ends here. 0 where none comes.
     table_until: u64,
 }
 
@@ -64,6 +64,10 @@ pub(crate) struct Progress {
     is_exact: bool,
     /// The last kept events come first, whatever their positions.
     is_table: bool,
+    /// The gateway keeps its cursor, which another holder of the name can have moved.
+    is_durable: bool,
+    /// The partitions in which it last asked for a place by its position: no table comes there [P-5.12].
+    named: BTreeSet<u16>,
     /// Known once it was accepted.
     epoch: Option<u64>,
     /// How often it was asked for.
@@ -78,11 +82,36 @@ pub(crate) struct Progress {
     is_cut: bool,
 }
 
+impl Partition {
+    /// Another holder of the name has acknowledged everything up to here: what of it waits is not to be handled again.
+    /// Returns how many events that were.
+    fn pass(&mut self, to: u64) -> usize {
+        let mut passed = 0;
+        for (_, is_done) in self.open.iter_mut().take_while(|open| open.0 <= to) {
+            passed += usize::from(!std::mem::replace(is_done, true));
+        }
+        self.received = self.received.max(to);
+        self.acked = self.acked.max(to);
+        self.close();
+        passed
+    }
+
+    /// Moves on over what is done with.
+    fn close(&mut self) {
+        while let Some(&(offset, true)) = self.open.front() {
+            self.acked = self.acked.max(offset);
+            self.open.pop_front();
+        }
+    }
+}
+
 impl Progress {
-    pub(crate) fn new(is_exact: bool, is_table: bool) -> Self {
+    pub(crate) fn new(is_exact: bool, is_table: bool, is_durable: bool) -> Self {
         Self {
             is_exact,
             is_table,
+            is_durable,
+            named: BTreeSet::new(),
             epoch: None,
             generation: 0,
             partitions: BTreeMap::new(),
@@ -115,6 +144,11 @@ impl Progress {
         }
     }
 
+    /// What is asked for begins behind these places, or behind none in particular.
+    pub(crate) fn begins_behind(&mut self, places: &[Position]) {
+        self.named = places.iter().map(|place| place.partition).collect();
+    }
+
     /// Its session goes on over another connection. Of a plain one what was not acknowledged comes again; what a member of
     /// a group had went to others, and perhaps to this one once more.
     pub(crate) fn resumed(&mut self) {
@@ -134,18 +168,22 @@ impl Progress {
         }
         let is_first = self.epoch.replace(epoch).is_none();
         for at in at {
-            let known = self.partitions.get_mut(&at.partition);
-            if let Some(partition) = known.filter(|_| !is_first) {
-                partition.told = at.offset;
+            // Where a table comes, `at` is where it ends, and its rows are before that.
+            let has_table = self.is_table && !self.named.contains(&at.partition);
+            let is_known = !is_first && self.partitions.contains_key(&at.partition);
+            let partition = self.partitions.entry(at.partition).or_default();
+            if has_table {
+                partition.table_until = at.offset;
+                // Each row is to be acknowledged: the gateway has heard of none that is not.
+                partition.told = at.offset.min(partition.acked);
                 continue;
             }
-            let begin = if self.is_table { 0 } else { at.offset };
-            let partition = self.partitions.entry(at.partition).or_default();
-            partition.received = partition.received.max(begin);
-            partition.acked = partition.acked.max(begin);
             partition.told = at.offset;
-            if self.is_table {
-                partition.table_until = at.offset;
+            if !is_known {
+                partition.received = partition.received.max(at.offset);
+                partition.acked = partition.acked.max(at.offset);
+            } else if self.is_durable && !self.is_exact && !self.is_table {
+                self.open -= partition.pass(at.offset);
             }
         }
         Ok(self.tell())
@@ -158,8 +196,10 @@ impl Progress {
         }
         let partition = self.partitions.entry(at.partition).or_default();
         if self.is_exact {
+            if partition.done.contains(&at.offset) {
+                return Err(Tell::Now); // it was given up there before that was told
+            }
             let is_new = partition.dealt.insert(at.offset);
-            partition.done.remove(&at.offset); // it was told too late, or not at all
             self.open += usize::from(is_new);
             return if is_new { Ok(()) } else { Err(Tell::Nothing) };
         }
@@ -197,14 +237,17 @@ impl Progress {
         }
     }
 
-    /// Whether an event that waited in the queue is still this subscription's to handle.
+    /// Whether an event that waited in the queue is still this subscription's to handle: in a group another member may have
+    /// it by now, and of a durable one another holder of the name may have acknowledged it.
     pub(crate) fn is_current(&self, at: Position, generation: u64) -> bool {
-        !self.is_exact
-            || generation == self.generation
-                && self
-                    .partitions
-                    .get(&at.partition)
-                    .is_some_and(|partition| partition.dealt.contains(&at.offset))
+        let Some(partition) = self.partitions.get(&at.partition) else {
+            return false;
+        };
+        if self.is_exact {
+            return generation == self.generation && partition.dealt.contains(&at.offset);
+        }
+        let found = partition.open.binary_search_by_key(&at.offset, |open| open.0);
+        found.is_ok_and(|found| !partition.open[found].1)
     }
 
     /// An event is done with.
@@ -223,10 +266,7 @@ impl Progress {
                 return Tell::Nothing;
             }
             self.open -= 1;
-            while let Some(&(offset, true)) = partition.open.front() {
-                partition.acked = offset;
-                partition.open.pop_front();
-            }
+            partition.close();
         }
         self.untold_bytes += bytes;
         self.tell()
@@ -287,9 +327,11 @@ impl Progress {
         self.cursor_of(|partition| is_whole(partition).then_some(partition.received))
     }
 
-    /// What is done with.
+    /// What is done with. Of a table, partitions are left out in which it is not behind the table: who goes on there is
+    /// given the table again, and misses nothing.
     pub(crate) fn acked(&self) -> Option<Cursor> {
-        self.cursor_of(|partition| Some(partition.acked))
+        let is_whole = |partition: &Partition| partition.acked >= partition.table_until;
+        self.cursor_of(|partition| is_whole(partition).then_some(partition.acked))
     }
 
     fn cursor_of(&self, offset: impl Fn(&Partition) -> Option<u64>) -> Option<Cursor> {
@@ -317,7 +359,7 @@ mod tests {
     }
 
     fn begun(is_exact: bool, places: &[Position]) -> Progress {
-        let mut progress = Progress::new(is_exact, false);
+        let mut progress = Progress::new(is_exact, false, false);
         progress.asked();
         progress.accepted(EPOCH, places.iter().copied()).unwrap();
         progress
@@ -420,7 +462,7 @@ mod tests {
 
     #[test]
     fn a_table_comes_before_what_is_live() {
-        let mut progress = Progress::new(false, true);
+        let mut progress = Progress::new(false, true, false);
         progress.asked();
         progress.accepted(EPOCH, [at(0, 50)].into_iter()).unwrap();
         assert_eq!(progress.received().unwrap().at, [], "the table begins anew");
@@ -428,6 +470,72 @@ mod tests {
         assert_eq!(progress.receive(at(0, 50)), Ok(()));
         assert_eq!(progress.received().unwrap().at, [at(0, 50)]);
         assert!(progress.receive(at(0, 51)).is_ok());
+    }
+
+    #[test]
+    fn each_row_of_a_table_is_acknowledged() {
+        let mut progress = Progress::new(false, true, false);
+        progress.asked();
+        progress
+            .accepted(EPOCH, [at(0, 50), at(1, 60)].into_iter())
+            .unwrap();
+        for offset in [7, 30] {
+            progress.receive(at(0, offset)).unwrap();
+            progress.ack(at(0, offset), 64);
+        }
+        assert_eq!(told(&mut progress), [(0, vec![30])]);
+        assert_eq!(progress.acked().unwrap().at, [], "neither table is whole");
+
+        // It begins anew, until a later place.
+        progress.asked();
+        progress
+            .accepted(EPOCH, [at(0, 80), at(1, 60)].into_iter())
+            .unwrap();
+        assert!(progress.receive(at(0, 30)).is_err(), "it was received");
+        assert_eq!(told(&mut progress), [(0, vec![30])]);
+        progress.receive(at(0, 55)).unwrap();
+        progress.ack(at(0, 55), 64);
+        assert_eq!(told(&mut progress), [(0, vec![55])]);
+        assert_eq!(progress.received().unwrap().at, [], "55 may not be the last row");
+        progress.receive(at(0, 81)).unwrap();
+        progress.ack(at(0, 81), 64);
+        assert_eq!(progress.acked().unwrap().at, [at(0, 81)]);
+    }
+
+    #[test]
+    fn where_a_position_is_named_no_table_comes() {
+        let mut progress = Progress::new(false, true, false);
+        progress.asked();
+        progress.begins_behind(&[at(0, 50)]);
+        progress
+            .accepted(EPOCH, [at(0, 50), at(1, 60)].into_iter())
+            .unwrap();
+        assert_eq!(progress.acked().unwrap().at, [at(0, 50)]);
+        assert_eq!(progress.received().unwrap().at, [at(0, 50)]);
+    }
+
+    #[test]
+    fn what_another_holder_of_the_name_acknowledged_is_passed_over() {
+        let mut progress = Progress::new(false, false, true);
+        progress.asked();
+        progress.accepted(EPOCH, [at(0, 10)].into_iter()).unwrap();
+        for offset in 11..=17 {
+            progress.receive(at(0, offset)).unwrap();
+        }
+        progress.ack(at(0, 13), 64);
+        let generation = progress.generation();
+        progress.asked();
+        progress.accepted(EPOCH, [at(0, 15)].into_iter()).unwrap();
+        let is_current = |offset| progress.is_current(at(0, offset), generation);
+        assert_eq!(
+            (11..=17).map(is_current).collect::<Vec<_>>(),
+            [false, false, false, false, false, true, true]
+        );
+        assert_eq!(told(&mut progress), []);
+        assert_eq!(progress.ack(at(0, 11), 64), Tell::Nothing, "it was being handled");
+        assert_eq!(progress.ack(at(0, 16), 64), Tell::Soon);
+        assert_eq!(progress.ack(at(0, 17), 64), Tell::Now, "none is open");
+        assert_eq!(told(&mut progress), [(0, vec![17])]);
     }
 
     #[test]
@@ -457,7 +565,13 @@ mod tests {
             "the old one says nothing about it"
         );
         assert_eq!(progress.ack(at(1, 6), 64), Tell::Now);
+        assert_eq!(
+            progress.receive(at(1, 6)),
+            Err(Tell::Now),
+            "it is done with, which was not told yet"
+        );
         assert_eq!(told(&mut progress), [(1, vec![6])]);
+        assert!(progress.receive(at(1, 6)).is_ok(), "what was told got lost");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     future::{Future, IntoFuture},
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -18,9 +18,10 @@ use tokio::{
 };
 
 use crate::{
-    Begin, Cursor, Error, Message, Origin, Peer, Result, handlers,
+    Begin, Cursor, Error, Message, Origin, Peer, Result, State, handlers,
     link::Link,
     logged::{self, Delivery, LoggedWish},
+    shared::Shared,
     subscriptions::{Entry, Sink, Sub, Wish},
 };
 
@@ -252,15 +253,14 @@ struct Asked<'a> {
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
         if !self.is_settled {
-            withdraw(self.peer, self.entry.sub.id);
+            withdraw(self.peer.shared(), self.entry.sub.id);
             self.entry.undo(&self.peer.shared().handlers);
         }
     }
 }
 
 /// Ends a subscription or offer; the other side is told if there is a connection.
-pub(crate) fn withdraw(peer: &Peer, id: Id) {
-    let shared = peer.shared();
+pub(crate) fn withdraw(shared: &Shared, id: Id) {
     if let Some(entry) = shared.subscriptions.take(id, None)
         && let Ok(link) = shared.link()
     {
@@ -300,7 +300,13 @@ impl IntoFuture for Subscribe {
             let (peer, sub, events) = self.choice.open().await?;
             let (stop, stopped) = watch::channel(false);
             let handling = if sub.logged.is_some() {
-                tokio::spawn(handle_logged(sub.clone(), events, self.handler, stopped))
+                let handling = HandleLogged {
+                    sub: sub.clone(),
+                    shared: Arc::downgrade(peer.shared()),
+                    handler: self.handler,
+                    stopped,
+                };
+                tokio::spawn(handling.run(events))
             } else {
                 tokio::spawn(handle_events(sub.pattern.clone(), events, self.handler))
             };
@@ -345,42 +351,72 @@ where
 
 /// Runs a handler for one logged event after the other, until the subscription ends. An event that was handled is
 /// acknowledged.
-async fn handle_logged(
+struct HandleLogged {
     sub: Arc<Sub>,
-    mut events: mpsc::Receiver<Message>,
+    shared: Weak<Shared>,
     handler: EventHandler,
-    mut stopped: watch::Receiver<bool>,
-) {
-    loop {
-        // A stopped one is over at once: what waits is not acknowledged, and comes again where it can.
-        let message = tokio::select! {
-            biased;
-            () = stop(&mut stopped) => return,
-            message = events.recv() => message,
-        };
-        let Some(message) = message.filter(|_| !sub.is_over()) else {
-            return;
-        };
-        if !is_current(&message) {
-            continue;
+    stopped: watch::Receiver<bool>,
+}
+
+impl HandleLogged {
+    async fn run(mut self, events: mpsc::Receiver<Message>) {
+        self.handle(events).await;
+        // Whoever stopped it need not wait until here, and nobody else would take it back.
+        if *self.stopped.borrow()
+            && let Some(shared) = self.shared.upgrade()
+        {
+            withdraw(&shared, self.sub.id);
         }
+    }
+
+    async fn handle(&mut self, mut events: mpsc::Receiver<Message>) {
+        loop {
+            // A stopped one is over at once: what waits is not acknowledged, and comes again where it can.
+            let message = tokio::select! {
+                biased;
+                () = stop(&mut self.stopped) => return,
+                message = events.recv() => message,
+            };
+            let Some(message) = message.filter(|_| !self.sub.is_over()) else {
+                return;
+            };
+            if is_current(&message) && !self.handle_until_done(&message).await {
+                return;
+            }
+        }
+    }
+
+    /// Hands an event to the handler, again and again if it fails. False if there is to be no other.
+    async fn handle_until_done(&mut self, message: &Message) -> bool {
+        let sub = &self.sub;
         let mut pause = HANDLE_AGAIN_FIRST;
-        while !handle_once(&sub, &handler, &message).await {
+        while !handle_once(sub, &self.handler, message).await {
             // In a group somebody else may do better, when the time for it is over.
             if sub.is_group() {
                 break;
             }
             tokio::select! {
-                () = stop(&mut stopped) => return,
-                _ = sub.ended() => return,
+                () = stop(&mut self.stopped) => return false,
+                _ = sub.ended(), if !sub.has_ended() => {}
                 () = tokio::time::sleep(pause) => {}
+            }
+            // What came before the log could not go on is still handled, for as long as there is a client.
+            if sub.is_over() || sub.has_ended() && is_closed(&self.shared) {
+                return false;
             }
             pause = (pause * 2).min(HANDLE_AGAIN_MAX);
         }
+        true
     }
 }
 
-/// Whether an event that waited is still to be handled: in a group another member may have it by now.
+fn is_closed(shared: &Weak<Shared>) -> bool {
+    shared
+        .upgrade()
+        .is_none_or(|shared| shared.state() == State::Closed)
+}
+
+/// Whether an event that waited is still to be handled: another member of a group, or holder of a name, may have it by now.
 fn is_current(message: &Message) -> bool {
     message.delivery().is_none_or(Delivery::is_current)
 }
@@ -411,7 +447,7 @@ async fn stop(stopped: &mut watch::Receiver<bool>) {
 #[derive(Debug)]
 pub struct Subscribed {
     sub: Arc<Sub>,
-    shared: std::sync::Weak<crate::shared::Shared>,
+    shared: Weak<Shared>,
     stop: watch::Sender<bool>,
     handling: JoinHandle<()>,
 }
@@ -429,7 +465,7 @@ impl Subscribed {
 
     /// Completes when it has ended, with the reason if that was an error. It survives reconnects; one to logged events
     /// ends with `out_of_range` or `data_loss` when the log does not hold what comes next, and never goes on behind a
-    /// gap by itself.
+    /// gap by itself. What came before such a gap may still wait for the handler then, and is handled all the same.
     pub async fn ended(&self) -> Option<Error> {
         self.sub.ended().await
     }
@@ -441,19 +477,18 @@ impl Subscribed {
 
     /// Ends it. Events that have arrived are still handled; of logged ones, only the one that is being handled now: this
     /// waits until that is done and acknowledged, and the others come again to who goes on with the durable name or the
-    /// cursor. Called by the handler itself it does not wait.
+    /// cursor. Called by the handler itself it does not wait. It ends so, too, if this future is dropped after it was polled.
     ///
     /// # Errors
     /// None so far.
     pub async fn cancel(self) -> Result<()> {
         if self.sub.logged.is_some() {
-            self.stop.send_replace(true);
+            self.stop.send_replace(true); // which takes it back, also when nobody waits here any more
             if tokio::task::try_id() != Some(self.handling.id()) {
                 drop(self.handling.await); // an error would say that it panicked, outside of the handler
             }
-        }
-        if let Some(peer) = self.shared.upgrade().and_then(|shared| shared.peer()) {
-            withdraw(&peer, self.sub.id);
+        } else if let Some(shared) = self.shared.upgrade() {
+            withdraw(&shared, self.sub.id);
         }
         Ok(())
     }
@@ -547,6 +582,6 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        withdraw(&self.peer, self.sub.id);
+        withdraw(self.peer.shared(), self.sub.id);
     }
 }

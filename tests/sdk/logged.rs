@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use fluxar::{Begin, Client, Code, Error, Message, Position};
@@ -281,6 +281,76 @@ async fn a_table_is_the_last_of_each_key_and_then_what_comes() {
     let position = set("zinc", Some(4)).await;
     let row = next(&mut table).await;
     assert_eq!((row.key(), at(&row)), (Some(&b"zinc"[..]), position));
+}
+
+/// A table that is larger than what a subscription may have unacknowledged comes whole, and what is live behind it.
+async fn table_comes_whole(rows: usize, bytes: usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = start(folder.path());
+    let client = connect(&urls(&gateway)[0]).await;
+    let set = |row: usize| {
+        let event = client.event("prices.metal", &(row, "x".repeat(bytes)));
+        event.key(format!("k{row}")).retain().enqueue()
+    };
+    let mut receipts = Vec::new();
+    for row in 0..rows {
+        receipts.push(set(row).await.unwrap());
+    }
+    for receipt in receipts {
+        receipt.await.unwrap();
+    }
+    let mut table = client.subscription("prices.*").retain().open().await.unwrap();
+    for row in 0..rows {
+        let event = next(&mut table).await;
+        assert_eq!(event.payload::<(usize, String)>().unwrap().0, row);
+        event.ack().await.unwrap();
+    }
+    set(rows).await.unwrap().await.unwrap();
+    let event = next(&mut table).await;
+    assert_eq!(event.payload::<(usize, String)>().unwrap().0, rows);
+}
+
+#[tokio::test]
+async fn a_table_of_more_rows_than_a_window_comes_whole() {
+    table_comes_whole(10_000, 1).await;
+}
+
+#[tokio::test]
+async fn a_table_of_more_bytes_than_a_window_comes_whole() {
+    table_comes_whole(12, 60_000).await;
+}
+
+#[tokio::test]
+async fn a_subscription_begins_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = start(folder.path());
+    let client = connect(&urls(&gateway)[0]).await;
+    /// The clock has moved on by more than a log can tell apart.
+    async fn later() -> SystemTime {
+        let then = SystemTime::now() + Duration::from_millis(50);
+        until(async || SystemTime::now() > then).await;
+        then
+    }
+    let mut places = Vec::new();
+    let mut time = None;
+    for order in 0..4 {
+        if order == 2 {
+            time = Some(later().await);
+            later().await;
+        }
+        places.push(client.event("orders.placed", &order).await.unwrap());
+    }
+    for (time, first) in [(time.unwrap(), 2), (SystemTime::UNIX_EPOCH, 0)] {
+        let mut orders = client
+            .subscription("orders.*")
+            .from(Begin::Time(time))
+            .open()
+            .await
+            .unwrap();
+        for &place in &places[first..] {
+            assert_eq!(at(&next(&mut orders).await), place);
+        }
+    }
 }
 
 #[tokio::test]

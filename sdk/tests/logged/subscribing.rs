@@ -238,6 +238,69 @@ async fn a_durable_one_is_taken_up_by_its_name() {
 }
 
 #[tokio::test]
+async fn what_waits_here_and_another_holder_of_the_name_has_handled_is_passed_over() {
+    let (mut gateway, client) = Gateway::with_client().await;
+    let (subscription, asked) = tokio::join!(
+        client.subscription("a.*").exactly_once("billing").open(),
+        gateway.accept(EPOCH, &[(2, 10)])
+    );
+    let mut subscription = subscription.unwrap();
+    gateway.run(asked.id, 2, &[11, 12, 13, 14, 15, 16], 0).await;
+    let first = next(&mut subscription).await;
+    assert_eq!(offset(&first), 11);
+    gateway.silence().await; // all have been read
+    gateway.lose();
+    gateway.welcome().await;
+    gateway.accept(EPOCH, &[(2, 15)]).await;
+    gateway.run(asked.id, 2, &[16, 17], 1).await;
+    gateway.silence().await;
+    first.ack().await.unwrap();
+    for expected in [16, 17] {
+        let message = next(&mut subscription).await;
+        assert_eq!(offset(&message), expected);
+        message.ack().await.unwrap();
+    }
+    let mut acked = 15;
+    while acked < 17 {
+        acked = gateway.acknowledged(asked.id).await.1[0];
+        assert!(acked > 15, "what the gateway knows is not told");
+    }
+}
+
+#[tokio::test]
+async fn what_came_before_the_log_could_not_go_on_is_handled_though_a_handler_fails() {
+    let (mut gateway, client) = Gateway::with_client().await;
+    let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let tried = Arc::new(Mutex::new(Vec::new()));
+    let (begun_there, go_there, tried_there) = (begun.clone(), go.clone(), tried.clone());
+    let subscribing = client
+        .subscribe("a", move |msg: Message| {
+            let (begun, go, tried) = (begun_there.clone(), go_there.clone(), tried_there.clone());
+            async move {
+                tried.lock().unwrap().push(offset(&msg));
+                if tried.lock().unwrap().len() == 1 {
+                    begun.notify_one();
+                    go.notified().await;
+                    return Err(Error::new(Code::Internal, "not today"));
+                }
+                Ok(())
+            }
+        })
+        .at_least_once();
+    let (subscribed, asked) = tokio::join!(subscribing.into_future(), gateway.accept(EPOCH, &[(0, 0)]));
+    let subscribed = subscribed.unwrap();
+    gateway.run(asked.id, 0, &[1, 2, 3], 0).await;
+    begun.notified().await;
+    gateway
+        .refuse(Kind::Subscribe, asked.id, Code::DataLoss, None)
+        .await;
+    assert_eq!(subscribed.ended().await.unwrap().code(), Code::DataLoss);
+    go.notify_one();
+    until(|| tried.lock().unwrap().len() == 4).await;
+    assert_eq!(*tried.lock().unwrap(), [1, 1, 2, 3]);
+}
+
+#[tokio::test]
 async fn what_came_before_the_log_could_not_go_on_is_handed_over() {
     for (code, handed_over) in [
         (Code::DataLoss, 3),
@@ -406,9 +469,24 @@ async fn a_table_that_did_not_arrive_whole_begins_anew() {
         },
     );
     gateway.send(Kind::Subscribe, asked.id, moved, &[]).await;
+    let mut rows = Vec::new();
     for expected in [7, 30, 8] {
-        assert_eq!(offset(&next(&mut table).await), expected);
+        rows.push(next(&mut table).await);
+        assert_eq!(offset(&rows[rows.len() - 1]), expected);
     }
+    for row in &rows[..2] {
+        row.ack().await.unwrap();
+    }
+    assert_eq!(
+        gateway.acknowledged(asked.id).await,
+        (0, vec![30]),
+        "the window is to hold what follows"
+    );
+    assert_eq!(
+        table.cursor().unwrap().at,
+        [],
+        "neither table is whole and acknowledged"
+    );
     gateway.lose();
     gateway.welcome().await;
     let again = gateway.accept(EPOCH, &[(0, 0), (1, 60)]).await;
@@ -458,6 +536,37 @@ async fn cancelling_waits_for_the_event_that_is_handled() {
         1,
         "the others are not handled any more"
     );
+    assert_eq!(gateway.acknowledged(asked.id).await, (0, vec![1]));
+    let cancel = gateway.next().await;
+    assert_eq!((cancel.kind, cancel.reference), (Kind::Cancel, Some(asked.id)));
+}
+
+#[tokio::test]
+async fn a_cancel_that_nobody_waits_for_is_carried_out_all_the_same() {
+    let (mut gateway, client) = Gateway::with_client().await;
+    let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begun_there, go_there) = (begun.clone(), go.clone());
+    let subscribing = client
+        .subscribe("a.*", move |_| {
+            let (begun, go) = (begun_there.clone(), go_there.clone());
+            async move {
+                begun.notify_one();
+                go.notified().await;
+                Ok(())
+            }
+        })
+        .group("workers")
+        .at_least_once();
+    let (subscribed, asked) = tokio::join!(subscribing.into_future(), gateway.accept(EPOCH, &[(0, 0)]));
+    gateway.run(asked.id, 0, &[1, 2], 0).await;
+    begun.notified().await;
+    let cancelling = subscribed.unwrap().cancel();
+    tokio::select! {
+        biased;
+        _ = cancelling => panic!("the event is still handled"),
+        () = std::future::ready(()) => {}
+    }
+    go.notify_one();
     assert_eq!(gateway.acknowledged(asked.id).await, (0, vec![1]));
     let cancel = gateway.next().await;
     assert_eq!((cancel.kind, cancel.reference), (Kind::Cancel, Some(asked.id)));
