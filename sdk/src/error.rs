@@ -108,6 +108,14 @@ impl Error {
         self.change(|inner| inner.source = Some(Arc::new(source)))
     }
 
+    /// Another verdict on what this one is about, with this one as the reason.
+    pub(crate) fn overruled(self, code: Code, message: String) -> Self {
+        self.clone().because(self).change(|inner| {
+            (inner.code, inner.message) = (code, message);
+            (inner.details, inner.retry_after) = (None, None);
+        })
+    }
+
     fn change(mut self, change: impl FnOnce(&mut Inner)) -> Self {
         change(Arc::make_mut(&mut self.0));
         self

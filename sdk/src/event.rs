@@ -180,7 +180,7 @@ impl<'a> IntoFuture for Event<'a> {
 /// An event that is on its way; awaiting it gives the position where it was stored, or why it was not. Dropping it changes
 /// nothing: the event is tried on, and if it fails that is logged.
 ///
-/// `deadline_exceeded` and `unavailable` (the peer was closed) leave open whether the event was stored; any other error
+/// `deadline_exceeded` and `unavailable` (the peer was closed, or refuses what an earlier session may have stored) leave open whether the event was stored; any other error
 /// means that it was not.
 #[must_use = "whether the event was stored is known when the receipt is awaited"]
 #[derive(Debug)]

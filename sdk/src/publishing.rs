@@ -91,6 +91,10 @@ struct Open {
     /// How often the gateway has refused it for a while, and why the last time.
     refusals: u32,
     refused_because: Option<Error>,
+    /// It was sent in this session, and not refused since.
+    is_sent: bool,
+    /// The same of an earlier session: it may be stored.
+    is_in_doubt: bool,
     /// Its share of the bound.
     _room: OwnedSemaphorePermit,
 }
@@ -99,6 +103,19 @@ impl Open {
     /// As it is sent: under its publisher's id for it, if there is one.
     fn envelope(&self, id: Id) -> Envelope<'_> {
         self.kept.envelope(self.own_id.unwrap_or(id))
+    }
+
+    /// What its publisher is told when it is refused for good: where an earlier session may have stored it, that does not
+    /// say whether it is.
+    fn not_stored_here(&self, refusal: Error) -> Error {
+        if !self.is_in_doubt {
+            return refusal;
+        }
+        let message = format!(
+            "refused when it was sent again ({}), and it may be stored all the same",
+            refusal.message()
+        );
+        refusal.overruled(Code::Unavailable, message)
     }
 }
 
@@ -215,6 +232,8 @@ impl Publishing {
             timeout,
             refusals: 0,
             refused_because: None,
+            is_sent: false,
+            is_in_doubt: false,
             _room: room,
         };
         this.add(shared, open)?;
@@ -232,7 +251,7 @@ impl Publishing {
         Error::from_origin(Origin::Full, Code::ResourceExhausted, message).at(&shared.address)
     }
 
-    fn add(&self, shared: &Shared, open: Open) -> Result<()> {
+    fn add(&self, shared: &Shared, mut open: Open) -> Result<()> {
         let mut table = self.lock();
         if let Some(why) = &table.closed {
             return Err(why.clone());
@@ -265,7 +284,7 @@ impl Publishing {
                 _ => Err(NotQueued::Full),
             };
             match sent {
-                Ok(()) => {}
+                Ok(()) => open.is_sent = true,
                 Err(too_large @ NotQueued::TooLarge { .. }) => {
                     return Err(match link {
                         Some(link) => link.not_queued(too_large),
@@ -296,6 +315,9 @@ impl Publishing {
     pub(crate) fn connected(&self, connect: impl FnOnce()) {
         let mut table = self.lock();
         table.held.clear(); // another gateway, perhaps: it says again what it wants
+        for open in table.open.values_mut() {
+            open.is_in_doubt |= std::mem::take(&mut open.is_sent);
+        }
         table.send_again();
         connect();
         drop(table);
@@ -367,6 +389,7 @@ impl Publishing {
             let open = table.remove(id);
             drop(table);
             if let Some(open) = open {
+                let answer = answer.map_err(|error| open.not_stored_here(error));
                 settle(open, answer);
             }
             return;
@@ -378,6 +401,7 @@ impl Publishing {
         };
         open.refusals = open.refusals.saturating_add(1);
         open.refused_because = Some(error.clone());
+        open.is_sent = false;
         tracing::debug!(publish = %id, %error, pause_ms = pause.as_millis() as u64, "an event was refused; it is sent again");
         let topic = open.kept.topic().to_owned();
         let until = Instant::now() + pause;
@@ -410,7 +434,7 @@ impl Publishing {
                 let Some(&id) = table.unsent.front() else {
                     break Step::Idle(wake_at);
                 };
-                let Some(open) = table.open.get(&id) else {
+                let Some(open) = table.open.get_mut(&id) else {
                     table.unsent.pop_front();
                     continue;
                 };
@@ -420,13 +444,17 @@ impl Publishing {
                     continue;
                 }
                 match link.outbox.try_send(&open.envelope(id)) {
-                    Ok(()) => drop(table.unsent.pop_front()),
+                    Ok(()) => {
+                        open.is_sent = true;
+                        table.unsent.pop_front();
+                    }
                     Err(NotQueued::Full) => break Step::Full(link, wake_at),
                     Err(NotQueued::Closed) => break Step::Idle(wake_at), // another connection comes, or the end
                     Err(too_large) => {
                         table.unsent.pop_front();
                         if let Some(open) = table.remove(id) {
-                            settle(open, Err(link.not_queued(too_large)));
+                            let error = open.not_stored_here(link.not_queued(too_large));
+                            settle(open, Err(error));
                         }
                     }
                 }
@@ -550,6 +578,7 @@ async fn pump(shared: Arc<Shared>) {
                     continue;
                 }
                 tokio::select! {
+                    () = &mut work => {} // a deadline that is earlier
                     () = &mut drained => {}
                     () = wait_until(until) => {}
                     _ = state.changed() => {}

@@ -218,6 +218,59 @@ async fn an_event_that_is_refused_for_good_fails() {
 }
 
 #[tokio::test]
+async fn what_an_earlier_session_may_have_stored_is_not_said_to_be_refused() {
+    let (mut gateway, client) = Gateway::with_client().await;
+    let before = client.event("a", &1).exactly_once().enqueue().await.unwrap();
+    assert_eq!(gateway.next().await.payload, [1]);
+    gateway.lose();
+    gateway.welcome().await;
+    let again = gateway.next().await;
+    let code = Code::FailedPrecondition;
+    gateway.refuse(Kind::Event, again.id, code, None).await;
+    let error = before.await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+
+    let after = client.event("a", &2).exactly_once().enqueue().await.unwrap();
+    let publish = gateway.next().await;
+    gateway.refuse(Kind::Event, publish.id, code, None).await;
+    assert_eq!(after.await.unwrap_err().code(), code);
+}
+
+#[tokio::test]
+async fn a_deadline_is_kept_while_the_connection_takes_nothing() {
+    let (gateway, client) = Gateway::bind().await;
+    let (_gateway, client) = gateway.greet(client.outbox_bytes(256 * 1024)).await;
+    // Nobody reads: the sockets fill, then the outbox.
+    let text = "x".repeat(50_000);
+    let mut refused = 0;
+    while refused < 10 {
+        match client.try_publish("a", &text) {
+            Ok(()) => refused = 0,
+            Err(_) => {
+                refused += 1;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+    let patient = client
+        .event("a", &text)
+        .timeout(PATIENCE * 10)
+        .enqueue()
+        .await
+        .unwrap();
+    tokio::task::yield_now().await;
+    let hasty = client
+        .event("a", &text)
+        .timeout(Duration::from_millis(300))
+        .enqueue()
+        .await
+        .unwrap();
+    let late = tokio::time::timeout(PATIENCE, hasty).await.expect("in time");
+    assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
+    drop(patient);
+}
+
+#[tokio::test]
 async fn what_is_not_acknowledged_in_time_fails_and_is_not_sent_again() {
     let (mut gateway, client) = Gateway::with_client().await;
     let receipt = client
