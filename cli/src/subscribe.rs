@@ -49,9 +49,11 @@ pub(crate) async fn run(args: &Args, command: &Sub) -> Result<()> {
         tokio::select! {
             said = news.recv() => match said {
                 Some(News::Event(event)) => {
-                    output.event(&event)?;
-                    if !command.no_ack {
-                        event.ack().await?;
+                    if let Err(failure) = output.event(&event) {
+                        break Err(failure); // a closed pipe: what was acknowledged is told below
+                    }
+                    if !command.no_ack && let Err(error) = event.ack().await {
+                        break Err(error.into());
                     }
                     printed += 1;
                     if Some(printed) == command.count {

@@ -3,6 +3,7 @@
 mod logs;
 mod process;
 mod services;
+mod stored;
 mod streams;
 
 use std::{
