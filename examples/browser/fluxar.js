@@ -506,7 +506,7 @@
   /** How far a subscription to stored events has come [P-5.9]. Offsets are BigInt here. */
   class Logged {
     isExact; generation = 0; isEnded = false;
-    #isTable; #keepsPlace; #epoch = null; #partitions = new Map(); #last = Promise.resolve();
+    #isTable; #keepsPlace; #named = new Set(); #epoch = null; #partitions = new Map(); #last = Promise.resolve();
 
     constructor({ isExact, isTable, keepsPlace }) {
       this.isExact = isExact;
@@ -532,10 +532,12 @@
     /** What to ask for in a new session. */
     ask(meta) {
       this.resumed();
+      this.#named = new Set((this.#epoch === null && meta.from?.at || []).map(([partition]) => Number(partition)));
       if (this.#epoch === null) return meta;
       if (!this.#keepsPlace) return { ...meta, from: undefined }; // the gateway knows
       // Of a table, what has not come whole is read again.
       const whole = [...this.#partitions].filter(([, { received, tableUntil }]) => received >= tableUntil);
+      this.#named = new Set(whole.map(([partition]) => partition));
       return { ...meta, from: { epoch: this.#epoch, at: whole.map(([partition, { received }]) => [partition, received]) } };
     }
 
@@ -545,12 +547,12 @@
       if (!isFirst && BigInt(this.#epoch) >> 20n !== BigInt(epoch) >> 20n) return false;
       this.#epoch = epoch;
       for (const [partition, offset] of at) {
-        if (!isFirst && this.#partitions.has(partition)) {
-          this.#tellAgain(partition, BigInt(offset) + 1n);
-          continue;
-        }
-        const begin = this.#isTable ? 0n : BigInt(offset);
-        Object.assign(this.#of(partition), { received: begin, handled: begin, tableUntil: this.#isTable ? BigInt(offset) : 0n });
+        const hasTable = this.#isTable && !this.#named.has(partition); // none comes where a place was named [P-5.12]
+        const isKnown = !isFirst && this.#partitions.has(partition);
+        const known = this.#of(partition);
+        if (hasTable) known.tableUntil = BigInt(offset);
+        if (isKnown) this.#tellAgain(partition, BigInt(offset) + 1n);
+        else if (!hasTable) known.received = known.handled = BigInt(offset);
       }
       return true;
     }
@@ -569,7 +571,7 @@
     /** False if the event was received before. */
     receive(partition, offset) {
       const known = this.#of(partition);
-      if (this.isExact) return !known.dealt.has(offset) && Boolean(known.dealt.add(offset));
+      if (this.isExact) return !known.dealt.has(offset) && !known.done.includes(offset) && Boolean(known.dealt.add(offset));
       if (offset <= known.received) {
         this.#tellAgain(partition, offset);
         return false;
@@ -597,7 +599,7 @@
         known.done.length = 0;
         known.handled = offset;
       }
-      known.done.push(offset);
+      if (!known.done.includes(offset)) known.done.push(offset); // twice the same would not be taken for an acknowledgement
     }
 
     /** The acknowledgements that are due: `[partition, offset]`, in a group `[partition, first, delta, …]`. */
@@ -632,6 +634,15 @@
   const HELLO_LIMIT_BYTES = 16 * 1024; // until the gateway has said how much it takes [P-1.3]
   const FINAL = ["unauthenticated", "permission_denied", "unimplemented", "invalid_argument"];
 
+  /** Tells the page something. What it throws costs it that, and not what came in the same message. */
+  function tell(listener, ...news) {
+    try {
+      listener?.(...news);
+    } catch (error) {
+      console.error("a listener failed", error);
+    }
+  }
+
   /**
    * A connection that comes back by itself. `onstate(state, info)` hears "connecting", "open" (info: the gateway's
    * hello), "waiting" (info: { error, delayMs }) and "closed" (info: the error, or null).
@@ -657,7 +668,7 @@
     constructor(url, options = {}) {
       this.#url = url;
       this.#options = { ...DEFAULTS, ...options };
-      this.#state = (state, info = null) => this.#options.onstate?.(state, info);
+      this.#state = (state, info = null) => tell(this.#options.onstate, state, info);
       globalThis.addEventListener?.("pagehide", this.#onpagehide);
       this.#connect();
     }
@@ -814,6 +825,7 @@
         if (isCounted(message)) this.#session?.take(message.bytes);
         if (run?.left > 0 && message.type === EVENT && message.ref === null) {
           run.left -= 1;
+          if (!run.subscription) continue; // it is gone: nobody else's either
           if (run.places) this.#take(run.subscription, message, run.places.shift(), run.dup);
           else this.#deliver(run.subscription, message);
         } else run = this.#dispatch(message);
@@ -1076,16 +1088,19 @@
 
     /** A message about a subscription of ours: its verdict, a run, drops or its end. Returns the run that begins. */
     #note(subscription, key, meta, payload, error) {
-      if (!subscription) return null;
+      if (!subscription) return meta?.run ? { subscription, left: Number.isInteger(meta.run) ? meta.run : meta.run.length - 1 } : null;
       const { logged } = subscription;
       if (error && logged && [8, 14].includes(error.code) && error.retry_after_ms !== undefined) {
         // For the moment only: what is asked for is being recovered, for example.
-        setTimeout(() => subscription.id && key === hex(subscription.id) && this.#ask(subscription), error.retry_after_ms);
+        setTimeout(() => {
+          const isWanted = this.#subscriptions.has(subscription) && subscription.id && key === hex(subscription.id);
+          if (isWanted) this.#ask(subscription);
+        }, error.retry_after_ms);
         this.#byId.delete(key);
       } else if (error || meta.end) {
         this.#byId.delete(key);
         this.#subscriptions.delete(subscription);
-        if (error) subscription.onerror(FluxarError.from(error));
+        if (error) tell(subscription.onerror, FluxarError.from(error));
       } else if (Number.isInteger(meta.run)) return { subscription, left: meta.run };
       else if (meta.run && logged) {
         const [partition, ...deltas] = meta.run.map(BigInt);
@@ -1099,11 +1114,11 @@
           this.#byId.delete(key);
           this.#subscriptions.delete(subscription);
           this.#send(CANCEL, newId(), subscription.id);
-          subscription.onerror(new FluxarError("out_of_range", "the gateway's logs are not those in which this began"));
+          tell(subscription.onerror, new FluxarError("out_of_range", "the gateway's logs are not those in which this began"));
         }
       } else if (meta.dropped !== undefined) {
         subscription.dropped = meta.dropped;
-        subscription.ondropped?.(subscription.droppedBefore + meta.dropped);
+        tell(subscription.ondropped, subscription.droppedBefore + meta.dropped);
       }
       return null;
     }

@@ -254,6 +254,41 @@ using("what was handled is told again to a gateway that does not know it any mor
   assert.deepEqual([await acknowledged(), handled], [[0, 16], 11]);
 });
 
+using("what is cancelled while it waits to be asked for again is not asked for", async (gateway, client) => {
+  await gateway.welcome(1);
+  const subscribed = client.consume("a.b", () => {}, { group: "g" });
+  const wanted = client.consume("a.c", () => {});
+  const [asked, other] = [gateway.take(SUBSCRIBE), gateway.take(SUBSCRIBE)];
+  for (const { id } of [asked, other]) {
+    gateway.say(SUBSCRIBE, id, { error: { code: 14, message: "it is being recovered", retry_after_ms: 20 } });
+  }
+  subscribed.cancel();
+  assert.deepEqual(gateway.take(CANCEL).ref, asked.id);
+  // The other one's turn comes later than this one's would have.
+  while (!gateway.socket.sent.length) await new Promise((resolve) => setTimeout(resolve, 1));
+  assert.equal(gateway.take(SUBSCRIBE).target, "a.c");
+  gateway.nothing();
+  wanted.cancel();
+});
+
+using("each row of a table is acknowledged, and where a place is named no table comes", async (gateway, client) => {
+  await gateway.welcome(1);
+  client.consume("t.a", () => {}, { retain: true, from: { epoch: 1 << 20, at: [[1, 60]] } });
+  const { id } = gateway.take(SUBSCRIBE);
+  gateway.say(SUBSCRIBE, id, { payload: { epoch: 1 << 20, at: [[0, 50], [1, 60]] } });
+  const row = [[SUBSCRIBE, id, null, { run: [0, 7] }, null], [EVENT, null, "t.a", null, 1]];
+  const parts = row.map(([type, ref, target, meta, payload]) => encode([type, new Uint8Array(16), ref, target, meta, payload, null], -1));
+  const body = new Uint8Array(parts[0].length + parts[1].length);
+  body.set(parts[0]);
+  body.set(parts[1], parts[0].length);
+  gateway.socket.onmessage({ data: body.buffer });
+  while (!gateway.socket.sent.length) await new Promise((resolve) => setTimeout(resolve, 1));
+  assert.deepEqual(gateway.take(EVENT).meta, { ack: [0, 7] });
+  gateway.lose();
+  await gateway.welcome(2);
+  assert.deepEqual(gateway.take(SUBSCRIBE).meta.from, { epoch: 1 << 20, at: [[1, 60]] });
+});
+
 using("who wants no resume gets none", async (gateway, client) => {
   const hello = await gateway.welcome(1);
   assert.deepEqual([hello.caps, hello.resume], [undefined, undefined]);
