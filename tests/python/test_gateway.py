@@ -983,7 +983,11 @@ async def what_was_stored_can_be_read_from_anywhere(url):
     async with session(url, count=2) as (a, b):
         t = topic()
         before_ms = time.time_ns() // 1_000_000 - 1
-        stored = [await a.store(f"{t}.x", n) for n in range(10)]
+        stored = [await a.store(f"{t}.x", n) for n in range(5)]
+        await asyncio.sleep(0.05)  # on both sides of this time the clock has moved on
+        between_ms = time.time_ns() // 1_000_000
+        await asyncio.sleep(0.05)
+        stored += [await a.store(f"{t}.x", n) for n in range(5, 10)]
         partition = stored[0][0]
 
         async def read(begin, expected):
@@ -995,6 +999,7 @@ async def what_was_stored_can_be_read_from_anywhere(url):
 
         epoch = await read("all", range(10))
         await read({"time_ms": before_ms}, range(10))
+        await read({"time_ms": between_ms}, range(5, 10))
         await read({"epoch": epoch, "at": [[partition, stored[6][1]]]}, range(7, 10))
         sub = await b.subscribe(f"{t}.x", {"qos": 1, "from": "new"})
         stored.append(await a.store(f"{t}.x", 10))
