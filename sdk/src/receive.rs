@@ -104,9 +104,9 @@ impl Receiver {
         let heartbeat = link.options.heartbeat;
         let left_open = link.left_open();
         tokio::pin!(left_open);
-        let mut is_pinged = false;
+        let mut pinged_at = None;
         loop {
-            let silent_at = self.reader.read_at() + if is_pinged { heartbeat * 2 } else { heartbeat };
+            let silent_at = pinged_at.unwrap_or(self.reader.read_at()) + heartbeat;
             let frame_begun_at = self.reader.frame_begun_at().unwrap_or_else(Instant::now);
             let due = silent_at.min(frame_begun_at + link.options.frame_timeout);
             let received = tokio::select! {
@@ -121,14 +121,14 @@ impl Receiver {
             };
             match received {
                 Some(Ok(Some(body))) => {
-                    is_pinged = false;
+                    pinged_at = None;
                     self.on_body(body).await?;
                 }
                 Some(Ok(None)) => return Err(End::Lost(lost("the other side closed the connection"))),
                 Some(Err(Broken::Lost(error))) => return Err(End::Lost(error)),
                 Some(Err(Broken::Fault(error))) => return Err(End::Misbehaved(error)),
                 Some(Err(Broken::WebSocket(code, error))) => return Err(End::MisusedWebSocket(code, error)),
-                None => is_pinged = self.on_time(is_pinged)?,
+                None => pinged_at = self.on_time(pinged_at)?,
             }
         }
     }
@@ -148,8 +148,9 @@ impl Receiver {
         End::Lost(failed)
     }
 
-    /// No frame came for a while. Returns whether the other side has been pinged, and has not shown since that it lives.
-    fn on_time(&self, is_pinged: bool) -> Result<bool, End> {
+    /// No frame came for a while. Returns when the other side was pinged, if it has not shown since that it lives. Its time
+    /// runs from there: while this process was stopped it could not have been heard.
+    fn on_time(&self, pinged_at: Option<Instant>) -> Result<Option<Instant>, End> {
         let options = &self.link.options;
         let (now, read_at) = (Instant::now(), self.reader.read_at());
         let late = |message| Error::from_origin(Origin::Connection, Code::DeadlineExceeded, message);
@@ -163,18 +164,20 @@ impl Receiver {
             return Err(End::Misbehaved(late(message))); // [P-1.5]
         }
         if now < read_at + options.heartbeat {
-            return Ok(false); // a part of a frame came
+            return Ok(None); // a part of a frame came
         }
-        if !is_pinged {
+        let Some(pinged_at) = pinged_at else {
             self.link.ping();
-        } else if now >= read_at + options.heartbeat * 2 {
+            return Ok(Some(now));
+        };
+        if now >= pinged_at + options.heartbeat {
             let message = format!(
                 "nothing was received for {} ms",
                 options.heartbeat.as_millis() * 2
             );
             return Err(End::Lost(late(message))); // without another word [P-7.5]
         }
-        Ok(true)
+        Ok(Some(pinged_at))
     }
 
     /// Reads on until the other side has closed, so that what was said last reaches it.
