@@ -19,6 +19,8 @@ pub struct Counters {
     pub dropped: u64,
     /// Events that were handed to the log.
     pub logged: u64,
+    /// Events at qos 0 on topics that are always logged, which the log did not take: nobody was given them.
+    pub unlogged: u64,
     /// Publishes that were acknowledged.
     pub acknowledged: u64,
     /// Events of work queues that no member could handle, and that went nowhere.

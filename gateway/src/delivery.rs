@@ -107,6 +107,9 @@ impl Front {
         while let Some(news) = self.shard.poll_log_news() {
             self.tell_log_news(&news);
         }
+        if let Some(unlogged) = self.shard.poll_unlogged() {
+            self.tell_unlogged(&unlogged);
+        }
         while let Some(given_up) = self.shard.poll_given_up() {
             self.tell_given_up(&given_up);
         }

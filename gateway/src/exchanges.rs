@@ -25,7 +25,9 @@ impl Front {
         let verb = match verb(envelope) {
             Ok(verb) => verb,
             Err(fault) => {
-                if envelope.reference.is_none() {
+                if envelope.reference.is_none() && envelope.kind == Kind::Event {
+                    self.refuse_publish(slot, envelope, &fault);
+                } else if envelope.reference.is_none() {
                     self.refuse_fault(slot, envelope.kind, envelope.id, &fault);
                 }
                 return;
@@ -82,7 +84,7 @@ impl Front {
         let Some(topic) = envelope.target else { return };
         let wish = match Published::read(envelope.meta.as_ref()) {
             Ok(wish) => wish,
-            Err(fault) => return self.refuse_fault(slot, Kind::Event, envelope.id, &fault),
+            Err(fault) => return self.refuse_publish(slot, envelope, &fault),
         };
         self.publish_as(slot, envelope.id, topic, compact, wish);
     }

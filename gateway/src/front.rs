@@ -157,6 +157,8 @@ pub struct Front {
     /// The log's directory.
     pub(crate) log_dir: Option<Arc<Path>>,
     pub(crate) wall_clock: WallClock,
+    /// From when on events that the log did not take, and that nobody waits for, are told again.
+    pub(crate) unlogged_note_ms: u64,
     /// When an event of a work queue that nobody could handle was told last.
     pub(crate) given_up_said_ms: u64,
     /// The connection whose input is being handled: what it causes elsewhere is charged to it.
@@ -221,6 +223,7 @@ impl Front {
             logs_unasked: false,
             log_dir: None,
             wall_clock: Box::new(|now_ms| now_ms),
+            unlogged_note_ms: 0,
             given_up_said_ms: 0,
             cause: None,
         }

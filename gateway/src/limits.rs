@@ -117,6 +117,8 @@ impl Default for Limits {
 pub const DROP_NOTE_MS: u64 = 500;
 /// Refused publishes are told at most this often.
 pub const REFUSAL_NOTE_MS: u64 = 1_000;
+/// Events of topics that are always logged, which the log did not take, are told at most this often.
+pub const UNLOGGED_NOTE_MS: u64 = 1_000;
 /// Events that no member of a work queue could handle are told at most this often.
 pub const GIVEN_UP_NOTE_MS: u64 = 1_000;
 /// Endpoints of all upstreams of a configuration.

@@ -4,6 +4,7 @@ use fluxar_engine::reactor::Close;
 use fluxar_protocol::envelope::Envelope;
 use fluxar_protocol::error::{Code, ErrorBody, Reject};
 use fluxar_protocol::hello::Handshake;
+use fluxar_protocol::meta::Qos;
 use fluxar_protocol::{Fault, Id, Kind};
 
 use crate::front::{Effect, Front, answer, ws_code};
@@ -34,8 +35,8 @@ impl Front {
         self.charge_refusal(slot);
     }
 
-    /// Answers an envelope by its own type with an error. Publishes, which are not acknowledged, are told at most once a
-    /// second.
+    /// Answers an envelope by its own type with an error. Publishes at qos 0, which are not acknowledged, are told at most once
+    /// a second.
     pub(crate) fn refuse(&mut self, slot: usize, kind: Kind, id: Id, code: Code, message: &str) {
         let now_ms = self.now_ms;
         let Some(session) = &mut self.sessions[slot] else {
@@ -83,6 +84,18 @@ impl Front {
     pub(crate) fn refuse_fault(&mut self, slot: usize, kind: Kind, id: Id, fault: &Fault) {
         let message = fault.to_string();
         self.refuse(slot, kind, id, fault.code(), &message);
+        self.charge_refusal(slot);
+    }
+
+    /// Refuses a publish that was understood. Who publishes at qos 1 or 2 waits for each, so each is answered by itself [P-5.9];
+    /// so is one whose qos is no qos.
+    pub(crate) fn refuse_publish(&mut self, slot: usize, envelope: &Envelope<'_>, fault: &Fault) {
+        let qos = envelope.meta.map_or(Ok(Qos::AtMostOnce), |meta| meta.qos());
+        if qos == Ok(Qos::AtMostOnce) {
+            return self.refuse_fault(slot, Kind::Event, envelope.id, fault);
+        }
+        let message = fault.to_string();
+        self.answer_error(slot, Kind::Event, envelope.id, fault.code(), &message, None);
         self.charge_refusal(slot);
     }
 

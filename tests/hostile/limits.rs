@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use fluxar_gateway::config::Cores;
 use fluxar_protocol::envelope::Envelope;
 use fluxar_protocol::hello::Hello;
+use fluxar_protocol::meta::MetaWriter;
 use fluxar_protocol::{Code, ErrorBody, Form, Id, Kind};
 use fluxar_tests::message::{encoded, number};
 use fluxar_tests::{Client, End, Received, Running};
@@ -519,6 +520,42 @@ fn refused_publishes_are_told_together_and_by_the_code_of_the_last() {
     );
     assert_eq!(refused(&second), 2);
     stop(gateway);
+}
+
+#[test]
+fn refused_publishes_at_qos_1_and_2_are_each_answered() {
+    let _process = measure::shared();
+    let gateway = Running::start(|_| {});
+    let mut client = gateway.client();
+    let publish = |name: u8, topic: &str, meta: MetaWriter| {
+        let meta = meta.finish();
+        encoded(
+            Kind::Event,
+            Id([name; 16]),
+            None,
+            Some(topic),
+            meta.as_deref(),
+            &[],
+        )
+    };
+    // Topics that are the gateway's, or none; a meta value of the wrong type, and a qos that is none.
+    let body = [
+        publish(1, "$sys.x", none().uint("qos", 1)),
+        publish(2, "a..b", none().uint("qos", 1)),
+        publish(3, "$sys.x", none().uint("qos", 2)),
+        publish(4, "a.b", none().uint("qos", 1).text("retain", "yes")),
+        publish(5, "a.b", none().uint("qos", 3)),
+    ]
+    .concat();
+    client.send(&body);
+    for name in 1..=5 {
+        let answer = client.expect();
+        assert_eq!(
+            (answer.kind, answer.reference, answer.code()),
+            (Kind::Event, Some(Id([name; 16])), Some(Code::InvalidArgument))
+        );
+    }
+    assert_eq!(stop(gateway).refused, 5);
 }
 
 fn minicbor_number(item: &[u8]) -> u64 {

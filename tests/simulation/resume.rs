@@ -3,6 +3,7 @@
 //! subscription is accepted once and ended once, and in the end nothing of anybody is left.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fluxar_engine::listener::ListenerId;
 use fluxar_engine::sim::{ClientState, Faults, Random, SimDriver, Step, World};
@@ -11,6 +12,7 @@ use fluxar_gateway::worker::Worker;
 use fluxar_protocol::envelope::Envelope;
 use fluxar_protocol::hello::{Caps, Hello, Welcome};
 use fluxar_protocol::meta::{Meta, MetaWriter};
+use fluxar_protocol::session::is_counted;
 use fluxar_protocol::{Batch, Form, Id, Kind};
 
 use crate::machine::Machine;
@@ -20,6 +22,31 @@ use crate::wire::Wire;
 
 const MS: u64 = 1_000_000;
 const CHUNKS: u64 = 120;
+/// Lives until a planted fault is caught, at most.
+const LIVES_MOST: u64 = 100;
+
+/// A fault that a gateway could have in what it counts and keeps of a session. It is planted between the gateway and its client,
+/// where a session goes on over another connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// What was sent and never came is not sent again: the first of it is left out.
+    KeptLost,
+    /// What came is sent again.
+    KeptTwice,
+    /// It claims to have got one more than it has, so that the client does not say that again.
+    CountAhead,
+    /// It claims to have got one less than it has, and takes it again.
+    CountBehind,
+}
+
+impl Fault {
+    const ALL: [Self; 4] = [
+        Self::KeptLost,
+        Self::KeptTwice,
+        Self::CountAhead,
+        Self::CountBehind,
+    ];
+}
 
 /// What came of one life, or of many.
 #[derive(Debug, Default)]
@@ -55,10 +82,15 @@ struct End {
     session: Session,
     name: u8,
     ids: u64,
+    fault: Option<Fault>,
+    /// The session goes on over a new connection, and nothing counted has come over it yet.
+    is_back: bool,
+    /// The last that came before and was counted.
+    heard_last: Vec<u8>,
 }
 
 impl End {
-    fn new(name: u8, form: Form, can_resume: bool) -> Self {
+    fn new(name: u8, form: Form, can_resume: bool, fault: Option<Fault>) -> Self {
         Self {
             wire: None,
             left: Vec::new(),
@@ -69,6 +101,9 @@ impl End {
             session: Session::new(),
             name,
             ids: 0,
+            fault,
+            is_back: false,
+            heard_last: Vec::new(),
         }
     }
 
@@ -116,13 +151,19 @@ impl End {
             (envelope.kind, envelope.reference, envelope.error),
             (Kind::Hello, Some(self.hello), None)
         );
-        let welcome = Welcome::decode(envelope.payload).expect("a welcome");
+        let mut welcome = Welcome::decode(envelope.payload).expect("a welcome");
         assert_eq!(
             welcome.resumed,
             self.session.can_resume(),
             "a session that is kept goes on"
         );
         self.is_open = true;
+        self.is_back = welcome.resumed;
+        match self.fault.filter(|_| welcome.resumed) {
+            Some(Fault::CountAhead) => welcome.recv += 1,
+            Some(Fault::CountBehind) => welcome.recv = welcome.recv.saturating_sub(1),
+            _ => {}
+        }
         let wire = self.wire.as_mut().expect("it came over one");
         let again = self.session.greeted(&welcome);
         again.iter().for_each(|body| wire.send(body, random));
@@ -193,6 +234,15 @@ impl End {
                     continue;
                 }
                 self.session.hears(&decoded);
+                if is_counted(envelope) {
+                    let is_first = std::mem::take(&mut self.is_back);
+                    let before = std::mem::replace(&mut self.heard_last, decoded.bytes.to_vec());
+                    match self.fault.filter(|_| is_first) {
+                        Some(Fault::KeptLost) => continue,
+                        Some(Fault::KeptTwice) if !before.is_empty() => all.push(before),
+                        _ => {}
+                    }
+                }
                 if envelope.kind != Kind::Ping {
                     all.push(decoded.bytes.to_vec());
                 } else if envelope.reference.is_none() {
@@ -391,7 +441,7 @@ struct Life {
 }
 
 impl Life {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, fault: Option<Fault>) -> Self {
         let cores = 1 + (seed % 3) as usize;
         let limits = Limits {
             heartbeat_ms: 2_000,
@@ -413,7 +463,7 @@ impl Life {
                     Form::Compact
                 };
                 Caller {
-                    end: End::new(10 + name, form, true),
+                    end: End::new(10 + name, form, true, fault),
                     calls: BTreeMap::new(),
                     streams: BTreeMap::new(),
                     subscriptions: BTreeMap::new(),
@@ -428,7 +478,7 @@ impl Life {
             listeners,
             random,
             server: Server {
-                end: End::new(1, Form::Compact, false),
+                end: End::new(1, Form::Compact, false, None),
                 streams: Vec::new(),
                 offers: 0,
             },
@@ -562,7 +612,7 @@ fn sessions_go_on_over_connections_that_are_cut_at_any_moment() {
     let total = under_seeds(
         "resumed sessions",
         120,
-        |seed| Life::new(seed).live(),
+        |seed| Life::new(seed, None).live(),
         Totals::add,
     );
     if let Some(total) = total {
@@ -571,5 +621,18 @@ fn sessions_go_on_over_connections_that_are_cut_at_any_moment() {
             "{total:?}"
         );
         assert!(total.resumed > total.cuts / 2, "{total:?}");
+    }
+}
+
+#[test]
+fn each_planted_fault_in_what_is_counted_is_caught() {
+    for fault in Fault::ALL {
+        let is_caught = |seed: &u64| {
+            let life = AssertUnwindSafe(|| Life::new(*seed, Some(fault)).live());
+            catch_unwind(life).is_err()
+        };
+        let caught = (0..LIVES_MOST).find(is_caught);
+        println!("{fault:?}: caught by seed {caught:?}");
+        assert!(caught.is_some(), "nobody noticed {fault:?}");
     }
 }

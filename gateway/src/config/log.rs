@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fluxar_protocol::target;
 use fluxar_shard::log::Settings;
-use fluxar_shard::log::class::{Level, TopicRule};
+use fluxar_shard::log::class::{Level, TopicRule, terms_of};
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -80,6 +81,7 @@ pub(super) fn read_topics(
     faults: &mut Vec<ConfigFault>,
 ) -> Vec<TopicRule> {
     let mut rules = Vec::new();
+    let mut places = Vec::new();
     for (number, (at, table)) in tables(reading, "log.topic", at, value, faults)
         .into_iter()
         .enumerate()
@@ -89,10 +91,64 @@ pub(super) fn read_topics(
         if number == TOPIC_RULES_MAX {
             fields.fault(at, &format!("more than {TOPIC_RULES_MAX} rules"));
         }
-        rules.extend(read_topic(&mut fields));
+        let read = read_topic(&mut fields);
         fields.finish();
+        places.extend(read.is_some().then_some((number, at)));
+        rules.extend(read);
+    }
+    for circle in circles(&rules) {
+        let (number, at) = places[circle[0]];
+        let topics: Vec<_> = circle
+            .iter()
+            .filter_map(|&rule| rules[rule].dead_letter.as_deref())
+            .map(|topic| format!("{topic:?}"))
+            .collect();
+        let message = format!(
+            "log.topic {}: dead_letter: what nobody can handle would go round in circles: {}, and again",
+            number + 1,
+            topics.join(", ")
+        );
+        faults.push(reading.fault(at, message));
     }
     rules
+}
+
+/// The circles of several rules that dead letters would go round in: each as these rules in their turn, from the first of the
+/// configuration on.
+fn circles(rules: &[TopicRule]) -> Vec<Vec<usize>> {
+    let next = |at: usize| {
+        let topic = rules[at].dead_letter.as_deref()?;
+        if terms_of(topic, rules).deliveries_max == 0 {
+            return None; // nothing of it is set aside
+        }
+        let sets_aside =
+            |rule: &TopicRule| rule.dead_letter.is_some() && target::matches(&rule.pattern, topic);
+        rules.iter().position(sets_aside)
+    };
+    let mut circles = Vec::new();
+    // From where each was walked to first.
+    let mut walked_from = vec![None; rules.len()];
+    for first in 0..rules.len() {
+        let (mut way, mut at) = (Vec::new(), Some(first));
+        while let Some(rule) = at
+            && walked_from[rule].is_none()
+        {
+            walked_from[rule] = Some(first);
+            way.push(rule);
+            at = next(rule);
+        }
+        let begin = at.and_then(|at| way.iter().position(|&rule| rule == at));
+        // A rule whose own pattern matches is told by itself.
+        if let Some(mut circle) = begin
+            .map(|begin| way.split_off(begin))
+            .filter(|circle| circle.len() > 1)
+        {
+            let least = (0..circle.len()).min_by_key(|&at| circle[at]).unwrap_or(0);
+            circle.rotate_left(least);
+            circles.push(circle);
+        }
+    }
+    circles
 }
 
 fn read_topic(fields: &mut Fields<'_, '_>) -> Option<TopicRule> {
@@ -125,7 +181,7 @@ fn read_topic(fields: &mut Fields<'_, '_>) -> Option<TopicRule> {
         (Some((_, span)), Some(topic)) => {
             if pattern
                 .as_deref()
-                .is_some_and(|pattern| fluxar_protocol::target::matches(pattern, &topic))
+                .is_some_and(|pattern| target::matches(pattern, &topic))
             {
                 fields.fault(
                     span.start,

@@ -264,6 +264,13 @@ impl Config {
                 self.limits.max_frame_bytes
             ));
         }
+        let unsynced_bytes = self.log.settings.unsynced_bytes_max;
+        if unsynced_bytes < 2 * self.limits.max_frame_bytes as usize {
+            fault(format!(
+                "log.unsynced_bytes: {unsynced_bytes} is less than twice limits.max_frame_bytes, which is {}",
+                self.limits.max_frame_bytes
+            ));
+        }
         if (self.limits.max_frame_bytes as usize) > 2 * self.limits.queue_bytes {
             fault(format!(
                 "limits.max_frame_bytes: a frame of {} bytes could never be answered in kind, limits.queue_bytes is {}",

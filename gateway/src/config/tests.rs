@@ -501,11 +501,50 @@ fn faults_of_the_log_have_their_lines() {
         "[[log.topics]]\npattern = \">\"\n",
         &[(1, "did you mean `[[log.topic]]`?")],
     );
-    let (config, _) = read("[log]\nsegment_bytes = 1048576\n");
-    let mut faults = Vec::new();
-    config.check_together(&mut faults);
-    assert_eq!(faults.len(), 1, "{faults:?}");
-    assert!(faults[0].message.contains("limits.max_frame_bytes"), "{faults:?}");
+    for setting in ["segment_bytes", "unsynced_bytes"] {
+        let (config, _) = read(&format!("[log]\n{setting} = 1048576\n"));
+        let mut faults = Vec::new();
+        config.check_together(&mut faults);
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        let message = &faults[0].message;
+        assert!(message.starts_with(&format!("log.{setting}: ")), "{message}");
+        assert!(message.contains("limits.max_frame_bytes"), "{message}");
+    }
+}
+
+#[test]
+fn dead_letters_do_not_go_round_in_circles_over_several_rules() {
+    let rule = |pattern: &str, dead_letter: &str, deliveries_max: u32| {
+        format!(
+            "[[log.topic]]\npattern = \"{pattern}\"\ndead_letter = \"{dead_letter}\"\ndeliveries_max = {deliveries_max}\n"
+        )
+    };
+    let circle = [
+        rule("a.>", "b.dead", 5),
+        rule("b.>", "c.dead", 5),
+        rule("c.*", "a.dead", 5),
+    ]
+    .concat();
+    faults_of(
+        &circle,
+        &[(
+            1,
+            "log.topic 1: dead_letter: what nobody can handle would go round in circles: \"b.dead\", \"c.dead\", \"a.dead\", and again",
+        )],
+    );
+    // One that leads into a circle is not of it.
+    let tail = rule("x.>", "a.dead", 5) + &circle;
+    faults_of(&tail, &[(1 + 4, "log.topic 2: ")]);
+    // What stops somewhere is none: nothing is set aside there, or an earlier rule says something else of it.
+    let ends = [rule("a.>", "b.dead", 5), rule("b.>", "a.dead", 0)].concat();
+    faults_of(&ends, &[]);
+    let other = [
+        rule("b.dead", "z", 5),
+        rule("a.>", "b.dead", 5),
+        rule("b.>", "a.dead", 5),
+    ]
+    .concat();
+    faults_of(&other, &[]);
 }
 
 #[test]

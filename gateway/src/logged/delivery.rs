@@ -11,11 +11,11 @@ use fluxar_protocol::position::{self, Position, Positions};
 use fluxar_protocol::{Batch, Form, Id, Kind};
 use fluxar_shard::PeerId;
 use fluxar_shard::log::{Events, LogNews};
-use fluxar_shard::logged::{GivenUp, LoggedNews};
+use fluxar_shard::logged::{GivenUp, LoggedNews, Unlogged};
 
 use crate::flow::Growth;
 use crate::front::{Effect, Front, answer, seal_into};
-use crate::limits::GIVEN_UP_NOTE_MS;
+use crate::limits::{GIVEN_UP_NOTE_MS, UNLOGGED_NOTE_MS};
 use crate::session::Session;
 
 /// Events for one subscription, and where they are.
@@ -152,6 +152,21 @@ impl Front {
                 tracing::error!("and {count} more damaged places in the log; `fluxar log verify` names them");
             }
         }
+    }
+
+    /// Events of topics that are always logged were not logged, and no publisher waits to hear of it.
+    pub(crate) fn tell_unlogged(&mut self, unlogged: &Unlogged) {
+        self.counters.unlogged += unlogged.events;
+        if self.now_ms < self.unlogged_note_ms {
+            return; // counted, and told with the next
+        }
+        self.unlogged_note_ms = self.now_ms + UNLOGGED_NOTE_MS;
+        tracing::warn!(
+            all = self.counters.unlogged,
+            "an event at qos 0 of {}, which is always logged, could not be, and nobody is given it: {}",
+            unlogged.topic,
+            unlogged.message
+        );
     }
 
     /// An event of a work queue that nobody could handle, and for which there is no dead-letter topic.

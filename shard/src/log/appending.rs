@@ -67,7 +67,7 @@ impl Log {
         events: Events,
         from: Option<PeerId>,
     ) -> Result<(), LogRefusal> {
-        let at = self.admit(partition, class, &events)?;
+        let at = self.admit(partition, class, &events, from.is_some())?;
         let first = self.partitions[at].last + 1;
         let events = if class.once {
             self.without_duplicates(partition, at, first, events, from)
@@ -112,7 +112,13 @@ impl Log {
     }
 
     /// Whether events can be taken; the partition's place.
-    fn admit(&mut self, partition: u16, class: Class, events: &Events) -> Result<usize, LogRefusal> {
+    fn admit(
+        &mut self,
+        partition: u16,
+        class: Class,
+        events: &Events,
+        is_awaited: bool,
+    ) -> Result<usize, LogRefusal> {
         let Some(settings) = &self.settings else {
             return Err(LogRefusal::NoLog);
         };
@@ -136,8 +142,12 @@ impl Log {
             return Err(LogRefusal::DiskFailed(why));
         }
         let unsynced = self.partitions[at].unsynced() + events.len() as u64;
-        if self.order.unsynced_bytes() + cost > settings.unsynced_bytes_max || unsynced > UNSYNCED_OFFSETS_MAX
-        {
+        // Publishers that wait to hear are slowed by that, others by nothing: these leave the last quarter to those.
+        let unsynced_bytes_max = match settings.unsynced_bytes_max {
+            max if is_awaited => max,
+            max => max - max / 4,
+        };
+        if self.order.unsynced_bytes() + cost > unsynced_bytes_max || unsynced > UNSYNCED_OFFSETS_MAX {
             return Err(LogRefusal::Behind);
         }
         if class.once {

@@ -33,7 +33,7 @@ mod wish;
 pub use letters::LogLetter;
 pub use news::LoggedNews;
 pub use pieces::Piece;
-pub use publishing::NO_LOG;
+pub use publishing::{NO_LOG, Unlogged};
 pub use queue::{GivenUp, QueueLetter};
 pub use wish::{From, LoggedPublish, LoggedWish, QOS_2_UNNAMED};
 
@@ -73,6 +73,8 @@ pub(crate) struct Logged {
     pub(crate) unlogged_events: u64,
     /// Ever: gaps in what this core heard of partitions.
     pub(crate) gaps: u64,
+    /// Of these, what nobody has polled yet.
+    unlogged: Option<Unlogged>,
     core: u16,
     cores: u16,
     hasher: FixedState,
@@ -93,6 +95,7 @@ impl Logged {
             unix_ms: 0,
             unlogged_events: 0,
             gaps: 0,
+            unlogged: None,
             core,
             cores,
             hasher: hasher.clone(),

@@ -18,7 +18,8 @@ impl Shard {
             if topic.moves_to(event) {
                 is_wanted = self.is_wanted(topic.text());
             }
-            if is_wanted {
+            // One may have waited for the disk for longer than it is of worth.
+            if is_wanted && !stored.has_expired(event, self.logged.unix_ms) {
                 self.publish(topic.text(), event);
             }
         }

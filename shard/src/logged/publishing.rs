@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fluxar_protocol::Code;
 use foldhash::fast::FixedState;
 
-use super::pieces::{PIECE_BYTES_MAX, PIECE_EVENTS_MAX};
+use super::pieces::{PIECE_BYTES_MAX, PIECE_EVENTS_MAX, topic_of};
 use super::wish::LoggedPublish;
 use super::{LogLetter, LoggedNews};
 use crate::log::class::{Class, Level, terms_of};
@@ -331,11 +331,32 @@ impl Shard {
         }
     }
 
+    /// The next events of qos 0 that the log should have taken and did not: somebody should know.
+    pub fn poll_unlogged(&mut self) -> Option<Unlogged> {
+        self.logged.unlogged.take()
+    }
+
+    /// Events that nobody waits for were not taken. They are not handed to plain subscriptions past the log: some that their
+    /// publisher sent before them may wait for the disk still, and would come behind them.
+    fn not_logged(&mut self, events: &Events, refusal: &LogRefusal) {
+        let count = events.len() as u64;
+        self.logged.unlogged_events += count;
+        match &mut self.logged.unlogged {
+            Some(unlogged) => unlogged.events += count,
+            none => {
+                *none = Some(Unlogged {
+                    events: count,
+                    topic: topic_of(events.get(0)).into(),
+                    message: refusal_words(refusal).1,
+                });
+            }
+        }
+    }
+
     /// Events of a connection of this core, or of nobody, were not taken.
     pub(crate) fn not_stored(&mut self, from: Option<PeerId>, events: Events, refusal: &LogRefusal) {
         let Some(to) = from else {
-            self.logged.unlogged_events += events.len() as u64;
-            return;
+            return self.not_logged(&events, refusal);
         };
         if is_of_queues(to) {
             self.logged.queues.aside_refused(events.id(0));
@@ -355,6 +376,18 @@ impl Shard {
 /// What is said of everything at qos 1 and 2 where there is no log.
 pub const NO_LOG: &str =
     "this gateway keeps no log: use qos 0, or start it with a data directory (`log.dir`)";
+
+/// Events at qos 0 on topics that are always logged, which the log did not take: nobody is given them, and no publisher waits
+/// to hear of it. Those since the last were told together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unlogged {
+    /// How many.
+    pub events: u64,
+    /// The first one's topic.
+    pub topic: Box<str>,
+    /// Why that one was not taken.
+    pub message: Cow<'static, str>,
+}
 
 /// What a peer is told when the log takes something not.
 pub(crate) fn refusal_words(refusal: &LogRefusal) -> (Code, Cow<'static, str>, Option<u32>) {

@@ -11,7 +11,7 @@ use fluxar_shard::log::{CursorState, LogRefusal, ReaderId, Reading, Settings};
 
 use crate::chance::Chance;
 use crate::fake_disk::Faults;
-use crate::world::{SYNCED, World, bytes, cursor_name, event, event_with, fill, settings};
+use crate::world::{SYNCED, World, bytes, cursor_name, event, event_with, fill, run, settings};
 
 /// The retained rows of a partition with their events, as a reader gets them.
 fn table(world: &mut World, partition: u16) -> BTreeMap<u64, Bytes> {
@@ -687,4 +687,23 @@ fn a_crash_does_not_count_as_events() {
         world.settle();
     }
     assert!(world.read_all(0).0.len() < 60);
+}
+
+#[test]
+fn what_nobody_waits_for_leaves_room_for_those_who_wait() {
+    let mut world = World::new(1, settings());
+    let mut taken = 0;
+    let refusal = loop {
+        let id = world.fresh_id();
+        let events = run(&[event(id, "a.b", None, &bytes(900))]);
+        match world.log.append(0, SYNCED, events, None) {
+            Ok(()) => taken += 1,
+            Err(refusal) => break refusal,
+        }
+    };
+    assert_eq!(refusal, LogRefusal::Behind);
+    assert!((40..50).contains(&taken), "{taken} taken");
+    let id = world.fresh_id();
+    let awaited = event(id, "a.b", None, &bytes(12_000));
+    assert_eq!(world.append(0, SYNCED, &[awaited]), Ok(()));
 }

@@ -3,6 +3,7 @@
 use fluxar_protocol::Code;
 use fluxar_protocol::meta::{MetaWriter, Qos};
 use fluxar_shard::Limits;
+use fluxar_shard::log::class::Level;
 use fluxar_shard::log::partition_of;
 use fluxar_shard::logged::{From, LoggedPublish, LoggedWish};
 
@@ -418,6 +419,27 @@ fn plain_subscriptions_get_logged_events_once_they_are_committed() {
 }
 
 #[test]
+fn what_expires_while_it_waits_for_the_disk_is_not_given_to_plain_subscriptions() {
+    let mut settings = in_memory(1);
+    settings.topics[0].level = Some(Level::Synced);
+    let mut world = World::new(1, 3, Limits::default(), Some(settings));
+    let (alice, bob) = (peer(0, 1), peer(0, 2));
+    world.shard(bob).subscribe(bob, id(1), ">", None).unwrap();
+    let expires = LoggedPublish {
+        expires: true,
+        ..ACKED
+    };
+    for (nth, ttl_ms) in [(1, 1_000), (2, 60_000)] {
+        let event = event_with("a", nth, MetaWriter::new().uint("ttl_ms", ttl_ms), &[1]);
+        world.shard(alice).publish_logged(alice, "a", &event, expires);
+    }
+    world.shard(alice).flush_run();
+    world.pass(2_000_000); // the disk has done nothing yet
+    world.settle();
+    assert_eq!(world.plain.remove(&bob), Some(vec![2]));
+}
+
+#[test]
 fn topics_that_are_always_logged_are_so_at_qos_0() {
     let mut settings = in_memory(2);
     settings.topics[0].always = Some(true);
@@ -498,6 +520,45 @@ fn cursors_of_quiet_subscriptions_move_on() {
         world.settle();
         assert_eq!(world.take(bob, id(1))[0], Told::Accepted(vec![(0, 10)]));
     }
+}
+
+#[test]
+fn who_takes_nothing_is_told_once_how_far_quiet_partitions_moved() {
+    let mut world = world(2, 1);
+    let (alice, bob) = (peer(0, 1), peer(1, 2));
+    let wish = LoggedWish {
+        durable: Some("q"),
+        ..WISH
+    };
+    world.subscribe(bob, id(1), "rare", wish).unwrap();
+    world.settle();
+    let _ = world.take(bob, id(1));
+    let quiet = |world: &mut World| {
+        for _ in 0..30 {
+            world.pass(500_000);
+            world.settle();
+        }
+    };
+    world.busy(bob, true);
+    for round in 0..3 {
+        world.publish(alice, &events("often", 10 * round..10 * round + 10), ACKED);
+        world.settle();
+        quiet(&mut world);
+    }
+    assert_eq!(world.take(bob, id(1)), [], "it takes nothing");
+    world.busy(bob, false);
+    quiet(&mut world);
+    assert_eq!(world.take(bob, id(1)), [Told::Moved(0, 30)]);
+    // The cursor moves on all the same.
+    world.busy(bob, true);
+    world.publish(alice, &events("often", 30..40), ACKED);
+    world.settle();
+    quiet(&mut world);
+    world.lose(bob);
+    world.settle();
+    world.subscribe(bob, id(1), "rare", wish).unwrap();
+    world.settle();
+    assert_eq!(world.take(bob, id(1))[0], Told::Accepted(vec![(0, 40)]));
 }
 
 #[test]

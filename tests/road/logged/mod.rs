@@ -503,6 +503,31 @@ fn what_is_always_logged_is_there_for_who_comes_later() {
 }
 
 #[test]
+fn what_should_be_logged_and_cannot_be_is_counted_and_given_to_nobody() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let gateway = running_with(folder.path(), |config| {
+        config.log.settings.unsynced_bytes_max = 1; // no event has room
+        config.log.settings.topics = vec![TopicRule {
+            always: Some(true),
+            ..rule("audit.>", Level::Synced)
+        }];
+    });
+    let mut client = gateway.client();
+    client.subscribe(">", MetaWriter::new());
+    for value in 0..3 {
+        client.publish("audit.a", &number(value));
+    }
+    client.publish("other", &number(9));
+    assert_eq!(client.expect().number(), 9);
+    let unlogged = gateway
+        .stop()
+        .iter()
+        .map(|end| end.counters.unlogged)
+        .sum::<u64>();
+    assert_eq!(unlogged, 3);
+}
+
+#[test]
 fn an_event_that_a_receiver_cannot_take_ends_its_subscription() {
     let folder = tempfile::tempdir().expect("a folder");
     let gateway = running(folder.path());

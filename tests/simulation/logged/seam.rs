@@ -30,6 +30,8 @@ pub(crate) enum Fault {
     IdsForgotten,
     /// After a crash offsets are given out that events have.
     OffsetsReused,
+    /// After a stop in good order an offset is left out.
+    OffsetLeftOut,
     /// A start finds a cursor further than its subscriber came.
     CursorAhead,
     /// A start loses a row of a table.
@@ -55,12 +57,13 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 16] = [
+    pub(crate) const ALL: [Fault; 17] = [
         Fault::SyncLeftOut,
         Fault::WriteLeftOut,
         Fault::TailTakenForTorn,
         Fault::IdsForgotten,
         Fault::OffsetsReused,
+        Fault::OffsetLeftOut,
         Fault::CursorAhead,
         Fault::RowLost,
         Fault::RunLost,
@@ -80,6 +83,7 @@ impl Fault {
             Fault::SyncLeftOut
             | Fault::IdsForgotten
             | Fault::OffsetsReused
+            | Fault::OffsetLeftOut
             | Fault::CursorAhead
             | Fault::DeadLetterLost
             | Fault::ExpiryForgotten
@@ -159,6 +163,9 @@ impl Saboteur {
         for partition in &mut share.partitions {
             if !was_clean && partition.last > 0 && self.strikes(Fault::OffsetsReused) {
                 partition.next = partition.last;
+            }
+            if was_clean && partition.last > 0 && self.strikes(Fault::OffsetLeftOut) {
+                partition.next += 1;
             }
             if self.strikes(Fault::CursorAhead) {
                 for cursor in &mut partition.cursors {

@@ -111,9 +111,14 @@ impl Shard {
         let mut is_moved = false;
         for place in &mut reader.places {
             place.catch_up(readers.heard[usize::from(place.partition)]);
-            if place.known < place.acked {
+            if place.known >= place.acked {
+                continue;
+            }
+            is_moved = true;
+            // Who takes nothing, or is away, is told afterwards once, and not each time until then; unless it has been handed
+            // something since, for then it says itself how far it is.
+            if !reader.is_busy && place.is_idle() {
                 place.known = place.acked;
-                is_moved = true;
                 logged.news.push_back(LoggedNews::Moved {
                     to: reader.peer,
                     sub: reader.id,

@@ -192,7 +192,7 @@ impl Place {
     }
 
     /// Whether everything that was handed out is acknowledged, and nothing lies between that and what was heard.
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.state == State::Live && self.chunks.is_empty() && self.table.is_none()
     }
 
