@@ -18,6 +18,7 @@ use fluxar_protocol::envelope::Decoded;
 use fluxar_protocol::exchange::verb;
 use fluxar_protocol::hello::{Hello, Welcome};
 use fluxar_protocol::limits::PAYLOAD_DEPTH_MAX;
+use fluxar_protocol::meta::{Meta, Published as PublishedMeta};
 use fluxar_protocol::{Batch, Form, cbor, envelope};
 use fluxar_shard::{Limits, Shard};
 use gungraun::prelude::*;
@@ -80,6 +81,21 @@ fn is_there(decoded: &Decoded<'_>) -> bool {
 
 fn has_verb(decoded: &Decoded<'_>) -> bool {
     verb(&black_box(decoded).envelope).is_ok()
+}
+
+fn meta(message: Message) -> Vec<u8> {
+    choose_instructions();
+    message.meta.unwrap_or_default()
+}
+
+#[library_benchmark]
+#[bench::three_keys(meta(messages::small_event_with_meta()))]
+fn read_published(raw: Vec<u8>) -> Vec<u8> {
+    for _ in 0..TIMES {
+        let meta = Meta::from_checked(black_box(&raw));
+        let _ = black_box(PublishedMeta::read(Some(&meta)));
+    }
+    raw
 }
 
 fn corpus(shape: Shape, bytes: usize) -> Vec<Vec<u8>> {
@@ -252,6 +268,7 @@ library_benchmark_group!(
         decode,
         decode_batch,
         decode_batch_and_verb,
+        read_published,
         walk,
         encode_hello,
         encode_welcome
