@@ -532,7 +532,8 @@
     /** What to ask for in a new session. */
     ask(meta) {
       this.resumed();
-      this.#named = new Set((this.#epoch === null && meta.from?.at || []).map(([partition]) => Number(partition)));
+      const at = this.#epoch === null && typeof meta.from === "object" ? meta.from?.at : null;
+      this.#named = new Set((at ?? []).map(([partition]) => Number(partition)));
       if (this.#epoch === null) return meta;
       if (!this.#keepsPlace) return { ...meta, from: undefined }; // the gateway knows
       // Of a table, what has not come whole is read again.

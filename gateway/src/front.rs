@@ -318,6 +318,12 @@ impl Front {
         self.log_dir.is_none() || self.shard.is_log_stopped()
     }
 
+    /// Whether the directory may be marked as one that was left in good order.
+    #[must_use]
+    pub fn is_log_sealed(&self) -> bool {
+        self.log_dir.is_none() || self.shard.is_log_sealed()
+    }
+
     /// When [`Front::handle_time`] has something to do, ms.
     #[must_use]
     pub fn poll_timeout_ms(&self) -> Option<u64> {

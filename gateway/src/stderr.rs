@@ -20,8 +20,11 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 const QUEUED_BYTES_MAX: usize = 1 << 20;
 /// What a line costs beside its text.
 const ENTRY_BYTES: usize = 64;
-/// So much is written at once, if it is there.
+/// So much is gathered to be written, if it is there.
 const WRITE_BYTES: usize = 32 * 1024;
+/// Most that is handed to one call, bytes. Nobody hears how much of it a slow reader has taken before it has taken all, and that
+/// is what [`Lines::flush`] looks at.
+const WRITTEN_AT_ONCE_BYTES: usize = 4 * 1024;
 /// A standard error that takes nothing for the moment, and does not wait itself, is tried again after so long.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
@@ -170,7 +173,7 @@ fn write_all(entries: &Receiver<Entry>, tally: &Tally, mut out: impl Write) {
 /// What cannot be written is of no use to anybody.
 fn write(out: &mut impl Write, mut text: &[u8], tally: &Tally) {
     while !text.is_empty() {
-        match out.write(text) {
+        match out.write(&text[..text.len().min(WRITTEN_AT_ONCE_BYTES)]) {
             Ok(0) => return,
             Ok(bytes) => {
                 text = &text[bytes..];

@@ -60,7 +60,7 @@ thread_local! {
     static PLACE: Cell<Option<String>> = const { Cell::new(None) };
 }
 
-/// From now on panics are said in one line by `say`, with a backtrace below it if `RUST_BACKTRACE` asks for one, and the errors
+/// From now on panics are said by `say`, with a backtrace below it if `RUST_BACKTRACE` asks for one, and the errors
 /// that they become tell their place.
 pub fn say_panics(say: impl Fn(&str) + Send + Sync + 'static) {
     panic::set_hook(Box::new(move |panic| {

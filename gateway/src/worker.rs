@@ -326,11 +326,10 @@ impl<D: Driver> Worker<D> {
     }
 
     fn stopped(&self, now_ms: u64) -> Turn {
-        let log_is_sealed = self.front.is_log_stopped();
         match self.log_stop_by_ms {
-            Some(by_ms) if log_is_sealed || now_ms >= by_ms => Turn::Stopped {
+            Some(by_ms) if self.front.is_log_stopped() || now_ms >= by_ms => Turn::Stopped {
                 cut_off: self.front.sessions(),
-                log_is_sealed,
+                log_is_sealed: self.front.is_log_sealed(),
             },
             _ => Turn::Running,
         }

@@ -254,6 +254,16 @@ using("what was handled is told again to a gateway that does not know it any mor
   assert.deepEqual([await acknowledged(), handled], [[0, 16], 11]);
 });
 
+using("where a subscription is to begin may be said in a word", async (gateway, client) => {
+  await gateway.welcome(1);
+  for (const from of ["all", "new"]) {
+    const subscribed = client.consume("a.b", () => {}, { from });
+    assert.equal(gateway.take(SUBSCRIBE).meta.from, from);
+    subscribed.cancel();
+    gateway.take(CANCEL);
+  }
+});
+
 using("what is cancelled while it waits to be asked for again is not asked for", async (gateway, client) => {
   await gateway.welcome(1);
   const subscribed = client.consume("a.b", () => {}, { group: "g" });

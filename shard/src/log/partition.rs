@@ -339,7 +339,7 @@ impl Partition {
             .holes
             .iter()
             .find(|hole| hole.cause == HoleCause::Damaged && hole.last > older && hole.first <= position);
-        damaged.map_or(position, |hole| hole.first.max(older + 1) - 1)
+        damaged.map_or(position, |hole| (hole.first.max(older + 1) - 1).max(self.removed))
     }
 
     /// As [`Partition::position_at`] of what is held: the first extent that is late enough, or the tail.

@@ -177,6 +177,7 @@ impl Log {
             return;
         };
         self.look_soon();
+        self.stream.ends_open = current.footer_at.is_none();
         let segment = current.head.id;
         let bytes = current.written;
         self.opened.unpin(segment);

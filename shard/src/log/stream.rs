@@ -116,6 +116,8 @@ pub(super) struct Stream {
     /// That of the first one of this start.
     pub(super) first_number: u64,
     pub(super) current: Option<Current>,
+    /// The segment that was finished last was given up, without a footer.
+    pub(super) ends_open: bool,
     pub(super) ahead: Ahead,
     /// What the disk is taking.
     pub(super) write: Option<Group>,
@@ -153,6 +155,7 @@ impl Stream {
             next_number: 0,
             first_number: 1,
             current: None,
+            ends_open: false,
             ahead: Ahead::None { not_before_ms: 0 },
             write: None,
             written: VecDeque::new(),

@@ -55,13 +55,20 @@ impl Log {
         self.cursors.hurry(self.now_ms());
     }
 
-    /// Whether everything is on the disk and sealed.
+    /// Whether everything is on the disk, and nothing more is going to be done.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         let stream = &self.stream;
         let is_sealed = stream.current.is_none() && matches!(stream.ahead, Ahead::None { .. });
         let is_done = is_sealed && stream.is_quiet() && !self.has_waiting() && self.ops.is_empty();
         self.stopping && (is_done || stream.next_number == 0)
+    }
+
+    /// Whether it is stopped, and the last segment has a footer. One that the disk refused may have none though all that it
+    /// holds is safe; then the directory is no clean one, or the next start would take it for one that was cut off.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.is_stopped() && !self.stream.ends_open
     }
 
     /// Whether anything waits to be written.

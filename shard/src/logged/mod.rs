@@ -220,6 +220,12 @@ impl Shard {
         !self.has_log() || self.logged.log.is_stopped()
     }
 
+    /// Whether the log has stopped, and nothing tells its end from that of one that was sealed.
+    #[must_use]
+    pub fn is_log_sealed(&self) -> bool {
+        !self.has_log() || self.logged.log.is_sealed()
+    }
+
     /// The time was told.
     pub(crate) fn logged_time(&mut self) {
         if !self.has_log() {

@@ -332,7 +332,9 @@ impl World {
             self.step_disk();
             self.poll();
         }
-        Meta::mark_clean(&mut &mut self.disk).expect("a disk");
+        if self.log.is_sealed() {
+            Meta::mark_clean(&mut &mut self.disk).expect("a disk");
+        }
         self.disk.kill();
     }
 

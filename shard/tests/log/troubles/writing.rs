@@ -171,3 +171,25 @@ fn a_disk_that_refuses_is_told_once_and_so_is_its_end() {
         assert_eq!(news(&mut world), [LogNews::TakesAgain]);
     }
 }
+
+#[test]
+fn a_stop_whose_footer_the_disk_refused_is_no_loss() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, settings());
+        fill(&mut world, 0, 10);
+        // All that was taken is safe. Only that the segment is whole cannot be written any more.
+        world.disk.is_full = true;
+        world.stop();
+        assert!(!world.log.is_sealed());
+        world.disk.is_full = false;
+        world.start();
+        let (held, damaged) = world.read_all(0);
+        assert_eq!((held.len(), damaged), (10, Vec::new()), "seed {seed}");
+        // The next one can.
+        fill(&mut world, 0, 1);
+        world.stop();
+        assert!(world.log.is_sealed());
+        world.start();
+        assert_eq!(world.read_all(0).1, [], "seed {seed}");
+    }
+}
