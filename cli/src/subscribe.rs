@@ -240,10 +240,8 @@ mod tests {
     #[tokio::test]
     async fn a_signal_counts_from_the_call_on() {
         let interrupted = interrupted();
-        let this = std::process::id().to_string();
-        let kill = std::process::Command::new("/bin/kill")
-            .args(["-TERM", &this])
-            .status();
+        let command = format!("kill -TERM {}", std::process::id());
+        let kill = std::process::Command::new("sh").args(["-c", &command]).status();
         assert!(kill.unwrap().success());
         tokio::time::timeout(Duration::from_secs(30), interrupted)
             .await
