@@ -9,7 +9,7 @@ use crate::stage::Stage;
 use crate::subscriber::{self, How};
 
 /// What is to come when nothing is killed or cut any more must come within this time.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
 
 /// See the module.
 pub(crate) struct Cast {

@@ -145,6 +145,10 @@ const READY: Duration = Duration::from_secs(30);
 
 /// What topics of the publishers are acknowledged before they are synced: one in four. That holds for a kill, and the cuts of
 /// `power` leave what anybody was told of.
+/// How long ids of qos 2 are remembered, ms. At full speed more than `log.once_ids` come in the usual five minutes, and those
+/// beyond are refused until the first are old enough; nobody here waits for so long before it sends again.
+const ONCE_MS: &str = "120000";
+
 const CONFIG: &str = "\
 [[log.topic]]
 pattern = \"crash.*.1\"
@@ -191,6 +195,7 @@ impl Gateway {
             .arg(&config)
             .env("FLUXAR_LOG_DIR", setup.folder.join("log"))
             .env("FLUXAR_LOG_SEGMENT_BYTES", "4194304")
+            .env("FLUXAR_LOG_ONCE_MS", ONCE_MS)
             .stdin(Stdio::null())
             .stdout(said)
             .stderr(log)

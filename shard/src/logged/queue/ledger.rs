@@ -88,8 +88,9 @@ pub(crate) struct Ledger {
     due: VecDeque<Due>,
     /// Offsets that the stored cursor names beyond its floor and that were not read yet.
     restored: VecDeque<u64>,
-    /// Events up to here, at most so many, may have been given by an earlier life of this queue.
-    doubtful: (u64, usize),
+    /// Events up to here may have been given by an earlier life of this queue. How many were nobody can tell: its stored cursor
+    /// is what was done some time before the end, and a queue that catches up does many thousands in that time.
+    doubtful: u64,
     /// The floor or what is done beyond it has changed since [`Ledger::cursor`] was taken.
     is_moved: bool,
 }
@@ -106,7 +107,7 @@ impl Ledger {
             given: 0,
             due: VecDeque::new(),
             restored: VecDeque::new(),
-            doubtful: (0, 0),
+            doubtful: 0,
             is_moved: true,
         }
     }
@@ -115,7 +116,7 @@ impl Ledger {
     pub(crate) fn resume(acked: u64, beyond: &[u64], committed: u64) -> Self {
         Self {
             restored: beyond.iter().copied().filter(|offset| *offset > acked).collect(),
-            doubtful: (committed, QUEUE_ENTRIES_MAX),
+            doubtful: committed,
             is_moved: false,
             ..Self::begin(acked)
         }
@@ -205,9 +206,7 @@ impl Ledger {
         due_us: u64,
     ) -> u32 {
         debug_assert!(offset > self.read);
-        let (until, left) = &mut self.doubtful;
-        let is_doubtful = offset <= *until && *left > 0;
-        *left = left.saturating_sub(1);
+        let is_doubtful = offset <= self.doubtful;
         self.entries.push_back(Entry {
             offset,
             member,
@@ -451,5 +450,21 @@ impl Ledger {
         let floor = self.entries.front().map_or(self.read, |entry| entry.offset - 1);
         self.is_moved |= floor != self.floor;
         self.floor = floor;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_stood_there_when_it_goes_on_may_have_been_given_before() {
+        let committed = 3 * QUEUE_ENTRIES_MAX as u64;
+        let mut ledger = Ledger::resume(5, &[], committed);
+        for offset in 6..=committed + 1 {
+            let dup = ledger.give_new(offset, 0, NOBODY, 1);
+            assert_eq!(dup, u32::from(offset <= committed), "{offset}");
+            ledger.done(offset);
+        }
     }
 }
