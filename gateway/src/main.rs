@@ -272,8 +272,18 @@ fn report_ends(ends: Vec<io::Result<CoreEnd>>) -> Result<(), String> {
     for (core, end) in ends.into_iter().enumerate() {
         match end {
             Ok(CoreEnd {
-                counters, cut_off, ..
+                counters,
+                cut_off,
+                held,
+                ..
             }) => {
+                if held.log_gaps > 0 {
+                    tracing::error!(
+                        core,
+                        gaps = held.log_gaps,
+                        "this core missed what others said of the log, and read it from there: a fault of the gateway, please report it"
+                    );
+                }
                 let Counters {
                     opened,
                     dialled,
